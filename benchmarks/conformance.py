@@ -1,0 +1,161 @@
+"""Compare this package with recorded outputs of the official implementation and of mmaction2.
+
+    python benchmarks/conformance.py FILE...
+
+A FILE is a safetensors file with an architecture in its metadata (keys `res`, `patch`, `width`, `layers`, `heads`,
+`ret`, `classes`, `lm`, `dbl`, `td`, `dwr`, `frozen`), a state dict under `weights.*` in the official or mmaction2's
+names, an `input`, and any of `eval.logits`, `eval.pooled`, `eval.features` (the pooled token after the head's norm),
+`eval.local.K`, `eval.global.K`, `train.logits`, `train.loss` (with `train.target`), `train.grad.*`, `train.after.*`.
+Every recorded tensor is compared. Prints the largest error of each kind, relative to the largest absolute value of
+the recorded tensor; exits 1 where one is past 1e-5 (gradients: 1e-4), or where nothing was compared.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor
+
+from uniformerv2 import ModelConfig, UniFormerV2, load_weights
+from uniformerv2.weights.formats import VIDEO_FORMATS, to_ours, video_format
+
+LIMITS = {"gradients": 1e-4}
+LIMIT = 1e-5
+
+Record = dict[str, Tensor]
+Errors = dict[str, float]
+
+
+def main(files: list[str]) -> int:
+    if not files:
+        print(__doc__)
+        return 2
+    failed = 0
+    for file in files:
+        errors = compare(Path(file))
+        bad = [kind for kind, error in errors.items() if not error <= LIMITS.get(kind, LIMIT)]
+        failed += bool(bad) or not errors
+        figures = "  ".join(f"{kind} {error:.1e}" for kind, error in errors.items()) or "nothing to compare"
+        print(f"{'FAIL' if bad or not errors else 'ok  '} {Path(file).name}: {figures}")
+    print(f"{len(files) - failed} of {len(files)} agree (torch {torch.__version__}, float32, CPU)")
+    return 1 if failed else 0
+
+
+def compare(file: Path) -> Errors:
+    """The largest relative error of each kind of tensor in one file."""
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata() or {}
+        record = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
+    state = _below(record, "weights.")
+    model = UniFormerV2(config_of(metadata))
+    load_weights(model, state, source=str(file))
+    return {**_compare_eval(model, record), **_compare_train(model, record, video_format(state) or "ours")}
+
+
+def config_of(metadata: Mapping[str, str]) -> ModelConfig:
+    """The architecture that a file's metadata describes."""
+    told = {key: json.loads(value) for key, value in metadata.items()}
+    double = "attention+mlp" if told["dbl"] else "attention"
+    return ModelConfig(
+        width=told["width"],
+        depth=told["layers"],
+        heads=told["heads"],
+        patch_size=told["patch"],
+        image_size=(told["res"], told["res"]),
+        local_blocks=double if told["lm"] else "none",
+        local_reduction=told["dwr"],
+        temporal_downsample=told["td"],
+        global_after=tuple(told["ret"]),
+        mix_class_token=not told.get("frozen", False),
+        num_classes=told["classes"],
+    )
+
+
+def _compare_eval(model: UniFormerV2, record: Record) -> Errors:
+    seen: Record = {}
+    hooks = [
+        block.register_forward_hook(lambda _, __, out, name=f"eval.local.{number}": seen.update({name: out}))
+        for number, block in enumerate(model.backbone.blocks)
+    ]
+    hooks += [
+        # one query: (batch, 1, width) -> (batch, width)
+        block.register_forward_hook(lambda _, __, out, name=f"eval.global.{number}": seen.update({name: out[0][:, 0]}))
+        for number, block in enumerate(model.global_blocks)
+    ]
+    model.eval()
+    with torch.no_grad():
+        pooled = model.forward_features(record["input"]).pooled
+        seen["eval.pooled"] = pooled
+        seen["eval.features"] = model.head.norm(pooled)
+        seen["eval.logits"] = model.head(pooled)
+    for hook in hooks:
+        hook.remove()
+    kinds = {
+        "logits": "eval.logits",
+        "pooled": "eval.pooled",
+        "features": "eval.features",
+        "local": "eval.local.",
+        "global": "eval.global.",
+    }
+    return _errors(seen, record, kinds)
+
+
+def _compare_train(model: UniFormerV2, record: Record, kind: str) -> Errors:
+    if "train.target" not in record:
+        return {}
+    model.train()
+    logits = model(record["input"])
+    loss = F.cross_entropy(logits, record["train.target"])
+    loss.backward()
+    seen = {"train.logits": logits.detach(), "train.loss": loss.detach().view_as(record["train.loss"])}
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    seen |= {f"train.grad.{name}": grad for name, grad in gradients.items() if grad is not None}
+    seen |= {f"train.after.{name}": buffer for name, buffer in model.named_buffers()}
+    recorded = {key: record[key] for key in ("train.logits", "train.loss") if key in record}
+    recorded |= _in_our_names(record, "train.grad.", kind) | _in_our_names(record, "train.after.", kind)
+    kinds = {
+        "train logits": "train.logits",
+        "loss": "train.loss",
+        "gradients": "train.grad.",
+        "statistics": "train.after.",
+    }
+    return _errors(seen, recorded, kinds)
+
+
+def _errors(seen: Record, record: Record, kinds: Mapping[str, str]) -> Errors:
+    """The largest relative error among the recorded tensors of each kind; infinite where we have none to compare."""
+    errors: Errors = {}
+    for kind, prefix in kinds.items():
+        for name in record:
+            if name == prefix or (prefix.endswith(".") and name.startswith(prefix)):
+                errors[kind] = max(errors.get(kind, 0.0), _relative_error(seen.get(name), record[name]))
+    return errors
+
+
+def _relative_error(ours: Tensor | None, theirs: Tensor) -> float:
+    if ours is None or ours.shape != theirs.shape:
+        return float("inf")
+    largest = theirs.abs().max().clamp_min(1e-12)
+    error = ((ours - theirs).abs().max() / largest).item()
+    return error if error == error else float("inf")  # NaN must not pass
+
+
+def _in_our_names(record: Record, prefix: str, kind: str) -> Record:
+    """The tensors below a prefix, renamed where the format is foreign; what no rule knows keeps its name and fails."""
+    theirs = _below(record, prefix)
+    renamed, unknown = (theirs, []) if kind == "ours" else to_ours(theirs, VIDEO_FORMATS[kind])
+    return {prefix + name: tensor for name, tensor in {**renamed, **{key: theirs[key] for key in unknown}}.items()}
+
+
+def _below(record: Record, prefix: str) -> Record:
+    return {key[len(prefix) :]: tensor for key, tensor in record.items() if key.startswith(prefix)}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

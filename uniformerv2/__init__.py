@@ -1,0 +1,52 @@
+"""UniFormerV2 video classifiers: arm an image transformer, train, evaluate, predict.
+
+Names are imported when they are first used, so that `import uniformerv2` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, UniFormerV2Error, VideoError
+    from uniformerv2.model.config import ModelConfig, Preprocessing, named_config
+    from uniformerv2.model.uniformerv2 import Features, StageAttention, UniFormerV2
+    from uniformerv2.predict import Prediction, Predictor
+    from uniformerv2.video.reader import VideoReader
+    from uniformerv2.weights.checkpoint import load_model, load_weights, save_model
+    from uniformerv2.weights.image import arm
+
+_HOMES = {
+    "AnnotationError": "errors",
+    "CheckpointError": "errors",
+    "RecipeError": "errors",
+    "UniFormerV2Error": "errors",
+    "VideoError": "errors",
+    "ModelConfig": "model.config",
+    "Preprocessing": "model.config",
+    "named_config": "model.config",
+    "Features": "model.uniformerv2",
+    "StageAttention": "model.uniformerv2",
+    "UniFormerV2": "model.uniformerv2",
+    "Prediction": "predict",
+    "Predictor": "predict",
+    "VideoReader": "video.reader",
+    "load_model": "weights.checkpoint",
+    "load_weights": "weights.checkpoint",
+    "save_model": "weights.checkpoint",
+    "arm": "weights.image",
+}
+
+__version__ = "0.1.0"
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

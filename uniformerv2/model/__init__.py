@@ -1,0 +1,1 @@
+"""The network. Knows torch only; reads and writes no file."""

@@ -1,0 +1,154 @@
+"""The architecture and the preprocessing as data. Knows nothing of tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+LocalBlocks = Literal["none", "attention", "attention+mlp"]
+Fusion = Literal["sequential", "parallel", "hierarchical_kv", "hierarchical_q"]
+Layout = Literal["scene", "temporal"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a video becomes the clip that a model was trained on. Belongs to a checkpoint.
+
+    `size` is (height, width) in pixels; `mean` and `std` are per channel, on values in [0, 1], in
+    the model's own channel order.
+    """
+
+    num_frames: int = 8
+    sampling: Literal["segments"] = "segments"  # evenly spread over the whole video (TSN)
+    size: tuple[int, int] = (224, 224)
+    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1:
+            raise ValueError(f"num_frames must be positive, got {self.num_frames}")
+        if min(self.size) < 1:
+            raise ValueError(f"size must be positive (height, width), got {self.size}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides which parameters a UniFormerV2 has and what it computes with them.
+
+    The number of frames is not among them: no parameter depends on it.
+    """
+
+    # the image transformer
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    patch_size: int = 16  # pixels
+    image_size: tuple[int, int] = (224, 224)  # (height, width) that the position embedding is made for
+    mlp_ratio: float = 4.0
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    norm_eps: float = 1e-5
+    patch_bias: bool = False
+    pre_norm: bool = True  # a LayerNorm before the blocks (CLIP)
+    post_norm: bool = False  # the image model's own final norm, on the class token that is mixed in
+
+    # what arms it for video
+    local_blocks: LocalBlocks = "none"
+    local_reduction: float = 1.5  # the local block works in int(width / local_reduction) channels
+    local_kernel: int = 3  # frames; odd
+    temporal_downsample: bool = False  # the stem sees three frames and halves the frame rate
+    global_after: tuple[int, ...] = (8, 9, 10, 11)  # blocks that are followed by a global UniBlock
+    global_mlp_ratio: float = 4.0
+    num_queries: int = 1
+    fusion: Fusion = "sequential"
+    mix_class_token: bool = True  # False in the frozen variant: the global token alone
+    num_classes: int = 400
+
+    # training only: nothing here changes a parameter or an output in eval mode
+    drop_path: float = 0.0  # of the last image block; grows linearly from 0
+    global_drop_path: float = 0.0  # of the last global block; grows linearly from 0
+    global_dropout: float = 0.0  # inside the MLP of the global blocks
+    head_dropout: float = 0.0
+    checkpoint_blocks: int = 0  # how many of the first blocks recompute activations in the backward pass
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        height, width = self.image_size
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}")
+        if self.local_kernel < 1 or self.local_kernel % 2 == 0:
+            raise ValueError(f"local_kernel must be odd and positive, got {self.local_kernel}")
+        if list(self.global_after) != sorted(set(self.global_after)) or not all(
+            0 <= block < self.depth for block in self.global_after
+        ):
+            raise ValueError(
+                f"global_after must be increasing block numbers below depth {self.depth}, got {self.global_after}"
+            )
+        if not self.global_after and not self.mix_class_token:
+            raise ValueError("a model without global_after needs mix_class_token: nothing else reaches the head")
+        if self.num_queries < 1:
+            raise ValueError(f"num_queries must be positive, got {self.num_queries}")
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes must be positive, got {self.num_classes}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches per column and per row at `image_size`."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+
+# width, depth, heads, patch size (pixels), image size (pixels)
+SIZES: dict[str, tuple[int, int, int, int, int]] = {
+    "Ti/16": (192, 12, 3, 16, 224),
+    "S/16": (384, 12, 6, 16, 224),
+    "B/16": (768, 12, 12, 16, 224),
+    "L/14": (1024, 24, 16, 14, 224),
+    "L/14@336": (1024, 24, 16, 14, 336),
+}
+
+
+def layout_options(layout: Layout, depth: int) -> dict[str, object]:
+    """The two layouts of the paper (section 4), as fields of `ModelConfig`.
+
+    "scene": global UniBlocks only, after the last four blocks (Kinetics and its like).
+    "temporal": local UniBlocks everywhere, temporal downsampling in the stem, and global UniBlocks
+    after the last two thirds of the blocks (Something-Something).
+    """
+    if layout == "scene":
+        return {"global_after": tuple(range(max(depth - 4, 0), depth))}
+    if layout == "temporal":
+        return {
+            "local_blocks": "attention+mlp",
+            "temporal_downsample": True,
+            "global_after": tuple(range(depth // 3, depth)),
+        }
+    raise ValueError(f"layout must be 'scene' or 'temporal', got {layout!r}")
+
+
+def named_config(size: str, layout: Layout = "scene", **options: object) -> ModelConfig:
+    """The configuration of a named size, for example `named_config("B/16", "temporal", num_classes=174)`.
+
+    Args:
+        size: a key of `SIZES`.
+        layout: "scene" or "temporal", see `layout_options`.
+        options: fields of `ModelConfig` that replace what size and layout say.
+
+    Raises:
+        ValueError: an unknown size or layout, or values that contradict each other.
+    """
+    if size not in SIZES:
+        raise ValueError(f"unknown size {size!r}; the named sizes are {', '.join(SIZES)}")
+    width, depth, heads, patch_size, image_size = SIZES[size]
+    fields: dict[str, object] = {
+        "width": width,
+        "depth": depth,
+        "heads": heads,
+        "patch_size": patch_size,
+        "image_size": (image_size, image_size),
+        **layout_options(layout, depth),
+        **options,
+    }
+    return ModelConfig(**fields)  # type: ignore[arg-type]

@@ -1,0 +1,210 @@
+"""What arms an image transformer for video: local UniBlocks, global UniBlocks, dynamic position encoding.
+
+Paper: arXiv:2211.09552, sections 3.2 (local) and 3.3 (global).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from uniformerv2.model.config import ModelConfig
+from uniformerv2.model.vit import MLP, Attention, Block, DropPath, attend
+
+
+class LocalAggregator(nn.Module):
+    """Local temporal relation aggregator: each patch looks at its own place in the neighbouring frames.
+
+    BatchNorm, a linear layer down, a depth-wise convolution in time, a linear layer up. Class tokens pass by.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        channels = int(config.width / config.local_reduction)
+        self.norm = nn.BatchNorm1d(config.width)
+        self.reduce = nn.Linear(config.width, channels)
+        self.temporal = nn.Conv1d(
+            channels, channels, config.local_kernel, padding=config.local_kernel // 2, groups=channels
+        )
+        self.expand = nn.Linear(channels, config.width)
+        # zero at start: the armed model begins as the image model
+        nn.init.zeros_(self.expand.weight)
+        nn.init.zeros_(self.expand.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The residual to add to tokens of the same shape; zero for the class tokens."""
+        patches = tokens[:, :, 1:]
+        reduced = self._normalise_and_reduce(patches)
+        # a Conv2d over (frames, patches) of a channels-last view: no copy, and on a CPU faster than shifted
+        # multiply-adds and than a Conv3d in channels_last_3d (benchmarks/depthwise.py)
+        mixed = F.conv2d(
+            reduced.permute(0, 3, 1, 2),
+            self.temporal.weight.unsqueeze(-1),
+            self.temporal.bias,
+            padding=(self.temporal.kernel_size[0] // 2, 0),
+            groups=self.temporal.groups,
+        )
+        # (batch, channels, frames, patches) -> (batch, frames, patches, width), then a zero row for the class token
+        return F.pad(self.expand(mixed.permute(0, 2, 3, 1)), (0, 0, 1, 0))
+
+    def _normalise_and_reduce(self, patches: Tensor) -> Tensor:
+        if self.training:
+            return self.reduce(self.norm(patches.flatten(0, 2)).unflatten(0, patches.shape[:3]))
+        # fixed statistics are an affine map: fold them into the linear layer
+        norm, linear = self.norm, self.reduce
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = norm.bias - norm.running_mean * scale
+        return F.linear(patches, linear.weight * scale, linear.bias + linear.weight @ shift)
+
+
+class LocalUniBlock(Block):
+    """An image block with temporal aggregation before its attention and, if asked, before its MLP (equation 2)."""
+
+    def __init__(self, config: ModelConfig, *, drop_path: float = 0.0, recompute: bool = False):
+        super().__init__(config, drop_path=drop_path, recompute=recompute)
+        self.local1 = LocalAggregator(config)
+        self.local2 = LocalAggregator(config) if config.local_blocks == "attention+mlp" else None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        # the aggregators are never recomputed in the backward pass: their BatchNorm would count the batch twice
+        tokens = self.mix_space(tokens + self.drop_path(self.local1(tokens)))
+        if self.local2 is not None:
+            tokens = tokens + self.drop_path(self.local2(tokens))
+        return self.mix_channels(tokens)
+
+
+class DynamicPositionEncoding(nn.Conv3d):
+    """Depth-wise 3 x 3 x 3 convolution over (frames, rows, columns) of the patch tokens, as a residual."""
+
+    def __init__(self, width: int):
+        super().__init__(width, width, kernel_size=3, padding=1, groups=width)
+        assert self.bias is not None
+        nn.init.zeros_(self.bias)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(batch, frames, rows, columns, width) -> the same shape."""
+        if patches.device.type == "cpu" and torch.is_grad_enabled() and self.weight.requires_grad:
+            return self._by_frames(patches)
+        # contiguous channels-last tokens are a channels_last_3d tensor already: the permutes copy nothing
+        return super().forward(patches.contiguous().permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
+
+    def _by_frames(self, patches: Tensor) -> Tensor:
+        """The same sum, one Conv2d for each of the three frames: its backward is 2 to 10 times faster on a CPU."""
+        centre = self._plane(patches, 1, self.bias)
+        if patches.shape[1] == 1:
+            return centre
+        past, future = self._plane(patches[:, :-1], 0), self._plane(patches[:, 1:], 2)
+        # pad the frame axis, fourth from the end
+        return centre + F.pad(past, (0,) * 6 + (1, 0)) + F.pad(future, (0,) * 6 + (0, 1))
+
+    def _plane(self, frames: Tensor, tap: int, bias: Tensor | None = None) -> Tensor:
+        # (batch, frames, rows, columns, width) -> (batch·frames, width, rows, columns), channels last in memory
+        flat = frames.flatten(0, 1).permute(0, 3, 1, 2)
+        out = F.conv2d(flat, self.weight[:, :, tap], bias, padding=1, groups=self.groups)
+        return out.permute(0, 2, 3, 1).unflatten(0, frames.shape[:2])
+
+
+class CrossAttention(Attention):
+    """A few queries attend to all tokens of a clip, without ever forming keys and values.
+
+    (q Wq)(x Wk)' = ((q Wq) Wk') x', so the key projection moves to the query side; the value projection moves
+    behind the weighted sum in the same way. For Q queries this takes 2·Q·heads multiply-adds per token channel
+    instead of 2·(width + Q), a gain while Q is below width / heads. The key's bias adds the same number to every
+    score of a query, which the softmax takes away again.
+    """
+
+    def cross(self, query: Tensor, context: Tensor, *, weights: bool) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            query: (batch, queries, width), normalised.
+            context: (batch, tokens, width), normalised.
+            weights: also return the attention weights.
+
+        Returns:
+            (batch, queries, width), and (batch, tokens) weights averaged over heads and queries or None.
+        """
+        batch, queries, width = query.shape
+        dim = width // self.heads
+        # (3·width, width) -> three of (heads, dim, width)
+        query_weight, key_weight, value_weight = self.qkv.weight.view(3, self.heads, dim, width).unbind(0)
+        query_bias, _, value_bias = self.qkv.bias.view(3, self.heads, 1, dim).unbind(0)
+        # (batch, 1, queries, width) @ (heads, width, dim) -> (batch, heads, queries, dim)
+        projected = query[:, None] @ query_weight.transpose(-1, -2) + query_bias
+        # -> (batch, 1, heads·queries, width): every head's query, as seen from the tokens
+        absorbed = (projected @ key_weight).view(batch, 1, self.heads * queries, width)
+        tokens = context[:, None]
+        scale = dim**-0.5
+        averaged = None
+        if weights:
+            scores = (absorbed * scale @ tokens.transpose(-1, -2)).softmax(-1)
+            averaged = scores.mean((1, 2))
+            summed = scores @ tokens
+        else:
+            summed = attend(absorbed, tokens, tokens, scale=scale)
+        # (batch, heads, queries, width) @ (heads, width, dim) -> (batch, heads, queries, dim)
+        values = summed.view(batch, self.heads, queries, width) @ value_weight.transpose(-1, -2) + value_bias
+        return self.proj(values.transpose(1, 2).reshape(batch, queries, width)), averaged
+
+
+class GlobalUniBlock(nn.Module):
+    """Queries summarise all space-time tokens by cross-attention, then pass an MLP (equations 5 to 8)."""
+
+    def __init__(self, config: ModelConfig, *, drop_path: float = 0.0):
+        super().__init__()
+        width = config.width
+        self.position_encoding = DynamicPositionEncoding(width)
+        self.query_norm = nn.LayerNorm(width)
+        self.context_norm = nn.LayerNorm(width)
+        self.attention = CrossAttention(width, config.heads)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = MLP(width, config.global_mlp_ratio, config.activation, config.global_dropout)
+        self.drop_path = DropPath(drop_path)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.xavier_uniform_(self.attention.qkv.weight)
+        nn.init.zeros_(self.attention.qkv.bias)
+        nn.init.xavier_uniform_(self.mlp.fc1.weight)
+        # zero at start: the armed model begins as the image model
+        for linear in (self.attention.proj, self.mlp.fc2):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        tokens: Tensor,
+        grid: tuple[int, int],
+        *,
+        extra: Tensor | None = None,
+        weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Update the queries.
+
+        Args:
+            query: (batch, queries, width).
+            tokens: (batch, frames, 1 + patches, width).
+            grid: rows and columns of patches.
+            extra: (batch, n, width), further context behind the tokens (hierarchical KV fusion).
+            weights: also return the attention weights.
+
+        Returns:
+            (batch, queries, width), and (batch, frames·(1 + patches) + n) weights or None.
+        """
+        context = self._with_positions(tokens, grid).flatten(1, 2)
+        if extra is not None:
+            context = torch.cat([context, extra], dim=1)
+        update, averaged = self.attention.cross(self.query_norm(query), self.context_norm(context), weights=weights)
+        query = query + self.drop_path(update)
+        return query + self.drop_path(self.mlp(self.mlp_norm(query))), averaged
+
+    def _with_positions(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        # (batch, frames, patches, width) -> (batch, frames, rows, columns, width)
+        patches = tokens[:, :, 1:].unflatten(2, grid)
+        encoding = self.position_encoding(patches).flatten(2, 3)
+        # never in place: autograd needs what the convolution and the image blocks saved
+        return tokens + F.pad(encoding, (0, 0, 1, 0))

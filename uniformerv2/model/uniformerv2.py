@@ -1,0 +1,193 @@
+"""UniFormerV2 (arXiv:2211.09552): an image transformer armed for video. Reads top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from uniformerv2.model.config import ModelConfig, Preprocessing
+from uniformerv2.model.uniblocks import GlobalUniBlock, LocalUniBlock
+from uniformerv2.model.vit import Block, ImageTransformer
+
+
+@dataclass(frozen=True)
+class StageAttention:
+    """Where the queries of one global stage look, averaged over heads and queries.
+
+    All three together sum to 1 for every clip. Frames are those after the stem.
+    """
+
+    patches: Tensor  # (batch, frames, rows, columns)
+    class_tokens: Tensor  # (batch, frames)
+    previous: Tensor  # (batch, n): the former stage's tokens under hierarchical KV fusion, else n = 0
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the model knows of a clip before its classifier."""
+
+    pooled: Tensor  # (batch, width): the video embedding, before the head's LayerNorm
+    class_tokens: Tensor  # (batch, frames after the stem, width)
+    attention: tuple[StageAttention, ...] | None = None  # one for each global stage, where asked for
+
+
+class Head(nn.Module):
+    """LayerNorm, dropout and a linear classifier: (batch, width) -> (batch, classes)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.linear = nn.Linear(config.width, config.num_classes)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return self.linear(self.dropout(self.norm(pooled)))
+
+
+class UniFormerV2(nn.Module):
+    """The video model.
+
+    Args:
+        config: the architecture.
+        preprocessing: how clips are made; the model itself uses its mean, std and channel order to normalise
+            uint8 clips. Default: the constants of the released models at the size of `config`.
+        labels: class names in the order of the logits, or none.
+
+    Raises:
+        ValueError: `labels` are given and are not `config.num_classes` many.
+    """
+
+    def __init__(self, config: ModelConfig, preprocessing: Preprocessing | None = None, labels: Sequence[str] = ()):
+        super().__init__()
+        if labels and len(labels) != config.num_classes:
+            raise ValueError(f"{len(labels)} labels for num_classes {config.num_classes}")
+        self.config = config
+        self.preprocessing = preprocessing or Preprocessing(size=config.image_size)
+        self.labels = tuple(labels)
+
+        self.backbone = ImageTransformer(config, self.preprocessing, self._image_blocks(config))
+        stages = len(config.global_after)
+        rates = torch.linspace(0, config.global_drop_path, stages, device="cpu").tolist()
+        self.global_blocks = nn.ModuleList([GlobalUniBlock(config, drop_path=rate) for rate in rates])
+        self.query = nn.Parameter(torch.zeros(config.num_queries, config.width)) if stages else None
+        if self.query is not None and config.num_queries > 1:
+            nn.init.trunc_normal_(self.query, std=0.02)  # equal queries would stay equal for ever
+        self.fusion = nn.Linear(stages * config.width, config.width) if config.fusion == "parallel" and stages else None
+        mixes = config.mix_class_token and stages > 0
+        self.mix = nn.Parameter(torch.zeros(config.width)) if mixes else None
+        self.head = Head(config)
+
+    @staticmethod
+    def _image_blocks(config: ModelConfig) -> list[Block]:
+        block = Block if config.local_blocks == "none" else LocalUniBlock
+        rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
+        return [
+            block(config, drop_path=rate, recompute=number < config.checkpoint_blocks)
+            for number, rate in enumerate(rates)
+        ]
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Classify clips.
+
+        Args:
+            clip: (batch, 3, frames, height, width); uint8 RGB, or float and normalised already.
+                Any number of frames; height and width divisible by the patch size.
+
+        Returns:
+            Logits, (batch, classes).
+
+        Raises:
+            ValueError: a clip of another shape.
+        """
+        return self.head(self.forward_features(clip).pooled)
+
+    def forward_features(self, clip: Tensor, *, attention: bool = False) -> Features:
+        """Embed clips; see `forward` for `clip`.
+
+        Args:
+            clip: (batch, 3, frames, height, width).
+            attention: also return the space-time attention of each global stage.
+        """
+        grid = self._check(clip)
+        tokens = self.backbone.embed(clip)
+        stages = GlobalStages(self, clip.shape[0], grid, attention=attention)
+        for number, block in enumerate(self.backbone.blocks):
+            tokens = block(tokens)
+            if number in self.config.global_after:
+                stages.add(tokens)
+        class_tokens = self.backbone.post_norm(tokens[:, :, 0])
+        pooled = self._mix(stages.fused(), class_tokens.mean(1))
+        return Features(pooled, class_tokens, tuple(stages.attention) if attention else None)
+
+    def _mix(self, summary: Tensor | None, class_token: Tensor) -> Tensor:
+        """Global token and the image model's own class token, mixed per channel (section 3.4)."""
+        if summary is None:  # no global stages: the image model over time
+            return class_token
+        if self.mix is None:
+            return summary
+        share = self.mix.sigmoid()
+        return (1 - share) * summary + share * class_token
+
+    def _check(self, clip: Tensor) -> tuple[int, int]:
+        size = self.config.patch_size
+        if clip.ndim != 5 or clip.shape[1] != 3 or clip.shape[2] == 0:
+            raise ValueError(f"clip must be (batch, 3, frames, height, width), got {tuple(clip.shape)}")
+        height, width = clip.shape[-2:]
+        if height % size or width % size or not height or not width:
+            raise ValueError(f"clip of {height}x{width} pixels is not divisible by the patch size {size}")
+        return height // size, width // size
+
+
+class GlobalStages:
+    """Runs the global UniBlocks of one forward pass and fuses them (section 3.4, figure 4).
+
+    sequential       the query of a stage is the output of the stage before
+    parallel         every stage starts from the learned query; a linear layer joins their outputs
+    hierarchical KV  every stage starts from the learned query; the output of the stage before joins its context
+    hierarchical Q   the learned query joins the outputs of the stage before as the queries of a stage
+    """
+
+    def __init__(self, model: UniFormerV2, batch: int, grid: tuple[int, int], *, attention: bool):
+        self.model = model
+        self.grid = grid
+        self.wants_attention = attention
+        self.attention: list[StageAttention] = []
+        self.outputs: list[Tensor] = []  # (batch, queries, width) of each stage so far
+        # (queries, width) -> (batch, queries, width)
+        self.learned = model.query.expand(batch, -1, -1) if model.query is not None else None
+
+    def add(self, tokens: Tensor) -> None:
+        """Run the next stage on tokens (batch, frames, 1 + patches, width)."""
+        fusion = self.model.config.fusion
+        assert self.learned is not None
+        query, extra = self.learned, None
+        if self.outputs and fusion == "sequential":
+            query = self.outputs[-1]
+        elif self.outputs and fusion == "hierarchical_kv":
+            extra = self.outputs[-1]
+        elif self.outputs and fusion == "hierarchical_q":
+            query = torch.cat([self.learned, self.outputs[-1]], dim=1)
+        block = self.model.global_blocks[len(self.outputs)]
+        output, weights = block(query, tokens, self.grid, extra=extra, weights=self.wants_attention)
+        self.outputs.append(output)
+        if weights is not None:
+            self.attention.append(self._stage_attention(weights, tokens.shape[1]))
+
+    def fused(self) -> Tensor | None:
+        """The global token, (batch, width); several queries are averaged. None without stages."""
+        if not self.outputs:
+            return None
+        if self.model.fusion is not None:
+            # (stages, batch, width) -> (batch, stages·width)
+            return self.model.fusion(torch.cat([output.mean(1) for output in self.outputs], dim=-1))
+        return self.outputs[-1].mean(1)
+
+    def _stage_attention(self, weights: Tensor, frames: int) -> StageAttention:
+        rows, columns = self.grid
+        count = frames * (1 + rows * columns)
+        # (batch, frames·(1 + patches)) -> (batch, frames, 1 + patches)
+        tokens = weights[:, :count].unflatten(1, (frames, 1 + rows * columns))
+        return StageAttention(tokens[:, :, 1:].unflatten(2, self.grid), tokens[:, :, 0], weights[:, count:])
