@@ -24,8 +24,8 @@ def count_multiply_adds(config: ModelConfig, num_frames: int, size: tuple[int, i
         size: (height, width) of the clip in pixels; default: `config.image_size`.
     """
     with torch.device("meta"):
-        model = UniFormerV2(config).eval()
+        model = UniFormerV2(config).eval().requires_grad_(False)
         clip = torch.empty(1, 3, num_frames, *(size or config.image_size))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter:
         model(clip)
     return counter.get_total_flops() // 2

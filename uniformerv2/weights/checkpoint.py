@@ -152,15 +152,18 @@ def _parse_info(path: str | Path, metadata: Mapping[str, str]) -> CheckpointInfo
     if metadata.get("version") != str(VERSION):
         raise CheckpointError(f"{path}: checkpoint version {metadata.get('version')}, this package reads {VERSION}")
     try:
-        return CheckpointInfo(
+        info = CheckpointInfo(
             ModelConfig(**_tuples(json.loads(metadata["config"]))),
             Preprocessing(**_tuples(json.loads(metadata["preprocessing"]))),
             tuple(json.loads(metadata["labels"])),
             metadata.get("origin", ""),
             metadata.get("licence", ""),
         )
+        if info.labels and len(info.labels) != info.config.num_classes:
+            raise ValueError(f"{len(info.labels)} labels for {info.config.num_classes} classes")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata cannot be understood ({error})") from error
+    return info
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:

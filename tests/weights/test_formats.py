@@ -1,0 +1,103 @@
+"""Key maps, both ways, over every released experiment; on the meta device, so it takes seconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from uniformerv2 import CheckpointError, ModelConfig, UniFormerV2, load_weights, named_config
+from uniformerv2.weights.formats import VIDEO_FORMATS, from_ours, to_ours, video_format
+
+CONFIG = ModelConfig(
+    width=32,
+    depth=2,
+    heads=2,
+    patch_size=8,
+    image_size=(16, 16),
+    local_blocks="attention+mlp",
+    temporal_downsample=True,
+    global_after=(0, 1),
+    num_classes=5,
+)
+BACKBONES = {"uniformerv2_b16": "B/16", "uniformerv2_l14": "L/14", "uniformerv2_l14_336": "L/14@336"}
+
+
+def test_official_keys_of_all_released_experiments_round_trip(shared: Path) -> None:
+    facts = json.loads((shared / "facts" / "official_structures.json").read_text())
+    models: dict[tuple[str, int], UniFormerV2] = {}
+    for name, told in facts["experiments"].items():
+        structure, num_classes = told["structure"], told["num_classes"]
+        shapes = dict(facts["structures"][structure]["state_dict"])
+        shapes["backbone.transformer.proj.2.weight"] = [num_classes, shapes["backbone.transformer.proj.2.weight"][1]]
+        shapes["backbone.transformer.proj.2.bias"] = [num_classes]
+        backbone, layout, _, variant = structure.split("|")
+        if (structure, num_classes) not in models:
+            config = named_config(
+                BACKBONES[backbone], layout, num_classes=num_classes, mix_class_token=variant != "frozen"
+            )
+            with torch.device("meta"):
+                models[structure, num_classes] = UniFormerV2(config)
+        model = models[structure, num_classes]
+
+        official = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+        ours, unknown = to_ours(official, VIDEO_FORMATS["official"])
+        assert not unknown, name
+        assert {key: tensor.shape for key, tensor in ours.items()} == {
+            key: tensor.shape for key, tensor in model.state_dict().items()
+        }, name
+        back, unknown = from_ours(ours, VIDEO_FORMATS["official"])
+        assert not unknown, name
+        assert {key: list(tensor.shape) for key, tensor in back.items()} == shapes, name
+
+
+@pytest.mark.parametrize("kind", ["official", "mmaction2"])
+def test_values_survive_both_ways(kind: str) -> None:
+    model = UniFormerV2(CONFIG)
+    state = {key: torch.rand(tensor.shape) for key, tensor in model.state_dict().items()}
+    theirs, unknown = from_ours(state, VIDEO_FORMATS[kind])
+    assert not unknown
+    assert len(theirs) == len(state)
+    assert video_format(theirs) == kind
+    assert theirs["backbone.transformer.resblocks.1.lmhra2.pos_embed.3.weight"].shape == (32, 21, 1, 1, 1)
+    back, unknown = to_ours(theirs, VIDEO_FORMATS[kind])
+    assert not unknown
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[key], state[key]) for key in state)
+
+    load_weights(model, theirs)
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[key], tensor.to(loaded[key].dtype)) for key, tensor in state.items())
+
+
+def test_loading_names_what_is_missing_unexpected_or_of_another_shape() -> None:
+    model = UniFormerV2(CONFIG)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    state, _ = from_ours(model.state_dict(), VIDEO_FORMATS["official"])
+    del state["backbone.transformer.balance"]
+    state["backbone.transformer.surprise"] = torch.zeros(1)
+    state["backbone.positional_embedding"] = torch.zeros(10, 32)
+    with pytest.raises(CheckpointError) as error:
+        load_weights(model, state, source="some.pyth")
+    message = str(error.value)
+    assert message.startswith("some.pyth does not fit")
+    assert "1 missing: mix" in message
+    assert "1 unexpected: backbone.transformer.surprise" in message
+    assert "backbone.position_embedding (10, 32) instead of (5, 32)" in message
+    assert "\n" not in message
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items()), "nothing was loaded"
+
+
+def test_a_frozen_file_does_not_load_into_a_mixing_model() -> None:
+    frozen = UniFormerV2(replace(CONFIG, mix_class_token=False))
+    state, _ = from_ours(frozen.state_dict(), VIDEO_FORMATS["official"])
+    with pytest.raises(CheckpointError, match="1 missing: mix"):
+        load_weights(UniFormerV2(CONFIG), state)
+
+
+def test_unknown_keys_are_refused() -> None:
+    with pytest.raises(CheckpointError, match="neither ours nor official nor mmaction2"):
+        load_weights(UniFormerV2(CONFIG), {"fc.weight": torch.zeros(1)})
