@@ -11,7 +11,7 @@ from torch import Tensor
 
 from uniformerv2 import ModelConfig, Preprocessing, UniFormerV2, named_config
 from uniformerv2.model.uniblocks import CrossAttention, DynamicPositionEncoding, LocalAggregator
-from uniformerv2.model.vit import PatchEmbedding, interpolate_positions
+from uniformerv2.model.vit import DropPath, PatchEmbedding, attend, interpolate_positions
 
 TINY = ModelConfig(
     width=32,
@@ -286,8 +286,6 @@ def test_recomputing_saves_memory_of_saved_tensors() -> None:
 
 
 def test_drop_path_drops_whole_clips_and_keeps_the_mean() -> None:
-    from uniformerv2.model.vit import DropPath
-
     torch.manual_seed(0)
     out = DropPath(0.25).train()(torch.ones(4000, 2, 3))
     kept = out[:, 0, 0] != 0
@@ -366,3 +364,17 @@ def test_bfloat16_weights_run() -> None:
     model = tiny(temporal_downsample=True)
     expected = model(clips())
     assert (model.bfloat16()(clips().bfloat16()).float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+def test_bfloat16_training_takes_the_same_gradients() -> None:
+    """Plain and fused attention agree: the one is used where the other is slow (bfloat16 training on a CPU)."""
+    generator = torch.Generator().manual_seed(7)
+    tensors = [torch.randn(2, 2, 9, 16, generator=generator) for _ in range(3)]
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = [tensor.detach().clone().to(dtype).requires_grad_() for tensor in tensors]
+        out = attend(*inputs, scale=0.3)
+        out.float().square().sum().backward()
+        results.append([out.detach(), *(tensor.grad for tensor in inputs)])
+    for full, half in zip(*results, strict=True):
+        torch.testing.assert_close(half.float(), full, atol=0.1, rtol=0.1)
