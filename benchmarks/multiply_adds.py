@@ -23,7 +23,7 @@ def config_of(structure: str, num_classes: int) -> tuple[str, ModelConfig]:
     backbone, layout, _, variant = structure.split("|")
     frozen = variant == "frozen"
     name = f"{SIZES[backbone]} {layout}" + (", frozen" if frozen else "")
-    return name, named_config(SIZES[backbone], layout, num_classes=num_classes, mix_class_token=not frozen)  # type: ignore[arg-type]
+    return name, named_config(SIZES[backbone], layout, num_classes=num_classes, mix_class_token=not frozen)
 
 
 def main(path: str) -> None:
@@ -40,10 +40,8 @@ def main(path: str) -> None:
         sets = ", ".join(sorted({experiment.split("/")[1] for experiment, _, _ in group}))
         low, high = (f"{bound(told['params'] for _, told, _ in group) / 1e6:.1f}" for bound in (min, max))
         parameters = low if low == high else f"{low} to {high}"
-        saved = f"{100 * (1 - ours / official):.1f} %"
-        print(
-            f"| {name} | {frames}x{crop} | {len(group)}: {sets} | {parameters} | {official:.2f} | {ours:.2f} | {saved} |"
-        )
+        figures = f"{parameters} | {official:.2f} | {ours:.2f} | {100 * (1 - ours / official):.1f} %"
+        print(f"| {name} | {frames}x{crop} | {len(group)}: {sets} | {figures} |")
 
 
 if __name__ == "__main__":
