@@ -1,0 +1,285 @@
+"""Videos as batches. In the videos here frame i is grey of value 5 · i, so that a clip tells which frames it holds."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.dataset import Batch, EpochSampler, Sample, VideoDataset, collate, make_loader
+from uniformerv2.errors import AnnotationError
+from uniformerv2.model.config import Preprocessing
+from uniformerv2.video.augment import Augmentation
+from uniformerv2.video.reader import VideoReader, VideoWarning
+from uniformerv2.video.sampling import segment_indices
+
+NUM_FRAMES, RATE = 40, 10  # 4 seconds
+BYTES = Preprocessing(num_frames=4, size=(32, 32), mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
+GREY_ONLY = Augmentation(num_ops=0)  # moves and mirrors, but leaves the grey of a frame
+
+
+def write_video(path: Path, *, width: int = 48) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, 32, "yuv420p", 1_000_000
+        for index in range(NUM_FRAMES):
+            image = np.full((32, width, 3), 5 * index, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Annotation]:
+    folder = tmp_path_factory.mktemp("videos")
+    return [
+        Annotation(write_video(folder / label / f"{number}.mp4"), label)
+        for label in ("run", "walk")
+        for number in "123"
+    ]
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Annotation:
+    path = tmp_path / "broken.mp4"
+    path.write_text("not a video")
+    return Annotation(path, "run")
+
+
+def frame_numbers(clip: torch.Tensor) -> list[int]:
+    """Which frames a clip (3, frames, H, W) of bytes holds."""
+    return (clip.mean((0, 2, 3)) / 5).round().int().tolist()
+
+
+# evaluation
+
+
+def test_views_of_a_video(videos: list[Annotation]) -> None:
+    dataset = VideoDataset(videos, ["run", "walk"], BYTES, num_clips=3, num_crops=3)
+    assert len(dataset) == 6
+    sample = dataset[4]
+    assert sample.clips is not None
+    assert sample.clips.shape == (9, 3, 4, 32, 32)
+    assert (sample.index, sample.path, sample.label) == (4, str(videos[4].path), 1)
+    assert (sample.error, sample.warnings) == (None, [])
+    expected = [segment_indices(NUM_FRAMES, 4, clip=clip, num_clips=3) for clip in range(3)]
+    assert [frame_numbers(view) for view in sample.clips] == [clip for clip in expected for _ in range(3)]
+
+
+def test_crops_of_a_clip_run_from_left_to_right(tmp_path: Path) -> None:
+    image = np.zeros((32, 96, 3), dtype=np.uint8)
+    image[:, 32:64], image[:, 64:] = 120, 240
+    (tmp_path / "frames").mkdir()
+    with av.open(str(tmp_path / "frames" / "0.png"), "w", format="image2") as container:
+        stream = container.add_stream("png", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 96, 32, "rgb24"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    annotation = Annotation(tmp_path / "frames", "thirds")
+    for num_crops, values in ((1, [120]), (3, [0, 120, 240])):
+        clips = VideoDataset([annotation], ["thirds"], BYTES, num_crops=num_crops)[0].clips
+        assert clips is not None
+        assert clips.mean((1, 2, 3, 4)).round().int().tolist() == values
+
+
+def test_an_interval_limits_the_frames(videos: list[Annotation]) -> None:
+    path = videos[0].path
+    halves = [Annotation(path, "run", end=1.95), Annotation(path, "run", start=2.0), Annotation(path, "run", 1.0, 1.05)]
+    dataset = VideoDataset(halves, ["run"], BYTES)
+    clips = [dataset[index].clips for index in range(3)]
+    first, second, moment = (frame_numbers(views[0]) for views in clips if views is not None)
+    assert first == segment_indices(20, 4)
+    assert second == [20 + index for index in segment_indices(20, 4)]
+    assert moment == [10, 10, 10, 10]
+    trained = VideoDataset(halves, ["run"], BYTES, augmentation=GREY_ONLY)
+    for draw in range(30):
+        views = trained[1, draw].clips
+        assert views is not None
+        assert min(frame_numbers(views[0])) >= 20
+
+
+def test_an_interval_beyond_the_end_is_an_error_of_that_video(videos: list[Annotation]) -> None:
+    sample = VideoDataset([Annotation(videos[0].path, "run", 9.0, 12.0)], ["run"], BYTES)[0]
+    assert sample.clips is None
+    assert sample.error is not None
+    assert "starts at 9 s, but the video lasts 4 s" in sample.error
+
+
+def test_an_unreadable_video_is_named_and_left_out(videos: list[Annotation], broken: Annotation) -> None:
+    dataset = VideoDataset([videos[0], broken, videos[5]], ["run", "walk"], BYTES)
+    (batch,) = make_loader(dataset, batch_size=4, workers=0, seed=0, training=False)
+    assert batch.clips.shape == (2, 1, 3, 4, 32, 32)
+    assert batch.labels.tolist() == [0, 1]
+    assert batch.labels.dtype == torch.int64
+    assert batch.indices == [0, 2]
+    assert batch.paths == [str(videos[0].path), str(videos[5].path)]
+    ((path, reason),) = batch.errors
+    assert path == str(broken.path)
+    assert "broken.mp4" in reason
+
+
+def test_a_batch_of_unreadable_videos(broken: Annotation) -> None:
+    (batch,) = make_loader(VideoDataset([broken], ["run"], BYTES), batch_size=2, workers=0, seed=0, training=False)
+    assert len(batch) == len(batch.clips) == len(batch.labels) == 0
+    assert len(batch.errors) == 1
+
+
+def test_damage_is_told_with_the_sample_and_not_on_the_terminal(
+    videos: list[Annotation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = VideoReader.frames_at
+
+    def read_with_warnings(reader: VideoReader, indices: list[int]) -> torch.Tensor:
+        warnings.warn("packet 7 is missing", VideoWarning, stacklevel=2)
+        warnings.warn("something else", UserWarning, stacklevel=2)
+        return read(reader, indices)
+
+    monkeypatch.setattr(VideoReader, "frames_at", read_with_warnings)
+    with pytest.warns(UserWarning, match="something else") as caught:
+        sample = VideoDataset(videos, ["run", "walk"], BYTES)[0]
+    assert len(caught) == 1
+    assert sample.warnings == ["packet 7 is missing"]
+    assert sample.clips is not None
+    assert collate([sample]).warnings == [(str(videos[0].path), "packet 7 is missing")]
+
+
+def test_programming_errors_are_not_taken_for_bad_videos(
+    videos: list[Annotation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(reader: VideoReader, indices: list[int]) -> torch.Tensor:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(VideoReader, "frames_at", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        VideoDataset(videos, ["run", "walk"], BYTES)[0]
+
+
+# training
+
+
+def test_a_key_decides_its_clip(videos: list[Annotation]) -> None:
+    def clip(key: int | tuple[int, int]) -> torch.Tensor:
+        # a new dataset each time: nothing but the key may matter
+        sample = VideoDataset(videos, ["run", "walk"], BYTES, augmentation=Augmentation())[key]
+        assert sample.clips is not None
+        assert sample.clips.shape == (1, 3, 4, 32, 32)
+        return sample.clips
+
+    assert torch.equal(clip((1, 7)), clip((1, 7)))
+    assert not torch.equal(clip((1, 7)), clip((1, 8)))
+    assert not torch.equal(clip((1, 7)), clip((2, 7)))  # an equal file: another row draws otherwise
+    assert torch.equal(clip(1), clip((1, 0)))
+
+
+def test_training_clips_cover_the_video(videos: list[Annotation]) -> None:
+    dataset = VideoDataset(videos, ["run", "walk"], BYTES, augmentation=GREY_ONLY)
+    seen: set[int] = set()
+    for draw in range(80):
+        views = dataset[0, draw].clips
+        assert views is not None
+        numbers = frame_numbers(views[0])
+        assert numbers == sorted(numbers)
+        seen.update(numbers)
+    assert len(seen) >= 38  # of 40
+
+
+def test_the_sampler_shuffles_by_seed_and_epoch() -> None:
+    def keys(seed: int, epoch: int) -> list[tuple[int, int]]:
+        sampler = EpochSampler(50, seed=seed)
+        sampler.set_epoch(epoch)
+        assert len(sampler) == 50
+        return list(sampler)
+
+    assert keys(0, 3) == keys(0, 3)
+    assert sorted(index for index, _ in keys(0, 3)) == list(range(50))
+    others = [keys(0, 3), keys(0, 4), keys(1, 3)]
+    assert len({tuple(index for index, _ in other) for other in others}) == 3
+    assert len({tuple(draw for _, draw in other) for other in others}) == 3
+    assert len({draw for _, draw in keys(0, 3)}) == 50
+
+
+def epoch_of_batches(videos: list[Annotation], *, workers: int, epoch: int) -> list[Batch]:
+    dataset = VideoDataset(videos, ["run", "walk"], BYTES, augmentation=Augmentation())
+    loader = make_loader(dataset, batch_size=2, workers=workers, seed=3, training=True)
+    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    return list(loader)
+
+
+def test_batches_do_not_depend_on_workers(videos: list[Annotation]) -> None:
+    alone, shared_out = (epoch_of_batches(videos, workers=workers, epoch=1) for workers in (0, 2))
+    assert len(alone) == 3
+    assert sorted(index for batch in alone for index in batch.indices) == list(range(6))
+    for left, right in zip(alone, shared_out, strict=True):
+        assert left.indices == right.indices
+        assert left.labels.tolist() == [0 if index < 3 else 1 for index in left.indices]
+        assert torch.equal(left.clips, right.clips)
+
+
+def test_epochs_differ_with_the_same_workers(videos: list[Annotation]) -> None:
+    dataset = VideoDataset(videos, ["run", "walk"], BYTES, augmentation=Augmentation())
+    loader = make_loader(dataset, batch_size=6, workers=1, seed=3, training=True)
+    clips = []
+    for epoch in (0, 1, 0):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        (batch,) = loader
+        clips.append(batch.clips)
+    assert torch.equal(clips[0], clips[2])
+    assert not torch.equal(clips[0], clips[1])
+
+
+def test_loading_leaves_the_global_generator_alone(videos: list[Annotation]) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    epoch_of_batches(videos, workers=0, epoch=0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(("batch_size", "training", "sizes"), [(4, True, [4]), (4, False, [4, 2]), (8, True, [6])])
+def test_incomplete_batches(videos: list[Annotation], batch_size: int, training: bool, sizes: list[int]) -> None:
+    augmentation = Augmentation() if training else None
+    dataset = VideoDataset(videos, ["run", "walk"], BYTES, augmentation=augmentation)
+    loader = make_loader(dataset, batch_size=batch_size, workers=0, seed=0, training=training)
+    batches = list(loader)
+    assert [len(batch) for batch in batches] == sizes
+    assert len(loader) == len(sizes)
+    if not training:
+        assert [index for batch in batches for index in batch.indices] == list(range(6))
+
+
+# what a user or a caller can get wrong
+
+
+def test_labels_that_the_model_does_not_know(videos: list[Annotation]) -> None:
+    with pytest.raises(AnnotationError, match="label 'walk' is not among the 2 classes of the model"):
+        VideoDataset(videos, ["run", "jump"], BYTES)
+    with pytest.raises(AnnotationError, match="no videos"):
+        VideoDataset([], ["run"], BYTES)
+
+
+@pytest.mark.parametrize(
+    "views", [{"num_clips": 0}, {"num_crops": 2}, {"num_crops": 3, "augmentation": Augmentation()}]
+)
+def test_impossible_views(videos: list[Annotation], views: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="got"):
+        VideoDataset(videos, ["run", "walk"], BYTES, **views)  # type: ignore[arg-type]
+
+
+def test_collate_keeps_the_order() -> None:
+    clips = torch.zeros(1, 3, 2, 4, 4)
+    samples = [
+        Sample(index=2, path="2.mp4", label=2, clips=clips + 2),
+        Sample(index=1, path="1.mp4", label=1, error="gone"),
+        Sample(index=0, path="0.mp4", label=0, clips=clips),
+    ]
+    batch = collate(samples)
+    assert batch.clips[:, 0, 0, 0, 0, 0].tolist() == [2.0, 0.0]
+    assert batch.clips.is_contiguous()
+    assert batch.labels.tolist() == batch.indices == [2, 0]
+    assert batch.errors == [("1.mp4", "gone")]
