@@ -5,13 +5,78 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference outputs and real media that lies beside a checkout; tests that need it skip without it."""
+    """The folder of reference outputs and real media beside a checkout; tests that need it skip without it."""
     folder = Path(os.environ.get("UNIFORMERV2_SHARED", Path(__file__).parents[2] / "shared"))
     if not folder.is_dir():
         pytest.skip(f"reference data not found at {folder} (set UNIFORMERV2_SHARED)")
+    return folder
+
+
+def draw_image_model(path: Path, *, width: int = 32, depth: int = 3, heads: int = 2, grid: int = 2) -> Path:
+    """A vision transformer of random weights in timm's names, patch 16, which can be armed."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator) * 0.05
+
+    state = {
+        "cls_token": random(1, 1, width),
+        "pos_embed": random(1, 1 + grid * grid, width),
+        "patch_embed.proj.weight": random(width, 3, 16, 16),
+        "patch_embed.proj.bias": random(width),
+        "norm.weight": torch.ones(width),
+        "norm.bias": random(width),
+    }
+    for block in (f"blocks.{number}" for number in range(depth)):
+        for norm in ("norm1", "norm2"):
+            state |= {f"{block}.{norm}.weight": torch.ones(width), f"{block}.{norm}.bias": random(width)}
+        for layer, rows, columns in (
+            ("attn.qkv", 3 * width, width),
+            ("attn.proj", width, width),
+            ("mlp.fc1", 2 * width, width),
+            ("mlp.fc2", width, 2 * width),
+        ):
+            state |= {f"{block}.{layer}.weight": random(rows, columns), f"{block}.{layer}.bias": random(rows)}
+    save_file(state, path, {"heads": str(heads)})
+    return path
+
+
+def draw_video(path: Path, *, colour: int, seed: int, num_frames: int = 12, side: int = 48) -> Path:
+    """A real video file of noise in which one colour channel (0 red, 1 green, 2 blue) is bright."""
+    noise = np.random.default_rng(seed)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuv420p"
+        for _ in range(num_frames):
+            frame = noise.integers(0, 80, (side, side, 3), dtype=np.uint8)
+            frame[..., colour] += 150
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """File of a tiny image transformer (width 32, three blocks, 32x32) to arm."""
+    return draw_image_model(tmp_path_factory.mktemp("image") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of five videos each of the classes blue, green and red, which a tiny model learns in seconds."""
+    folder = tmp_path_factory.mktemp("colours")
+    for number, name in enumerate(("red", "green", "blue")):
+        (folder / name).mkdir()
+        for take in range(5):
+            draw_video(folder / name / f"{name}{take}.mp4", colour=number, seed=10 * number + take)
     return folder

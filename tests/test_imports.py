@@ -16,14 +16,15 @@ PACKAGE = Path(uniformerv2.__file__).parent
 # each part of the package, and the other parts that it may import
 MAY_IMPORT = {
     "errors": set(),
+    "device": {"errors"},
     "model": set(),
     "video": {"errors", "model.config"},
     "weights": {"errors", "model"},
     "data": {"errors", "model.config", "video"},
-    "train": {"errors", "model", "weights", "video", "data"},
-    "tasks": {"errors", "model", "weights", "video", "data", "train"},
-    "predict": {"errors", "model", "weights", "video"},
-    "report": {"errors", "model", "video"},
+    "train": {"errors", "device", "model", "weights", "video", "data"},
+    "tasks": {"errors", "device", "model", "weights", "video", "data", "train"},
+    "predict": {"errors", "device", "model", "weights", "video"},
+    "report": {"errors", "train", "tasks", "predict"},
     "demo": {"errors", "model", "weights", "video", "data", "train", "tasks", "predict", "report"},
 }
 ON_TOP = {"__init__", "__main__", "cli"}  # these see everything and are seen by nothing

@@ -25,5 +25,5 @@ def class_list(dataset: KineticsName, order: ClassOrder) -> tuple[str, ...]:
             f"no class list of {dataset!r} in the order {order!r}; there are {', '.join(get_args(KineticsName))} "
             f"in {' and '.join(get_args(ClassOrder))}"
         )
-    text = files("uniformerv2.weights").joinpath("classes", f"{dataset}.{order}.txt").read_text(encoding="utf-8")
-    return tuple(text.splitlines())
+    file = files("uniformerv2.weights") / "classes" / f"{dataset}.{order}.txt"
+    return tuple(file.read_text(encoding="utf-8").splitlines())

@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from uniformerv2.data.annotations import Annotation, read_annotations
+from uniformerv2.data.dataset import Batch
+from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, VideoError
+from uniformerv2.model.config import Preprocessing, named_config
+from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.predict import Predictor
+from uniformerv2.tasks import classification
+from uniformerv2.tasks.classification import (
+    Classification,
+    TrainingResult,
+    average_views,
+    build_model,
+    evaluate,
+    of_split,
+    train_classifier,
+)
+from uniformerv2.train.log import read_metrics
+from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.weights import load_model
+
+
+@pytest.fixture(scope="module")
+def recipe(image_model: Path) -> Recipe:
+    """Five epochs of a tiny armed model with dropout, so that randomness matters."""
+    return Recipe(
+        ModelRecipe(arm=str(image_model), head_dropout=0.1, drop_path=0.1),
+        ClipRecipe(num_frames=4, size=32),
+        Optimization(epochs=5, batch_size=4, lr=2e-3, warmup_epochs=1, precision="fp32"),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(colours: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    return train_classifier(colours, tmp_path_factory.mktemp("runs") / "colours", recipe)
+
+
+def steps(run: Path) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in record.items() if name != "clips_per_second"}
+        for record in read_metrics(run / "metrics.jsonl")
+    ]
+
+
+# --- training
+
+
+def test_a_tiny_armed_model_learns_three_colours(run: TrainingResult) -> None:
+    assert run.evaluation.top1 == 1.0
+    assert run.evaluation.correct == len(run.evaluation.videos) == 3  # one of five files of each class
+    assert [record["epoch"] for record in run.history] == [1, 2, 3, 4, 5]
+    assert run.history[-1]["top1"] == 1.0
+    assert run.history[-1]["held_out_loss"] < run.history[0]["held_out_loss"] / 2
+    assert run.skipped == {}
+
+
+def test_the_folder_of_a_run_tells_everything(run: TrainingResult, recipe: Recipe) -> None:
+    folder = run.last.parent
+    assert {file.name for file in folder.iterdir()} == {
+        "recipe.json",
+        "train.csv",
+        "held_out.csv",
+        "metrics.jsonl",
+        "evaluation.json",
+        "last.safetensors",
+        "best.safetensors",
+        "state.pt",
+    }
+    assert (folder / "recipe.json").read_text() == recipe.to_json()
+    training, held_out = (read_annotations(folder / name) for name in ("train.csv", "held_out.csv"))
+    assert (len(training), len(held_out)) == (12, 3)
+    assert not {row.path for row in training} & {row.path for row in held_out}
+    assert (folder / "evaluation.json").read_text() == json.dumps(run.evaluation.to_json(), indent=2) + "\n"
+
+
+def test_checkpoints_carry_labels_and_preprocessing(run: TrainingResult) -> None:
+    for path in (run.last, run.best):
+        model = load_model(path)
+        assert model.labels == ("blue", "green", "red")
+        assert model.preprocessing == Preprocessing(num_frames=4, size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+        assert model.config.head_dropout == 0.1
+
+
+def test_the_last_checkpoint_is_the_model_that_was_evaluated(run: TrainingResult) -> None:
+    again = evaluate(load_model(run.last), read_annotations(run.last.parent / "held_out.csv"))
+    assert again == run.evaluation
+
+
+def test_a_killed_and_resumed_run_has_the_curve_of_an_unbroken_one(
+    run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Classification):
+        batches = 0
+
+        def cost(self, model: nn.Module, batch: Batch) -> Any:
+            Killed.batches += 1
+            if Killed.batches == 8:  # in the third epoch of three steps each
+                raise KeyboardInterrupt
+            return super().cost(model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classification, "Classification", Killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_classifier(colours, tmp_path / "run", recipe)
+    result = train_classifier(colours, tmp_path / "run", recipe, resume=True)
+    assert steps(tmp_path / "run") == steps(run.last.parent)
+    assert result.evaluation == run.evaluation
+    weights = load_model(run.last).state_dict()
+    for name, tensor in load_model(result.last).state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    # once more, after the end: nothing is left to train, and the result is the same
+    assert train_classifier(colours, tmp_path / "run", recipe, resume=True).evaluation == run.evaluation
+    assert steps(tmp_path / "run") == steps(run.last.parent)
+
+
+def test_loader_workers_change_nothing(run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path) -> None:
+    train_classifier(colours, tmp_path / "run", recipe, workers=2)
+    assert steps(tmp_path / "run") == steps(run.last.parent)
+
+
+def test_another_seed_is_another_run(run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path) -> None:
+    other = replace(recipe, optimization=replace(recipe.optimization, epochs=1, seed=1))
+    train_classifier(colours, tmp_path / "run", other, holdout_list=None)
+    assert steps(tmp_path / "run")[0]["loss"] != steps(run.last.parent)[0]["loss"]
+
+
+def test_a_list_decides_what_is_held_out(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("*0.mp4\n*4.mp4\n")
+    one = replace(recipe, optimization=replace(recipe.optimization, epochs=1))
+    result = train_classifier(colours, tmp_path / "run", one, holdout_list=tmp_path / "list.txt")
+    assert sorted(Path(video.path).name for video in result.evaluation.videos) == [
+        f"{colour}{take}.mp4" for colour in ("blue", "green", "red") for take in (0, 4)
+    ]
+
+
+def test_an_unreadable_training_video_is_named_and_the_others_are_learned(
+    colours: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("no video")
+    manifest = tmp_path / "videos.csv"
+    with manifest.open("w", newline="") as file:
+        rows = [[row.path, row.label, "val" if "4" in row.path.stem else "train"] for row in read_annotations(colours)]
+        csv.writer(file).writerows([["path", "label", "split"], *rows, [broken, "red", "train"]])
+    whole = replace(recipe, optimization=replace(recipe.optimization, epochs=1, batch_size=13))
+    result = train_classifier(manifest, tmp_path / "run", whole)
+    assert list(result.skipped) == [str(broken)]
+    assert steps(tmp_path / "run")[0]["clips"] == 12
+    assert len(result.evaluation.videos) == 3
+
+
+def test_nothing_is_written_before_everything_is_right(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "red").symlink_to(colours / "red")
+    output = tmp_path / "run"
+    for error, data, changed in (
+        (AnnotationError, tmp_path / "one", recipe),  # a single class
+        (AnnotationError, tmp_path / "absent", recipe),
+        (CheckpointError, colours, replace(recipe, model=ModelRecipe(arm=str(tmp_path / "absent.safetensors")))),
+        (RecipeError, colours, replace(recipe, model=ModelRecipe(model="XXL/7"))),
+        (RecipeError, colours, replace(recipe, clip=ClipRecipe(size=40))),  # not divisible by 16
+    ):
+        with pytest.raises(error):
+            train_classifier(data, output, changed)
+        assert not output.exists()
+
+
+def test_named_sizes_start_from_scratch() -> None:
+    recipe = Recipe(ModelRecipe(model="Ti/16", layout="scene"), ClipRecipe(num_frames=4, size=(32, 64)))
+    with torch.device("meta"):
+        model = build_model(recipe, ["a", "b"])
+    assert model.config == named_config("Ti/16", "scene", image_size=(32, 64), num_classes=2)
+    assert model.preprocessing == Preprocessing(num_frames=4, size=(32, 64))
+    assert model.labels == ("a", "b")
+
+
+# --- the task
+
+
+class Constant(nn.Module):
+    """Gives the same logits for every clip and remembers how many clips it saw at once."""
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+        self.seen: list[int] = []
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(clips))
+        return self.logits.expand(len(clips), -1)
+
+
+def batch_of(labels: list[int]) -> Batch:
+    names = [f"{number}.mp4" for number in range(len(labels))]
+    return Batch(torch.zeros(len(labels), 1, 3, 2, 4, 4), torch.tensor(labels), [*range(len(labels))], names, [], [])
+
+
+def test_the_loss_is_smoothed_cross_entropy() -> None:
+    task = Classification(None, label_smoothing=0.3, batch_size=2)  # type: ignore[arg-type]
+    cost = task.cost(Constant([2.0, 1.0, 0.0]), batch_of([0, 0, 2, 1]))
+    assert cost is not None
+    total = math.log(math.exp(2) + math.exp(1) + 1)
+    logs = [2 - total, 1 - total, -total]  # log probabilities
+    smoothed = [-0.7 * logs[label] - 0.3 * sum(logs) / 3 for label in (0, 0, 2, 1)]
+    assert cost.loss.item() == pytest.approx(sum(smoothed) / 4, rel=1e-6)
+    assert cost.scalars == {"accuracy": 0.5}
+    assert cost.clips == 4
+
+
+def test_views_are_averaged_as_probabilities_whatever_the_batch_size() -> None:
+    class Brightness(Constant):
+        def forward(self, clips: torch.Tensor) -> torch.Tensor:
+            super().forward(clips)
+            return clips.flatten(1).mean(1, keepdim=True) * torch.tensor([1.0, -1.0])
+
+    clips = torch.linspace(-3, 3, 6).view(2, 3, 1, 1, 1, 1).expand(2, 3, 3, 2, 4, 4)
+    # two logits b and -b: the first has probability 1 / (1 + exp(-2b))
+    expected = [
+        sum(1 / (1 + math.exp(-2 * b)) for b in (-3, -1.8, -0.6)) / 3,
+        sum(1 / (1 + math.exp(-2 * b)) for b in (0.6, 1.8, 3)) / 3,
+    ]
+    for batch_size, seen in ((100, [6]), (6, [6]), (4, [4, 2]), (1, [1] * 6)):
+        model = Brightness([0.0, 0.0])
+        scores = average_views(model, clips, batch_size=batch_size)  # type: ignore[arg-type]
+        assert scores[:, 0].tolist() == pytest.approx(expected, abs=1e-6)
+        assert scores.sum(1).tolist() == pytest.approx([1.0, 1.0])
+        assert model.seen == seen
+
+
+# --- evaluation
+
+
+def test_multi_view_evaluation_agrees_with_the_predictor_video_by_video(run: TrainingResult, colours: Path) -> None:
+    rows = read_annotations(colours)
+    result = evaluate(load_model(run.last), rows, num_clips=2, num_crops=3, batch_size=4)
+    predictor = Predictor(run.last, num_clips=2, num_crops=3)
+    assert [video.path for video in result.videos] == [str(row.path) for row in rows]
+    for row, video in zip(rows, result.videos, strict=True):
+        alone = predictor.predict(row.path)
+        assert (video.label, video.labels) == (row.label, alone.labels)
+        assert video.scores == pytest.approx(alone.scores, abs=1e-5)
+    right = [video.labels[0] == video.label for video in result.videos]
+    assert result.top1 == sum(right) / 15
+    assert result.top5 == 1.0  # of three classes
+    own = [dict(zip(video.labels, video.scores, strict=True))[video.label] for video in result.videos]
+    assert result.loss == pytest.approx(-sum(map(math.log, own)) / 15, rel=1e-5)
+    assert [(one.label, one.videos) for one in result.classes] == [("blue", 5), ("green", 5), ("red", 5)]
+    assert (result.num_clips, result.num_crops, result.to_json()["views"]) == (2, 3, 6)
+
+
+def test_accuracy_is_counted_per_class_and_over_five_guesses() -> None:
+    labels = [f"class {number}" for number in range(7)]
+    scores = torch.tensor([[0.3, 0.2, 0.15, 0.12, 0.11, 0.1, 0.02]] * 4)
+    fields = classification._accuracies(labels, scores, torch.tensor([0, 4, 5, 0]), ["a", "b", "c", "d"])
+    assert fields["top1"] == 0.5
+    assert fields["top5"] == 0.75  # class 4 is the fifth guess, class 5 the sixth
+    assert [(one.videos, one.correct, one.top1) for one in fields["classes"]] == [
+        (2, 2, 1.0),
+        (0, 0, None),
+        (0, 0, None),
+        (0, 0, None),
+        (1, 0, 0.0),
+        (1, 0, 0.0),
+        (0, 0, None),
+    ]
+    assert fields["videos"][1].labels == tuple(labels[:5])
+
+
+def test_an_unreadable_video_is_named_and_left_out_of_the_accuracy(
+    run: TrainingResult, colours: Path, tmp_path: Path
+) -> None:
+    broken, absent = tmp_path / "broken.mp4", tmp_path / "absent.mp4"
+    broken.write_text("no video")
+    good = read_annotations(colours)
+    model = load_model(run.last)
+    rows = [good[0], Annotation(broken, "red"), *good[1:], Annotation(absent, "blue")]
+    result = evaluate(model, rows, batch_size=2)
+    assert [path for path, _ in result.skipped] == [str(broken), str(absent)]
+    assert all(path in reason for path, reason in result.skipped)
+    without = evaluate(model, good, batch_size=2)
+    assert (result.top1, result.top5, result.classes) == (without.top1, without.top5, without.classes)
+    assert [video.path for video in result.videos] == [video.path for video in without.videos]
+    assert result.loss == pytest.approx(without.loss)
+    assert [one["path"] for one in result.to_json()["skipped"]] == [str(broken), str(absent)]
+    assert result.to_json()["evaluated"] == 15
+
+
+def test_an_evaluation_is_json(run: TrainingResult, colours: Path) -> None:
+    reds = [row for row in read_annotations(colours) if row.label == "red"]
+    parsed = json.loads(json.dumps(evaluate(load_model(run.last), reds).to_json(), allow_nan=False))
+    assert parsed["classes"][0] == {"label": "blue", "videos": 0, "correct": 0, "top1": None}
+    assert parsed["top1"] == parsed["correct"] / parsed["evaluated"]
+
+
+def test_what_cannot_be_evaluated_is_refused(run: TrainingResult, colours: Path, tmp_path: Path) -> None:
+    model = load_model(run.last)
+    with pytest.raises(AnnotationError, match="purple"):
+        evaluate(model, [Annotation(colours / "red" / "red0.mp4", "purple")])
+    with pytest.raises(VideoError, match=r"not one of 1 videos.*absent\.mp4"):
+        evaluate(model, [Annotation(tmp_path / "absent.mp4", "red")])
+    nameless = UniFormerV2(named_config("Ti/16", "scene", image_size=(32, 32), num_classes=3))
+    with pytest.raises(CheckpointError, match="no labels"):
+        evaluate(nameless, read_annotations(colours))
+
+
+def test_rows_of_a_split() -> None:
+    make: Callable[[str | None], Annotation] = lambda split: Annotation(Path("a.mp4"), "a", split=split)  # noqa: E731
+    train, val, test, none = (make(split) for split in ("train", "val", "test", None))
+    rows = [train, val, test]
+    assert of_split(rows, "held-out") == [val, test]
+    assert of_split(rows, "test") == [test]
+    assert of_split(rows, "all") == rows
+    assert of_split([none], "held-out") == [none]
+    with pytest.raises(AnnotationError, match="'val'"):
+        of_split([train], "val")

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import pytest
+import torch
+
+from uniformerv2.errors import CheckpointError, RecipeError, VideoError
+from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.predict import Predictor
+from uniformerv2.video.reader import VideoReader
+from uniformerv2.video.sampling import segment_indices
+from uniformerv2.weights import arm, save_model
+
+
+@pytest.fixture(scope="module")
+def model(image_model: Path) -> UniFormerV2:
+    torch.manual_seed(0)
+    return arm(image_model, num_classes=3, labels=("blue", "green", "red"), num_frames=4, size=(32, 32))
+
+
+@pytest.fixture(scope="module")
+def video(colours: Path) -> Path:
+    return colours / "red" / "red0.mp4"
+
+
+def test_all_classes_ranked_with_probabilities(model: UniFormerV2, video: Path) -> None:
+    prediction = Predictor(model).predict(video, top_k=None)
+    assert prediction.video == str(video)
+    assert sorted(prediction.labels) == ["blue", "green", "red"]
+    assert list(prediction.scores) == sorted(prediction.scores, reverse=True)
+    assert sum(prediction.scores) == pytest.approx(1.0)
+
+
+def test_top_k_is_the_head_of_the_ranking_and_may_exceed_the_classes(model: UniFormerV2, video: Path) -> None:
+    everything = Predictor(model).predict(video, top_k=None)
+    assert Predictor(model).predict(video, top_k=2).labels == everything.labels[:2]
+    assert Predictor(model).predict(video, top_k=9) == everything
+
+
+def test_a_checkpoint_predicts_as_the_model_that_was_saved(model: UniFormerV2, video: Path, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "model.safetensors")
+    assert Predictor(tmp_path / "model.safetensors").predict(video) == Predictor(model).predict(video)
+
+
+def test_a_file_its_bytes_and_its_frames_are_one_video(model: UniFormerV2, video: Path, tmp_path: Path) -> None:
+    predictor = Predictor(model)
+    expected = predictor.predict(video)
+    from_bytes = predictor.predict(video.read_bytes())
+    assert (from_bytes.labels, from_bytes.scores) == (expected.labels, expected.scores)
+    with VideoReader(video) as reader:
+        frames = reader.frames_at(range(len(reader)))
+    for number, frame in enumerate(frames):
+        picture = av.VideoFrame.from_ndarray(frame.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+        picture.save(tmp_path / f"{number:02}.png")
+    from_folder = predictor.predict(tmp_path)
+    assert from_folder.labels == expected.labels
+    assert from_folder.scores == pytest.approx(expected.scores, abs=1e-6)
+
+
+def test_several_views_are_averaged_over_the_right_frames(model: UniFormerV2, video: Path) -> None:
+    predictor = Predictor(model, num_clips=2, num_crops=3)
+    views = predictor.views(video)
+    assert views.shape == (6, 3, 4, 32, 32)
+    with VideoReader(video) as reader:  # the second clip, looked up by itself
+        frames = reader.frames_at(segment_indices(len(reader), 4, clip=1, num_clips=2))
+    single = torch.nn.functional.interpolate(frames.float(), size=(32, 32), mode="bilinear", align_corners=False)
+    assert torch.allclose(views[4], (single.transpose(0, 1) / 255 - 0.5) / 0.5, atol=1e-5)
+    with torch.inference_mode():
+        mean = model.eval()(views).softmax(-1).mean(0)
+    prediction = predictor.predict(video)
+    expected = sorted(mean.tolist(), reverse=True)
+    assert prediction.scores == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_model_without_labels_numbers_its_classes(image_model: Path, video: Path) -> None:
+    prediction = Predictor(arm(image_model, num_classes=2, size=(32, 32))).predict(video)
+    assert sorted(prediction.labels) == ["class 0", "class 1"]
+
+
+def test_bad_input_is_refused(model: UniFormerV2, tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="absent"):
+        Predictor(model).predict(tmp_path / "absent.mp4")
+    with pytest.raises(VideoError):
+        Predictor(model).predict(b"no video")
+    with pytest.raises(CheckpointError, match="absent"):
+        Predictor(tmp_path / "absent.safetensors")
+    with pytest.raises(RecipeError, match="nonsense"):
+        Predictor(model, device="nonsense")
+    for views in ({"num_clips": 0}, {"num_crops": 2}):
+        with pytest.raises(RecipeError, match="num_clips"):
+            Predictor(model, **views)  # type: ignore[arg-type]

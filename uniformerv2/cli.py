@@ -1,0 +1,289 @@
+"""The command line: arguments in, calls out; no logic. torch is imported when a command runs, not before."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
+
+from uniformerv2.errors import RecipeError, UniFormerV2Error
+from uniformerv2.train.recipe import AugmentationOptions, ClipRecipe, ModelRecipe, Optimization, Recipe
+
+if TYPE_CHECKING:
+    from uniformerv2.tasks.classification import Evaluation
+
+FAILED = 2  # what the user can mend; also what wrong options end with
+INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a classifier on a folder of videos.
+
+    A part of the files is held out and measured after each epoch. The run folder receives the recipe, the split,
+    metrics.jsonl and the checkpoints last.safetensors and best.safetensors.
+    """
+
+    data: Annotated[Positional[Path], arg(metavar="DATA")]
+    """A folder with one folder per class, or a CSV manifest with the columns path,label[,start,end][,split]."""
+    output: Path
+    """Folder of the run. One that holds something is touched only with --resume or --overwrite."""
+    model: ModelRecipe
+    clip: ClipRecipe = field(default_factory=ClipRecipe)
+    optimization: Optimization = field(default_factory=Optimization)
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
+    root: Path | None = None
+    """What the paths in a manifest are relative to; None: its own folder."""
+    holdout: float = 0.2
+    """Share of the files of each class that is held out, drawn with --seed."""
+    holdout_list: Path | None = None
+    """File that says what is held out instead: a path or pattern a line, such as anna_*."""
+    resume: FlagCreatePairsOff[bool] = False
+    """Continue a run that was stopped; repeat its other options."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace the run in the output folder."""
+    workers: int = 2
+    """Processes that read videos; 0 reads between the steps."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, ..."""
+
+    def run(self) -> int:
+        from rich.console import Console
+
+        from uniformerv2.tasks.classification import train_classifier
+
+        result = train_classifier(
+            self.data,
+            self.output,
+            Recipe(self.model, self.clip, self.optimization, self.augmentation.build()),
+            root=self.root,
+            holdout=self.holdout,
+            holdout_list=self.holdout_list,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            workers=self.workers,
+            device=self.device,
+            console=Console(),
+        )
+        evaluation = result.evaluation
+        print(f"{result.last}: {evaluation.correct} of {len(evaluation.videos)} held-out videos right")
+        return 0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a checkpoint: top-1, top-5 and per-class accuracy over several views of each video."""
+
+    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
+    """A checkpoint, such as RUN/last.safetensors."""
+    data: Annotated[Positional[Path], arg(metavar="DATA")]
+    """A folder with one folder per class, or a CSV manifest, such as RUN/held_out.csv."""
+    clips: int = 4
+    """Clips spread over each video."""
+    crops: Literal[1, 3] = 3
+    """1: the centre of each clip; 3: three crops along its longer side."""
+    output: Path | None = None
+    """JSON file for the result; None: CHECKPOINT.DATA.CLIPSxCROPS.json beside the checkpoint."""
+    root: Path | None = None
+    """What the paths in a manifest are relative to; None: its own folder."""
+    split: Literal["held-out", "train", "val", "test", "all"] = "held-out"
+    """Which rows of a manifest that has a split column; held-out: all but train."""
+    batch_size: int = 8
+    """Clips that the model sees at once."""
+    workers: int = 2
+    """Processes that read videos; 0 reads between the steps."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, ..."""
+
+    def run(self) -> int:
+        from rich.console import Console
+
+        from uniformerv2.data.annotations import read_annotations
+        from uniformerv2.device import pick_device
+        from uniformerv2.tasks.classification import evaluate, of_split
+        from uniformerv2.train.checkpoint import write_text
+        from uniformerv2.weights import load_model
+
+        name = f"{self.checkpoint.stem}.{self.data.stem}.{self.clips}x{self.crops}.json"
+        output = self.output or self.checkpoint.with_name(name)
+        if not output.parent.is_dir():
+            raise RecipeError(f"{output}: there is no folder {output.parent} to write to")
+        result = evaluate(
+            load_model(self.checkpoint).to(pick_device(self.device)),
+            of_split(read_annotations(self.data, root=self.root), self.split),
+            num_clips=self.clips,
+            num_crops=self.crops,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            console=Console(stderr=True),
+        )
+        write_text(output, json.dumps(result.to_json(), indent=2) + "\n")
+        _print_evaluation(result)
+        print(f"written to {output}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Say what videos show."""
+
+    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
+    """A checkpoint, such as RUN/last.safetensors."""
+    videos: Annotated[Positional[tuple[Path, ...]], arg(metavar="VIDEO...")]
+    """Video files, or folders of frame images."""
+    top_k: int = 5
+    """How many classes to name."""
+    clips: int = 1
+    """Clips spread over each video, averaged."""
+    crops: Literal[1, 3] = 1
+    """1: the centre of each clip; 3: three crops along its longer side, averaged."""
+    as_json: Annotated[FlagCreatePairsOff[bool], arg(name="json")] = False
+    """Print one JSON object a line and nothing else."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, ..."""
+
+    def run(self) -> int:
+        if not self.videos or self.top_k < 1:
+            raise RecipeError(
+                f"need a video and top_k of at least 1, got {len(self.videos)} videos, top_k {self.top_k}"
+            )
+        from uniformerv2.predict import Predictor
+
+        predictor = Predictor(self.checkpoint, device=self.device, num_clips=self.clips, num_crops=self.crops)
+        failures = []
+        for video in self.videos:
+            try:
+                prediction = predictor.predict(video, top_k=self.top_k)
+            except UniFormerV2Error as error:
+                failures.append(error)
+                continue
+            if self.as_json:
+                print(json.dumps(asdict(prediction)), flush=True)
+                continue
+            print(video)
+            for label, score in zip(prediction.labels, prediction.scores, strict=True):
+                print(f"  {score:6.1%}  {label}", flush=True)
+        for failure in failures:
+            _complain(failure)
+        if failures and len(self.videos) > 1:
+            _complain(f"{len(failures)} of {len(self.videos)} videos could not be read")
+        return FAILED if failures else 0
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Draw actions, arm a small image transformer, train it on them, and write a report. Takes a few minutes.
+
+    The actions come in pairs that are each other's time reversal. The same transformer without its temporal parts is
+    trained beside it, for comparison.
+    """
+
+    output: Path = Path("demo")
+    """Folder for the videos, both runs and report.html. One that holds something needs --overwrite."""
+    seed: int = 0
+    """Decides the videos and both trainings."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace a former demo."""
+    workers: int = 1
+    """Processes that read videos beside the one that trains."""
+
+    def run(self) -> int:
+        from uniformerv2.demo import run_demo
+
+        run_demo(self.output, seed=self.seed, overwrite=self.overwrite, workers=self.workers)
+        return 0
+
+
+@dataclass(frozen=True)
+class Info:
+    """Show what a checkpoint says of itself."""
+
+    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
+    """A checkpoint, such as RUN/last.safetensors."""
+
+    def run(self) -> int:
+        from uniformerv2.weights import checkpoint_info
+
+        info = checkpoint_info(self.checkpoint)
+        for title, values in (
+            ("model", asdict(info.config)),
+            ("preprocessing", asdict(info.preprocessing)),
+            ("weights", {"origin": info.origin, "licence": info.licence}),
+        ):
+            print(title)
+            for name, value in values.items():
+                print(f"  {name:<20}{value if value != '' else 'not given'}")
+        print(f"labels ({len(info.labels)})")
+        for number, label in enumerate(info.labels):
+            print(f"  {number:<6}{label}")
+        return 0
+
+
+Command = (
+    Annotated[Train, subcommand("train")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Predict, subcommand("predict")]
+    | Annotated[Demo, subcommand("demo")]
+    | Annotated[Info, subcommand("info")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0, 2 for what the user can mend (said in one line on stderr), 130 after Ctrl-C.
+    """
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    try:
+        command = tyro.cli(
+            Command,
+            prog="uniformerv2",
+            description="Video classification: arm an image transformer, train it, measure it, run it.",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        )
+        return command.run()
+    except UniFormerV2Error as error:
+        _complain(error)
+        return FAILED
+    except OSError as error:  # a full disk, a folder without permission
+        _complain(f"{error.filename or 'file'}: {error.strerror or error}")
+        return FAILED
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+
+
+def _complain(reason: object) -> None:
+    """One line on stderr."""
+    print(f"error: {' '.join(str(reason).split())}", file=sys.stderr)
+
+
+def _print_evaluation(result: Evaluation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    views = f"{result.num_clips} clips x {result.num_crops} crops"
+    table = Table(title=f"{len(result.videos)} videos, {views}", title_justify="left")
+    table.add_column("class")
+    table.add_column("videos", justify="right")
+    table.add_column("right", justify="right")
+    table.add_column("top-1", justify="right")
+    for one in result.classes:
+        share = "-" if one.top1 is None else f"{one.top1:.1%}"
+        table.add_row(one.label, str(one.videos), str(one.correct), share)
+    table.add_section()
+    table.add_row("all", str(len(result.videos)), str(result.correct), f"{result.top1:.1%}")
+    console = Console()
+    console.print(table)
+    console.print(f"top-1 {result.top1:.1%}   top-5 {result.top5:.1%}   skipped {len(result.skipped)}", highlight=False)
+    for _, reason in result.skipped:
+        console.print(f"skipped: {reason}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,89 @@
+"""Predictor: a video in, ranked labels out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from uniformerv2.device import pick_device
+from uniformerv2.errors import RecipeError
+from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.video.reader import VideoReader
+from uniformerv2.video.sampling import segment_indices
+from uniformerv2.video.transforms import test_crops
+from uniformerv2.weights.checkpoint import load_model
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model sees in a video, the most likely class first."""
+
+    video: str
+    labels: tuple[str, ...]
+    scores: tuple[float, ...]  # probabilities, averaged over the views; all classes together have 1
+
+
+class Predictor:
+    """Classifies videos with a model.
+
+    Args:
+        model: a checkpoint of ours, or a model.
+        device: "auto" (a GPU where there is one), or a name that torch knows.
+        num_clips: clips evenly spread over the video.
+        num_crops: 1 (centre) or 3 (along the longer side) of each clip.
+
+    Raises:
+        RecipeError: a device that is not here, or impossible counts.
+        CheckpointError: the checkpoint cannot be read.
+    """
+
+    def __init__(
+        self, model: str | Path | UniFormerV2, *, device: str = "auto", num_clips: int = 1, num_crops: int = 1
+    ) -> None:
+        if num_clips < 1 or num_crops not in (1, 3):
+            raise RecipeError(f"need num_clips >= 1 and num_crops 1 or 3, got {num_clips} and {num_crops}")
+        self.device = pick_device(device)
+        self.model = (model if isinstance(model, UniFormerV2) else load_model(model)).to(self.device).eval()
+        self.num_clips, self.num_crops = num_clips, num_crops
+
+    @torch.inference_mode()
+    def predict(self, video: str | Path | bytes, *, top_k: int | None = 5) -> Prediction:
+        """Rank the classes for one video.
+
+        Args:
+            video: a file, the bytes of one, or a folder of frame images.
+            top_k: how many classes to return, at least 1; None: all.
+
+        Raises:
+            VideoError: it cannot be read.
+        """
+        clips = self.views(video).to(self.device)
+        scores = torch.cat([self.model(clip[None]).float().softmax(-1) for clip in clips]).mean(0)
+        count = len(scores) if top_k is None else min(top_k, len(scores))
+        best, classes = scores.topk(count)
+        names = self.model.labels or [f"class {number}" for number in range(len(scores))]
+        title = f"{len(video)} bytes" if isinstance(video, bytes) else str(video)
+        return Prediction(title, tuple(names[number] for number in classes.tolist()), tuple(best.tolist()))
+
+    def views(self, video: str | Path | bytes) -> Tensor:
+        """The clips that `predict` looks at.
+
+        Returns:
+            float32 (clips x crops, 3, frames, height, width), normalised; clips in order of time, and the crops of
+            each from left (or top) to right (or bottom).
+
+        Raises:
+            VideoError: it cannot be read.
+        """
+        preprocessing = self.model.preprocessing
+        with VideoReader(video) as reader:
+            indices = [
+                index
+                for clip in range(self.num_clips)
+                for index in segment_indices(len(reader), preprocessing.num_frames, clip=clip, num_clips=self.num_clips)
+            ]
+            clips = reader.frames_at(indices).split(preprocessing.num_frames)
+        return torch.cat([test_crops(clip, preprocessing, num_crops=self.num_crops) for clip in clips])

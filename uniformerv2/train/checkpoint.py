@@ -1,0 +1,125 @@
+"""The folder of a run: what is written, when it may be touched, and what resuming needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uniformerv2.errors import CheckpointError, RecipeError
+from uniformerv2.train.recipe import differences
+
+
+class RunFolder:
+    """Paths and rules of one run's folder. Touches nothing until `start`.
+
+    recipe.json         what ran
+    train.csv, held_out.csv  manifests of the split
+    metrics.jsonl       one JSON object a line: a record of each step and each epoch
+    evaluation.json     of the last model, video by video; written at the end
+    last.safetensors    the model after the last finished epoch
+    best.safetensors    the model after the epoch with the best held-out metric
+    state.pt            what resuming needs: weights, optimizer, epoch; written last, so it is always consistent
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.json"
+        self.train = self.path / "train.csv"
+        self.held_out = self.path / "held_out.csv"
+        self.metrics = self.path / "metrics.jsonl"
+        self.evaluation = self.path / "evaluation.json"
+        self.last = self.path / "last.safetensors"
+        self.best = self.path / "best.safetensors"
+        self.state = self.path / "state.pt"
+
+    def files(self) -> list[Path]:
+        """Everything that a run writes."""
+        return [self.recipe, self.train, self.held_out, self.metrics, self.evaluation, self.last, self.best, self.state]
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Whether this folder may be used so. Raises RecipeError and touches nothing."""
+        if resume and overwrite:
+            raise RecipeError("resume and overwrite contradict each other: choose one")
+        if self.path.exists() and not self.path.is_dir():
+            raise RecipeError(f"{self.path}: not a folder; a run needs a folder of its own")
+        if resume:
+            if not self.recipe.is_file():
+                raise RecipeError(f"{self.path}: no run to resume here (recipe.json is missing)")
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            if not overwrite:
+                raise RecipeError(
+                    f"{self.path}: not empty; continue its run with --resume, replace it with --overwrite, "
+                    "or choose another folder"
+                )
+            if not self.recipe.is_file():
+                raise RecipeError(f"{self.path}: holds other files and no run; only a run is overwritten")
+
+    def start(self, texts: dict[Path, str], *, resume: bool) -> None:
+        """Begin to write: make the folder, remove the files of a former run, write these texts.
+
+        Args:
+            texts: what the run is given, file by file.
+            resume: compare instead, and touch nothing.
+
+        Raises:
+            RecipeError: the run that is to be resumed was given something else.
+        """
+        if resume:
+            self._check_same(texts)
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for file in self.files():
+                file.unlink(missing_ok=True)
+            for file, text in texts.items():
+                write_text(file, text)
+        except OSError as error:
+            raise RecipeError(f"{self.path}: cannot be written to ({error.strerror})") from error
+
+    def _check_same(self, texts: dict[Path, str]) -> None:
+        for file, text in texts.items():
+            before = file.read_text(encoding="utf-8") if file.is_file() else ""
+            if before == text:
+                continue
+            if file == self.recipe:
+                changed = "; ".join(differences(_parse(before, file), json.loads(text)))
+                raise RecipeError(f"{self.path}: resume with the options that it was started with ({changed})")
+            raise RecipeError(f"{self.path}: the videos or their split are not those of {file.name}; start another run")
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Write state.pt, whole or not at all."""
+        temporary = self.state.with_suffix(".partial")
+        torch.save(state, temporary)
+        os.replace(temporary, self.state)
+
+    def load_state(self) -> dict[str, Any] | None:
+        """What `save_state` wrote; None where no epoch was finished. Raises CheckpointError."""
+        if not self.state.is_file():
+            return None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch, about files that it did not write
+                return torch.load(self.state, map_location="cpu", weights_only=True)
+        except Exception as error:  # what is no state can make the unpickler fail in any way
+            raise CheckpointError(
+                f"{self.state}: not a readable training state; start again with --overwrite"
+            ) from error
+
+
+def _parse(text: str, file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise RecipeError(f"{file}: not the recipe of a run ({error}); start again with --overwrite") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
