@@ -12,8 +12,7 @@ from uniformerv2.device import pick_device
 from uniformerv2.errors import RecipeError
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.video.reader import VideoReader
-from uniformerv2.video.sampling import segment_indices
-from uniformerv2.video.transforms import test_crops
+from uniformerv2.video.views import evaluation_views
 from uniformerv2.weights.checkpoint import load_model
 
 
@@ -72,18 +71,12 @@ class Predictor:
         """The clips that `predict` looks at.
 
         Returns:
-            float32 (clips x crops, 3, frames, height, width), normalised; clips in order of time, and the crops of
-            each from left (or top) to right (or bottom).
+            float32 (clips x crops, 3, frames, height, width), normalised, in the order of `evaluation_views`.
 
         Raises:
             VideoError: it cannot be read.
         """
-        preprocessing = self.model.preprocessing
         with VideoReader(video) as reader:
-            indices = [
-                index
-                for clip in range(self.num_clips)
-                for index in segment_indices(len(reader), preprocessing.num_frames, clip=clip, num_clips=self.num_clips)
-            ]
-            clips = reader.frames_at(indices).split(preprocessing.num_frames)
-        return torch.cat([test_crops(clip, preprocessing, num_crops=self.num_crops) for clip in clips])
+            return evaluation_views(
+                reader, self.model.preprocessing, num_clips=self.num_clips, num_crops=self.num_crops
+            )

@@ -16,8 +16,8 @@ from uniformerv2.errors import AnnotationError, VideoError
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.augment import Augmentation, augment
 from uniformerv2.video.reader import VideoReader, VideoWarning
-from uniformerv2.video.sampling import random_segment_indices, segment_indices
-from uniformerv2.video.transforms import test_crops
+from uniformerv2.video.sampling import random_segment_indices
+from uniformerv2.video.views import evaluation_views
 
 
 @dataclass
@@ -63,8 +63,7 @@ class VideoDataset(Dataset[Sample]):
         preprocessing: frames, size and normalisation of the model.
         augmentation: given for training, None for evaluation.
         num_clips: evaluation only: clips spread over the video.
-        num_crops: evaluation only: 1 (centre) or 3 crops of each clip. The views of a video are its clips in
-            order of time and, for each, its crops from left (or top) to right (or bottom).
+        num_crops: evaluation only: 1 (centre) or 3 crops of each clip; `evaluation_views` gives their order.
         threads: decoder threads per video; 1 inside loader workers, 0 lets the decoder choose.
 
     Raises:
@@ -131,19 +130,19 @@ class VideoDataset(Dataset[Sample]):
         return sample
 
     def _read(self, row: Annotation, rng: random.Random) -> Tensor:
-        num_frames = self.preprocessing.num_frames
         with VideoReader(row.path, threads=self.threads) as reader:
             first, count = _annotated_frames(reader, row)
             if self.augmentation is not None:
-                indices = [first + index for index in random_segment_indices(count, num_frames, rng)]
+                indices = [first + index for index in random_segment_indices(count, self.preprocessing.num_frames, rng)]
                 return augment(reader.frames_at(indices), self.preprocessing, self.augmentation, rng)[None]
-            indices = [
-                first + index
-                for clip in range(self.num_clips)
-                for index in segment_indices(count, num_frames, clip=clip, num_clips=self.num_clips)
-            ]
-            clips = reader.frames_at(indices).split(num_frames)
-        return torch.cat([test_crops(clip, self.preprocessing, num_crops=self.num_crops) for clip in clips])
+            return evaluation_views(
+                reader,
+                self.preprocessing,
+                num_clips=self.num_clips,
+                num_crops=self.num_crops,
+                first=first,
+                count=count,
+            )
 
 
 def _annotated_frames(reader: VideoReader, row: Annotation) -> tuple[int, int]:
