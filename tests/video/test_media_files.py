@@ -24,6 +24,7 @@ class Decoded:
     count: int = 0
     errors: int = 0
     images: dict[int, np.ndarray] = field(default_factory=dict)  # upright, by frame
+    sound: set[int] = field(default_factory=set)  # frames before the first error
 
 
 def decode(path: Path) -> Decoded:
@@ -48,6 +49,8 @@ def decode(path: Path) -> Decoded:
             for frame in frames:
                 if found.count in wanted:
                     found.images[found.count] = upright(frame)
+                if not found.errors:
+                    found.sound.add(found.count)
                 found.count += 1
     if frame is not None:
         found.images[found.count - 1] = upright(frame)
@@ -78,10 +81,11 @@ def difference(path: Path) -> str:
             return f"{reader.width}x{reader.height} pixels announced, {frames.shape} given"
     if [w.category for w in caught] != [VideoWarning] * bool(expected.errors):
         return f"warnings {[str(w.message) for w in caught]} for {expected.errors} errors"
+    # what stands in for lost parts is up to the decoder and to chance
     wrong = [
         i
         for i, frame in zip(indices, frames, strict=True)
-        if not np.array_equal(frame.permute(1, 2, 0).numpy(), expected.images[i])
+        if i in expected.sound and not np.array_equal(frame.permute(1, 2, 0).numpy(), expected.images[i])
     ]
     return f"frames {wrong} differ" if wrong else ""
 

@@ -30,20 +30,16 @@ import torch
 from av.stream import Disposition
 
 from uniformerv2.errors import VideoError
+from uniformerv2.video.packets import is_hidden, is_packed, is_unreferenced
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
     from av.container import InputContainer
-    from av.video.codeccontext import VideoCodecContext
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 UNTIMED_RATE = 25.0  # frames/s where nothing states it, as in a folder of images
 
 _SHORT_GAP = 16  # packets that are read over rather than sought past
-_MPEG4_PICTURE = b"\x00\x00\x01\xb6"  # start codes
-_MPEG2_PICTURE = b"\x00\x00\x01\x00"
-_H264_SLICE = re.compile(rb"\x00\x00\x01([\x01\x21\x41\x61\x02\x22\x42\x62\x05\x25\x45\x65])")
-_SHORTEST_MPEG4_PICTURE = 10  # bytes; what is shorter says that a frame is missing
 _ROUNDING = 1e-6  # of a tick or frame: an inexact number of seconds must not point at the frame before
 
 
@@ -296,13 +292,13 @@ class _VideoFile:
         for position, packet in enumerate(self._packets):
             if packet.is_corrupt:
                 self.damage = self.damage or f"packet {position} is incomplete"
-            trusted = trusted and packet.pts not in sizes and not _is_packed(packet, codec.name)
+            trusted = trusted and packet.pts not in sizes and not is_packed(packet, codec.name)
             sizes[packet.pts] = packet.size
             if packet.is_keyframe:
                 keys.append(position)
-            if packet.is_discard or _is_hidden(packet, codec.name):
+            if packet.is_discard or is_hidden(packet, codec.name):
                 hidden.add(position)
-            if not packet.is_keyframe and _is_unreferenced(packet, codec):
+            if not packet.is_keyframe and is_unreferenced(packet, codec):
                 unreferenced.add(position)
             self._position += 1
         times = list(sizes)
@@ -344,8 +340,7 @@ class _VideoFile:
     def _decode_all(self) -> Iterator[VideoFrame]:
         """Every frame that decoding from the start gives, stepping over what cannot be decoded."""
         self.close()
-        # What stands in for lost parts depends on how the decoder is threaded: take the way that is usual and the same
-        # on every machine.
+        # what stands in for lost parts depends on the threads; this is what PyAV does by itself, but on any machine
         self._open("SLICE", 2)
         for position, packet in enumerate(chain(self._packets, [None])):  # None: give what is left
             try:
@@ -477,48 +472,10 @@ def _main_stream(container: InputContainer, name: str) -> VideoStream:
     if not streams or container.format.name == "tty":  # FFmpeg draws text files as a terminal would
         raise VideoError(f"{name}: no video in this file")
     best = container.streams.best("video")
-    return best if best in streams else streams[0]
-
-
-def _is_hidden(packet: Packet[VideoStream], codec: str) -> bool:
-    """Whether a VP8 packet is only there to be referred to."""
-    return codec == "vp8" and not memoryview(packet)[0] & 0x10
-
-
-def _is_packed(packet: Packet[VideoStream], codec: str) -> bool:
-    """Whether an MPEG-4 part 2 packet holds two frames, or stands in for one."""
-    return codec == "mpeg4" and (packet.size < _SHORTEST_MPEG4_PICTURE or bytes(packet).count(_MPEG4_PICTURE) != 1)
-
-
-def _is_unreferenced(packet: Packet[VideoStream], codec: VideoCodecContext) -> bool:
-    """Whether a packet states that no other refers to it; few containers do, so ask the codec's own headers."""
-    if packet.is_disposable:
-        return True
-    if codec.name == "h264":  # nal_ref_idc of every slice
-        headers = _h264_slice_headers(bytes(packet), codec.extradata)
-        return bool(headers) and not any(header & 0x60 for header in headers)
-    if codec.name == "mpeg4":  # vop_coding_type
-        header = bytes(packet).partition(_MPEG4_PICTURE)[2]
-        return len(header) > 0 and header[0] >> 6 == 2
-    if codec.name in ("mpeg1video", "mpeg2video"):  # picture_coding_type
-        header = bytes(packet).partition(_MPEG2_PICTURE)[2]
-        return len(header) > 1 and header[1] >> 3 & 7 == 3
-    return False
-
-
-def _h264_slice_headers(content: bytes, extradata: bytes | None) -> list[int]:
-    """First byte of every slice in a packet, whose units are led by a length (avcC) or by a start code."""
-    if not extradata or extradata[0] != 1:
-        return [match[1][0] for match in _H264_SLICE.finditer(content)]
-    width = (extradata[4] & 3) + 1
-    headers = []
-    start = 0
-    while start + width < len(content):
-        header = content[start + width]
-        if header & 0x1F in (1, 2, 5):
-            headers.append(header)
-        start += width + int.from_bytes(content[start : start + width], "big")
-    return headers if start == len(content) else []
+    stream = best if best in streams else streams[0]
+    if stream.codec_context is None:
+        raise VideoError(f"{name}: no decoder for this kind of video")
+    return stream
 
 
 def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
