@@ -94,7 +94,7 @@ def assert_exact(source: Path | bytes, expected: list[np.ndarray], **options: in
             assert len(reader) == count
             frames = reader.frames_at(indices)
         assert frames.dtype == torch.uint8
-        assert frames.is_contiguous()
+        assert frames.is_contiguous(memory_format=torch.channels_last)
         wanted = np.stack([expected[i] for i in indices]).transpose(0, 3, 1, 2)
         assert frames.shape == wanted.shape
         assert np.array_equal(frames.numpy(), wanted), f"frames {indices} differ"
