@@ -1,0 +1,394 @@
+"""The demo's report: one HTML file that holds everything it shows, for light and dark screens.
+
+It only draws. Figures, frames and attention come in as data; nothing is measured or read from elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uniformerv2.tasks.classification import Evaluation
+from uniformerv2.train.checkpoint import write_text
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A model that the report compares."""
+
+    name: str
+    about: str  # one sentence
+    evaluation: Evaluation
+    steps: Sequence[Mapping[str, float]]  # "step" records of metrics.jsonl
+    epochs: Sequence[Mapping[str, float]]  # "epoch" records
+
+
+@dataclass(frozen=True)
+class Example:
+    """A video that both models were shown."""
+
+    title: str
+    label: str  # the right class
+    video: bytes  # the mp4 file
+    frames: Array  # uint8 (frames, 3, h, w), those that the model saw
+    attention: Array  # float (stages, frames after the stem, rows, columns), the first column's; at most 1 in sum
+    scores: Sequence[Mapping[str, float]]  # class -> probability, one mapping a column
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the report says."""
+
+    title: str
+    summary: str  # two sentences
+    columns: Sequence[Column]  # the model, and the one that it is compared with
+    pairs: Sequence[tuple[str, str]]  # classes that are each other's time reversal
+    unseen: Example
+    examples: Sequence[Example]
+    facts: Mapping[str, str]  # machine, versions, times, ...
+
+
+def write_report(path: str | Path, report: Report) -> None:
+    """Write the report as one HTML file without outside resources, whole or not at all."""
+    write_text(Path(path), render(report))
+
+
+def render(report: Report) -> str:
+    """The report as HTML."""
+    sections = [
+        _headline(report),
+        _section("Every pair, forwards and backwards", _PAIRS_NOTE, _pair_table(report)),
+        _section("While it learned", _CURVES_NOTE, _curves(report)),
+        _section(
+            "A file it had never seen",
+            "Drawn and encoded after the training, then handed to the predictor.",
+            _example(report, report.unseen),
+        ),
+        _section(
+            "Held-out videos, and where the model looks",
+            _ATTENTION_NOTE,
+            "".join(_example(report, example) for example in report.examples),
+        ),
+        _section("How this was made", "", _facts(report.facts)),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(report.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(sections)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+_PAIRS_NOTE = (
+    "Each clip exists twice, under one label forwards and under the other backwards. A model that cannot see the "
+    "order gives both the same answer, so it is right on at most one of the two: 50&nbsp;% is its ceiling."
+)
+_CURVES_NOTE = "Training loss, averaged over neighbouring steps, and accuracy on single views of the held-out videos."
+_ATTENTION_NOTE = (
+    "Each video as the file plays, the frames that the model reads from it, and for each global stage how its query "
+    "spreads attention over space and time. Brighter is more; each stage is scaled to its own maximum."
+)
+
+
+def _section(title: str, note: str, body: str) -> str:
+    lead = f'<p class="note">{note}</p>' if note else ""
+    return f"<section>\n<h2>{html.escape(title)}</h2>\n{lead}\n{body}\n</section>"
+
+
+def _headline(report: Report) -> str:
+    tiles = "".join(
+        f'<div class="tile c{number}"><div class="figure">{_percent(column.evaluation.top1)}</div>'
+        f'<div class="name">{html.escape(_capital(column.name))}</div>'
+        f"{_meter(column.evaluation.top1, number, mark=0.5)}"
+        f'<div class="about">{html.escape(column.about)}</div></div>'
+        for number, column in enumerate(report.columns)
+    )
+    evaluation = report.columns[0].evaluation
+    views = evaluation.num_clips * evaluation.num_crops
+    return (
+        f"<header><h1>{html.escape(report.title)}</h1><p class='lead'>{html.escape(report.summary)}</p></header>\n"
+        f'<div class="tiles">{tiles}</div>\n'
+        f'<p class="note">Top-1 accuracy on {len(evaluation.videos)} held-out videos of '
+        f"{len(evaluation.classes)} classes, {views} views each. The tick marks 50&nbsp;%.</p>"
+    )
+
+
+def _pair_table(report: Report) -> str:
+    accuracy = [{one.label: one.top1 or 0.0 for one in column.evaluation.classes} for column in report.columns]
+    head = "".join(f"<th>{html.escape(_capital(column.name))}</th>" for column in report.columns)
+    rows = []
+    for first, second in report.pairs:
+        for label, kind in ((first, "first"), (second, "second")):
+            cells = "".join(f"<td>{_cell(of[label], number)}</td>" for number, of in enumerate(accuracy))
+            rows.append(f'<tr class="{kind}"><th scope="row">{_words(label)}</th>{cells}</tr>')
+    cells = "".join(f"<td>{_cell(column.evaluation.top1, number)}</td>" for number, column in enumerate(report.columns))
+    rows.append(f'<tr class="total"><th scope="row">all</th>{cells}</tr>')
+    return f"<table class='pairs'><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _curves(report: Report) -> str:
+    losses, accuracies = [], []
+    for column in report.columns:
+        total = max(len(column.epochs), 1)
+        steps = max(len(column.steps), 1)
+        losses.append([(total * (i + 1) / steps, one["loss"]) for i, one in enumerate(column.steps)])
+        accuracies.append([(float(one["epoch"]), 100 * one["top1"]) for one in column.epochs if "top1" in one])
+    legend = "".join(
+        f'<span class="c{number}"><i></i>{html.escape(_capital(column.name))}</span>'
+        for number, column in enumerate(report.columns)
+    )
+    charts = _chart("training loss", [_smooth(line) for line in losses], dots=False) + _chart(
+        "held-out accuracy, %", [[(0.0, 100 / _classes(report)), *line] for line in accuracies], top=100.0, mark=50.0
+    )
+    return f'<div class="legend">{legend}</div><div class="charts">{charts}</div>'
+
+
+def _classes(report: Report) -> int:
+    return len(report.columns[0].evaluation.classes)
+
+
+def _smooth(line: Sequence[tuple[float, float]], points: int = 60) -> list[tuple[float, float]]:
+    """At most `points` averages of neighbouring values."""
+    parts = np.array_split(np.array(line, dtype=float).reshape(-1, 2), min(points, max(len(line), 1)))
+    return [tuple(part.mean(0)) for part in parts if len(part)]
+
+
+def _chart(
+    title: str,
+    lines: Sequence[Sequence[tuple[float, float]]],
+    *,
+    top: float | None = None,
+    mark: float | None = None,
+    dots: bool = True,
+) -> str:
+    """An SVG line chart over epochs, from zero to `top` or a round number above all values."""
+    width, height, left, right, upper, lower = 440, 250, 40, 12, 30, 34
+    values = [point for line in lines for point in line] or [(1.0, 1.0)]
+    last = max(x for x, _ in values) or 1.0
+    top = top or _round_up(max(y for _, y in values))
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + (width - left - right) * x / last, height - lower - (height - lower - upper) * y / top
+
+    parts = [f'<text class="title" x="{left}" y="16">{html.escape(title)}</text>']
+    for i in range(5):
+        _, y = place(0, top * i / 4)
+        parts.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{width - right}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{top * i / 4:g}</text>')
+    if mark is not None:
+        _, y = place(0, mark)
+        parts.append(f'<line class="mark" x1="{left}" y1="{y:.1f}" x2="{width - right}" y2="{y:.1f}"/>')
+    stride = max(1, round(last / 6))
+    for epoch in range(0, int(last) + 1, stride):
+        x, _ = place(epoch, 0)
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - lower + 16}" text-anchor="middle">{epoch}</text>')
+    parts.append(f'<text class="tick" x="{width - right}" y="{height - 4}" text-anchor="end">epochs</text>')
+    for number, line in reversed(list(enumerate(lines))):  # the first on top
+        points = [place(x, min(y, top)) for x, y in line]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline class="line c{number}" points="{path}"/>')
+        if dots:
+            parts += [f'<circle class="dot c{number}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points]
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(title)}">{"".join(parts)}</svg>'
+
+
+def _round_up(value: float) -> float:
+    """The smallest of 1, 2, 3, 4, 6, 8 times a power of ten that is not below a positive value."""
+    power = 10.0 ** np.floor(np.log10(max(value, 1e-9)))
+    return float(next(step * power for step in (1, 2, 3, 4, 6, 8, 10) if step * power >= value * (1 - 1e-9)))
+
+
+def _example(report: Report, example: Example) -> str:
+    answer = max(example.scores[0], key=example.scores[0].__getitem__)
+    verdict = "right" if answer == example.label else "wrong"
+    video = base64.b64encode(example.video).decode()
+    rows = _strip(example.frames, "the frames that the model reads, in order")
+    for number, stage in enumerate(example.attention, start=1):
+        share = f"{100 * float(stage.sum()):.0f} % of it here, the rest on class tokens"
+        rows += _strip(overlay(example.frames, stage), f"attention of global stage {number}: {share}")
+    return (
+        f'<article class="example"><div class="side">'
+        f'<video autoplay loop muted playsinline src="data:video/mp4;base64,{video}"></video>'
+        f"<h3>{_words(example.label)}</h3>"
+        f'<p class="file">{html.escape(example.title)}</p>'
+        f'<p class="verdict {verdict}">answer: {_words(answer)}</p>'
+        f"{_bars(report, example)}</div>"
+        f'<div class="strips">{rows}</div></article>'
+    )
+
+
+def _bars(report: Report, example: Example) -> str:
+    """Probabilities of the right class, its reversal and the next likely ones, a bar for each column."""
+    partner = {a: b for first, second in report.pairs for a, b in ((first, second), (second, first))}
+    ranked = sorted(example.scores[0], key=example.scores[0].__getitem__, reverse=True)
+    shown = list(dict.fromkeys([example.label, partner[example.label], *ranked]))[:4]
+    rows = "".join(
+        f"<tr><th>{_words(label)}</th><td>"
+        + "".join(
+            f'<div class="cell small">{_meter(scores[label], number)}<span>{_percent(scores[label])}</span></div>'
+            for number, scores in enumerate(example.scores)
+        )
+        + "</td></tr>"
+        for label in shown
+    )
+    return f'<table class="bars">{rows}</table>'
+
+
+def _strip(frames: Array, caption: str) -> str:
+    # (frames, 3, h, w) -> (h, frames·(w + gap), 3 or 4), one image for a row
+    count, _, height, width = frames.shape
+    gap = max(1, width // 32)
+    image = np.zeros((height, count * (width + gap) - gap, 4), np.uint8)
+    for number, frame in enumerate(frames):
+        left = number * (width + gap)
+        image[:, left : left + width, :3] = frame.transpose(1, 2, 0)
+        image[:, left : left + width, 3] = 255
+    data = base64.b64encode(png(image)).decode()
+    text = html.escape(caption)
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+
+
+def overlay(frames: Array, attention: Array) -> Array:
+    """Frames with attention as heat over them.
+
+    Args:
+        frames: uint8 (frames, 3, h, w).
+        attention: (frames after the stem, rows, columns), not negative; where the stem halves the frame rate,
+            each map covers the frames that it was made from.
+
+    Returns:
+        uint8 (frames, 3, h, w).
+    """
+    count, _, height, width = frames.shape
+    steps, rows, columns = attention.shape
+    heat = attention / max(float(attention.max()), 1e-12)
+    smooth = np.einsum("hr,trc,wc->thw", _spread(height, rows), heat, _spread(width, columns))
+    maps = smooth[np.arange(count) * steps // count][:, None]  # (frames, 1, h, w)
+    grey = frames.mean(1, keepdims=True) * 0.55
+    colours = _heat_colours(maps[:, 0]).transpose(0, 3, 1, 2)
+    return np.clip(grey * (1 - 0.7 * maps) + colours * (0.8 * maps), 0, 255).astype(np.uint8)
+
+
+def _spread(length: int, cells: int) -> Array:
+    """(length, cells): interpolation between the middles of equal cells, constant beyond the outer ones."""
+    place = np.clip((np.arange(length) + 0.5) * cells / length - 0.5, 0, cells - 1)[:, None]
+    near = np.clip(1.0 - np.abs(place - np.arange(cells)), 0.0, 1.0)
+    return near * near * (3.0 - 2.0 * near)  # eased: straight lines would draw a star around each maximum
+
+
+_HEAT = np.array([(20, 11, 53), (101, 21, 110), (188, 55, 84), (237, 105, 37), (251, 180, 26), (252, 255, 164)], float)
+
+
+def _heat_colours(values: Array) -> Array:
+    """[0, 1] -> RGB, from dark violet over red to light yellow; adds an axis of 3."""
+    knots = np.linspace(0, 1, len(_HEAT))
+    return np.stack([np.interp(values, knots, _HEAT[:, channel]) for channel in range(3)], axis=-1)
+
+
+def png(image: Array) -> bytes:
+    """uint8 (h, w, 4), RGBA, as the bytes of a PNG file."""
+    height, width, _ = image.shape
+    lines = np.zeros((height, 1 + width * 4), np.uint8)  # each line begins with its filter, 0: none
+    lines[:, 1:] = image.reshape(height, -1)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)  # 8 bits, RGBA
+    compressed = zlib.compress(lines.tobytes(), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", compressed) + chunk(b"IEND", b"")
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    rows = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in facts.items())
+    return f"<dl>{rows}</dl>"
+
+
+def _meter(share: float, column: int, *, mark: float | None = None) -> str:
+    tick = f'<b style="left:{100 * mark:g}%"></b>' if mark is not None else ""
+    return f'<div class="meter c{column}"><i style="width:{100 * share:.1f}%"></i>{tick}</div>'
+
+
+def _cell(share: float, column: int) -> str:
+    return f'<div class="cell">{_meter(share, column, mark=0.5)}<span>{_percent(share)}</span></div>'
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}&nbsp;%"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _words(label: str) -> str:
+    return html.escape(label.replace("_", " "))
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ground: #fbfbfa; --card: #ffffff; --ink: #1c1e21; --soft: #646a73;
+  --rule: #e4e5e7; --track: #eceef0; --c0: #1f6feb; --c1: #9a6b1f; --right: #1a7f45; --wrong: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --ground: #131518; --card: #1b1e22; --ink: #e8eaed; --soft: #9aa1ab;
+  --rule: #2d3137; --track: #2a2e34; --c0: #5b9dff; --c1: #d6a24a; --right: #57c785; --wrong: #ff8a80; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 56px 24px 72px; }
+h1 { font-size: 34px; line-height: 1.2; letter-spacing: -0.02em; margin: 0 0 12px; font-weight: 650; }
+h2 { font-size: 21px; letter-spacing: -0.01em; margin: 0 0 6px; font-weight: 620; }
+h3 { font-size: 17px; margin: 10px 0 0; font-weight: 620; }
+section { margin-top: 56px; }
+.lead { font-size: 18px; max-width: 46em; margin: 0; }
+.note { color: var(--soft); font-size: 15px; max-width: 50em; margin: 0 0 18px; }
+.c0 { --colour: var(--c0); } .c1 { --colour: var(--c1); }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 18px; margin: 32px 0 14px; }
+.tile, .example, .charts svg { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; }
+.tile { padding: 22px 24px; }
+.figure { font-size: 46px; line-height: 1.1; font-weight: 650; letter-spacing: -0.03em; color: var(--colour);
+  font-variant-numeric: tabular-nums; }
+.tile .name { font-weight: 600; margin: 2px 0 12px; } .tile .about { color: var(--soft); font-size: 14.5px;
+  margin-top: 12px; }
+.meter { position: relative; height: 8px; border-radius: 4px; background: var(--track); flex: 1; min-width: 60px; }
+.meter i { display: block; height: 100%; border-radius: 4px; background: var(--colour); }
+.meter b { position: absolute; top: -3px; bottom: -3px; width: 2px; margin-left: -1px; background: var(--soft); }
+table { border-collapse: collapse; width: 100%; } th { font-weight: 500; text-align: left; }
+.pairs { table-layout: fixed; } .pairs thead th:first-child { width: 11em; }
+.pairs td, .pairs th { padding: 5px 12px 5px 0; } .pairs thead th { color: var(--soft); font-size: 14px; }
+.pairs .first th, .pairs .first td { border-top: 1px solid var(--rule);
+  padding-top: 9px; } .pairs .second th, .pairs .second td { padding-bottom: 9px; }
+.pairs .total th, .pairs .total td { border-top: 2px solid var(--rule); padding-top: 10px; font-weight: 650; }
+.cell { display: flex; align-items: center; gap: 12px; } .cell span { width: 4.2em; text-align: right; font-size: 14px;
+  font-variant-numeric: tabular-nums; } .cell.small { gap: 8px; } .cell.small span { font-size: 12px; width: 4em;
+  color: var(--soft); } .cell.small .meter { height: 5px; }
+.legend { display: flex; gap: 22px; font-size: 14px; margin-bottom: 10px; } .legend i { display: inline-block;
+  width: 18px; height: 3px; border-radius: 2px; background: var(--colour); margin-right: 8px; vertical-align: middle; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 18px; }
+.charts svg { padding: 14px 14px 8px; width: 100%; height: auto; } svg .title { font-size: 13px; font-weight: 600; }
+svg text { fill: var(--ink); } svg .tick { fill: var(--soft); font-size: 11px; } svg .grid { stroke: var(--rule); }
+svg .mark { stroke: var(--soft); stroke-dasharray: 3 4; } svg .line { fill: none; stroke: var(--colour);
+  stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; } svg .dot { fill: var(--colour); }
+.example { display: grid; grid-template-columns: 250px 1fr; gap: 26px; padding: 20px; margin-bottom: 18px; }
+.example video { width: 128px; height: 128px; border-radius: 8px; image-rendering: pixelated;
+  background: var(--track); }
+.file { color: var(--soft); font-size: 13px; margin: 0; overflow-wrap: anywhere; } .verdict { margin: 2px 0 10px;
+  font-size: 14.5px; font-weight: 600; } .right { color: var(--right); } .wrong { color: var(--wrong); }
+.bars th { font-size: 13px; padding: 3px 8px 3px 0; white-space: nowrap; vertical-align: middle; } .bars td {
+  width: 100%; padding: 3px 0; }
+.strips { min-width: 0; } figure { margin: 0 0 10px; } figure img { display: block; width: 100%;
+  image-rendering: pixelated; } figcaption { color: var(--soft); font-size: 12.5px; margin-top: 2px; }
+dl { display: grid; grid-template-columns: minmax(9em, max-content) 1fr; gap: 6px 22px; font-size: 15px;
+  margin: 10px 0 0; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+@media (max-width: 760px) { .example { grid-template-columns: 1fr; } main { padding-top: 32px; } }
+"""
