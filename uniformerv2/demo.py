@@ -37,7 +37,7 @@ from uniformerv2.video.sampling import segment_indices
 
 ASSET = "stills_vit.safetensors"  # in uniformerv2/assets, from tools/pretrain_stills.py
 NUM_FRAMES = 8
-EVALUATION_CLIPS = 3  # with 33 frames a video, the three clips together are symmetric in time
+EVALUATION_CLIPS = 3  # with 33 frames a video, the three clips are symmetric in time
 
 SUMMARY = (
     "Twelve actions were drawn in pairs that are each other's time reversal and encoded as H.264 files; a small image "
@@ -132,7 +132,9 @@ def _run(folder: DemoFolder, effort: Effort, *, seed: int, workers: int, console
             examples=[_example(path, label, predictors) for path, label in _pick_examples(evaluations[0])],
             facts={},
         )
-    write_report(folder.report, replace(report, facts=_facts(effort, recipe, watch, seed=seed)))
+    write_report(
+        folder.report, replace(report, facts=_facts(effort, recipe, watch, seed=seed, device=predictors[0].device))
+    )
     result = DemoResult(folder.report, evaluations[0], evaluations[1], prediction, watch.total)
     _print_result(console, result, unseen_label)
     return result
@@ -182,8 +184,8 @@ CONTENDERS = (
         lambda recipe: recipe,
     ),
     Contender(
-        "the same backbone, order-blind",
-        "The mean of its frames' class tokens; nothing in it knows which frame came first.",
+        "order-blind backbone",
+        "The same image transformer alone: the mean of its frames' class tokens, whichever came first.",
         "order_blind",
         order_blind,
     ),
@@ -254,6 +256,7 @@ def _draw_videos(folder: Path, effort: Effort, *, seed: int, console: Console) -
             train_clips=effort.train_clips,
             held_out_clips=effort.held_out_clips,
             seed=seed,
+            processes=os.cpu_count() or 1,
             progress=lambda done, _: progress.update(task, completed=done),
         )
     console.print(
@@ -303,7 +306,7 @@ def _example(path: Path, label: str, predictors: Sequence[Predictor]) -> Example
     )
 
 
-def _facts(effort: Effort, recipe: Recipe, watch: Watch, *, seed: int) -> dict[str, str]:
+def _facts(effort: Effort, recipe: Recipe, watch: Watch, *, seed: int, device: torch.device) -> dict[str, str]:
     optimization = recipe.optimization
     return {
         "command": f"uniformerv2 demo --seed {seed}",
@@ -311,11 +314,11 @@ def _facts(effort: Effort, recipe: Recipe, watch: Watch, *, seed: int) -> dict[s
         "of each; 33 frames of 64 x 64 pixels, H.264",
         "image transformer": f"{ASSET}, pre-trained on drawn stills by tools/pretrain_stills.py",
         "training": f"{optimization.epochs} epochs, batches of {optimization.batch_size}, AdamW at "
-        f"{optimization.lr:g}, {NUM_FRAMES} frames a clip, no augmentation; both models alike",
+        f"{optimization.lr:g}, {NUM_FRAMES} random frames a clip, no other augmentation; both models alike",
         "times": ", ".join(f"{stage} {_clock(seconds)}" for stage, seconds in watch.seconds.items()),
         "total": _clock(watch.total),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        f"{torch.get_num_threads()} threads",
+        f"{torch.get_num_threads()} thread for the model on {device}",
         "versions": f"Python {platform.python_version()}, "
         + ", ".join(f"{name} {_version(name)}" for name in ("uniformerv2", "torch", "av")),
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -345,7 +348,7 @@ def _print_result(console: Console, result: DemoResult, unseen_label: str) -> No
     console.print(table)
     answer, score = result.prediction.labels[0], result.prediction.scores[0]
     console.print(f"a new video of {unseen_label}: {answer} ({100 * score:.1f} %)", highlight=False)
-    console.print(f"{_clock(result.seconds)} in all; report: {result.report}", highlight=False, soft_wrap=True)
+    console.print(f"{_clock(result.seconds)} in all. Report: {result.report}", highlight=False, soft_wrap=True)
 
 
 def _pair_accuracy(evaluation: Evaluation, pair: tuple[str, str]) -> float:

@@ -92,7 +92,8 @@ def render(report: Report) -> str:
 
 _PAIRS_NOTE = (
     "Each clip exists twice, under one label forwards and under the other backwards. A model that cannot see the "
-    "order gives both the same answer, so it is right on at most one of the two: 50&nbsp;% is its ceiling."
+    "order gives both the same answer, so it is right on at most one of the two: 50&nbsp;% is its ceiling, give or "
+    "take what compression does differently to the two files."
 )
 _CURVES_NOTE = "Training loss, averaged over neighbouring steps, and accuracy on single views of the held-out videos."
 _ATTENTION_NOTE = (
@@ -204,9 +205,9 @@ def _chart(
 
 
 def _round_up(value: float) -> float:
-    """The smallest of 1, 2, 3, 4, 6, 8 times a power of ten that is not below a positive value."""
+    """The smallest of 1, 2, 4, 6, 8 times a power of ten that is not below a positive value."""
     power = 10.0 ** np.floor(np.log10(max(value, 1e-9)))
-    return float(next(step * power for step in (1, 2, 3, 4, 6, 8, 10) if step * power >= value * (1 - 1e-9)))
+    return float(next(step * power for step in (1, 2, 4, 6, 8, 10) if step * power >= value * (1 - 1e-9)))
 
 
 def _example(report: Report, example: Example) -> str:
@@ -275,7 +276,7 @@ def overlay(frames: Array, attention: Array) -> Array:
     heat = attention / max(float(attention.max()), 1e-12)
     smooth = np.einsum("hr,trc,wc->thw", _spread(height, rows), heat, _spread(width, columns))
     maps = smooth[np.arange(count) * steps // count][:, None]  # (frames, 1, h, w)
-    grey = frames.mean(1, keepdims=True) * 0.55
+    grey = frames.mean(1, keepdims=True) * 0.7
     colours = _heat_colours(maps[:, 0]).transpose(0, 3, 1, 2)
     return np.clip(grey * (1 - 0.7 * maps) + colours * (0.8 * maps), 0, 255).astype(np.uint8)
 
@@ -363,7 +364,7 @@ section { margin-top: 56px; }
 .meter i { display: block; height: 100%; border-radius: 4px; background: var(--colour); }
 .meter b { position: absolute; top: -3px; bottom: -3px; width: 2px; margin-left: -1px; background: var(--soft); }
 table { border-collapse: collapse; width: 100%; } th { font-weight: 500; text-align: left; }
-.pairs { table-layout: fixed; } .pairs thead th:first-child { width: 11em; }
+.pairs { table-layout: fixed; } .pairs thead th:first-child { width: 10.5em; } .pairs tbody th { white-space: nowrap; }
 .pairs td, .pairs th { padding: 5px 12px 5px 0; } .pairs thead th { color: var(--soft); font-size: 14px; }
 .pairs .first th, .pairs .first td { border-top: 1px solid var(--rule);
   padding-top: 9px; } .pairs .second th, .pairs .second td { padding-bottom: 9px; }

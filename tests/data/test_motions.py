@@ -203,9 +203,9 @@ def test_progress_counts_files(data) -> None:  # type: ignore[no-untyped-def]
     assert seen == [(2 * done, 36) for done in range(1, 19)]
 
 
-def test_data_set_does_not_depend_on_threads(data, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_data_set_does_not_depend_on_the_number_of_processes(data, tmp_path) -> None:  # type: ignore[no-untyped-def]
     folder, _ = data
-    write_dataset(tmp_path, train_clips=2, held_out_clips=1, seed=7, threads=1)
+    write_dataset(tmp_path, train_clips=2, held_out_clips=1, seed=7, processes=1)
     for path in tmp_path.rglob("*.mp4"):
         assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), path
 

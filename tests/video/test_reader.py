@@ -153,7 +153,7 @@ VIDEOS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "10 bit": ("a.mp4", {"pixels": "yuv420p10le", "g": 10}, True),
     "4:4:4": ("a.mp4", {"pixels": "yuv444p", "g": 10}, True),
     "odd size": ("a.mkv", {"codec": "ffv1", "size": (37, 51)}, True),
-    "1x1": ("a.mkv", {"codec": "ffv1", "size": (1, 1)}, True),
+    "2x2": ("a.mkv", {"codec": "ffv1", "size": (2, 2)}, True),
     "MPEG-4 in AVI": ("a.avi", {"codec": "mpeg4", "g": 12}, True),
     "MPEG-4 with B-frames in AVI": ("a.avi", {"codec": "mpeg4", "g": 12, "bf": 2}, False),
     "MPEG-4 with B-frames in MP4": ("a.mp4", {"codec": "mpeg4", "g": 12, "bf": 2}, True),
@@ -492,6 +492,13 @@ def test_what_is_no_video_is_refused_in_one_line(name: str, tmp_path: Path) -> N
     assert reason in message
     assert "\n" not in message
     assert caught.value.__cause__ is None
+
+
+def test_a_video_of_one_pixel_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pixel.mkv"
+    write(path, count=3, codec="ffv1", size=(1, 1))
+    with pytest.raises(VideoError, match=r"pixel\.mkv: 1x1 pixels"):
+        VideoReader(path)
 
 
 def test_empty_bytes_are_refused() -> None:

@@ -17,8 +17,9 @@ import colorsys
 import csv
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def write_dataset(
     seed: int = 0,
     num_frames: int = NUM_FRAMES,
     size: tuple[int, int] = SIZE,
-    threads: int = 2,
+    processes: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Draw the motions and write them as H.264 files, FOLDER/MOTION/NUMBER.mp4, and FOLDER/manifest.csv.
@@ -163,9 +164,9 @@ def write_dataset(
     Args:
         folder: created where it is missing; files of the same name are replaced.
         train_clips, held_out_clips: clips of each motion on either side of the split.
-        seed: an equal seed draws equal clips, whatever `threads` is.
+        seed: an equal seed draws equal clips, whatever `processes` is.
         num_frames, size: frames of a clip, and (height, width) in pixels, both even.
-        threads: clips drawn and encoded at once.
+        processes: clips drawn and encoded at once; threads would wait for each other, so small are the images.
         progress: is called with the number of files written so far, and of all.
 
     Returns:
@@ -177,15 +178,9 @@ def write_dataset(
     numbers = range(train_clips + held_out_clips)
     jobs = [(pair, number) for number in numbers for pair in range(len(PAIRS))]
 
-    def write(job: tuple[int, int]) -> None:
-        pair, number = job
-        forwards, backwards = PAIRS[pair]
-        frames = draw(forwards, np.random.default_rng((seed, pair, number)), num_frames=num_frames, size=size)
-        write_video(folder / forwards / _file_name(number), frames)
-        write_video(folder / backwards / _file_name(number), frames[::-1])
-
-    with ThreadPoolExecutor(threads) as pool:
-        for done, _ in enumerate(pool.map(write, jobs), start=1):
+    write = partial(_write_pair, folder, seed=seed, num_frames=num_frames, size=size)
+    with ProcessPoolExecutor(processes) as pool:
+        for done, _ in enumerate(pool.map(write, jobs, chunksize=8), start=1):
             if progress is not None:
                 progress(2 * done, 2 * len(jobs))
 
@@ -197,6 +192,14 @@ def write_dataset(
             for number in numbers:
                 rows.writerow([f"{motion}/{_file_name(number)}", motion, "train" if number < train_clips else "test"])
     return manifest
+
+
+def _write_pair(folder: Path, job: tuple[int, int], *, seed: int, num_frames: int, size: tuple[int, int]) -> None:
+    pair, number = job
+    forwards, backwards = PAIRS[pair]
+    frames = draw(forwards, np.random.default_rng((seed, pair, number)), num_frames=num_frames, size=size)
+    write_video(folder / forwards / _file_name(number), frames)
+    write_video(folder / backwards / _file_name(number), frames[::-1])
 
 
 def write_video(path: str | Path, frames: Array, *, rate: int = FRAME_RATE) -> None:

@@ -233,8 +233,8 @@ class ImageTransformer(nn.Module):
 
     def _initialise(self) -> None:
         scale = self.class_token.shape[0] ** -0.5
-        nn.init.normal_(self.class_token, std=scale)
-        nn.init.normal_(self.position_embedding, std=scale)
+        nn.init.trunc_normal_(self.class_token, std=scale)
+        nn.init.trunc_normal_(self.position_embedding, std=scale)
         nn.init.trunc_normal_(self.patch_embedding.weight, std=0.02)
         if self.patch_embedding.bias is not None:
             nn.init.zeros_(self.patch_embedding.bias)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+SHORTEST_SIDE = 2  # pixels
 UNTIMED_RATE = 25.0  # frames/s where nothing states it, as in a folder of images
 
 _SHORT_GAP = 16  # packets that are read over rather than sought past
@@ -73,6 +74,8 @@ class VideoReader:
             self._frames = _ImageFolder(Path(source), threads)
         else:
             self._frames = _VideoFile(source, self._name, threads)
+        if min(self._frames.size) < SHORTEST_SIDE:
+            raise VideoError(f"{self._name}: {self.width}x{self.height} pixels show nothing")
 
     def __len__(self) -> int:
         """Number of frames that a full sequential decode gives.
