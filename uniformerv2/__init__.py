@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from uniformerv2.model.config import ModelConfig, Preprocessing, named_config
     from uniformerv2.model.uniformerv2 import Features, StageAttention, UniFormerV2
     from uniformerv2.predict import Prediction, Predictor
+    from uniformerv2.tasks.classification import Evaluation, evaluate, train_classifier
+    from uniformerv2.train.recipe import Recipe
     from uniformerv2.video.reader import VideoReader
     from uniformerv2.weights.checkpoint import load_model, load_weights, save_model
     from uniformerv2.weights.image import arm
@@ -31,6 +33,10 @@ _HOMES = {
     "UniFormerV2": "model.uniformerv2",
     "Prediction": "predict",
     "Predictor": "predict",
+    "Evaluation": "tasks.classification",
+    "evaluate": "tasks.classification",
+    "train_classifier": "tasks.classification",
+    "Recipe": "train.recipe",
     "VideoReader": "video.reader",
     "load_model": "weights.checkpoint",
     "load_weights": "weights.checkpoint",
