@@ -64,12 +64,12 @@ def upright(frame: av.VideoFrame) -> np.ndarray:
 def difference(path: Path) -> str:
     """What the reader makes of a file other than the decode does; empty if nothing."""
     expected = decode(path)
-    if expected.count == 0:
+    if expected.count == 0 or min(expected.images[0].shape[:2]) == 1:
         try:
             VideoReader(path)
         except VideoError as error:
             return "" if str(error).startswith(f"{path}: ") else f"refused with {error}"
-        return "read, though there is no frame in it"
+        return "read, though there is no frame in it, or one of a single pixel"
     indices = sorted(expected.images, reverse=True)
     with warnings.catch_warnings(record=True) as caught, VideoReader(path) as reader:
         warnings.simplefilter("always")
