@@ -6,8 +6,10 @@ A FILE is a safetensors file with an architecture in its metadata (keys `res`, `
 `ret`, `classes`, `lm`, `dbl`, `td`, `dwr`, `frozen`), a state dict under `weights.*` in the official or mmaction2's
 names, an `input`, and any of `eval.logits`, `eval.pooled`, `eval.features` (the pooled token after the head's norm),
 `eval.local.K`, `eval.global.K`, `train.logits`, `train.loss` (with `train.target`), `train.grad.*`, `train.after.*`.
-Every recorded tensor is compared. Prints the largest error of each kind, relative to the largest absolute value of
-the recorded tensor; exits 1 where one is past 1e-5 (gradients: 1e-4), or where nothing was compared.
+Every recorded tensor is compared. A file with `NAME.frames` holds test crops instead (`NAME.crop0`, 1, 2).
+
+Prints the largest error of each kind, relative to the largest absolute value of the recorded tensor; exits 1 where one
+is past 1e-5 (gradients: 1e-4), or where nothing was compared.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from uniformerv2 import ModelConfig, UniFormerV2, load_weights
+from uniformerv2 import ModelConfig, Preprocessing, UniFormerV2, load_weights
+from uniformerv2.video.transforms import test_crops
 from uniformerv2.weights.formats import VIDEO_FORMATS, to_ours, video_format
 
 LIMITS = {"gradients": 1e-4}
@@ -52,10 +55,27 @@ def compare(file: Path) -> Errors:
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata() or {}
         record = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
+    if any(key.endswith(".frames") for key in record):
+        return _compare_crops(record)
     state = _below(record, "weights.")
+    if not state:
+        return {}
     model = UniFormerV2(config_of(metadata))
     load_weights(model, state, source=str(file))
     return {**_compare_eval(model, record), **_compare_train(model, record, video_format(state) or "ours")}
+
+
+def _compare_crops(record: Record) -> Errors:
+    """`NAME.frames`, uint8 (frames, height, width, 3), against the recorded test crops `NAME.crop0`, 1 and 2."""
+    seen: Record = {}
+    for key, frames in record.items():
+        name, _, kind = key.rpartition(".")
+        if kind == "frames":
+            size = record[f"{name}.crop0"].shape[-2:]
+            crops = test_crops(frames.permute(0, 3, 1, 2), Preprocessing(size=(size[0], size[1])), num_crops=3)
+            seen |= {f"{name}.crop{number}": crop for number, crop in enumerate(crops)}
+    recorded = {key: tensor for key, tensor in record.items() if ".crop" in key}
+    return {"crops": max(_relative_error(seen.get(key), tensor) for key, tensor in recorded.items())}
 
 
 def config_of(metadata: Mapping[str, str]) -> ModelConfig:
