@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uniformerv2 import ModelConfig, Preprocessing, UniFormerV2, named_config
-from uniformerv2.model.uniblocks import CrossAttention, DynamicPositionEncoding, LocalAggregator
-from uniformerv2.model.vit import DropPath, PatchEmbedding, attend, interpolate_positions
+from uniformerv2.model.uniblocks import DynamicPositionEncoding, LocalAggregator
+from uniformerv2.model.vit import CrossAttention, DropPath, PatchEmbedding, Places, attend, interpolate_positions
 
 TINY = ModelConfig(
     width=32,
@@ -54,7 +54,7 @@ def clips(frames: int = 4, height: int = 32, width: int = 32, batch: int = 2) ->
 def test_any_number_of_frames(frames: int, downsample: bool) -> None:
     model = tiny(temporal_downsample=downsample)
     features = model.forward_features(clips(frames))
-    assert features.class_tokens.shape == (2, -(-frames // 2) if downsample else frames, 32)
+    assert features.frame_embeddings.shape == (2, -(-frames // 2) if downsample else frames, 32)
     assert features.pooled.shape == (2, 32)
     assert torch.equal(model(clips(frames)), model.head(features.pooled))
 
@@ -80,22 +80,22 @@ def test_parallel_and_hierarchical_fusions_follow_their_definitions() -> None:
     clip = clips()
     for fusion in ("sequential", "parallel", "hierarchical_kv", "hierarchical_q"):
         model = tiny(fusion=fusion)
-        grid, tokens, seen = (4, 4), model.backbone.embed(clip), []
+        (tokens, places), seen = model.backbone.embed(clip), []
         for number, block in enumerate(model.backbone.blocks):
-            tokens = block(tokens)
+            tokens = block(tokens, places)
             if number in (0, 2):
                 seen.append(tokens)
         first, second = model.global_blocks
         learned = model.query.expand(2, -1, -1)
-        one = first(learned, seen[0], grid)[0]
+        one = first(learned, seen[0], places)[0]
         if fusion == "sequential":
-            summary = second(one, seen[1], grid)[0].mean(1)
+            summary = second(one, seen[1], places)[0].mean(1)
         elif fusion == "parallel":
-            summary = model.fusion(torch.cat([one[:, 0], second(learned, seen[1], grid)[0][:, 0]], -1))
+            summary = model.fusion(torch.cat([one[:, 0], second(learned, seen[1], places)[0][:, 0]], -1))
         elif fusion == "hierarchical_kv":
-            summary = second(learned, seen[1], grid, extra=one)[0].mean(1)
+            summary = second(learned, seen[1], places, extra=one)[0].mean(1)
         else:
-            summary = second(torch.cat([learned, one], 1), seen[1], grid)[0].mean(1)
+            summary = second(torch.cat([learned, one], 1), seen[1], places)[0].mean(1)
         share = model.mix.sigmoid()
         expected = (1 - share) * summary + share * tokens[:, :, 0].mean(1)
         torch.testing.assert_close(model.forward_features(clip).pooled, expected)
@@ -109,7 +109,7 @@ def test_frozen_variant_has_no_mix() -> None:
 
 def test_without_global_stages_the_class_tokens_are_averaged() -> None:
     features = tiny(global_after=(), local_blocks="none").forward_features(clips())
-    torch.testing.assert_close(features.pooled, features.class_tokens.mean(1))
+    torch.testing.assert_close(features.pooled, features.frame_embeddings.mean(1))
 
 
 @pytest.mark.parametrize("fusion", ["sequential", "hierarchical_kv"])
@@ -133,8 +133,8 @@ def test_untrained_armed_model_is_the_image_model_in_every_frame() -> None:
     image = UniFormerV2(replace(TINY, local_blocks="none", global_after=()))
     image.backbone.load_state_dict(video.backbone.state_dict(), strict=False)
     clip = clips()
-    expected = image.eval().forward_features(clip).class_tokens
-    torch.testing.assert_close(video.eval().forward_features(clip).class_tokens, expected)
+    expected = image.eval().forward_features(clip).frame_embeddings
+    torch.testing.assert_close(video.eval().forward_features(clip).frame_embeddings, expected)
 
 
 def test_only_class_token_and_patches_of_a_non_square_clip_count() -> None:
@@ -190,7 +190,7 @@ def test_raw_frames_are_normalised_by_the_model(downsample: bool, order: str) ->
 
 def test_local_aggregator_is_the_published_convolutions() -> None:
     """Against BatchNorm3d and Conv3d, in eval and in training, output, gradient and running statistics."""
-    local = LocalAggregator(TINY)
+    local, places = LocalAggregator(TINY), Places(1, (2, 3))
     randomise(local)
     tokens = torch.randn(2, 5, 1 + 6, 32, generator=torch.Generator().manual_seed(3))
     for training in (False, True):
@@ -204,7 +204,7 @@ def test_local_aggregator_is_the_published_convolutions() -> None:
             x, local.temporal.weight[..., None, None], local.temporal.bias, padding=(1, 0, 0), groups=x.shape[1]
         )
         x = F.conv3d(x, local.expand.weight[..., None, None, None], local.expand.bias)
-        out = local(mine)
+        out = local(mine, places)
         torch.testing.assert_close(out[:, :, 1:], x[..., 0].permute(0, 2, 3, 1), atol=1e-4, rtol=1e-4)
         assert not out[:, :, 0].any()
         weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(4))

@@ -82,7 +82,7 @@ def test_armed_but_untrained_every_frame_is_the_image_models(image_file: Path, l
     clip = torch.randn(2, 3, 6, 24, 24, generator=torch.Generator().manual_seed(1))
     seen = clip[:, :, ::2] if layout == "temporal" else clip  # the inflated stem starts from the middle frame
     expected = torch.stack([image_class_token(timm_state(), frame) for frame in seen.unbind(2)], 1)
-    torch.testing.assert_close(model.forward_features(clip).class_tokens, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model.forward_features(clip).frame_embeddings, expected, atol=1e-5, rtol=1e-4)
     assert model.labels == ("a", "b", "c", "d")
     assert (model.preprocessing.mean, model.preprocessing.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
@@ -164,7 +164,7 @@ def test_vit_tiny_still_knows_imagenet(shared: Path) -> None:
     assert len(images) == 17
     for path in images:
         with torch.no_grad():
-            token = model.forward_features(_centre_crop(path)).class_tokens[0, 0]
+            token = model.forward_features(_centre_crop(path)).frame_embeddings[0, 0]
         guess = (state["head.weight"] @ token + state["head.bias"]).argmax()
         assert names[guess] == SYNSETS[path.name.split("_")[0]]
 

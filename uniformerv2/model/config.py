@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 LocalBlocks = Literal["none", "attention", "attention+mlp"]
 Fusion = Literal["sequential", "parallel", "hierarchical_kv", "hierarchical_q"]
 Layout = Literal["scene", "temporal"]
+Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
+Pool = Literal["class_token", "mean", "attention"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
     channel_order: Literal["rgb", "bgr"] = "rgb"
 
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Preprocessing:
+        """From what `dataclasses.asdict` gave, also after JSON. Raises TypeError and ValueError."""
+        return cls(**_with_tuples(fields))
+
     def __post_init__(self) -> None:
         if self.num_frames < 1:
             raise ValueError(f"num_frames must be positive, got {self.num_frames}")
@@ -32,6 +40,24 @@ class Preprocessing:
             raise ValueError(f"size must be positive (height, width), got {self.size}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary position embedding of the patches: rows turn one half of each head's channels, columns the other.
+
+    The patch in row i of n has the position `start + span * (i + offset) / n`, and turns the j-th pair of channels
+    of the rows by `position * base ** (-j / pairs)` radians; the same for columns. Class and register tokens do not
+    turn. EVA-02 counts to 16 whatever the size, Perception Encoder counts from 1 to its own grid, DINOv3 spans
+    one turn each way around the centre.
+    """
+
+    base: float = 10000.0
+    span: tuple[float, float] = (16.0, 16.0)  # rows, columns
+    offset: float = 0.0
+    start: float = 0.0
+    columns_first: bool = False  # which half of the channels the columns have
+    halves: bool = False  # a pair is (c, c + dim / 2) of a head's dim channels, not (2c, 2c + 1)
 
 
 @dataclass(frozen=True)
@@ -48,11 +74,24 @@ class ModelConfig:
     patch_size: int = 16  # pixels
     image_size: tuple[int, int] = (224, 224)  # (height, width) that the position embedding is made for
     mlp_ratio: float = 4.0
-    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    gated_mlp: bool = False  # SwiGLU; mlp_ratio counts each of its two halves
+    activation: Activation = "quick_gelu"
     norm_eps: float = 1e-5
     patch_bias: bool = False
+    class_token: bool = True
+    register_tokens: int = 0
+    position_embedding: bool = True
+    rotary: Rotary | None = None
+    relative_bias: bool = False  # learned attention bias per head and distance between patches (BEiT)
+    layer_scale: bool = False  # a learned factor per channel on both residuals of a block
+    attention_norm: bool = False  # a LayerNorm before the output projection of the attention (EVA-02)
+    mlp_norm: bool = False  # a LayerNorm before the output projection of the MLP (EVA-02)
     pre_norm: bool = True  # a LayerNorm before the blocks (CLIP)
-    post_norm: bool = False  # the image model's own final norm, on the class token that is mixed in
+    post_norm: bool = False  # the image model's own final norm, on the tokens that stand for a frame
+    pool: Pool = "class_token"  # what stands for a frame: its class token, or its patches pooled
+    pool_norm: bool = False  # a LayerNorm after pooling
+    pool_heads: int = 0  # heads of the attention pool; 0: `heads`
+    pool_mlp_ratio: float = 4.0  # of the attention pool
 
     # what arms it for video
     local_blocks: LocalBlocks = "none"
@@ -87,6 +126,14 @@ class ModelConfig:
             raise ValueError(
                 f"global_after must be increasing block numbers below depth {self.depth}, got {self.global_after}"
             )
+        if self.pool not in ("class_token", "mean", "attention"):
+            raise ValueError(f"pool must be class_token, mean or attention, got {self.pool!r}")
+        if self.pool == "class_token" and not self.class_token:
+            raise ValueError("pool class_token needs a class token; without one, pool by mean or attention")
+        if self.rotary is not None and self.width // self.heads % 4:
+            raise ValueError(f"rotary needs heads of a multiple of 4 channels, got {self.width // self.heads}")
+        if self.width % (self.pool_heads or self.heads):
+            raise ValueError(f"width {self.width} is not divisible by pool_heads {self.pool_heads}")
         if not self.global_after and not self.mix_class_token:
             raise ValueError("a model without global_after needs mix_class_token: nothing else reaches the head")
         if self.num_queries < 1:
@@ -94,10 +141,28 @@ class ModelConfig:
         if self.num_classes < 1:
             raise ValueError(f"num_classes must be positive, got {self.num_classes}")
 
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> ModelConfig:
+        """From what `dataclasses.asdict` gave, also after JSON has made lists of its tuples.
+
+        Raises:
+            TypeError: a field that this version does not know.
+            ValueError: values that contradict each other.
+        """
+        known = _with_tuples(fields)
+        if known.get("rotary") is not None:
+            known["rotary"] = Rotary(**_with_tuples(known["rotary"]))
+        return cls(**known)
+
     @property
     def grid(self) -> tuple[int, int]:
         """Patches per column and per row at `image_size`."""
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+
+def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has lists where our dataclasses have tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 # width, depth, heads, patch size (pixels), image size (pixels)

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uniformerv2.model.config import ModelConfig
-from uniformerv2.model.vit import MLP, Attention, Block, DropPath, attend
+from uniformerv2.model.vit import MLP, Block, CrossAttention, DropPath, Places
 
 
 class LocalAggregator(nn.Module):
     """Local temporal relation aggregator: each patch looks at its own place in the neighbouring frames.
 
-    BatchNorm, a linear layer down, a depth-wise convolution in time, a linear layer up. Class tokens pass by.
+    BatchNorm, a linear layer down, a depth-wise convolution in time, a linear layer up. Class and register tokens pass
+    by.
     """
 
     def __init__(self, config: ModelConfig):
@@ -32,9 +33,9 @@ class LocalAggregator(nn.Module):
         nn.init.zeros_(self.expand.weight)
         nn.init.zeros_(self.expand.bias)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """The residual to add to tokens of the same shape; zero for the class tokens."""
-        patches = tokens[:, :, 1:]
+    def forward(self, tokens: Tensor, places: Places) -> Tensor:
+        """The residual to add to tokens of the same shape; zero for class and register tokens."""
+        patches = tokens[:, :, places.patches]
         reduced = self._normalise_and_reduce(patches)
         # a Conv2d over (frames, patches) of a channels-last view: no copy, and on a CPU faster than shifted
         # multiply-adds and than a Conv3d in channels_last_3d (benchmarks/depthwise.py)
@@ -45,8 +46,9 @@ class LocalAggregator(nn.Module):
             padding=(self.temporal.kernel_size[0] // 2, 0),
             groups=self.temporal.groups,
         )
-        # (batch, channels, frames, patches) -> (batch, frames, patches, width), then a zero row for the class token
-        return F.pad(self.expand(mixed.permute(0, 2, 3, 1)), (0, 0, 1, 0))
+        # (batch, channels, frames, patches) -> (batch, frames, patches, width), then zero rows for the other tokens
+        others = (places.class_tokens, tokens.shape[2] - places.in_space)
+        return F.pad(self.expand(mixed.permute(0, 2, 3, 1)), (0, 0, *others))
 
     def _normalise_and_reduce(self, patches: Tensor) -> Tensor:
         if self.training:
@@ -68,11 +70,11 @@ class LocalUniBlock(Block):
         self.local1 = LocalAggregator(config)
         self.local2 = LocalAggregator(config) if config.local_blocks == "attention+mlp" else None
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, places: Places) -> Tensor:
         # the aggregators are never recomputed in the backward pass: their BatchNorm would count the batch twice
-        tokens = self.mix_space(tokens + self.drop_path(self.local1(tokens)))
+        tokens = self.mix_space(tokens + self.drop_path(self.local1(tokens, places)), places)
         if self.local2 is not None:
-            tokens = tokens + self.drop_path(self.local2(tokens))
+            tokens = tokens + self.drop_path(self.local2(tokens, places))
         return self.mix_channels(tokens)
 
 
@@ -107,49 +109,6 @@ class DynamicPositionEncoding(nn.Conv3d):
         return out.permute(0, 2, 3, 1).unflatten(0, frames.shape[:2])
 
 
-class CrossAttention(Attention):
-    """A few queries attend to all tokens of a clip, without ever forming keys and values.
-
-    (q Wq)(x Wk)' = ((q Wq) Wk') x', so the key projection moves to the query side; the value projection moves
-    behind the weighted sum in the same way. For Q queries this takes 2·Q·heads multiply-adds per token channel
-    instead of 2·(width + Q), a gain while Q is below width / heads. The key's bias adds the same number to every
-    score of a query, which the softmax takes away again.
-    """
-
-    def cross(self, query: Tensor, context: Tensor, *, weights: bool) -> tuple[Tensor, Tensor | None]:
-        """Attend.
-
-        Args:
-            query: (batch, queries, width), normalised.
-            context: (batch, tokens, width), normalised.
-            weights: also return the attention weights.
-
-        Returns:
-            (batch, queries, width), and (batch, tokens) weights averaged over heads and queries or None.
-        """
-        batch, queries, width = query.shape
-        dim = width // self.heads
-        # (3·width, width) -> three of (heads, dim, width)
-        query_weight, key_weight, value_weight = self.qkv.weight.view(3, self.heads, dim, width).unbind(0)
-        query_bias, _, value_bias = self.qkv.bias.view(3, self.heads, 1, dim).unbind(0)
-        # (batch, 1, queries, width) @ (heads, width, dim) -> (batch, heads, queries, dim)
-        projected = query[:, None] @ query_weight.transpose(-1, -2) + query_bias
-        # -> (batch, 1, heads·queries, width): every head's query, as seen from the tokens
-        absorbed = (projected @ key_weight).view(batch, 1, self.heads * queries, width)
-        tokens = context[:, None]
-        scale = dim**-0.5
-        averaged = None
-        if weights:
-            scores = (absorbed * scale @ tokens.transpose(-1, -2)).softmax(-1)
-            averaged = scores.mean((1, 2))
-            summed = scores @ tokens
-        else:
-            summed = attend(absorbed, tokens, tokens, scale=scale)
-        # (batch, heads, queries, width) @ (heads, width, dim) -> (batch, heads, queries, dim)
-        values = summed.view(batch, self.heads, queries, width) @ value_weight.transpose(-1, -2) + value_bias
-        return self.proj(values.transpose(1, 2).reshape(batch, queries, width)), averaged
-
-
 class GlobalUniBlock(nn.Module):
     """Queries summarise all space-time tokens by cross-attention, then pass an MLP (equations 5 to 8)."""
 
@@ -161,7 +120,7 @@ class GlobalUniBlock(nn.Module):
         self.context_norm = nn.LayerNorm(width)
         self.attention = CrossAttention(width, config.heads)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = MLP(width, config.global_mlp_ratio, config.activation, config.global_dropout)
+        self.mlp = MLP(width, config.global_mlp_ratio, config.activation, dropout=config.global_dropout)
         self.drop_path = DropPath(drop_path)
         self._initialise()
 
@@ -178,7 +137,7 @@ class GlobalUniBlock(nn.Module):
         self,
         query: Tensor,
         tokens: Tensor,
-        grid: tuple[int, int],
+        places: Places,
         *,
         extra: Tensor | None = None,
         weights: bool = False,
@@ -187,24 +146,24 @@ class GlobalUniBlock(nn.Module):
 
         Args:
             query: (batch, queries, width).
-            tokens: (batch, frames, 1 + patches, width).
-            grid: rows and columns of patches.
+            tokens: (batch, frames, tokens, width).
+            places: where they stand; register tokens are left out of the context.
             extra: (batch, n, width), further context behind the tokens (hierarchical KV fusion).
             weights: also return the attention weights.
 
         Returns:
-            (batch, queries, width), and (batch, frames·(1 + patches) + n) weights or None.
+            (batch, queries, width), and (batch, frames·(class tokens + patches) + n) weights or None.
         """
-        context = self._with_positions(tokens, grid).flatten(1, 2)
+        context = self._with_positions(tokens[:, :, : places.in_space], places).flatten(1, 2)
         if extra is not None:
             context = torch.cat([context, extra], dim=1)
         update, averaged = self.attention.cross(self.query_norm(query), self.context_norm(context), weights=weights)
         query = query + self.drop_path(update)
         return query + self.drop_path(self.mlp(self.mlp_norm(query))), averaged
 
-    def _with_positions(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _with_positions(self, tokens: Tensor, places: Places) -> Tensor:
         # (batch, frames, patches, width) -> (batch, frames, rows, columns, width)
-        patches = tokens[:, :, 1:].unflatten(2, grid)
+        patches = tokens[:, :, places.patches].unflatten(2, places.grid)
         encoding = self.position_encoding(patches).flatten(2, 3)
         # never in place: autograd needs what the convolution and the image blocks saved
-        return tokens + F.pad(encoding, (0, 0, 1, 0))
+        return tokens + F.pad(encoding, (0, 0, places.class_tokens, 0))

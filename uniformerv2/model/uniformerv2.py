@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.model.uniblocks import GlobalUniBlock, LocalUniBlock
-from uniformerv2.model.vit import Block, ImageTransformer
+from uniformerv2.model.vit import Block, ImageTransformer, Places
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class StageAttention:
     """
 
     patches: Tensor  # (batch, frames, rows, columns)
-    class_tokens: Tensor  # (batch, frames)
+    class_tokens: Tensor  # (batch, frames); zero where the image model has none
     previous: Tensor  # (batch, n): the former stage's tokens under hierarchical KV fusion, else n = 0
 
 
@@ -30,7 +30,8 @@ class Features:
     """What the model knows of a clip before its classifier."""
 
     pooled: Tensor  # (batch, width): the video embedding, before the head's LayerNorm
-    class_tokens: Tensor  # (batch, frames after the stem, width)
+    # (batch, frames after the stem, width): the image model on each frame, its class token or pooled embedding
+    frame_embeddings: Tensor
     attention: tuple[StageAttention, ...] | None = None  # one for each global stage, where asked for
 
 
@@ -55,18 +56,30 @@ class UniFormerV2(nn.Module):
         preprocessing: how clips are made; the model itself uses its mean, std and channel order to normalise
             uint8 clips. Default: the constants of the released models at the size of `config`.
         labels: class names in the order of the logits, or none.
+        label_note: what is not certain about the labels, in a line; empty where nothing is in doubt.
+
+    Attributes:
+        loading_report: what loading recognised, assumed, changed and left out, one line each.
 
     Raises:
         ValueError: `labels` are given and are not `config.num_classes` many.
     """
 
-    def __init__(self, config: ModelConfig, preprocessing: Preprocessing | None = None, labels: Sequence[str] = ()):
+    def __init__(
+        self,
+        config: ModelConfig,
+        preprocessing: Preprocessing | None = None,
+        labels: Sequence[str] = (),
+        label_note: str = "",
+    ):
         super().__init__()
         if labels and len(labels) != config.num_classes:
             raise ValueError(f"{len(labels)} labels for num_classes {config.num_classes}")
         self.config = config
         self.preprocessing = preprocessing or Preprocessing(size=config.image_size)
         self.labels = tuple(labels)
+        self.label_note = label_note
+        self.loading_report: tuple[str, ...] = ()
 
         self.backbone = ImageTransformer(config, self.preprocessing, self._image_blocks(config))
         stages = len(config.global_after)
@@ -111,34 +124,37 @@ class UniFormerV2(nn.Module):
             clip: (batch, 3, frames, height, width).
             attention: also return the space-time attention of each global stage.
         """
-        grid = self._check(clip)
-        tokens = self.backbone.embed(clip)
-        stages = GlobalStages(self, clip.shape[0], grid, attention=attention)
+        self._check(clip)
+        tokens, places = self.backbone.embed(clip)
+        stages = GlobalStages(self, clip.shape[0], places, attention=attention)
         for number, block in enumerate(self.backbone.blocks):
-            tokens = block(tokens)
+            tokens = block(tokens, places)
             if number in self.config.global_after:
                 stages.add(tokens)
-        class_tokens = self.backbone.post_norm(tokens[:, :, 0])
-        pooled = self._mix(stages.fused(), class_tokens.mean(1))
-        return Features(pooled, class_tokens, tuple(stages.attention) if attention else None)
+        frames = self.backbone.frame_embeddings(tokens, places)
+        pooled = self._mix(stages.fused(), frames.mean(1))
+        return Features(pooled, frames, tuple(stages.attention) if attention else None)
 
-    def _mix(self, summary: Tensor | None, class_token: Tensor) -> Tensor:
-        """Global token and the image model's own class token, mixed per channel (section 3.4)."""
+    def _mix(self, summary: Tensor | None, image: Tensor) -> Tensor:
+        """Global token and the image model's own view, mixed per channel (section 3.4).
+
+        The image model's view is the mean over frames of its class token. A family without one (SigLIP), or one that
+        is classified by its pooled patches (BEiT), has its pooled embedding in the class token's place.
+        """
         if summary is None:  # no global stages: the image model over time
-            return class_token
+            return image
         if self.mix is None:
             return summary
         share = self.mix.sigmoid()
-        return (1 - share) * summary + share * class_token
+        return (1 - share) * summary + share * image
 
-    def _check(self, clip: Tensor) -> tuple[int, int]:
+    def _check(self, clip: Tensor) -> None:
         size = self.config.patch_size
         if clip.ndim != 5 or clip.shape[1] != 3 or clip.shape[2] == 0:
             raise ValueError(f"clip must be (batch, 3, frames, height, width), got {tuple(clip.shape)}")
         height, width = clip.shape[-2:]
         if height % size or width % size or not height or not width:
             raise ValueError(f"clip of {height}x{width} pixels is not divisible by the patch size {size}")
-        return height // size, width // size
 
 
 class GlobalStages:
@@ -150,9 +166,9 @@ class GlobalStages:
     hierarchical Q   the learned query joins the outputs of the stage before as the queries of a stage
     """
 
-    def __init__(self, model: UniFormerV2, batch: int, grid: tuple[int, int], *, attention: bool):
+    def __init__(self, model: UniFormerV2, batch: int, places: Places, *, attention: bool):
         self.model = model
-        self.grid = grid
+        self.places = places
         self.wants_attention = attention
         self.attention: list[StageAttention] = []
         self.outputs: list[Tensor] = []  # (batch, queries, width) of each stage so far
@@ -160,7 +176,7 @@ class GlobalStages:
         self.learned = model.query.expand(batch, -1, -1) if model.query is not None else None
 
     def add(self, tokens: Tensor) -> None:
-        """Run the next stage on tokens (batch, frames, 1 + patches, width)."""
+        """Run the next stage on tokens (batch, frames, tokens, width)."""
         fusion = self.model.config.fusion
         assert self.learned is not None
         query, extra = self.learned, None
@@ -171,7 +187,7 @@ class GlobalStages:
         elif self.outputs and fusion == "hierarchical_q":
             query = torch.cat([self.learned, self.outputs[-1]], dim=1)
         block = self.model.global_blocks[len(self.outputs)]
-        output, weights = block(query, tokens, self.grid, extra=extra, weights=self.wants_attention)
+        output, weights = block(query, tokens, self.places, extra=extra, weights=self.wants_attention)
         self.outputs.append(output)
         if weights is not None:
             self.attention.append(self._stage_attention(weights, tokens.shape[1]))
@@ -186,8 +202,9 @@ class GlobalStages:
         return self.outputs[-1].mean(1)
 
     def _stage_attention(self, weights: Tensor, frames: int) -> StageAttention:
-        rows, columns = self.grid
-        count = frames * (1 + rows * columns)
-        # (batch, frames·(1 + patches)) -> (batch, frames, 1 + patches)
-        tokens = weights[:, :count].unflatten(1, (frames, 1 + rows * columns))
-        return StageAttention(tokens[:, :, 1:].unflatten(2, self.grid), tokens[:, :, 0], weights[:, count:])
+        places = self.places
+        count = frames * places.in_space
+        # (batch, frames·(class tokens + patches)) -> (batch, frames, class tokens + patches)
+        tokens = weights[:, :count].unflatten(1, (frames, places.in_space))
+        patches = tokens[:, :, places.patches].unflatten(2, places.grid)
+        return StageAttention(patches, tokens[:, :, : places.class_tokens].sum(2), weights[:, count:])

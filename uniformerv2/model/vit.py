@@ -1,32 +1,63 @@
 """The image transformer, applied to every frame of a clip by itself.
 
-Tokens are (batch, frames, 1 + patches, width) throughout, class token first, contiguous.
+One class for every supported family: what a family adds is a field of `ModelConfig`. Tokens are (batch, frames, tokens,
+width) throughout: the class token where there is one, the patches row by row, the register tokens; contiguous.
 """
 
 from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from uniformerv2.model.config import ModelConfig, Preprocessing
+from uniformerv2.model.config import ModelConfig, Preprocessing, Rotary
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
+@dataclass(frozen=True)
+class Places:
+    """Where the tokens of a frame stand, and what the blocks need to know of it.
+
+    Register tokens come last: they take part in the spatial attention, and the slices below leave them out of the local
+    and global aggregators. They hold what the image model stores beside the picture, and stand at no place in space
+    or time.
+    """
+
+    class_tokens: int  # 1, or 0 without a class token
+    grid: tuple[int, int]  # rows and columns of patches
+    rotation: tuple[Tensor, Tensor] | None = None  # cosines and sines of the patches: (patches, head's channels)
+    distances: Tensor | None = None  # (tokens, tokens): which row of a relative bias a pair of tokens has
+
+    @property
+    def patches(self) -> slice:
+        """The patches among the tokens of a frame."""
+        return slice(self.class_tokens, self.in_space)
+
+    @property
+    def in_space(self) -> int:
+        """How many of the leading tokens are not registers: class token and patches."""
+        return self.class_tokens + self.grid[0] * self.grid[1]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Tensor | None = None) -> Tensor:
     """Softmax attention, the only place of the package that computes it without its weights.
 
     Args:
         query: (batch, heads, queries, dim).
         key, value: (batch, heads, tokens, dim).
         scale: factor on the dot products.
+        bias: (heads, queries, tokens), added to the scaled dot products.
 
     Returns:
         (batch, heads, queries, dim).
     """
     if _has_slow_backward(query, key):
-        return (query * scale @ key.transpose(-1, -2)).softmax(-1) @ value
-    return F.scaled_dot_product_attention(query, key, value, scale=scale)
+        scores = query * scale @ key.transpose(-1, -2)
+        return (scores if bias is None else scores + bias).softmax(-1) @ value
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
 
 
 def _has_slow_backward(query: Tensor, key: Tensor) -> bool:
@@ -47,7 +78,7 @@ class QuickGELU(nn.Module):
 
 
 def activation(name: str) -> nn.Module:
-    return QuickGELU() if name == "quick_gelu" else nn.GELU()
+    return QuickGELU() if name == "quick_gelu" else nn.GELU("tanh" if name == "gelu_tanh" else "none")
 
 
 class DropPath(nn.Module):
@@ -137,33 +168,69 @@ class PatchEmbedding(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention over the tokens of one frame."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, config: ModelConfig):
         super().__init__()
-        self.heads = heads
+        width = config.width
+        self.heads = config.heads
+        self.grid = config.grid
+        self.rotary = config.rotary
         self.qkv = nn.Linear(width, 3 * width)
+        rows, columns = self.grid
+        table = torch.zeros((2 * rows - 1) * (2 * columns - 1) + 3, self.heads) if config.relative_bias else None
+        self.relative_bias = nn.Parameter(table) if table is not None else None
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps) if config.attention_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, places: Places) -> Tensor:
         batch, frames, tokens, width = x.shape
         # (batch, frames, tokens, 3·width) -> three of (batch·frames, heads, tokens, width / heads), as views
         qkv = self.qkv(x).view(batch * frames, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = attend(query, key, value, scale=(width // self.heads) ** -0.5)
+        if self.rotary is not None:
+            query, key = (rotate(one, places, halves=self.rotary.halves) for one in (query, key))
+        mixed = attend(query, key, value, scale=(width // self.heads) ** -0.5, bias=self._bias(places))
         # (batch·frames, heads, tokens, width / heads) -> (batch, frames, tokens, width)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, frames, tokens, width))
+        return self.proj(self.norm(mixed.transpose(1, 2).reshape(batch, frames, tokens, width)))
+
+    def _bias(self, places: Places) -> Tensor | None:
+        """(heads, tokens, tokens), or None without a relative bias."""
+        if self.relative_bias is None:
+            return None
+        assert places.distances is not None
+        table = interpolate_distances(self.relative_bias, self.grid, places.grid)
+        return table[places.distances].permute(2, 0, 1)
 
 
 class MLP(nn.Module):
-    def __init__(self, width: int, ratio: float, activation_name: str, dropout: float = 0.0):
+    """Two linear layers; gated, the first makes a gate and a value: silu(gate) * value (SwiGLU, arXiv:2002.05202)."""
+
+    def __init__(
+        self,
+        width: int,
+        ratio: float,
+        activation_name: str,
+        *,
+        dropout: float = 0.0,
+        gated: bool = False,
+        norm_eps: float | None = None,
+    ):
         super().__init__()
         hidden = round(width * ratio)
-        self.fc1 = nn.Linear(width, hidden)
-        self.activation = activation(activation_name)
+        self.gated = gated
+        self.fc1 = nn.Linear(width, 2 * hidden if gated else hidden)
+        self.activation = nn.SiLU() if gated else activation(activation_name)
         self.dropout = nn.Dropout(dropout)
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(hidden, eps=norm_eps)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.dropout(self.activation(self.fc1(x))))
+        x = self.fc1(x)
+        if self.gated:
+            gate, value = x.chunk(2, dim=-1)
+            x = self.activation(gate) * value
+        else:
+            x = self.activation(x)
+        return self.fc2(self.norm(self.dropout(x)))
 
 
 class Block(nn.Module):
@@ -172,49 +239,196 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, *, drop_path: float = 0.0, recompute: bool = False):
         super().__init__()
         self.recompute = recompute
-        self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.attention = Attention(config.width, config.heads)
-        self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.mlp = MLP(config.width, config.mlp_ratio, config.activation)
+        width, eps = config.width, config.norm_eps
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attention = Attention(config)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = MLP(
+            width,
+            config.mlp_ratio,
+            config.activation,
+            gated=config.gated_mlp,
+            norm_eps=eps if config.mlp_norm else None,
+        )
+        # near zero at start (CaiT, arXiv:2103.17239)
+        self.scale1 = nn.Parameter(torch.full((width,), 1e-5)) if config.layer_scale else None
+        self.scale2 = nn.Parameter(torch.full((width,), 1e-5)) if config.layer_scale else None
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.mix_channels(self.mix_space(tokens))
+    def forward(self, tokens: Tensor, places: Places) -> Tensor:
+        return self.mix_channels(self.mix_space(tokens, places))
 
-    def mix_space(self, tokens: Tensor) -> Tensor:
-        return tokens + self.drop_path(self._run(self._attention, tokens))
+    def mix_space(self, tokens: Tensor, places: Places) -> Tensor:
+        return tokens + self.drop_path(self._run(self._attention, tokens, places))
 
     def mix_channels(self, tokens: Tensor) -> Tensor:
         return tokens + self.drop_path(self._run(self._mlp, tokens))
 
-    def _attention(self, tokens: Tensor) -> Tensor:
-        return self.attention(self.norm1(tokens))
+    def _attention(self, tokens: Tensor, places: Places) -> Tensor:
+        update = self.attention(self.norm1(tokens), places)
+        return update if self.scale1 is None else update * self.scale1
 
     def _mlp(self, tokens: Tensor) -> Tensor:
-        return self.mlp(self.norm2(tokens))
+        update = self.mlp(self.norm2(tokens))
+        return update if self.scale2 is None else update * self.scale2
 
-    def _run(self, branch, tokens: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def _run(self, branch, *inputs) -> Tensor:  # type: ignore[no-untyped-def]
         if self.recompute and self.training and torch.is_grad_enabled():
-            return checkpoint(branch, tokens, use_reentrant=False)
-        return branch(tokens)
+            return checkpoint(branch, *inputs, use_reentrant=False)
+        return branch(*inputs)
+
+
+class CrossAttention(nn.Module):
+    """A few queries attend to all tokens of a clip, without ever forming keys and values.
+
+    (q Wq)(x Wk)' = ((q Wq) Wk') x', so the key projection moves to the query side; the value projection moves
+    behind the weighted sum in the same way. For Q queries this takes 2·Q·heads multiply-adds per token channel
+    instead of 2·(width + Q), a gain while Q is below width / heads. The key's bias adds the same number to every
+    score of a query, which the softmax takes away again.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def cross(self, query: Tensor, context: Tensor, *, weights: bool) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            query: (batch, queries, width), normalised.
+            context: (batch, tokens, width), normalised.
+            weights: also return the attention weights.
+
+        Returns:
+            (batch, queries, width), and (batch, tokens) weights averaged over heads and queries or None.
+        """
+        batch, queries, width = query.shape
+        dim = width // self.heads
+        # (3·width, width) -> three of (heads, dim, width)
+        query_weight, key_weight, value_weight = self.qkv.weight.view(3, self.heads, dim, width).unbind(0)
+        query_bias, _, value_bias = self.qkv.bias.view(3, self.heads, 1, dim).unbind(0)
+        # (batch, 1, queries, width) @ (heads, width, dim) -> (batch, heads, queries, dim)
+        projected = query[:, None] @ query_weight.transpose(-1, -2) + query_bias
+        # -> (batch, 1, heads·queries, width): every head's query, as seen from the tokens
+        absorbed = (projected @ key_weight).view(batch, 1, self.heads * queries, width)
+        tokens = context[:, None]
+        scale = dim**-0.5
+        averaged = None
+        if weights:
+            scores = (absorbed * scale @ tokens.transpose(-1, -2)).softmax(-1)
+            averaged = scores.mean((1, 2))
+            summed = scores @ tokens
+        else:
+            summed = attend(absorbed, tokens, tokens, scale=scale)
+        # (batch, heads, queries, width) @ (heads, width, dim) -> (batch, heads, queries, dim)
+        values = summed.view(batch, self.heads, queries, width) @ value_weight.transpose(-1, -2) + value_bias
+        return self.proj(values.transpose(1, 2).reshape(batch, queries, width)), averaged
+
+
+class AttentionPool(nn.Module):
+    """One learned query attends to all tokens of a frame, then passes an MLP (SigLIP, Perception Encoder)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        width = config.width
+        self.query = nn.Parameter(torch.empty(1, width))
+        self.attention = CrossAttention(width, config.pool_heads or config.heads)
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.mlp = MLP(width, config.pool_mlp_ratio, config.activation)
+        nn.init.trunc_normal_(self.query, std=width**-0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(batch, frames, tokens, width) -> (batch, frames, width)."""
+        context = tokens.flatten(0, 1)
+        query = self.query.to(context.dtype).expand(context.shape[0], -1, -1)
+        pooled = self.attention.cross(query, context, weights=False)[0][:, 0]
+        return (pooled + self.mlp(self.norm(pooled))).unflatten(0, tokens.shape[:2])
+
+
+def interpolate_grid(grid: Tensor, new: tuple[int, int]) -> Tensor:
+    """(rows, columns, channels) -> (new rows, new columns, channels), bicubically."""
+    planes = grid.permute(2, 0, 1)[None].float()
+    planes = F.interpolate(planes, size=new, mode="bicubic", align_corners=False)
+    return planes[0].permute(1, 2, 0).to(grid.dtype)
 
 
 def interpolate_positions(positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """Position embedding for another grid, bicubically; the class token's is untouched.
+    """Position embedding for another grid, bicubically; the class token's, if there is one, is untouched.
 
     Args:
-        positions: (1 + old patches, width), class token first.
+        positions: (class tokens + old patches, width), class token first.
         old_grid, new_grid: patches per column and per row.
 
     Returns:
-        (1 + new patches, width).
+        (class tokens + new patches, width).
     """
     if old_grid == new_grid:
         return positions
-    # (patches, width) -> (1, width, rows, columns)
-    grid = positions[1:].unflatten(0, old_grid).permute(2, 0, 1)[None]
-    grid = F.interpolate(grid.float(), size=new_grid, mode="bicubic", align_corners=False)
-    return torch.cat([positions[:1], grid[0].permute(1, 2, 0).flatten(0, 1).to(positions.dtype)])
+    first, patches = positions.tensor_split([positions.shape[0] - old_grid[0] * old_grid[1]])
+    return torch.cat([first, interpolate_grid(patches.unflatten(0, old_grid), new_grid).flatten(0, 1)])
+
+
+def interpolate_distances(table: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """Relative bias for another grid, bicubically over the distances between patches; the class token's rows stay.
+
+    Args:
+        table: ((2·rows - 1)·(2·columns - 1) + 3, heads), the last three from, to and within the class token.
+        old_grid, new_grid: patches per column and per row.
+    """
+    if old_grid == new_grid:
+        return table
+    old, new = ((2 * rows - 1, 2 * columns - 1) for rows, columns in (old_grid, new_grid))
+    patches = interpolate_grid(table[:-3].unflatten(0, old), new).flatten(0, 1)
+    return torch.cat([patches, table[-3:]])
+
+
+def distance_index(grid: tuple[int, int], class_tokens: int, device: torch.device) -> Tensor:
+    """Which row of a relative bias a pair of tokens has: (tokens, tokens), row the query, column the key."""
+    rows, columns = grid
+    # (patches,) each
+    row, column = (
+        index.flatten() for index in torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    )
+    down, across = row[:, None] - row + rows - 1, column[:, None] - column + columns - 1
+    index = down * (2 * columns - 1) + across
+    if class_tokens:
+        distances = (2 * rows - 1) * (2 * columns - 1)
+        index = F.pad(index, (1, 0, 1, 0))
+        index[0, :], index[:, 0], index[0, 0] = distances, distances + 1, distances + 2
+    return index.to(device)
+
+
+def rotation(rotary: Rotary, grid: tuple[int, int], channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines that turn the channels of a head: two of (patches, channels), float32."""
+    pairs = channels // 4  # of rows, and of columns
+    frequencies = rotary.base ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+    row, column = (
+        (rotary.start + span * (torch.arange(length, dtype=torch.float64) + rotary.offset) / length)
+        for length, span in zip(grid, rotary.span, strict=True)
+    )
+    axes = list(torch.meshgrid(row, column, indexing="ij"))
+    if rotary.columns_first:
+        axes.reverse()
+    # (rows, columns, 2, pairs) -> (patches, channels / 2)
+    angles = (torch.stack(axes, -1)[..., None] * frequencies).flatten(2).flatten(0, 1)
+    angles = angles.repeat(1, 2) if rotary.halves else angles.repeat_interleave(2, dim=1)
+    return angles.cos().float().to(device), angles.sin().float().to(device)
+
+
+def rotate(x: Tensor, places: Places, *, halves: bool) -> Tensor:
+    """Turn the patches among queries or keys, (batch, heads, tokens, channels), to their places."""
+    assert places.rotation is not None
+    cosine, sine = places.rotation
+    patches = x[:, :, places.patches]
+    if halves:
+        first, second = patches.chunk(2, dim=-1)
+        turned = torch.cat([-second, first], dim=-1)
+    else:
+        turned = torch.stack([-patches[..., 1::2], patches[..., ::2]], dim=-1).flatten(-2)
+    placed = (patches * cosine + turned * sine).to(x.dtype)
+    return torch.cat([x[:, :, : places.class_tokens], placed, x[:, :, places.in_space :]], dim=2)
 
 
 class ImageTransformer(nn.Module):
@@ -222,19 +436,28 @@ class ImageTransformer(nn.Module):
 
     def __init__(self, config: ModelConfig, preprocessing: Preprocessing, blocks: list[Block]):
         super().__init__()
-        self.grid = config.grid
+        self.config = config
+        width, classes = config.width, int(config.class_token)
+        patches = config.grid[0] * config.grid[1]
+        norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.patch_embedding = PatchEmbedding(config, preprocessing)
-        self.class_token = nn.Parameter(torch.empty(config.width))
-        self.position_embedding = nn.Parameter(torch.empty(1 + self.grid[0] * self.grid[1], config.width))
-        self.pre_norm = nn.LayerNorm(config.width, eps=config.norm_eps) if config.pre_norm else nn.Identity()
+        self.class_token = nn.Parameter(torch.empty(width)) if classes else None
+        self.registers = nn.Parameter(torch.empty(config.register_tokens, width)) if config.register_tokens else None
+        self.position_embedding = (
+            nn.Parameter(torch.empty(classes + patches, width)) if config.position_embedding else None
+        )
+        self.pre_norm = copy.deepcopy(norm) if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(blocks)
-        self.post_norm = nn.LayerNorm(config.width, eps=config.norm_eps) if config.post_norm else nn.Identity()
+        self.post_norm = copy.deepcopy(norm) if config.post_norm else nn.Identity()
+        self.pool = AttentionPool(config) if config.pool == "attention" else None
+        self.pool_norm = copy.deepcopy(norm) if config.pool_norm else nn.Identity()
         self._initialise()
 
     def _initialise(self) -> None:
-        scale = self.class_token.shape[0] ** -0.5
-        nn.init.trunc_normal_(self.class_token, std=scale)
-        nn.init.trunc_normal_(self.position_embedding, std=scale)
+        scale = self.config.width**-0.5
+        for token in (self.class_token, self.registers, self.position_embedding):
+            if token is not None:
+                nn.init.trunc_normal_(token, std=scale)
         nn.init.trunc_normal_(self.patch_embedding.weight, std=0.02)
         if self.patch_embedding.bias is not None:
             nn.init.zeros_(self.patch_embedding.bias)
@@ -244,11 +467,38 @@ class ImageTransformer(nn.Module):
                 nn.init.trunc_normal_(linear.weight, std=0.02)
                 nn.init.zeros_(linear.bias)
 
-    def embed(self, clip: Tensor) -> Tensor:
-        """(batch, 3, frames, height, width) -> tokens that enter the first block."""
+    def embed(self, clip: Tensor) -> tuple[Tensor, Places]:
+        """(batch, 3, frames, height, width) -> tokens that enter the first block, and their places."""
         patches = self.patch_embedding(clip)
-        batch, frames, _, width = patches.shape
-        grid = clip.shape[-2] // self.patch_embedding.patch_size, clip.shape[-1] // self.patch_embedding.patch_size
-        class_tokens = self.class_token.to(patches.dtype).expand(batch, frames, 1, width)
-        positions = interpolate_positions(self.position_embedding, self.grid, grid)
-        return self.pre_norm(torch.cat([class_tokens, patches], dim=2) + positions)
+        size = self.config.patch_size
+        places = self._places((clip.shape[-2] // size, clip.shape[-1] // size), clip.device)
+        tokens = patches
+        if self.class_token is not None:
+            tokens = torch.cat([self._repeat(self.class_token[None], patches), tokens], dim=2)
+        if self.position_embedding is not None:
+            tokens = tokens + interpolate_positions(self.position_embedding, self.config.grid, places.grid)
+        if self.registers is not None:
+            tokens = torch.cat([tokens, self._repeat(self.registers, patches)], dim=2)
+        return self.pre_norm(tokens), places
+
+    def frame_embeddings(self, tokens: Tensor, places: Places) -> Tensor:
+        """What the image model says of each frame: (batch, frames, tokens, width) -> (batch, frames, width)."""
+        if self.config.pool == "class_token":
+            return self.pool_norm(self.post_norm(tokens[:, :, 0]))
+        tokens = self.post_norm(tokens)
+        pooled = self.pool(tokens) if self.pool is not None else tokens[:, :, places.patches].mean(2)
+        return self.pool_norm(pooled)
+
+    def _places(self, grid: tuple[int, int], device: torch.device) -> Places:
+        config = self.config
+        classes = int(config.class_token)
+        turns = None
+        if config.rotary is not None:
+            turns = rotation(config.rotary, grid, config.width // config.heads, device)
+        distances = distance_index(grid, classes, device) if config.relative_bias else None
+        return Places(classes, grid, turns, distances)
+
+    @staticmethod
+    def _repeat(tokens: Tensor, like: Tensor) -> Tensor:
+        """(n, width) -> (batch, frames, n, width)."""
+        return tokens.to(like.dtype).expand(*like.shape[:2], -1, -1)

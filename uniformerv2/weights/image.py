@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from uniformerv2.errors import CheckpointError
-from uniformerv2.model.arming import fit_image_weights, load_image_weights
+from uniformerv2.model.arming import fit_weights, load_image_weights
 from uniformerv2.model.config import Layout, ModelConfig, Preprocessing, layout_options
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.weights.checkpoint import check_fit, read_safetensors
@@ -63,7 +63,7 @@ def arm(
     }
     config = replace(image, **fields)  # type: ignore[arg-type]
     model = UniFormerV2(config, Preprocessing(num_frames=num_frames, size=size, mean=mean, std=std), labels)
-    fitted = fit_image_weights(renamed, config, image_grid=image.grid)
+    fitted, _ = fit_weights(renamed, image, config)
     wanted = {
         key: tensor for key, tensor in model.state_dict().items() if key.startswith("backbone.") and ".local" not in key
     }
