@@ -1,0 +1,211 @@
+"""Tensors out of a file of any kind, told by its content and never by its name. Runs no code of a file.
+
+safetensors files and the archives of torch.save stay on disk as memory maps: nothing is copied before it is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from uniformerv2.errors import CheckpointError
+
+METADATA_KEY = "uniformerv2"  # where a torch file of ours keeps what a safetensors file has as metadata
+
+# what state dicts come wrapped in, the first that is there wins: SlowFast and the official code; mmengine,
+# Lightning and open_clip; timm, MAE and DeiT; DINO, whose teacher is the model; DeepSpeed
+WRAPPERS = ("model_state", "state_dict", "model", "teacher", "student", "module")
+PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+
+SAFETENSORS, ZIP, TORCH_LEGACY = "safetensors", "zip", "torch legacy"
+OTHERS = {  # how files begin that are taken for weights by mistake
+    b"version https://git-lfs": "a pointer that git-lfs left in place of the file; fetch the file with `git lfs pull`",
+    b"<": "a web page or XML, probably an error that a server answered; download the file again",
+    b"\x1f\x8b": "gzip; unpack it first",
+    b"\x89HDF": "HDF5 (Keras)",
+    b"GGUF": "GGUF",
+    b"\x93NUMPY": "a NumPy array",
+    b"{": "JSON, which holds no weights; name the file beside it",
+    b"\x80": "a plain pickle, not one that torch.save wrote",
+}
+TORCH_LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before PyTorch 1.6
+
+
+def read_tensors(path: str | Path, *, memory: int | None = None) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a file.
+
+    Args:
+        path: a safetensors file, or one that torch.save wrote in either of its formats. The wrappings `WRAPPERS` and
+            the prefixes `PREFIXES` are taken off; entries that are no tensors are ignored.
+        memory: bytes that the tensors may need as float32; default: what the machine has.
+
+    Returns:
+        The metadata (of torch files: what this package wrote into them, else nothing), and the tensors by name on the
+        CPU: memory maps of the file, private, so that writing to them does not change it. Only files from before
+        PyTorch 1.6 are read into memory.
+
+    Raises:
+        CheckpointError: no such file, a folder, a kind that is not read, a damaged or truncated file, a pickle
+            that wants to run code, a TorchScript archive, or more than fits the memory.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    memory = machine_memory() if memory is None else memory
+    _check_memory(path, path.stat().st_size, memory)
+    if kind == SAFETENSORS:
+        metadata, tensors = _read_safetensors(path)
+    else:
+        metadata, tensors = _unwrap(path, _read_torch(path, archive=kind == ZIP))
+    _check_memory(path, sum(tensor.numel() * max(tensor.itemsize, 4) for tensor in tensors.values()), memory)
+    return metadata, tensors
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata alone, see `read_tensors`."""
+    return read_tensors(path, memory=sys.maxsize)[0]  # nothing is copied, whatever the size
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine or container has; without an answer, no limit."""
+    try:
+        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    except (AttributeError, ValueError, OSError):  # Windows
+        limits = [sys.maxsize]
+    with suppress(OSError, ValueError):  # "max" where a container is not limited
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        weights = sorted(file.name for file in path.iterdir() if file.suffix in (".safetensors", ".pth", ".pyth"))
+        raise CheckpointError(f"{path}: a folder, not a file; in it: {', '.join(weights) or 'no weights'}")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        raise CheckpointError(f"{path}: the file is empty; expected weights; download or copy it again")
+    if start.startswith(b"PK\x03\x04"):
+        return ZIP
+    if start.startswith(TORCH_LEGACY_START):
+        return TORCH_LEGACY
+    if start[8:9] == b"{":  # eight bytes for the length of a header of JSON
+        return SAFETENSORS
+    found = next((what for magic, what in OTHERS.items() if start.lstrip().startswith(magic)), None)
+    raise CheckpointError(
+        f"{path}: {found or f'an unknown kind of file that begins with {start[:8]!r}'}; "
+        "expected safetensors or what torch.save writes"
+    )
+
+
+def _check_memory(path: Path, needed: int, memory: int) -> None:
+    if needed > memory:
+        raise CheckpointError(
+            f"{path}: its weights need {needed / 1e9:.1f} GB of memory, this machine has {memory / 1e9:.1f} GB; "
+            "use a smaller model or a machine with more memory"
+        )
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: safetensors, but damaged or cut short: its header does not fit its content ({_line(error)}); "
+            "download or copy it again"
+        ) from error
+
+
+def _read_torch(path: Path, *, archive: bool) -> Any:
+    if archive:
+        _check_archive(path)
+    # newer versions of torch.load take the name .safetensors for the content, so such a file is given to them open
+    mapped = archive and path.suffix != ".safetensors"
+    try:
+        with path.open("rb") as file, torch.serialization.safe_globals(_harmless()):
+            return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # a damaged pickle raises whatever it likes
+        blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if blocked:
+            raise CheckpointError(
+                f"{path}: holds {blocked[1]} beside its tensors, and loading that could run code; expected tensors; "
+                "if you trust the file: torch.save(torch.load(FILE, weights_only=False)[...], NEW)"
+            ) from error
+        raise CheckpointError(
+            f"{path}: written by torch.save, but damaged or cut short ({_line(error)}); download or copy it again"
+        ) from error
+
+
+def _check_archive(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as opened:
+            entries = opened.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"{path}: a zip archive, but damaged or cut short ({_line(error)}); download or copy it again"
+        ) from error
+    # NAME/data.pkl; constants.pkl is TorchScript's alone
+    names = {entry.filename.split("/", 1)[-1] for entry in entries}
+    if "constants.pkl" in names:
+        raise CheckpointError(
+            f"{path}: a TorchScript archive, which is a program; expected a file of weights; if you trust it: "
+            "arm(torch.jit.load(FILE).state_dict(), ...) or torch.save(torch.jit.load(FILE).state_dict(), NEW)"
+        )
+    if "data.pkl" not in names:
+        found = ", ".join(sorted(entry.filename for entry in entries)[:3])
+        raise CheckpointError(f"{path}: a zip archive of something else ({found}); expected one that torch.save wrote")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError(
+            f"{path}: an archive of torch.save that was packed again with compression; save it with torch.save"
+        )
+
+
+def _harmless() -> list[Any]:
+    """Classes of plain values that training programs leave beside the weights: numbers of NumPy, options."""
+    import _codecs
+
+    import numpy as np
+
+    dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.float16, np.int64, np.int32, np.bool_)]
+    scalar: Any = np.float64(0).__reduce__()[0]
+    named = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [np.dtype, *dtypes, *named, _codecs.encode, argparse.Namespace]
+
+
+def _unwrap(path: Path, content: Any) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a state dict")
+    told = content.get(METADATA_KEY)
+    pairs = told.items() if isinstance(told, Mapping) else ()
+    metadata = {key: value for key, value in pairs if isinstance(key, str) and isinstance(value, str)}
+    state = content
+    while wrapper := next((key for key in WRAPPERS if isinstance(state.get(key), Mapping)), None):
+        state = state[wrapper]
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and isinstance(key, str)}
+    if not tensors:
+        keys = ", ".join(str(key) for key in list(content)[:5])
+        raise CheckpointError(f"{path}: no tensors found; its entries are {keys or 'none'}; expected a state dict")
+    return metadata, _without_prefixes(tensors)
+
+
+def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    while prefix := next((one for one in PREFIXES if all(key.startswith(one) for key in tensors)), ""):
+        tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+    return tensors
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
