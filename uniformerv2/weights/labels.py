@@ -1,29 +1,278 @@
-"""Class lists of Kinetics, in the two orders that are in circulation.
+"""Class lists of the datasets, the orders they circulate in, and heads of one order or set made into another.
 
 A label belongs to a checkpoint, never to a dataset name alone: the same 400 classes are numbered differently in the
-official files ("official", also used by VideoMAE V2 and InternVideo) and in mmaction2's ("mmaction2", alphabetical).
-That the official UniFormerV2 files follow the first is inferred, not confirmed: see docs/checkpoints.md.
+official files ("official", also used by VideoMAE V2 and InternVideo) and in mmaction2's ("mmaction2"). Only Kinetics
+is known in two orders; the other sets have one list, mmaction2's, which stands for both. What is not certain about the
+labels of a released head, `released_labels` says: see docs/checkpoints.md.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
 from importlib.resources import files
-from typing import Literal, get_args
+from itertools import chain
+from typing import TYPE_CHECKING, Literal, get_args
+
+from uniformerv2.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from uniformerv2.model.uniformerv2 import UniFormerV2
 
 ClassOrder = Literal["official", "mmaction2"]
-KineticsName = Literal["kinetics400", "kinetics600", "kinetics700", "kinetics710"]
+
+DATASETS = {  # classes of each
+    "kinetics400": 400,
+    "kinetics600": 600,
+    "kinetics700": 700,
+    "kinetics710": 710,
+    "moments_in_time": 339,
+    "something_something_v1": 174,
+    "something_something_v2": 174,
+    "activitynet": 200,
+    "hacs": 200,
+    "ucf101": 101,
+    "hmdb51": 51,
+}
+ALIASES = {f"k{number}": f"kinetics{number}" for number in (400, 600, 700, 710)} | {
+    "mit": "moments_in_time",
+    "mitv1": "moments_in_time",
+    "ssv1": "something_something_v1",
+    "sthv1": "something_something_v1",
+    "ssv2": "something_something_v2",
+    "sthv2": "something_something_v2",
+    "anet": "activitynet",
+}
+PARTS_OF_710 = ("kinetics400", "kinetics600", "kinetics700")
+
+INFERRED = (
+    "the order of the labels is inferred: official Kinetics files are taken to follow the lists of VideoMAE V2 and "
+    "InternVideo, which no released file could confirm"
+)
+UNCONFIRMED = "the order of the labels is unconfirmed: {} is taken for a head whose own list was never published"
 
 
-def class_list(dataset: KineticsName, order: ClassOrder) -> tuple[str, ...]:
+def dataset_name(name: str) -> str:
+    """The canonical name of a dataset.
+
+    Args:
+        name: one of `DATASETS` or of `ALIASES`, in any case, with "-" or "_".
+
+    Raises:
+        ValueError: an unknown dataset.
+    """
+    plain = name.casefold().replace("-", "_")
+    plain = ALIASES.get(plain, plain)
+    if plain not in DATASETS:
+        raise ValueError(f"no class list of {name!r}; there are {', '.join(DATASETS)} (short: {', '.join(ALIASES)})")
+    return plain
+
+
+@cache
+def class_list(dataset: str, order: ClassOrder = "official") -> tuple[str, ...]:
     """Names of the classes of a dataset; entry i belongs to row i of a classifier in that order.
+
+    Args:
+        dataset: a name that `dataset_name` knows. HACS has the classes of ActivityNet.
+        order: tells apart only the lists of Kinetics.
 
     Raises:
         ValueError: an unknown dataset or order.
     """
-    if dataset not in get_args(KineticsName) or order not in get_args(ClassOrder):
-        raise ValueError(
-            f"no class list of {dataset!r} in the order {order!r}; there are {', '.join(get_args(KineticsName))} "
-            f"in {' and '.join(get_args(ClassOrder))}"
+    dataset = dataset_name(dataset)
+    if order not in get_args(ClassOrder):
+        raise ValueError(f"no class list in the order {order!r}; there are {' and '.join(get_args(ClassOrder))}")
+    if dataset == "hacs":
+        dataset = "activitynet"
+    return _lines(f"{dataset}.{order}.txt" if dataset.startswith("kinetics") else f"{dataset}.txt")
+
+
+def released_labels(dataset: str, source: ClassOrder) -> tuple[tuple[str, ...], str]:
+    """Labels of a head that was released for a dataset.
+
+    Args:
+        dataset: a name that `dataset_name` knows.
+        source: whose file it is, the official authors' or mmaction2's.
+
+    Returns:
+        The labels, and one line that says what is not certain about them; "" where nothing is in doubt.
+
+    Raises:
+        ValueError: an unknown dataset or source.
+    """
+    dataset = dataset_name(dataset)
+    labels = class_list(dataset, source)
+    if dataset == "hacs":
+        return labels, UNCONFIRMED.format("mmaction2's list of ActivityNet, whose classes HACS has,")
+    if source == "mmaction2":  # publishes the lists of its heads
+        return labels, ""
+    return labels, INFERRED if dataset.startswith("kinetics") else UNCONFIRMED.format(f"mmaction2's list of {dataset}")
+
+
+def datasets_with(num_classes: int) -> list[str]:
+    """Canonical names of the datasets that have so many classes: two of them for 174 and for 200, often none."""
+    return [name for name, classes in DATASETS.items() if classes == num_classes]
+
+
+def known_order(labels: Sequence[str]) -> tuple[str, ClassOrder] | None:
+    """Dataset and order of a list of labels; None where it is not, name by name, one of ours.
+
+    A list that serves both orders is called mmaction2's, and the one of ActivityNet and HACS is called ActivityNet's.
+    """
+    for dataset in datasets_with(len(labels)):
+        for order in ("mmaction2", "official"):
+            if class_list(dataset, order) == tuple(labels):
+                return dataset, order
+    return None
+
+
+def known_lists(num_classes: int) -> dict[str, tuple[str, ...]]:
+    """Every order that labels of so many classes may be in, by a name for people: ours and the alphabetical ones."""
+    named: dict[str, tuple[str, ...]] = {}
+    for dataset in datasets_with(num_classes):
+        if dataset.startswith("kinetics"):
+            named[f"official {dataset} order"] = class_list(dataset, "official")
+        named[f"mmaction2's {dataset} order"] = labels = class_list(dataset, "mmaction2")
+        named[f"alphabetical {dataset} order"] = tuple(sorted(labels))
+    first = {labels: title for title, labels in reversed(named.items())}  # of equal lists, the first name stays
+    return {title: labels for title, labels in named.items() if first[labels] == title}
+
+
+def matching(names: Sequence[str], among: Sequence[str]) -> list[int] | None:
+    """Where classes stand in another list, however they are spelled there.
+
+    Equal names come first (letters and digits only, in any case), then those that `classes/kinetics.same.txt` joins.
+
+    Args:
+        names: classes, each once.
+        among: the other list.
+
+    Returns:
+        An index into `among` for each name, no index twice; None where a name has no partner.
+    """
+    places = {_key(name): place for place, name in enumerate(among)}
+    found = [places.get(_key(name)) for name in names]
+    taken = set(found)
+    result = []
+    for name, place in zip(names, found, strict=True):
+        if place is None:
+            partners = (places[key] for key in _same_class().get(_key(name), ()) if key in places)
+            place = next((partner for partner in partners if partner not in taken), None)
+        if place is None:
+            return None
+        taken.add(place)
+        result.append(place)
+    return result
+
+
+def reordering(labels: Sequence[str], order: ClassOrder) -> list[int] | None:
+    """Rows of a head that put it into an order.
+
+    Args:
+        labels: of the head, one of our lists.
+        order: the order wanted.
+
+    Returns:
+        Row `result[i]` of the head belongs to entry i of `class_list(dataset, order)`; a permutation. None where
+        `labels` are no known list.
+
+    Each of the two orders of Kinetics-600, 700 and 710 has one class that the other lacks ("throwing ball" stands twice
+    in the official lists, in place of another class); these two are taken for each other.
+    """
+    known = known_order(labels)
+    return matching(class_list(known[0], order), labels) if known else None
+
+
+def head_rows(labels: Sequence[str], dataset: str) -> list[int]:
+    """Rows of a Kinetics-710 head that make the head of Kinetics-400, 600 or 700.
+
+    Args:
+        labels: of the head, in either order.
+        dataset: which of the three.
+
+    Returns:
+        A row for each entry of `head_labels(labels, dataset)`.
+
+    Raises:
+        CheckpointError: the labels are no known list of Kinetics-710, or the dataset is no part of it.
+    """
+    rows = matching(head_labels(labels, dataset), labels)
+    assert rows is not None, "our own lists of Kinetics fit each other"
+    return rows
+
+
+def head_labels(labels: Sequence[str], dataset: str) -> tuple[str, ...]:
+    """Labels of the part that `head_rows` takes, in the order that `labels` are in. Raises as that does."""
+    try:
+        part = dataset_name(dataset)
+    except ValueError:
+        part = dataset
+    if part not in PARTS_OF_710:
+        raise CheckpointError(f"head {dataset!r}: a Kinetics-710 head holds those of {', '.join(PARTS_OF_710)} only")
+    known = known_order(labels)
+    if known is None or known[0] != "kinetics710":
+        raise CheckpointError(
+            f"head {dataset!r}: only a head with the labels of Kinetics-710 can be mapped, this one has "
+            f"{_describe(labels)}; load the weights with the labels that belong to them"
         )
-    file = files("uniformerv2.weights") / "classes" / f"{dataset}.{order}.txt"
-    return tuple(file.read_text(encoding="utf-8").splitlines())
+    return class_list(part, known[1])
+
+
+def map_head(model: UniFormerV2, dataset: str) -> UniFormerV2:
+    """A model with a Kinetics-710 head as a model of Kinetics-400, 600 or 700.
+
+    Args:
+        model: its labels say which row of the head is which; it is left as it is.
+        dataset: which of the three.
+
+    Returns:
+        A model with those rows of the classifier only, and their labels. It shares all other weights with `model`.
+
+    Raises:
+        CheckpointError: as `head_rows`.
+    """
+    from torch import nn
+
+    rows = head_rows(model.labels, dataset)
+    shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    part = deepcopy(model, shared)  # type: ignore[arg-type]
+    part.labels = head_labels(model.labels, dataset)
+    part.loading_report += (f"head: {len(rows)} of the {len(model.labels)} rows, those of {dataset_name(dataset)}",)
+    part.config = replace(model.config, num_classes=len(rows))
+    linear = part.head.linear
+    linear.out_features = len(rows)
+    for name in ("weight", "bias"):
+        whole = getattr(linear, name)
+        setattr(linear, name, nn.Parameter(whole.detach()[rows], requires_grad=whole.requires_grad))
+    return part
+
+
+def _describe(labels: Sequence[str]) -> str:
+    known = known_order(labels)
+    if known:
+        return f"those of {known[0]} in the {known[1]} order"
+    return f"{len(labels)} others ({', '.join(labels[:3])}, ...)" if labels else "none"
+
+
+def _lines(name: str) -> tuple[str, ...]:
+    return tuple((files("uniformerv2.weights") / "classes" / name).read_text(encoding="utf-8").splitlines())
+
+
+@cache
+def _same_class() -> dict[str, list[str]]:
+    """Key of a class of Kinetics -> keys of its other names."""
+    partners: dict[str, list[str]] = defaultdict(list)
+    for line in _lines("kinetics.same.txt"):
+        if not line.startswith("#"):
+            one, other = map(_key, line.split("\t"))
+            partners[one].append(other)
+            partners[other].append(one)
+    return partners
+
+
+def _key(name: str) -> str:
+    """What is the same in all spellings of a name: quotes, dashes, underscores and capitals differ."""
+    return "".join(filter(str.isalnum, name.casefold()))
