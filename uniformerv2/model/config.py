@@ -132,6 +132,8 @@ class ModelConfig:
             raise ValueError("pool class_token needs a class token; without one, pool by mean or attention")
         if self.rotary is not None and self.width // self.heads % 4:
             raise ValueError(f"rotary needs heads of a multiple of 4 channels, got {self.width // self.heads}")
+        if self.relative_bias and self.register_tokens:
+            raise ValueError("relative_bias knows no distances to register_tokens; use one or the other")
         if self.width % (self.pool_heads or self.heads):
             raise ValueError(f"width {self.width} is not divisible by pool_heads {self.pool_heads}")
         if not self.global_after and not self.mix_class_token:
