@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -80,3 +81,12 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for take in range(5):
             draw_video(folder / name / f"{name}{take}.mp4", colour=number, seed=10 * number + take)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Models of these tests are so small that a second thread only waits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
