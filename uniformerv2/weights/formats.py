@@ -103,16 +103,33 @@ TIMM_VIT = [
 ]
 
 
+# what stands in every file of a format, and in none of another; official heads come without "backbone." too
+MARKS: dict[VideoFormat, re.Pattern[str]] = {
+    "ours": re.compile(
+        r"head\.(linear|norm)\..*|backbone\.(blocks\..*|class_token|patch_embedding\..*)|global_blocks\..*"
+    ),
+    "official": re.compile(r"(backbone\.)?transformer\.proj\.[02]\..*"),
+    "mmaction2": re.compile(r"cls_head\..*|backbone\.transformer\.norm\..*"),
+}
+IGNORED = {"mmaction2": "data_preprocessor."}  # constants that are no weights, by prefix
+
+
+def marks(keys: Iterable[str]) -> dict[VideoFormat, str]:
+    """The video formats that keys are of, each with one key that tells it; more than one is a mixture."""
+    names = list(keys)
+    found = {kind: next((name for name in names if mark.fullmatch(name)), None) for kind, mark in MARKS.items()}
+    return {kind: name for kind, name in found.items() if name is not None}
+
+
 def video_format(keys: Iterable[str]) -> VideoFormat | None:
-    """Which format a video model's keys are in, or None for none that is known."""
-    names = set(keys)
-    if "head.linear.weight" in names:
-        return "ours"
-    if "backbone.transformer.proj.2.weight" in names:
-        return "official"
-    if "cls_head.fc_cls.weight" in names:
-        return "mmaction2"
-    return None
+    """Which format a video model's keys are in, or None for none that is known, or for several at once."""
+    found = marks(keys)
+    return next(iter(found)) if len(found) == 1 else None
+
+
+def with_backbone(state: Mapping[str, Tensor]) -> State:
+    """Official tensors with the prefix `backbone.`, which some of the official files lack."""
+    return {key if key.startswith("backbone.") else f"backbone.{key}": tensor for key, tensor in state.items()}
 
 
 def to_ours(state: Mapping[str, Tensor], rules: list[Rule]) -> tuple[State, list[str]]:

@@ -1,0 +1,251 @@
+"""What an official or mmaction2 state dict is: read from its keys and shapes, and else assumed and said so. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from uniformerv2.errors import CheckpointError
+from uniformerv2.model.config import ModelConfig, Preprocessing
+from uniformerv2.weights.formats import VideoFormat
+from uniformerv2.weights.labels import ALIASES, DATASETS, ClassOrder, dataset_name, datasets_with, released_labels
+
+HEAD_DIM = 64  # channels of each attention head in every released model
+REDUCTION = 1.5  # of the local blocks in every released model
+RELEASED_STAGES = (4, 8, 16)  # always after the last blocks: scene; temporal B; temporal L
+FRAMES = {"scene": 8, "temporal": 16}  # the fewest that models of each layout were released with
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says of itself, and what was found out about it."""
+
+    config: ModelConfig
+    preprocessing: Preprocessing
+    labels: tuple[str, ...] = ()
+    origin: str = ""
+    licence: str = ""
+    label_note: str = ""  # what is not certain about the labels; empty where nothing is in doubt
+    format: VideoFormat = "ours"
+    report: tuple[str, ...] = ()  # what was recognised, assumed and ignored, one line each
+
+
+def recognise(
+    state: Mapping[str, Tensor],
+    kind: ClassOrder,
+    *,
+    source: str,
+    file_name: str = "",
+    dataset: str | None = None,
+    num_frames: int | None = None,
+    channel_order: Literal["rgb", "bgr"] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> CheckpointInfo:
+    """Find out what a checkpoint of another implementation is.
+
+    Args:
+        state: its tensors under our names; only shapes are looked at.
+        kind: whose layout it had.
+        source: what errors call it.
+        file_name: may tell the frames and the dataset, see `hints_from_name`.
+        dataset: whose classes its head has; default: what the file name or the number of classes tells.
+        num_frames: of the clips it was trained on; default: from the file name, or the layout's.
+        channel_order: default: BGR for official Something-Something models, else RGB.
+        options: fields of `ModelConfig` that replace what is found.
+
+    Raises:
+        CheckpointError: tensors without which nothing can be told are missing, shapes contradict each other, or
+            `dataset` has another number of classes.
+    """
+    config, report = _architecture(state, options or {}, source)
+    named_dataset, named_frames = hints_from_name(file_name, config.num_classes, config.image_size)
+    datasets, told = _datasets(dataset, named_dataset, config.num_classes, source)
+    labels, note = released_labels(datasets[0], kind) if len(datasets) == 1 else ((), _no_labels(datasets, config))
+    report += [f"labels: {datasets[0]} in the order of {kind}, {told}" if labels else note]
+    if labels and note:
+        report += [note]
+    if num_frames is None:
+        num_frames = named_frames or FRAMES["temporal" if config.temporal_downsample else "scene"]
+        report += [f"{'from the file name' if named_frames else 'assumed'}: {num_frames} frames"]
+    if channel_order is None:
+        blue_first = kind == "official" and bool(datasets) and all(name.startswith("something") for name in datasets)
+        channel_order = "bgr" if blue_first else "rgb"
+        report += [f"assumed: {channel_order.upper()} frames, as the {kind} code gives its models of this kind"]
+    preprocessing = Preprocessing(num_frames=num_frames, size=config.image_size, channel_order=channel_order)
+    return CheckpointInfo(
+        config, preprocessing, labels, label_note=note, format=kind, report=(f"{kind} checkpoint", *report)
+    )
+
+
+def hints_from_name(file_name: str, num_classes: int, image_size: tuple[int, int]) -> tuple[str | None, int | None]:
+    """Dataset and frames that a file's name tells, such as `k400_k710_uniformerv2_b16_8x224.pyth` or
+    `uniformerv2-base-p16-res224_clip-kinetics710-pre_u8_kinetics400-rgb.pth`.
+
+    Of the datasets in a name the one with `num_classes` classes counts: others are what the model was pretrained on.
+    """
+    name = file_name.lower()
+    words = set(re.split(r"[^a-z0-9]+", name))
+    named = {ALIASES.get(word, word) for word in words} | {dataset for dataset in DATASETS if dataset in name}
+    fitting = [dataset for dataset in datasets_with(num_classes) if dataset in named]
+    clip = re.search(rf"(?<![a-z0-9])f?(\d{{1,3}})x{image_size[0]}(?!\d)", name)
+    frames = clip or re.search(r"(?<![a-z0-9])u(\d{1,3})(?![a-z0-9])", name)
+    return fitting[0] if len(fitting) == 1 else None, int(frames[1]) if frames and int(frames[1]) else None
+
+
+def fit_labels(info: CheckpointInfo, labels: Sequence[str], source: str) -> CheckpointInfo:
+    """With these labels instead; none is allowed. Raises CheckpointError where they are not as many as the classes."""
+    if labels and len(labels) != info.config.num_classes:
+        raise CheckpointError(f"{source}: {len(labels)} labels given for a head of {info.config.num_classes} classes")
+    report = tuple(line for line in info.report if line != info.label_note)
+    return replace(info, labels=tuple(labels), label_note="", report=(*report, f"labels: the {len(labels)} given"))
+
+
+def check_head(info: CheckpointInfo, source: str) -> None:
+    """Refuse a head of another implementation that no class list fits and that nobody gave labels for."""
+    if not info.labels and not datasets_with(info.config.num_classes):
+        known = ", ".join(f"{classes} ({name})" for name, classes in DATASETS.items())
+        raise CheckpointError(
+            f"{source}: its head has {info.config.num_classes} classes, which fits no list of labels; expected "
+            f"{known}; or give labels=[...], or labels=() to go without"
+        )
+
+
+def _architecture(
+    state: Mapping[str, Tensor], options: Mapping[str, Any], source: str
+) -> tuple[ModelConfig, list[str]]:
+    try:
+        fields = _fields(state)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{source}: a UniFormerV2 without {error.args[0]} (under the names of this package), which tells its "
+            "architecture; the file is not whole"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    stages, depth = fields.pop("stages"), fields["depth"]
+    report = [_summary(fields, stages)]
+    assumed: dict[str, Any] = {"global_after": tuple(range(max(depth - stages, 0), depth))}
+    if "global_after" not in options:
+        released = "" if stages in RELEASED_STAGES else f" (no model with {stages} stages was released)"
+        report += [f"assumed: global stages after the last {stages} of {depth} blocks{released}"]
+    if "heads" not in options:
+        assumed["heads"] = _heads(fields["width"], source)
+        report += [f"assumed: {assumed['heads']} heads of {HEAD_DIM} channels"]
+    if options:
+        report += ["given: " + ", ".join(f"{name} {value}" for name, value in options.items())]
+    if stages > depth:
+        raise CheckpointError(f"{source}: {stages} global stages for {depth} blocks; the file is not whole")
+    fields["image_size"] = options.get("image_size") or _image_size(
+        fields.pop("positions"), fields["patch_size"], source
+    )
+    fields.pop("positions", None)
+    try:
+        return ModelConfig(**{**fields, **assumed, **options}), report
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+
+
+def _fields(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Fields of `ModelConfig`, and the numbers of `stages` and `positions`."""
+    width = state["backbone.class_token"].shape[-1]
+    stem = state["backbone.patch_embedding.weight"].shape  # (width, 3, frames, patch, patch)
+    if len(stem) != 5 or stem[2] not in (1, 3):
+        raise ValueError(f"its patch embedding is {tuple(stem)}, expected (width, 3, 1 or 3 frames, patch, patch)")
+    stages = _count(state, "global_blocks")
+    fields: dict[str, Any] = {
+        "width": width,
+        "depth": _count(state, "backbone.blocks"),
+        "patch_size": stem[-1],
+        "temporal_downsample": stem[2] == 3,
+        "mlp_ratio": state["backbone.blocks.0.mlp.fc1.weight"].shape[0] / width,
+        "mix_class_token": "mix" in state,
+        "num_classes": state["head.linear.weight"].shape[0],
+        "stages": stages,
+        "positions": state["backbone.position_embedding"].shape[0],
+    }
+    if stages:
+        fields["global_mlp_ratio"] = state["global_blocks.0.mlp.fc1.weight"].shape[0] / width
+    if "backbone.blocks.0.local1.reduce.weight" in state:
+        double = "backbone.blocks.0.local2.reduce.weight" in state
+        fields["local_blocks"] = "attention+mlp" if double else "attention"
+        fields["local_reduction"] = _reduction(width, state["backbone.blocks.0.local1.reduce.weight"].shape[0])
+        fields["local_kernel"] = state["backbone.blocks.0.local1.temporal.weight"].shape[2]
+    return fields
+
+
+def _count(state: Mapping[str, Tensor], modules: str) -> int:
+    """How many numbered modules there are: one more than the highest number."""
+    numbers = (re.match(rf"{re.escape(modules)}\.(\d+)\.", key) for key in state)
+    return 1 + max((int(number[1]) for number in numbers if number), default=-1)
+
+
+def _reduction(width: int, channels: int) -> float:
+    """A ratio whose int(width / ratio) is `channels`: the released one, else a plain one, else one in between."""
+    candidates = (REDUCTION, float(round(width / channels)), width / channels, width / (channels + 0.5))
+    return next(ratio for ratio in candidates if ratio and int(width / ratio) == channels)
+
+
+def _image_size(positions: int, patch_size: int, source: str) -> tuple[int, int]:
+    side = math.isqrt(positions - 1)
+    if side * side != positions - 1:
+        raise CheckpointError(
+            f"{source}: {positions - 1} positions are no square grid of patches; give image_size=(height, width)"
+        )
+    return side * patch_size, side * patch_size
+
+
+def _heads(width: int, source: str) -> int:
+    if width % HEAD_DIM:
+        raise CheckpointError(
+            f"{source}: no key tells the number of heads, and width {width} is no multiple of the {HEAD_DIM} channels "
+            "that each has in the released models; give heads=..."
+        )
+    return width // HEAD_DIM
+
+
+def _summary(fields: Mapping[str, Any], stages: int) -> str:
+    local = fields.get("local_blocks", "none")
+    return (
+        f"recognised: width {fields['width']}, {fields['depth']} blocks, patches of {fields['patch_size']}, "
+        f"{fields['positions'] - 1} positions, local blocks {local}, {stages} global stages, "
+        f"{'' if fields['temporal_downsample'] else 'no '}temporal downsampling, "
+        f"class token {'mixed in' if fields['mix_class_token'] else 'not mixed in (frozen)'}, "
+        f"{fields['num_classes']} classes"
+    )
+
+
+def _datasets(given: str | None, named: str | None, num_classes: int, source: str) -> tuple[list[str], str]:
+    """Datasets that the head may be of, and what says so."""
+    if given is not None:
+        try:
+            name = dataset_name(given)
+        except ValueError as error:
+            raise CheckpointError(f"{source}: {error}") from error
+        if DATASETS[name] != num_classes:
+            raise CheckpointError(
+                f"{source}: its head has {num_classes} classes, and dataset {name} has {DATASETS[name]}; "
+                f"{_others(num_classes)}"
+            )
+        return [name], "as given"
+    if named is not None:
+        return [named], "from the file name"
+    return datasets_with(num_classes), f"the one known list of {num_classes} classes"
+
+
+def _others(num_classes: int) -> str:
+    fitting = datasets_with(num_classes)
+    return f"give {' or '.join(fitting)}" if fitting else "no known dataset has so many: give labels=[...]"
+
+
+def _no_labels(datasets: Sequence[str], config: ModelConfig) -> str:
+    if not datasets:
+        return f"no labels: no known dataset has {config.num_classes} classes; give labels=[...]"
+    return (
+        f"no labels: {' and '.join(datasets)} both have {config.num_classes} classes, and neither the keys nor the "
+        "name of the file tell which it is; give dataset=..."
+    )
