@@ -7,6 +7,7 @@ import subprocess
 import sys
 import wave
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from uniformerv2 import cli
 from uniformerv2.data.annotations import read_annotations
+from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Predictor
+from uniformerv2.weights import load_model, save_model
+from uniformerv2.weights.labels import class_list
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -182,6 +186,92 @@ def test_predict_goes_on_past_bad_videos_and_says_so_at_the_end(
     lines = errors.splitlines()
     assert all(line.startswith("error: ") for line in lines)
     assert [str(absent) in lines[0], str(broken) in lines[1], "2 of 4 videos" in lines[2]] == [True] * 3
+
+
+KINETICS = {"blue": "archery", "green": "bowling", "red": "yoga"}
+
+
+def kinetics_checkpoint(checkpoint: Path, path: Path, *, rows: tuple[str, ...], labels: tuple[str, ...]) -> Path:
+    """The checkpoint of three colours with names of Kinetics for them: their rows in one order, labels in another."""
+    model = load_model(checkpoint)
+    head = torch.nn.Linear(model.config.width, len(rows))
+    with torch.no_grad():
+        places = [rows.index(KINETICS[label]) for label in model.labels]
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.constant_(head.bias, -100)
+        head.weight[places], head.bias[places] = model.head.linear.weight, model.head.linear.bias
+    model.head.linear = head
+    model.config, model.labels = replace(model.config, num_classes=len(rows)), labels
+    save_model(model, path)
+    return path
+
+
+def kinetics_manifest(colours: Path, path: Path) -> Path:
+    rows = [f"{row.path},{KINETICS[row.label]}" for row in read_annotations(colours)]
+    path.write_text("\n".join(["path,label", *rows]))
+    return path
+
+
+def test_evaluate_warns_of_labels_in_another_order(
+    uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: Path
+) -> None:
+    official, mmaction2 = class_list("kinetics400", "official"), class_list("kinetics400", "mmaction2")
+    model = kinetics_checkpoint(checkpoint, tmp_path / "model.safetensors", rows=official, labels=mmaction2)
+    manifest = kinetics_manifest(colours, tmp_path / "videos.csv")
+    status, _, errors = uniformerv2("evaluate", model, manifest, "--clips", 1, "--crops", 1, "--workers", 0)
+    assert status == 0
+    assert errors.startswith("warning: top-1 0.0% is what guessing gives with 400 classes")
+    assert "as the official kinetics400 order top-1 would be 100.0%" in errors
+    assert errors.count("\n") == 1
+    saved = json.loads((tmp_path / "model.videos.1x1.json").read_text())
+    assert saved["warning"] in errors
+
+
+def test_head_takes_a_part_of_kinetics_710(
+    uniformerv2: Run, checkpoint: Path, colours: Path, red: Path, tmp_path: Path
+) -> None:
+    labels = class_list("kinetics710", "mmaction2")
+    model = kinetics_checkpoint(checkpoint, tmp_path / "model.safetensors", rows=labels, labels=labels)
+    manifest = kinetics_manifest(colours, tmp_path / "videos.csv")
+    status, _, errors = uniformerv2(
+        "evaluate", model, manifest, "--clips", 1, "--crops", 1, "--workers", 0, "--head", "k600"
+    )
+    assert (status, errors) == (0, "")
+    result = json.loads((tmp_path / "model.k600.videos.1x1.json").read_text())
+    assert (len(result["classes"]), result["top1"]) == (600, 1.0)
+    status, output, errors = uniformerv2("predict", model, red, "--head", "k400", "--json", "--top-k", 400)
+    assert (status, errors) == (0, "")
+    ranked = json.loads(output)["labels"]
+    assert ranked[0] == "yoga"
+    assert set(ranked) == set(class_list("kinetics400", "mmaction2"))
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_only_a_head_of_710_has_parts(
+    uniformerv2: Run, checkpoint: Path, colours: Path, red: Path, tmp_path: Path, command: str
+) -> None:
+    arguments = {"predict": [red], "evaluate": [colours, "--output", tmp_path / "result.json"]}[command]
+    status, output, errors = uniformerv2(command, checkpoint, *arguments, "--head", "k400")
+    assert (status, output) == (2, "")
+    assert_one_line(errors, "k400", "blue, green, red")
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_what_is_not_certain_of_the_labels_is_said_once(
+    uniformerv2: Run, checkpoint: Path, red: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(path: Path) -> UniFormerV2:
+        model = load_model(path)
+        model.label_note = "the order is inferred"
+        return model
+
+    monkeypatch.setattr("uniformerv2.predict.load_model", load)
+    monkeypatch.setattr("uniformerv2.weights.load_model", load)
+    assert uniformerv2("predict", checkpoint, red, red)[2] == "note: the order is inferred\n"
+    output = tmp_path / "result.json"
+    held_out = checkpoint.with_name("held_out.csv")
+    errors = uniformerv2("evaluate", checkpoint, held_out, "--workers", 0, "--output", output)[2]
+    assert errors == "note: the order is inferred\n"
 
 
 def test_info_shows_what_the_checkpoint_carries(uniformerv2: Run, checkpoint: Path) -> None:

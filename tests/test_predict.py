@@ -12,6 +12,7 @@ from uniformerv2.predict import Predictor
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.sampling import segment_indices
 from uniformerv2.weights import arm, save_model
+from uniformerv2.weights.labels import class_list
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,21 @@ def test_several_views_are_averaged_over_the_right_frames(model: UniFormerV2, vi
 def test_a_model_without_labels_numbers_its_classes(image_model: Path, video: Path) -> None:
     prediction = Predictor(arm(image_model, num_classes=2, size=(32, 32))).predict(video)
     assert sorted(prediction.labels) == ["class 0", "class 1"]
+
+
+def test_only_the_classes_of_a_part_of_kinetics_710(image_model: Path, video: Path) -> None:
+    labels = class_list("kinetics710", "mmaction2")
+    model = arm(image_model, num_classes=710, labels=labels, size=(32, 32))
+    torch.nn.init.normal_(model.head.linear.weight)
+    everything = Predictor(model).predict(video, top_k=None)
+    part = Predictor(model, head="k400").predict(video, top_k=None)
+    assert set(part.labels) == set(class_list("kinetics400", "mmaction2"))
+    # the same logits, so that the classes of equal name stay in the same order
+    common = set(part.labels) & set(everything.labels)
+    assert len(common) == 387
+    assert [name for name in part.labels if name in common] == [name for name in everything.labels if name in common]
+    with pytest.raises(CheckpointError, match="none"):
+        Predictor(arm(image_model, num_classes=710, size=(32, 32)), head="k400")
 
 
 def test_bad_input_is_refused(model: UniFormerV2, tmp_path: Path) -> None:

@@ -89,8 +89,10 @@ class Evaluate:
     """Clips spread over each video."""
     crops: Literal[1, 3] = 3
     """1: the centre of each clip; 3: three crops along its longer side."""
+    head: Literal["k400", "k600", "k700"] | None = None
+    """Only these classes of a Kinetics-710 head."""
     output: Path | None = None
-    """JSON file for the result; None: CHECKPOINT.DATA.CLIPSxCROPS.json beside the checkpoint."""
+    """JSON file for the result; None: CHECKPOINT[.HEAD].DATA.CLIPSxCROPS.json beside the checkpoint."""
     root: Path | None = None
     """What the paths in a manifest are relative to; None: its own folder."""
     split: Literal["held-out", "train", "val", "test", "all"] = "held-out"
@@ -110,13 +112,19 @@ class Evaluate:
         from uniformerv2.tasks.classification import evaluate, of_split
         from uniformerv2.train.checkpoint import write_text
         from uniformerv2.weights import load_model
+        from uniformerv2.weights.labels import map_head
 
-        name = f"{self.checkpoint.stem}.{self.data.stem}.{self.clips}x{self.crops}.json"
+        head = f".{self.head}" if self.head else ""
+        name = f"{self.checkpoint.stem}{head}.{self.data.stem}.{self.clips}x{self.crops}.json"
         output = self.output or self.checkpoint.with_name(name)
         if not output.parent.is_dir():
             raise RecipeError(f"{output}: there is no folder {output.parent} to write to")
+        model = load_model(self.checkpoint)
+        if self.head:
+            model = map_head(model, self.head)
+        _note(model.label_note)
         result = evaluate(
-            load_model(self.checkpoint).to(pick_device(self.device)),
+            model.to(pick_device(self.device)),
             of_split(read_annotations(self.data, root=self.root), self.split),
             num_clips=self.clips,
             num_crops=self.crops,
@@ -144,6 +152,8 @@ class Predict:
     """Clips spread over each video, averaged."""
     crops: Literal[1, 3] = 1
     """1: the centre of each clip; 3: three crops along its longer side, averaged."""
+    head: Literal["k400", "k600", "k700"] | None = None
+    """Only these classes of a Kinetics-710 head."""
     as_json: Annotated[FlagCreatePairsOff[bool], arg(name="json")] = False
     """Print one JSON object a line and nothing else."""
     device: str = "auto"
@@ -156,7 +166,10 @@ class Predict:
             )
         from uniformerv2.predict import Predictor
 
-        predictor = Predictor(self.checkpoint, device=self.device, num_clips=self.clips, num_crops=self.crops)
+        predictor = Predictor(
+            self.checkpoint, device=self.device, num_clips=self.clips, num_crops=self.crops, head=self.head
+        )
+        _note(predictor.model.label_note)
         failures = []
         for video in self.videos:
             try:
@@ -267,6 +280,12 @@ def _complain(reason: object) -> None:
     print(f"error: {' '.join(str(reason).split())}", file=sys.stderr)
 
 
+def _note(text: str) -> None:
+    """What is not certain, on stderr; nothing where nothing is in doubt."""
+    if text:
+        print(f"note: {text}", file=sys.stderr)
+
+
 def _print_evaluation(result: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -287,3 +306,5 @@ def _print_evaluation(result: Evaluation) -> None:
     console.print(f"top-1 {result.top1:.1%}   top-5 {result.top5:.1%}   skipped {len(result.skipped)}", highlight=False)
     for _, reason in result.skipped:
         console.print(f"skipped: {reason}", highlight=False, markup=False, soft_wrap=True)
+    if result.warning:
+        print(f"warning: {result.warning}", file=sys.stderr)

@@ -14,6 +14,7 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.views import evaluation_views
 from uniformerv2.weights.checkpoint import load_model
+from uniformerv2.weights.labels import map_head
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,27 @@ class Predictor:
         device: "auto" (a GPU where there is one), or a name that torch knows.
         num_clips: clips evenly spread over the video.
         num_crops: 1 (centre) or 3 (along the longer side) of each clip.
+        head: "kinetics400", "kinetics600" or "kinetics700": only these classes of a Kinetics-710 head.
 
     Raises:
         RecipeError: a device that is not here, or impossible counts.
-        CheckpointError: the checkpoint cannot be read.
+        CheckpointError: the checkpoint cannot be read, or has no such head.
     """
 
     def __init__(
-        self, model: str | Path | UniFormerV2, *, device: str = "auto", num_clips: int = 1, num_crops: int = 1
+        self,
+        model: str | Path | UniFormerV2,
+        *,
+        device: str = "auto",
+        num_clips: int = 1,
+        num_crops: int = 1,
+        head: str | None = None,
     ) -> None:
         if num_clips < 1 or num_crops not in (1, 3):
             raise RecipeError(f"need num_clips >= 1 and num_crops 1 or 3, got {num_clips} and {num_crops}")
         self.device = pick_device(device)
-        self.model = (model if isinstance(model, UniFormerV2) else load_model(model)).to(self.device).eval()
+        model = model if isinstance(model, UniFormerV2) else load_model(model)
+        self.model = (map_head(model, head) if head else model).to(self.device).eval()
         self.num_clips, self.num_crops = num_clips, num_crops
 
     @torch.inference_mode()

@@ -31,6 +31,7 @@ from uniformerv2.tasks.classification import (
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.weights import load_model
+from uniformerv2.weights.labels import class_list, map_head
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +315,45 @@ def test_what_cannot_be_evaluated_is_refused(run: TrainingResult, colours: Path,
     nameless = UniFormerV2(named_config("Ti/16", "scene", image_size=(32, 32), num_classes=3))
     with pytest.raises(CheckpointError, match="no labels"):
         evaluate(nameless, read_annotations(colours))
+
+
+KINETICS = {"blue": "archery", "green": "bowling", "red": "yoga"}
+
+
+def as_kinetics(model: UniFormerV2, order: tuple[str, ...]) -> UniFormerV2:
+    """The model of three colours with names of Kinetics for them, and the rows of its head in an order of these."""
+    head = nn.Linear(model.config.width, len(order))
+    with torch.no_grad():
+        nn.init.zeros_(head.weight)
+        nn.init.constant_(head.bias, -100)
+        rows = [order.index(KINETICS[label]) for label in model.labels]
+        head.weight[rows], head.bias[rows] = model.head.linear.weight, model.head.linear.bias
+    model.head.linear = head
+    model.config, model.labels = replace(model.config, num_classes=len(order)), order
+    return model
+
+
+def test_labels_in_the_wrong_order_are_suspected(run: TrainingResult, colours: Path) -> None:
+    official, mmaction2 = class_list("kinetics400", "official"), class_list("kinetics400", "mmaction2")
+    rows = [replace(row, label=KINETICS[row.label]) for row in read_annotations(colours)]
+    model = as_kinetics(load_model(run.last), mmaction2)
+    right = evaluate(model, rows)
+    assert (right.top1, right.warning) == (1.0, "")
+    model.labels = official
+    wrong = evaluate(model, rows)
+    assert wrong.top1 == 0
+    assert "top-1 0.0% is what guessing gives with 400 classes" in wrong.warning
+    assert "mmaction2's kinetics400 order top-1 would be 100.0%" in wrong.warning
+    assert wrong.to_json()["warning"] == wrong.warning
+
+
+def test_a_mapped_head_is_as_good_as_the_whole_one(run: TrainingResult, colours: Path) -> None:
+    rows = [replace(row, label=KINETICS[row.label]) for row in read_annotations(colours)]
+    model = as_kinetics(load_model(run.last), class_list("kinetics710", "official"))
+    part = map_head(model, "kinetics600")
+    whole, mapped = evaluate(model, rows), evaluate(part, rows)
+    assert (whole.top1, mapped.top1) == (1.0, 1.0)
+    assert (len(whole.classes), len(mapped.classes)) == (710, 600)
 
 
 def test_rows_of_a_split() -> None:

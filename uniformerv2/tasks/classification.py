@@ -23,6 +23,7 @@ from uniformerv2.device import model_device, pick_device
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, VideoError
 from uniformerv2.model.config import Preprocessing, named_config
 from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.tasks.class_order import order_warning
 from uniformerv2.train.checkpoint import RunFolder, write_text
 from uniformerv2.train.engine import Cost, Trainer
 from uniformerv2.train.log import read_metrics
@@ -72,6 +73,7 @@ class Evaluation:
     classes: tuple[ClassAccuracy, ...]  # in the order of the model's labels
     videos: tuple[VideoResult, ...]
     skipped: tuple[tuple[str, str], ...]  # (path, reason)
+    warning: str = ""  # one line where the labels of the model seem to be in another order than its classifier
 
     @property
     def correct(self) -> int:
@@ -107,6 +109,9 @@ def evaluate(
         workers: processes that read videos; 0 reads in this one.
         console: shows a bar on a terminal; None shows nothing.
 
+    Returns:
+        The result. If it looks like guessing, `warning` says whether the class order explains it: see `class_order.py`.
+
     Raises:
         AnnotationError: a label that the model does not know.
         VideoError: not one video could be read.
@@ -114,7 +119,10 @@ def evaluate(
     loader = _evaluation_loader(
         model, annotations, num_clips=num_clips, num_crops=num_crops, batch_size=batch_size, workers=workers
     )
-    return _evaluate(model, loader, batch_size=batch_size, console=console)
+    result = _evaluate(model, loader, batch_size=batch_size, console=console)
+    rows = {name: row for row, name in enumerate(model.labels)}
+    guesses = [(rows[video.labels[0]], video.label) for video in result.videos]
+    return replace(result, warning=order_warning(model.labels, guesses))
 
 
 def of_split(annotations: Sequence[Annotation], split: str) -> list[Annotation]:
@@ -142,7 +150,9 @@ def _evaluation_loader(
     workers: int,
 ) -> DataLoader[Any]:
     if not model.labels:
-        raise CheckpointError("the model has no labels, so that no accuracy can be told; train it with this package")
+        raise CheckpointError(
+            "the model has no labels, so that no accuracy can be told; load it with those of its own head"
+        )
     dataset = VideoDataset(
         annotations, model.labels, model.preprocessing, num_clips=num_clips, num_crops=num_crops, threads=1
     )

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from itertools import chain
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from uniformerv2.errors import CheckpointError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from uniformerv2.model.uniformerv2 import UniFormerV2
 
 ClassOrder = Literal["official", "mmaction2"]
+Model = TypeVar("Model", bound="UniFormerV2")
 
 DATASETS = {  # classes of each
     "kinetics400": 400,
@@ -134,9 +135,10 @@ def known_lists(num_classes: int) -> dict[str, tuple[str, ...]]:
     named: dict[str, tuple[str, ...]] = {}
     for dataset in datasets_with(num_classes):
         if dataset.startswith("kinetics"):
-            named[f"official {dataset} order"] = class_list(dataset, "official")
-        named[f"mmaction2's {dataset} order"] = labels = class_list(dataset, "mmaction2")
-        named[f"alphabetical {dataset} order"] = tuple(sorted(labels))
+            named[f"the official {dataset} order"] = class_list(dataset, "official")
+        named[f"mmaction2's {dataset} order"] = class_list(dataset, "mmaction2")
+    for dataset in datasets_with(num_classes):
+        named[f"the alphabetical {dataset} order"] = tuple(sorted(class_list(dataset, "mmaction2")))
     first = {labels: title for title, labels in reversed(named.items())}  # of equal lists, the first name stays
     return {title: labels for title, labels in named.items() if first[labels] == title}
 
@@ -221,7 +223,7 @@ def head_labels(labels: Sequence[str], dataset: str) -> tuple[str, ...]:
     return class_list(part, known[1])
 
 
-def map_head(model: UniFormerV2, dataset: str) -> UniFormerV2:
+def map_head(model: Model, dataset: str) -> Model:
     """A model with a Kinetics-710 head as a model of Kinetics-400, 600 or 700.
 
     Args:
@@ -238,7 +240,7 @@ def map_head(model: UniFormerV2, dataset: str) -> UniFormerV2:
 
     rows = head_rows(model.labels, dataset)
     shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    part = deepcopy(model, shared)  # type: ignore[arg-type]
+    part = deepcopy(model, shared)
     part.labels = head_labels(model.labels, dataset)
     part.loading_report += (f"head: {len(rows)} of the {len(model.labels)} rows, those of {dataset_name(dataset)}",)
     part.config = replace(model.config, num_classes=len(rows))

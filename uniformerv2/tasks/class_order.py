@@ -1,0 +1,94 @@
+"""Whether a model that seems to guess has only its labels in another order than the rows of its classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from uniformerv2.weights.labels import known_lists, matching
+
+# Of the classes of two unrelated orders, one stands in the same place on average, and more than three in 2 % of all
+# pairs of orders: a trained model with labels in a wrong order is right no more often than 3 / classes.
+CLASSES_IN_PLACE = 3
+GUESSING = 0.01  # below this chance of as many hits or more, it is no guessing
+CONVINCING = 1e-6  # below this, another order is no accident: several are tried, and a false accusation misleads
+TRAINED = 0.25  # accuracy that a trained model surpasses; the weakest published ones reach more than 0.4
+
+Guess = tuple[int, str]  # row of the classifier that won, name of the right class
+
+
+def order_warning(labels: Sequence[str], guesses: Sequence[Guess]) -> str:
+    """What to suspect where results look like guessing.
+
+    The same predictions are read in every order that is known for so many classes. A model that repeats itself must not
+    count as evidence many times, so that it is the different pairs of predicted and right class that are tested.
+
+    Args:
+        labels: the model's.
+        guesses: one for each video; the names are among the labels.
+
+    Returns:
+        One line; "" where the results are better than guessing, too few to tell, or of classes that no known list has.
+    """
+    known = {title: _read_as(order, guesses) for title, order in known_lists(len(labels)).items()}
+    orders = {title: reading for title, reading in known.items() if reading}
+    own = _read_as(labels, guesses)
+    if not orders or not own or not own.could_be_guessed(GUESSING):
+        return ""
+    finding = f"top-1 {own.top1:.1%} is what guessing gives with {len(labels)} classes"
+    title, best = max(orders.items(), key=lambda order: order[1].top1)
+    if not best.could_be_guessed(CONVINCING):
+        return f"{finding}: the labels are probably in another order; as {title} top-1 would be {best.top1:.1%}"
+    if chance_of(own.videos - own.right, own.videos, 1 - TRAINED) < GUESSING:
+        return (
+            f"{finding}: the labels are in another order than the known ones ({', '.join(orders)}), "
+            "or the model never learned these classes"
+        )
+    return ""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What guesses are worth if the classifier is in some order."""
+
+    classes: int
+    videos: int
+    right: int  # videos
+    pairs: int  # different guesses
+    right_pairs: int
+
+    @property
+    def top1(self) -> float:
+        return self.right / self.videos
+
+    def could_be_guessed(self, limit: float) -> bool:
+        return chance_of(self.right_pairs, self.pairs, CLASSES_IN_PLACE / self.classes) >= limit
+
+
+def _read_as(order: Sequence[str], guesses: Sequence[Guess]) -> _Reading | None:
+    """The guesses as if row i were class i of an order; None if the order lacks one of the right classes."""
+    names = sorted({name for _, name in guesses})
+    places = matching(names, order)
+    if places is None:
+        return None
+    row_of = dict(zip(names, places, strict=True))
+    right, right_pairs = (sum(row == row_of[name] for row, name in some) for some in (guesses, set(guesses)))
+    return _Reading(len(order), len(guesses), right, len(set(guesses)), right_pairs)
+
+
+def chance_of(hits: int, trials: int, probability: float) -> float:
+    """Chernoff's bound on the chance of so many hits or more in independent trials; 1 up to their mean.
+
+    Args:
+        hits: in [0, trials].
+        trials: at least 1.
+        probability: of a hit, in (0, 1).
+    """
+    share = hits / trials
+    if share <= probability:
+        return 1.0
+    divergence = share * math.log(share / probability)
+    if hits < trials:
+        divergence += (1 - share) * math.log((1 - share) / (1 - probability))
+    return math.exp(-trials * divergence)
