@@ -1,0 +1,231 @@
+"""The published UniFormerV2 checkpoints: 49 of the official project and 23 of mmaction2, as data (zoo.csv).
+
+Names read `[frozen-]SIZE-DATASET[-k710]-FRAMESxPIXELS[-mmaction2]`, in lower case:
+
+- SIZE is `b16` or `l14` (L/14@336 where PIXELS is 336); `frozen-` models train the video parts only;
+- DATASET is k400 k600 k700 k710 mit ssv1 ssv2 anet hacs;
+- `-k710` tells Kinetics models that were pretrained on Kinetics-710 from those that start at CLIP;
+- `-mmaction2` marks the files of mmaction2: other key names, its own class order, and an accuracy that it measured.
+
+So `b16-k400-8x224` is B/16 on Kinetics-400 from CLIP, 8 frames of 224 pixels.
+
+What the table says comes from the model zoo of OpenGVLab/UniFormerV2 (722a434) and from the README, metafile.yml and
+configurations of mmaction2 (4d6c934). Where those contradict each other, `note` says so. The official zoo gives no
+top-5; those of official entries are the ones that mmaction2's README quotes. Parameters and multiply-adds are
+computed from the configuration when asked for.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from uniformerv2.errors import CheckpointError
+from uniformerv2.model.config import SIZES, Layout, ModelConfig, Preprocessing, named_config
+from uniformerv2.weights.download import download, find_download, hub_file
+from uniformerv2.weights.labels import DATASETS, dataset_name
+
+Format = Literal["official", "mmaction2"]
+State = Literal["gone", "on the hub, untried", "untried"]
+
+# what is known of each state, and from where; "untried" claims nothing but that the address was published
+STATES: dict[State, str] = {
+    "gone": "its bucket answers NoSuchBucket (issues 77 and 82 of OpenGVLab/UniFormerV2)",
+    "on the hub, untried": "the hub repository Andy1621/uniformerv2 lists it; nobody has loaded it here",
+    "untried": "its address was published; nobody has loaded it here",
+}
+
+LICENCES: dict[Format, str] = {
+    "official": "Apache-2.0 (LICENSE file) or MIT (README, hub): the project contradicts itself",
+    "mmaction2": "Apache-2.0 (mmaction2); converted files come from the official ones",
+}
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """One published checkpoint: what it is, what was measured with it, where it was published."""
+
+    name: str
+    dataset: str  # a key of labels.DATASETS
+    size: str  # a key of model.config.SIZES
+    frozen: bool  # the image transformer was not trained, and the class tokens are not mixed in
+    pretraining: str  # such as CLIP+K710
+    num_frames: int
+    views: str  # frames x crops x clips of the published accuracy; "" where none was published
+    top1: float | None  # percent, as published
+    top5: float | None
+    format: Format  # whose key names the file has
+    state: State
+    url: str  # https://..., or hf://owner/name/file for a file on the hub
+    sha256: str  # of the file, where somebody reports it; else ""
+    note: str
+
+    @property
+    def layout(self) -> Layout:
+        """The temporal layout is for Something-Something, the scene layout for all others."""
+        return "temporal" if self.dataset.startswith("something") else "scene"
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels."""
+        return SIZES[self.size][-1]
+
+    @property
+    def sha256_head(self) -> str:
+        """First 8 hex digits of the sha256: mmaction2 ends its file names with them; else ""."""
+        return self.url.removesuffix(".pth")[-8:] if self.format == "mmaction2" else ""
+
+    @property
+    def licence(self) -> str:
+        return LICENCES[self.format]
+
+    def config(self) -> ModelConfig:
+        """The architecture, with the training options at their defaults."""
+        return named_config(self.size, self.layout, num_classes=DATASETS[self.dataset], mix_class_token=not self.frozen)
+
+    def preprocessing(self) -> Preprocessing:
+        """What the model was trained on. Official Something-Something frames were read by OpenCV: BGR."""
+        blue_first = self.format == "official" and self.layout == "temporal"
+        return Preprocessing(
+            num_frames=self.num_frames,
+            size=(self.image_size, self.image_size),
+            mean=(0.45, 0.45, 0.45),
+            std=(0.225, 0.225, 0.225),
+            channel_order="bgr" if blue_first else "rgb",
+        )
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters, counted from `config()`."""
+        return _parameters(_one_class(self.config())) + (SIZES[self.size][0] + 1) * (DATASETS[self.dataset] - 1)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of one view in eval mode, counted from `config()` as model.counting does."""
+        # a frozen model has the same products: all that it lacks is a factor per channel
+        config = replace(_one_class(self.config()), mix_class_token=True)
+        return _multiply_adds(config, self.num_frames) + SIZES[self.size][0] * (DATASETS[self.dataset] - 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of the above, as JSON has it."""
+        computed = ("layout", "image_size", "sha256_head", "licence", "parameters", "multiply_adds")
+        return asdict(self) | {name: getattr(self, name) for name in computed}
+
+
+def _one_class(config: ModelConfig) -> ModelConfig:
+    """All but the classes: datasets differ in a row of weights and a bias for each, so that they share the counting."""
+    return replace(config, num_classes=1)
+
+
+@cache
+def _parameters(config: ModelConfig) -> int:
+    from uniformerv2.model.counting import count_parameters
+
+    return count_parameters(config)
+
+
+@cache
+def _multiply_adds(config: ModelConfig, num_frames: int) -> int:
+    """Blocks are alike and so are global stages, hence shallow models tell what each more of them takes."""
+    from uniformerv2.model.counting import count_multiply_adds
+
+    def count(depth: int, stages: int) -> int:
+        shallow = replace(config, depth=depth, global_after=tuple(range(depth - stages, depth)))
+        return count_multiply_adds(shallow, num_frames)
+
+    one, two = count(1, 1), count(2, 1)
+    per_block, per_stage = two - one, count(2, 2) - two
+    return one + per_block * (config.depth - 1) + per_stage * (len(config.global_after) - 1)
+
+
+@cache
+def _entries() -> dict[str, ZooEntry]:
+    text = (files("uniformerv2.weights") / "zoo.csv").read_text(encoding="utf-8")
+    return {row["name"]: _entry(row) for row in csv.DictReader(text.splitlines())}
+
+
+def _entry(row: dict[str, str]) -> ZooEntry:
+    fields: dict[str, Any] = {
+        **row,
+        "frozen": row["frozen"] == "yes",
+        "num_frames": int(row["num_frames"]),
+        "top1": float(row["top1"]) if row["top1"] else None,
+        "top5": float(row["top5"]) if row["top5"] else None,
+    }
+    return ZooEntry(**fields)
+
+
+def list_models(dataset: str | None = None) -> list[ZooEntry]:
+    """The published checkpoints, the official ones first.
+
+    Args:
+        dataset: only those of this dataset: its name or a short one, such as "kinetics400", "K400", "sthv2".
+
+    Raises:
+        CheckpointError: no published checkpoint is of that dataset.
+    """
+    entries = list(_entries().values())
+    if dataset is None:
+        return entries
+    try:
+        chosen = [entry for entry in entries if entry.dataset == dataset_name(dataset)]
+    except ValueError:  # no dataset that we know
+        chosen = []
+    if not chosen:
+        known = ", ".join(sorted({entry.dataset for entry in entries}))
+        raise CheckpointError(f"no published model is of the dataset {dataset!r}; there are models of {known}")
+    return chosen
+
+
+def zoo_entry(name: str) -> ZooEntry | None:
+    """The checkpoint of that name, in any case; None where there is none."""
+    return _entries().get(name.lower())
+
+
+def fetch_entry(entry: ZooEntry) -> Path:
+    """The file of a published checkpoint: from the mirror, the cache, or where it was published.
+
+    Returns:
+        A local file whose hash is right, as far as a hash is known. Not to be changed.
+
+    Raises:
+        CheckpointError: it is gone (the message names the nearest that is not), cannot be reached, or is not the file
+            that was published.
+    """
+    if entry.url.startswith("hf://"):
+        owner, name, file = entry.url.removeprefix("hf://").split("/", 2)
+        return hub_file(f"{owner}/{name}", file, sha256=entry.sha256)
+    if entry.state != "gone":
+        return download(entry.url, sha256=entry.sha256, sha256_head=entry.sha256_head)
+    found = find_download(entry.url, sha256=entry.sha256, sha256_head=entry.sha256_head)
+    if found is None:
+        raise CheckpointError(f"{entry.name}: {entry.url} is gone: {STATES['gone']}; {_way_out(entry)}")
+    return found
+
+
+def _way_out(entry: ZooEntry) -> str:
+    mirror = "a copy of your own is found where UNIFORMERV2_HUB names its folder"
+    other = nearest(entry)
+    if other is None:
+        return f"no other {entry.dataset} model is known to be left; {mirror}"
+    return f"the nearest that may be had is {other.name} ({other.state}), or {mirror}"
+
+
+def nearest(entry: ZooEntry) -> ZooEntry | None:
+    """What comes nearest to a checkpoint among those of its dataset that are not gone; None where all are."""
+
+    def difference(other: ZooEntry) -> tuple[Any, ...]:
+        return (
+            SIZES[other.size][0] != SIZES[entry.size][0],  # width
+            other.image_size != entry.image_size,
+            abs(other.num_frames - entry.num_frames),
+            other.pretraining != entry.pretraining,
+            other.format != entry.format,
+        )
+
+    left = [other for other in list_models(entry.dataset) if other.state != "gone" and other != entry]
+    return min(left, key=difference, default=None)
