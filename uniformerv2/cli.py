@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
+from uniformerv2.cli_data import Data
 from uniformerv2.errors import RecipeError, UniFormerV2Error
 from uniformerv2.train.recipe import AugmentationOptions, ClipRecipe, ModelRecipe, Optimization, Recipe
 
@@ -245,6 +246,7 @@ Command = (
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Info, subcommand("info")]
+    | Annotated[Data, subcommand("data")]
 )
 
 
