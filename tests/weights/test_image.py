@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import av
@@ -9,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from uniformerv2 import CheckpointError, arm
 from uniformerv2.model.arming import inflate_stem
@@ -117,9 +118,12 @@ def _without(*keys: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        ({"a": torch.zeros(1)}, "no image transformer with timm's names"),
+        ({"a": torch.zeros(1)}, "no image transformer in keys like a; known are the names of timm"),
         (_without("norm.bias"), "missing: backbone.post_norm.bias"),
-        ({**timm_state(), "blocks.0.ls1.gamma": torch.zeros(WIDTH)}, "unexpected: blocks.0.ls1.gamma"),
+        ({**timm_state(), "blocks.0.ls1.gamma": torch.zeros(WIDTH)}, "missing: backbone.blocks.0.scale2"),
+        ({**timm_state(), "blocks.0.attn.q_norm.weight": torch.zeros(8)}, "no place for blocks.0.attn.q_norm.weight"),
+        (_without("blocks.1.attn.proj.bias"), "missing: backbone.blocks.1.attention.proj.bias"),
+        ({**timm_state(), "patch_embed.proj.weight": torch.zeros(WIDTH, 3, 2, 8, 8)}, "load_model reads video models"),
         ({**timm_state(), "pos_embed": torch.zeros(1, 12, WIDTH)}, "no square grid"),
     ],
 )
@@ -129,6 +133,108 @@ def test_other_files_are_refused_by_name(tmp_path: Path, state: dict[str, Tensor
     with pytest.raises(CheckpointError, match=r"other\.safetensors") as error:
         arm(path, num_classes=4)
     assert said in str(error.value)
+
+
+def test_a_size_may_be_one_number_and_patches_may_change(image_file: Path) -> None:
+    model = arm(image_file, num_classes=4, size=32, patch_size=16)
+    assert model.config.image_size == model.preprocessing.size == (32, 32)
+    assert model.backbone.patch_embedding.weight.shape == (WIDTH, 3, 1, 16, 16)
+    report = " ".join(model.loading_report)
+    assert "resampled from 8 to 16 pixels" in report
+    assert "interpolated from 3x3 to 2x2" in report
+
+
+def test_the_report_says_what_was_recognised_assumed_and_left_out(tmp_path: Path) -> None:
+    model = arm({key: tensor.half() for key, tensor in timm_state().items()}, num_classes=4, heads=HEADS)
+    recognised, assumed, left_out, converted = model.loading_report
+    assert recognised.startswith("recognised ViT (timm names): 32 wide, 2 blocks, patches of 8 pixels, images of 24x24")
+    assert "mean and std of 0.5" in assumed
+    assert "heads" not in assumed
+    assert left_out == "left out: head (2 tensors)"
+    assert converted == "float16 weights turned into float32"
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_options_say_how_the_image_model_is(image_file: Path) -> None:
+    """A grid that is no square, heads against the metadata, the mean of the patches instead of the class token."""
+    state = {**timm_state(), "pos_embed": torch.randn(1, 1 + 2 * 6, WIDTH)}
+    model = arm(state, num_classes=4, image_size=(16, 48), heads=2, pool="mean", mean=(0.1, 0.1, 0.1))
+    assert (model.config.grid, model.config.heads, model.config.pool) == ((2, 6), 2, "mean")
+    assert (model.preprocessing.mean, model.preprocessing.std) == ((0.1, 0.1, 0.1), (0.5, 0.5, 0.5))
+    model = arm(image_file, num_classes=4, post_norm=False)
+    assert not any("post_norm" in key for key in model.state_dict())
+    assert "backbone.post_norm.weight" in model.loading_report[-1]
+
+
+def test_a_live_module_of_timm_tells_through_its_attributes() -> None:
+    module = nn.Module()
+    for name, tensor in timm_state().items():
+        *path, last = name.split(".")
+        owner = module
+        for part in path:
+            if not hasattr(owner, part):
+                owner.add_module(part, nn.ModuleList() if part == "blocks" else nn.Module())
+            owner = owner.get_submodule(part)
+        owner.register_parameter(last, nn.Parameter(tensor))
+    block = module.blocks[0]  # type: ignore[index]
+    block.attn.num_heads, block.norm1.eps, block.mlp.act = 2, 0.25, nn.GELU("tanh")
+    module.global_pool = "avg"  # type: ignore[assignment]
+    module.pretrained_cfg = {"mean": (0.1, 0.2, 0.3), "std": (1, 1, 1)}  # type: ignore[assignment]
+    config = (model := arm(module, num_classes=4)).config
+    assert (config.heads, config.norm_eps, config.activation, config.pool) == (2, 0.25, "gelu_tanh", "mean")
+    assert (model.preprocessing.mean, model.preprocessing.std) == ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+    assert "assumed" not in " ".join(model.loading_report)
+
+
+def write_folder(folder: Path, *, config: object, name: str) -> None:
+    folder.mkdir()
+    save_file(timm_state(), folder / name)
+    file = "open_clip_config.json" if name.startswith("open_clip") else "config.json"
+    (folder / file).write_text(json.dumps(config))
+
+
+def test_repositories_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name, out of a folder that stands for the hub; the configuration that belongs to the weights is read."""
+    clip = {
+        "model_cfg": {"quick_gelu": True, "vision_cfg": {"width": 32, "head_width": 16}},
+        "preprocess_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3},
+    }
+    write_folder(tmp_path / "clip", config=clip, name="open_clip_model.safetensors")
+    timm = {"architecture": "vit_x", "global_pool": "avg", "pretrained_cfg": {"mean": [0.3] * 3, "std": [0.4] * 3}}
+    write_folder(tmp_path / "vit", config=timm, name="model.safetensors")
+
+    def hub_file(repository: str, file: str) -> Path:
+        if not (path := tmp_path / repository.removeprefix("someone/") / file).exists():
+            raise CheckpointError("no such file")
+        return path
+
+    monkeypatch.setattr("uniformerv2.weights.image.hub_file", hub_file)
+    model = arm("someone/clip", num_classes=4)
+    assert (model.config.heads, model.config.activation, model.preprocessing.mean[0]) == (2, "quick_gelu", 0.1)
+    model = arm("someone/vit", num_classes=4, heads=HEADS)
+    assert (model.config.pool, model.config.activation, model.preprocessing.std[0]) == ("mean", "gelu", 0.4)
+    with pytest.raises(CheckpointError, match=r"someone/nobody: none of model\.safetensors"):
+        arm("someone/nobody", num_classes=4)
+    with pytest.raises(CheckpointError, match=r"missing\.safetensors: no such file"):
+        arm("missing.safetensors", num_classes=4)
+
+
+def test_weights_in_several_files(tmp_path: Path) -> None:
+    state = timm_state()
+    names = sorted(state)
+    halves = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, keys in halves.items():
+        save_file({key: state[key] for key in keys}, tmp_path / file)
+    index = {"weight_map": {key: file for file, keys in halves.items() for key in keys}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    model = arm(tmp_path, num_classes=4, heads=HEADS)
+    assert torch.equal(model.backbone.blocks[1].attention.proj.weight, state["blocks.1.attn.proj.weight"])
+    (tmp_path / "b.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"names files that are not there: b\.safetensors"):
+        arm(tmp_path, num_classes=4, heads=HEADS)
+    (tmp_path / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not readable as JSON"):
+        arm(tmp_path, num_classes=4, heads=HEADS)
 
 
 SYNSETS = {  # ImageNet's own names of the synsets that the sample images are named after

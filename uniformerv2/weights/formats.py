@@ -89,19 +89,6 @@ VIDEO_FORMATS: dict[str, list[Rule]] = {
     ],
 }
 
-TIMM_VIT = [
-    Rule("backbone.class_token", "cls_token", (0, 1)),
-    Rule("backbone.position_embedding", "pos_embed", (0,)),
-    *_both("backbone.patch_embedding", "patch_embed.proj"),
-    *_both(f"{_BLOCK}.norm1", "blocks.#.norm1"),
-    *_both(f"{_BLOCK}.attention.qkv", "blocks.#.attn.qkv"),
-    *_both(f"{_BLOCK}.attention.proj", "blocks.#.attn.proj"),
-    *_both(f"{_BLOCK}.norm2", "blocks.#.norm2"),
-    *_both(f"{_BLOCK}.mlp.fc1", "blocks.#.mlp.fc1"),
-    *_both(f"{_BLOCK}.mlp.fc2", "blocks.#.mlp.fc2"),
-    *_both("backbone.post_norm", "norm"),
-]
-
 
 # what stands in every file of a format, and in none of another; official heads come without "backbone." too
 MARKS: dict[VideoFormat, re.Pattern[str]] = {

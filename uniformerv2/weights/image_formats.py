@@ -1,0 +1,373 @@
+"""Image transformers of other projects in our terms: which family, which architecture, and what had to be assumed.
+
+Names tell the layout (image_layouts.py), tensors tell the architecture, both together tell the family, and the family
+tells what no tensor does. Hints come before such assumptions, options before hints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from uniformerv2.errors import CheckpointError
+from uniformerv2.model.config import Activation, ModelConfig, Pool, Rotary
+from uniformerv2.weights.formats import State
+from uniformerv2.weights.image_hints import Hints
+from uniformerv2.weights.image_layouts import POSITIONS, STEM, Named, depth_of, some, to_our_names
+
+Constants = tuple[float, float, float]
+Grid = tuple[int, int]
+
+HEAD_DIM = 64  # channels of a head in all published widths but these
+HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16, 4096: 32}
+HEADS_OF = {
+    ("DINOv3", 1280): 20,
+    ("MoCo v3", 384): 12,
+    ("Perception Encoder", 1536): 16,
+    ("SigLIP", 1536): 16,
+}
+OPENAI_WIDTHS = (768, 1024)  # of OpenAI's published CLIP transformers
+
+MEAN_STD: dict[str, tuple[Constants, Constants]] = {
+    "0.5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "CLIP": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+POOL_WORDS = {"class_token": "its class token", "mean": "the mean of its patches", "attention": "its attention pool"}
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the models of a family share that no tensor tells."""
+
+    constants: str  # a key of MEAN_STD
+    norm_eps: float = 1e-6
+    norm_eps_transformers: float = 1e-6  # the default there
+    pool_heads: int = 0  # 0: as many as in the blocks
+
+
+FAMILIES = {
+    "ViT": Family("0.5", norm_eps_transformers=1e-12),
+    "DeiT": Family("ImageNet", norm_eps_transformers=1e-12),
+    "DeiT III": Family("ImageNet"),
+    "MAE": Family("ImageNet", norm_eps_transformers=1e-12),
+    "DINO": Family("ImageNet"),
+    "MoCo v3": Family("ImageNet"),
+    "BEiT": Family("0.5", norm_eps_transformers=1e-12),
+    "CLIP": Family("CLIP", norm_eps=1e-5, norm_eps_transformers=1e-5),
+    "SigLIP": Family("0.5"),
+    "DINOv2": Family("ImageNet"),
+    "DINOv3": Family("ImageNet", norm_eps=1e-5, norm_eps_transformers=1e-5),
+    "EVA": Family("CLIP"),
+    "EVA-02": Family("CLIP"),
+    "Perception Encoder": Family("0.5", norm_eps=1e-5, pool_heads=8),
+}
+
+
+@dataclass(frozen=True)
+class ImageModel:
+    """An image transformer in our terms.
+
+    `config` describes the image transformer alone: no global stages, no local blocks. `state` has our names, with a
+    stem of (width, 3, patch, patch). `report` has a line for each thing that was recognised, assumed or left out.
+    """
+
+    family: str
+    config: ModelConfig
+    state: State
+    mean: Constants
+    std: Constants
+    report: tuple[str, ...]
+
+
+def read_image_model(
+    state: Mapping[str, Tensor], hints: Hints | None = None, *, source: str = "the state dict", **given: Any
+) -> ImageModel:
+    """Recognise an image transformer and put it into our terms.
+
+    Args:
+        state: a state dict of any known layout, see `to_our_names`. Tensors may be on the meta device.
+        hints: what is known besides the tensors.
+        source: what errors call it.
+        given: fields of `ModelConfig` that say how the image transformer is; they win over hints and tensors. With
+            `post_norm=False` or another `pool`, tensors that are no longer needed are left out.
+
+    Raises:
+        CheckpointError: no image transformer, tensors that ours have no place for, or values that contradict each
+            other.
+    """
+    hints = hints or Hints()
+    named = to_our_names(state, source=source)
+    try:
+        grid, class_position = _take_positions(named.state, given.get("image_size") or hints.image_size)
+        family = _family(named, grid, class_position, state, given)
+        fields, assumed = _architecture(named, family, hints, grid)
+        config = ModelConfig(**{**fields, **given}, global_after=())
+    except KeyError as error:
+        raise CheckpointError(f"{source}: {error.args[0]}, as it is called here, is missing") from error
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    mean, std, constants = _constants(family, hints)
+    assumed = {name: value for name, value in assumed.items() if name not in given} | constants
+    dropped = _drop_unused(named.state, config)
+    report = _report(named, family, config, assumed, dropped)
+    return ImageModel(family, config, named.state, mean, std, tuple(report))
+
+
+def _take_positions(state: State, image_size: Grid | None) -> tuple[Grid | None, bool]:
+    """The grid that positions are made for, and whether the class token had one.
+
+    Leaves one row of positions for the class token, if there is one: zeros where it had none. Positions of registers
+    are added to them.
+    """
+    patch = state[STEM].shape[-1]
+    told = (image_size[0] // patch, image_size[1] // patch) if image_size else None
+    table = state.get("backbone.blocks.0.attention.relative_bias")
+    biased = None if table is None else _grid(_distances, table.shape[0] - 3, told, "relative biases")
+    positions = state.get(POSITIONS)
+    if positions is None:
+        return biased, False
+    class_rows, registers = int("backbone.class_token" in state), state.get("backbone.registers")
+    prefix = class_rows + (0 if registers is None else registers.shape[0])
+    for extra in (class_rows, 0, prefix):
+        if grid := _grid(math.prod, positions.shape[0] - extra, told, ""):
+            break
+    else:
+        raise ValueError(f"{positions.shape[0]} position embeddings are no square grid; give image_size")
+    own, patches = positions[:extra], positions[extra:]
+    if registers is not None and extra > class_rows:
+        state["backbone.registers"] = registers + own[class_rows:]
+        state[POSITIONS] = torch.cat([own[:class_rows], patches])
+    elif class_rows and not extra:
+        state[POSITIONS] = torch.cat([positions.new_zeros(1, positions.shape[1]), patches])
+    return grid, bool(class_rows and extra)
+
+
+def _distances(grid: Grid) -> int:
+    """Distances between two patches of a grid."""
+    return (2 * grid[0] - 1) * (2 * grid[1] - 1)
+
+
+def _grid(count: Callable[[Grid], int], wanted: int, told: Grid | None, what: str) -> Grid | None:
+    """The grid with that many patches or distances: the one that is told, if it has, else a square."""
+    side = math.isqrt(max(wanted, 0))
+    for grid in (told, (side, side), (side // 2 + 1, side // 2 + 1)):
+        if grid and wanted > 0 and count(grid) == wanted:
+            return grid
+    if what:
+        raise ValueError(f"{wanted} {what} are those of no square grid; give image_size")
+    return None
+
+
+def _family(
+    named: Named, grid: Grid | None, class_position: bool, keys: Mapping[str, Tensor], given: Mapping[str, Any]
+) -> str:
+    """A key of `FAMILIES`. The order of the questions matters: each is asked of what the former have left."""
+    state, layout = named.state, named.layout
+    pre_norm, post_norm, pool, class_token, registers, scale, biases = (
+        f"backbone.{name}" in state
+        for name in (
+            "pre_norm.weight",
+            "post_norm.weight",
+            "pool.query",
+            "class_token",
+            "registers",
+            "blocks.0.scale1",
+            "blocks.0.attention.relative_bias",
+        )
+    )
+    if pre_norm or layout == "OpenAI CLIP":
+        # the Perception Encoder's variants for language and dense prediction have no final norm; some CLIP files too
+        perception = pool or (not post_norm and (scale or layout == "timm"))
+        return "Perception Encoder" if perception else "CLIP"
+    if layout == "transformers CLIP" or (pool and not class_token):
+        return "SigLIP"
+    if biases:
+        return "BEiT"
+    if layout == "transformers DINOv3" or (registers and class_token and grid is None):
+        return "DINOv3"
+    if named.keys_without_bias and grid is not None:
+        return _eva(state)
+    if grid is None and "rotary" not in given:
+        raise ValueError("no positions: neither an embedding nor relative biases, and not DINOv3; give rotary")
+    if scale:
+        return "DINOv2" if registers or class_position else "DeiT III"
+    return _plain(named, keys)
+
+
+def _eva(state: State) -> str:
+    if _gated(state):
+        return "EVA-02"
+    if state[STEM].shape[0] == 1792:
+        raise ValueError("EVA-02-E normalises after its layers, which our image transformer does not")
+    return "EVA"
+
+
+def _plain(named: Named, keys: Mapping[str, Tensor]) -> str:
+    """Families that share the plain architecture are told apart by what else their files hold."""
+    if any(".decoder" in f".{key}" for key in keys):
+        return "MAE"
+    if named.prefix.endswith(("base_encoder.", "momentum_encoder.")):
+        return "MoCo v3"
+    if any(key.endswith(("dist_token", "distillation_token")) for key in keys):
+        return "DeiT"
+    if any("head.last_layer" in key for key in keys):
+        return "DINO"
+    return "ViT"
+
+
+def _gated(state: State) -> bool:
+    return state["backbone.blocks.0.mlp.fc1.weight"].shape[0] == 2 * state["backbone.blocks.0.mlp.fc2.weight"].shape[1]
+
+
+def _architecture(
+    named: Named, family: str, hints: Hints, grid: Grid | None
+) -> tuple[dict[str, Any], dict[str, object]]:
+    """Fields of `ModelConfig`, and those of them that nothing told."""
+    state, known = named.state, FAMILIES[family]
+    width, _, _, patch = state[STEM].shape
+    has = {name.removeprefix("backbone.") for name in state}
+    hidden = state["backbone.blocks.0.mlp.fc2.weight"].shape[1]
+    transformers = named.layout.startswith("transformers")
+    gated = _gated(state)
+    assumed: dict[str, object] = {}
+
+    def told(name: str, hint: Any, default: Any) -> Any:
+        if hint is None:
+            assumed[name] = default
+        return default if hint is None else hint
+
+    table = state.get("backbone.blocks.0.attention.relative_bias")
+    heads = hints.heads if table is None else table.shape[1]
+    fields: dict[str, Any] = {
+        "width": width,
+        "depth": depth_of(state),
+        "heads": told("heads", heads, _usual_heads(family, width)),
+        "patch_size": patch,
+        "image_size": (grid[0] * patch, grid[1] * patch) if grid else told("image_size", hints.image_size, (224, 224)),
+        "mlp_ratio": hidden / width,
+        "gated_mlp": gated,
+        "activation": _activation(told("activation", hints.activation, _usual_activation(named, family)), gated),
+        "norm_eps": told("norm_eps", hints.norm_eps, known.norm_eps_transformers if transformers else known.norm_eps),
+        "patch_bias": "patch_embedding.bias" in has,
+        "class_token": "class_token" in has,
+        "register_tokens": state["backbone.registers"].shape[0] if "registers" in has else 0,
+        "position_embedding": "position_embedding" in has,
+        "rotary": _rotary(family, hints, grid, "class_token" in has),
+        "relative_bias": table is not None,
+        "layer_scale": "blocks.0.scale1" in has,
+        "attention_norm": "blocks.0.attention.norm.weight" in has,
+        "mlp_norm": "blocks.0.mlp.norm.weight" in has,
+        "pre_norm": "pre_norm.weight" in has,
+        "post_norm": "post_norm.weight" in has,
+        "pool": _pool(has, family, hints),
+        "pool_norm": "pool_norm.weight" in has,
+    }
+    if "pool.query" in has:
+        fields["pool_heads"] = told("pool_heads", hints.pool_heads, known.pool_heads or fields["heads"])
+        fields["pool_mlp_ratio"] = state["backbone.pool.mlp.fc2.weight"].shape[1] / width
+    return fields, assumed
+
+
+def _usual_heads(family: str, width: int) -> int:
+    return HEADS_OF.get((family, width)) or HEADS.get(width) or max(width // HEAD_DIM, 1)
+
+
+def _usual_activation(named: Named, family: str) -> Activation:
+    """OpenAI's CLIP computes QuickGELU, open_clip's own models GELU, and their names are the same."""
+    state = named.state
+    if family == "SigLIP" and named.layout != "timm":
+        return "gelu_tanh"
+    if family != "CLIP" or named.layout == "timm":
+        return "gelu"
+    openai = state[STEM].shape[0] in OPENAI_WIDTHS and "backbone.blocks.0.scale1" not in state
+    return "quick_gelu" if openai else "gelu"
+
+
+def _activation(name: str, gated: bool) -> Activation:
+    if gated and name in ("silu", "swish"):
+        return "gelu"  # not used: a gated MLP is SwiGLU
+    if name not in get_args(Activation):
+        raise ValueError(f"activation {name!r} is none of {', '.join(get_args(Activation))}")
+    return name  # type: ignore[return-value]
+
+
+def _rotary(family: str, hints: Hints, grid: Grid | None, class_token: bool) -> Rotary | None:
+    """Where each family's patches are, see `Rotary`."""
+    if family == "DINOv3":
+        turn = 4 * math.pi  # from -2 pi to 2 pi
+        return Rotary(hints.rotary_base or 100.0, (turn, turn), offset=0.5, start=-turn / 2, halves=True)
+    if family == "EVA-02":
+        rows, columns = hints.rotary_grid or (16, 16)
+        return Rotary(span=(float(rows), float(columns)))
+    if family == "Perception Encoder":
+        rows, columns = hints.rotary_grid or grid or (16, 16)
+        return Rotary(span=(float(rows), float(columns)), offset=float(class_token), columns_first=True)
+    return None
+
+
+def _pool(has: set[str], family: str, hints: Hints) -> Pool:
+    """What stands for a frame: what the configuration says if the tensors allow it, else what they suggest."""
+    possible: dict[Pool, bool] = {"class_token": "class_token" in has, "attention": "pool.query" in has, "mean": True}
+    if hints.pool and possible[hints.pool]:
+        return hints.pool
+    if possible["attention"]:
+        return "attention"
+    # BEiT pools its patches, whether or not it was fine-tuned; a norm after pooling is that of a mean elsewhere too
+    means = family == "BEiT" or ("pool_norm.weight" in has and "post_norm.weight" not in has)
+    return "class_token" if possible["class_token"] and not means else "mean"
+
+
+def _constants(family: str, hints: Hints) -> tuple[Constants, Constants, dict[str, object]]:
+    usual = FAMILIES[family].constants
+    mean, std = MEAN_STD[usual]
+    assumed: dict[str, object] = {} if hints.mean and hints.std else {"mean and std": f"of {usual}"}
+    return hints.mean or mean, hints.std or std, assumed
+
+
+def _drop_unused(state: State, config: ModelConfig) -> list[str]:
+    """Take out what the architecture has by the tensors but not by the options."""
+    unused = {
+        "post_norm.": not config.post_norm,
+        "pool_norm.": not config.pool_norm,
+        "pool.": config.pool != "attention",
+    }
+    prefixes = tuple(f"backbone.{name}" for name, drop in unused.items() if drop)
+    dropped = [name for name in state if name.startswith(prefixes)] if prefixes else []
+    for name in dropped:
+        del state[name]
+    return dropped
+
+
+def _report(
+    named: Named, family: str, config: ModelConfig, assumed: Mapping[str, object], dropped: list[str]
+) -> list[str]:
+    height, width = config.image_size
+    names = f"{named.layout} names" + (f" under {named.prefix}" if named.prefix else "")
+    lines = [
+        f"recognised {family} ({names}): {config.width} wide, {config.depth} blocks, patches of {config.patch_size} "
+        f"pixels, images of {height}x{width}; a frame is stood for by {POOL_WORDS[config.pool]}"
+    ]
+    if assumed:
+        values = ", ".join(f"{name} {value}" for name, value in assumed.items())
+        lines.append(f"assumed, since nothing tells: {values}")
+    if named.zero_biases:
+        lines.append(f"no biases in {', '.join(named.zero_biases)}: zeros")
+    if left_out := [*_groups(named.left_out), *dropped]:
+        lines.append(f"left out: {some(left_out, 12)}")
+    return lines
+
+
+def _groups(keys: tuple[str, ...]) -> list[str]:
+    """Names of modules in place of their tensors'."""
+    counts: dict[str, int] = {}
+    for key in keys:
+        parts = key.split(".")
+        module = ".".join(parts[:2] if len(parts) > 3 else parts[:1])
+        counts[module] = counts.get(module, 0) + 1
+    return [name if count == 1 else f"{name} ({count} tensors)" for name, count in counts.items()]
