@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import random
 import re
@@ -11,18 +10,20 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from sys import intern
 
+from uniformerv2.data.manifest import MANIFEST_COLUMNS, read_rows
 from uniformerv2.errors import AnnotationError, RecipeError
-from uniformerv2.video.reader import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"}
     | {".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 )
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})  # as `video.reader`, without its imports
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Annotation:
     """One row: a video (a file or a folder of frame images), what it shows and, if only a part does, when."""
 
@@ -33,7 +34,7 @@ class Annotation:
     split: str | None = None  # "train", "val" or "test"
 
 
-def read_annotations(source: str | Path, *, root: Path | None = None) -> list[Annotation]:
+def read_annotations(source: str | Path, *, root: Path | None = None, must_exist: bool = True) -> list[Annotation]:
     """What the videos of a folder or a manifest show.
 
     A folder has one folder per class:
@@ -44,7 +45,7 @@ def read_annotations(source: str | Path, *, root: Path | None = None) -> list[An
 
     Hidden files are skipped; files that are neither are ignored, with one warning that counts them.
 
-    A manifest is a CSV file (UTF-8) whose first line names its columns, in any order:
+    A manifest is a CSV file (UTF-8) or a Parquet file. Its first line names the columns, in any order:
 
         path,label,start,end,split
         wave/anna.mp4,wave,1.5,4,train
@@ -55,19 +56,21 @@ def read_annotations(source: str | Path, *, root: Path | None = None) -> list[An
     Args:
         source: the folder or the manifest.
         root: what the paths of a manifest are relative to; by default the manifest's own folder.
+        must_exist: whether a manifest may only name videos that are there.
 
     Returns:
         At least one annotation, in the order of the manifest or sorted by class and path.
 
     Raises:
-        AnnotationError: nothing there, or a row that makes no sense; names the file and the line.
+        AnnotationError: nothing there, or a row that makes no sense; names the file and the line (row i of Parquet is
+            line i + 1).
     """
     source = Path(source)
     if source.is_dir():
         return _read_folder(source)
     if not source.exists():
         raise AnnotationError(f"{source}: no such folder or manifest")
-    return _read_manifest(source, source.parent if root is None else Path(root))
+    return _read_manifest(source, source.parent if root is None else Path(root), must_exist)
 
 
 def class_names(annotations: Sequence[Annotation], *, minimum: int = 1) -> list[str]:
@@ -169,61 +172,94 @@ def _holds_frames(folder: Path) -> bool:
     return not suffixes.isdisjoint(IMAGE_SUFFIXES) and suffixes.isdisjoint(VIDEO_SUFFIXES)
 
 
-def _read_manifest(manifest: Path, root: Path) -> list[Annotation]:
-    annotations: list[Annotation] = []
-    try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns = [column.strip() for column in reader.fieldnames or ()]
-            missing = [column for column in ("path", "label") if column not in columns]
-            if missing:
-                found = ", ".join(columns) or "nothing"
-                raise AnnotationError(
-                    f"{manifest}: line 1 must name the columns path,label[,start,end][,split] separated by commas; "
-                    f"{' and '.join(missing)} missing, found {found[:200]}"
-                )
-            reader.fieldnames = columns
-            for row in reader:
-                annotations.append(_parse_row(row, f"{manifest}, line {reader.line_num}", root))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AnnotationError(f"{manifest}: cannot be read as a CSV manifest in UTF-8: {error}") from error
+def _read_manifest(manifest: Path, root: Path, must_exist: bool) -> list[Annotation]:
+    annotations = [annotation for _, annotation in manifest_rows(manifest, root)]
     if not annotations:
         raise AnnotationError(f"{manifest}: no rows below the line of column names")
-    missing_paths = list(dict.fromkeys(str(row.path) for row in annotations if not row.path.exists()))
-    if missing_paths:
-        more = ", ..." if len(missing_paths) > 3 else ""
+    paths = dict.fromkeys(annotation.path for annotation in annotations) if must_exist else ()
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        more = ", ..." if len(missing) > 3 else ""
         raise AnnotationError(
-            f"{manifest}: {len(missing_paths)} of its videos do not exist: {', '.join(missing_paths[:3])}{more}; "
+            f"{manifest}: {len(missing)} of its videos do not exist: {', '.join(missing[:3])}{more}; "
             f"paths are relative to {root}"
         )
     return annotations
 
 
-def _parse_row(row: dict[str, str | None], where: str, root: Path) -> Annotation:
-    if None in row:
-        raise AnnotationError(f"{where}: more values than columns; put a path or label with a comma in double quotes")
-    values = {column: (value or "").strip() for column, value in row.items()}
-    for column in ("path", "label"):
-        if not values[column]:
-            raise AnnotationError(f"{where}: empty {column}")
-    start, end = (_parse_seconds(values.get(column, ""), f"{where}: {column}") for column in ("start", "end"))
-    if end is not None and end <= (start or 0):
-        raise AnnotationError(f"{where}: the interval from {start or 0:g} s to {end:g} s is empty; end must be larger")
-    split = values.get("split", "").lower() or None
-    if split not in (None, *SPLITS):
-        raise AnnotationError(f"{where}: split is {values['split']!r}; it must be {', '.join(SPLITS)} or empty")
-    return Annotation(root / values["path"], values["label"], start, end, split)
+def manifest_rows(manifest: Path, root: Path) -> Iterator[tuple[int, Annotation]]:
+    """Rows of a manifest with their line numbers, before anyone looked whether the videos are there.
+
+    Raises:
+        AnnotationError: a row that makes no sense; names the file and the line.
+    """
+    rows = read_rows(manifest)
+    columns = _column_names(manifest, next(rows, (1, []))[1])
+    places = [columns.index(name) if name in columns else None for name in MANIFEST_COLUMNS]
+    paths: dict[str, Path] = {}  # rows of one file share its path, and rows of one class its label
+    for line, cells in rows:
+        try:
+            values = _row_values(cells, len(columns), places)
+            path = paths.get(values[0]) or paths.setdefault(values[0], root / values[0])
+            annotation = _parse_row(path, *values)
+        except AnnotationError as error:
+            raise AnnotationError(f"{manifest}, line {line}: {error}") from None
+        yield line, annotation
 
 
-def _parse_seconds(text: str, where: str) -> float | None:
+def _column_names(manifest: Path, cells: list[str]) -> list[str]:
+    columns = [cell.strip() for cell in cells]
+    missing = [column for column in ("path", "label") if column not in columns]
+    if missing:
+        found = ", ".join(columns) or "nothing"
+        raise AnnotationError(
+            f"{manifest}: line 1 must name the columns path,label[,start,end][,split] separated by commas; "
+            f"{' and '.join(missing)} missing, found {found[:200]}"
+        )
+    return columns
+
+
+def _row_values(cells: list[str], width: int, places: Sequence[int | None]) -> list[str]:
+    if len(cells) > width:
+        raise AnnotationError("more values than columns; put a path or label with a comma in double quotes")
+    cells += [""] * (width - len(cells))
+    return ["" if place is None else cells[place].strip() for place in places]
+
+
+def _parse_row(path: Path, written: str, label: str, start: str, end: str, split: str) -> Annotation:
+    for column, value in (("path", written), ("label", label)):
+        if not value:
+            raise AnnotationError(f"empty {column}")
+    interval = parse_interval(start, end)
+    part = split.lower() or None
+    if part not in (None, *SPLITS):
+        raise AnnotationError(f"split is {split!r}; it must be {', '.join(SPLITS)} or empty")
+    return Annotation(path, intern(label), *interval, part)
+
+
+def parse_interval(start: str, end: str) -> tuple[float | None, float | None]:
+    """Seconds out of text; None for what is empty.
+
+    Raises:
+        AnnotationError: no numbers, negative, or nothing between them; the message lacks file and line.
+    """
+    if not start and not end:
+        return None, None
+    first, last = _parse_seconds(start, "start"), _parse_seconds(end, "end")
+    if last is not None and last <= (first or 0):
+        raise AnnotationError(f"the interval from {first or 0:g} s to {last:g} s is empty; end must be larger")
+    return first, last
+
+
+def _parse_seconds(text: str, column: str) -> float | None:
     if not text:
         return None
     try:
         seconds = float(text)
     except ValueError:
-        raise AnnotationError(f"{where} is {text!r}; it must be a number of seconds or empty") from None
+        raise AnnotationError(f"{column} is {text!r}; it must be a number of seconds or empty") from None
     if not math.isfinite(seconds) or seconds < 0:
-        raise AnnotationError(f"{where} is {text}; it must be 0 or more seconds")
+        raise AnnotationError(f"{column} is {text}; it must be 0 or more seconds")
     return seconds
 
 
