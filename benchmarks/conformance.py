@@ -1,12 +1,19 @@
-"""Compare this package with recorded outputs of the official implementation and of mmaction2.
+"""Compare this package with recorded outputs of the official implementation, of mmaction2 and of image transformers.
 
     python benchmarks/conformance.py FILE...
 
-A FILE is a safetensors file with an architecture in its metadata (keys `res`, `patch`, `width`, `layers`, `heads`,
-`ret`, `classes`, `lm`, `dbl`, `td`, `dwr`, `frozen`), a state dict under `weights.*` in the official or mmaction2's
-names, an `input`, and any of `eval.logits`, `eval.pooled`, `eval.features` (the pooled token after the head's norm),
-`eval.local.K`, `eval.global.K`, `train.logits`, `train.loss` (with `train.target`), `train.grad.*`, `train.after.*`.
-Every recorded tensor is compared. A file with `NAME.frames` holds test crops instead (`NAME.crop0`, 1, 2).
+A FILE is a safetensors file of one of three kinds; every recorded tensor is compared.
+
+- A video model: an architecture in its metadata (keys `res`, `patch`, `width`, `layers`, `heads`, `ret`, `classes`,
+  `lm`, `dbl`, `td`, `dwr`, `frozen`), a state dict under `weights.*` in the official or mmaction2's names, an `input`,
+  and any of `eval.logits`, `eval.pooled`, `eval.features` (the pooled token after the head's norm), `eval.local.K`,
+  `eval.global.K`, `train.logits`, `train.loss` (with `train.target`), `train.grad.*`, `train.after.*`. The weights go
+  through `load_model`, which is told only what no tensor tells: `heads` and the blocks with global stages.
+- An image transformer: a state dict of any known layout under `weights.*`, an `input` (n, 3, height, width) that is
+  normalised already, its `tokens` after the last norm (class token, registers, patches) and the `pooled` embedding.
+  Family and sizes come from the keys and the metadata (`timm_model`, `overrides`, `img_size`, `global_pool`). The
+  pooled embedding is compared with the armed video model's too, one image a frame.
+- Test crops: `NAME.frames` with `NAME.crop0`, 1, 2.
 
 Prints the largest error of each kind, relative to the largest absolute value of the recorded tensor; exits 1 where one
 is past 1e-5 (gradients: 1e-4), or where nothing was compared.
@@ -24,9 +31,12 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from uniformerv2 import ModelConfig, Preprocessing, UniFormerV2, load_weights
+from uniformerv2 import Preprocessing, UniFormerV2, arm, load_model
 from uniformerv2.video.transforms import test_crops
 from uniformerv2.weights.formats import VIDEO_FORMATS, to_ours, video_format
+from uniformerv2.weights.image import IMAGE_FIELDS
+from uniformerv2.weights.image_formats import read_image_model
+from uniformerv2.weights.image_hints import hints_from_metadata
 
 LIMITS = {"gradients": 1e-4}
 LIMIT = 1e-5
@@ -60,8 +70,10 @@ def compare(file: Path) -> Errors:
     state = _below(record, "weights.")
     if not state:
         return {}
-    model = UniFormerV2(config_of(metadata))
-    load_weights(model, state, source=str(file))
+    if "tokens" in record:
+        return _compare_image(state, metadata, record)
+    told = {key: json.loads(value) for key, value in metadata.items()}
+    model = load_model(state, heads=told["heads"], global_after=tuple(told["ret"]), labels=())
     return {**_compare_eval(model, record), **_compare_train(model, record, video_format(state) or "ours")}
 
 
@@ -78,23 +90,28 @@ def _compare_crops(record: Record) -> Errors:
     return {"crops": max(_relative_error(seen.get(key), tensor) for key, tensor in recorded.items())}
 
 
-def config_of(metadata: Mapping[str, str]) -> ModelConfig:
-    """The architecture that a file's metadata describes."""
-    told = {key: json.loads(value) for key, value in metadata.items()}
-    double = "attention+mlp" if told["dbl"] else "attention"
-    return ModelConfig(
-        width=told["width"],
-        depth=told["layers"],
-        heads=told["heads"],
-        patch_size=told["patch"],
-        image_size=(told["res"], told["res"]),
-        local_blocks=double if told["lm"] else "none",
-        local_reduction=told["dwr"],
-        temporal_downsample=told["td"],
-        global_after=tuple(told["ret"]),
-        mix_class_token=not told.get("frozen", False),
-        num_classes=told["classes"],
-    )
+def _compare_image(state: Record, metadata: Mapping[str, str], record: Record) -> Errors:
+    """Tokens and pooled embedding of an image transformer, as recorded and as every frame of the armed model's."""
+    hints = hints_from_metadata(metadata)
+    image = read_image_model(state, hints)
+    told = {field: getattr(image.config, field) for field in IMAGE_FIELDS}
+    model = arm(state, num_classes=2, **told).eval()
+    config = model.config
+    seen: Record = {}
+    with torch.no_grad():
+        # (n, 3, height, width) -> one clip of n frames
+        clip = record["input"].transpose(0, 1)[None]
+        tokens, places = model.backbone.embed(clip)
+        for block in model.backbone.blocks:
+            tokens = block(tokens, places)
+        seen["pooled"] = model.backbone.frame_embeddings(tokens, places)[0]
+        tokens = model.backbone.post_norm(tokens)[0]
+        seen["armed"] = model.forward_features(clip).frame_embeddings[0]
+    # ours has the registers behind the patches
+    registers = tokens[:, tokens.shape[1] - config.register_tokens :]
+    seen["tokens"] = torch.cat([tokens[:, : places.class_tokens], registers, tokens[:, places.patches]], dim=1)
+    record = {"tokens": record["tokens"], "pooled": record["pooled"], "armed": record["pooled"]}
+    return _errors(seen, record, {kind: kind for kind in record})
 
 
 def _compare_eval(model: UniFormerV2, record: Record) -> Errors:

@@ -328,7 +328,7 @@ class CrossAttention(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """One learned query attends to all tokens of a frame, then passes an MLP (SigLIP, Perception Encoder)."""
+    """One learned query attends to class token and patches, then passes an MLP (SigLIP, Perception Encoder)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -485,7 +485,7 @@ class ImageTransformer(nn.Module):
         """What the image model says of each frame: (batch, frames, tokens, width) -> (batch, frames, width)."""
         if self.config.pool == "class_token":
             return self.pool_norm(self.post_norm(tokens[:, :, 0]))
-        tokens = self.post_norm(tokens)
+        tokens = self.post_norm(tokens[:, :, : places.in_space])
         pooled = self.pool(tokens) if self.pool is not None else tokens[:, :, places.patches].mean(2)
         return self.pool_norm(pooled)
 
