@@ -19,6 +19,7 @@ from uniformerv2.train.recipe import AugmentationOptions, ClipRecipe, ModelRecip
 
 if TYPE_CHECKING:
     from uniformerv2.tasks.classification import Evaluation
+    from uniformerv2.weights.zoo import ZooEntry
 
 FAILED = 2  # what the user can mend; also what wrong options end with
 INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended
@@ -240,12 +241,33 @@ class Info:
         return 0
 
 
+@dataclass(frozen=True)
+class Models:
+    """List the published checkpoints: what they are, what was measured with them, and whether they can be had."""
+
+    dataset: str | None = None
+    """Only models of this dataset, such as K400 or ssv2."""
+    as_json: Annotated[FlagCreatePairsOff[bool], arg(name="json")] = False
+    """Print a JSON array with everything that is known of each model, and nothing else."""
+
+    def run(self) -> int:
+        from uniformerv2.weights.zoo import list_models
+
+        entries = list_models(self.dataset)
+        if self.as_json:
+            print("[" + ",\n ".join(json.dumps(entry.to_json()) for entry in entries) + "]")
+        else:
+            _print_models(entries)
+        return 0
+
+
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Info, subcommand("info")]
+    | Annotated[Models, subcommand("models")]
     | Annotated[Data, subcommand("data")]
 )
 
@@ -286,6 +308,31 @@ def _note(text: str) -> None:
     """What is not certain, on stderr; nothing where nothing is in doubt."""
     if text:
         print(f"note: {text}", file=sys.stderr)
+
+
+def _print_models(entries: Sequence[ZooEntry]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from uniformerv2.weights.zoo import STATES
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("name", "dataset", "clip", "views", "top-1", "parameters", "multiply-adds", "state"):
+        number = title in ("top-1", "parameters", "multiply-adds")
+        table.add_column(title, justify="right" if number else "left", no_wrap=title == "name")
+    for entry in entries:
+        top1 = "-" if entry.top1 is None else f"{entry.top1:.1f}"
+        clip = f"{entry.num_frames}x{entry.image_size}"
+        counts = (f"{entry.parameters / 1e6:.1f} M", f"{entry.multiply_adds / 1e9:.1f} G")
+        table.add_row(entry.name, entry.dataset, clip, entry.views or "-", top1, *counts, entry.state)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120  # a file or a pipe has no width of its own
+    console.print(table)
+    print("views: frames x crops x clips of the published top-1; multiply-adds: of one view")
+    for state, meaning in STATES.items():
+        if any(entry.state == state for entry in entries):
+            print(f"{state}: {meaning}")
 
 
 def _print_evaluation(result: Evaluation) -> None:

@@ -30,12 +30,12 @@ from uniformerv2.weights.download import download, find_download, hub_file
 from uniformerv2.weights.labels import DATASETS, dataset_name
 
 Format = Literal["official", "mmaction2"]
-State = Literal["gone", "on the hub, untried", "untried"]
+State = Literal["gone", "on the hub", "untried"]
 
 # what is known of each state, and from where; "untried" claims nothing but that the address was published
 STATES: dict[State, str] = {
     "gone": "its bucket answers NoSuchBucket (issues 77 and 82 of OpenGVLab/UniFormerV2)",
-    "on the hub, untried": "the hub repository Andy1621/uniformerv2 lists it; nobody has loaded it here",
+    "on the hub": "the hub repository Andy1621/uniformerv2 lists it; nobody has loaded it here",
     "untried": "its address was published; nobody has loaded it here",
 }
 
