@@ -7,6 +7,7 @@ tells what no tensor does. Hints come before such assumptions, options before hi
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -367,7 +368,7 @@ def _groups(keys: tuple[str, ...]) -> list[str]:
     """Names of modules in place of their tensors'."""
     counts: dict[str, int] = {}
     for key in keys:
-        parts = key.split(".")
-        module = ".".join(parts[:2] if len(parts) > 3 else parts[:1])
+        parts = re.sub(r"(\.\d.*|\.weight|\.bias)$", "", key).split(".")
+        module = ".".join(parts[:2])
         counts[module] = counts.get(module, 0) + 1
     return [name if count == 1 else f"{name} ({count} tensors)" for name, count in counts.items()]

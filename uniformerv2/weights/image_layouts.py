@@ -202,7 +202,7 @@ LAYOUTS = {
 LEFT_OUT = re.compile(
     r"(head|head_dist|fc|pre_logits|classifier|\w+_classifier|lm_head|pooler\.dense|projectors|decoder\w*"
     r"|local_cls_norm|rope|rope_embed|rope_embeddings|text\w*|token_embedding|ln_final)\..*"
-    r"|proj|(embeddings\.)?mask_token|logit_scale|logit_bias|text_projection"
+    r"|proj|decoder\w*|(embeddings\.)?mask_token|logit_scale|logit_bias|text_projection"
     r"|input_resolution|context_length|vocab_size"
     r"|.*\.(relative_position_index|position_ids|k_bias|rope\.\w+)"
 )
