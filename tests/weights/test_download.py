@@ -215,6 +215,12 @@ def test_a_file_that_changes_between_attempts_is_never_mixed(server: Server) -> 
     assert download(f"{server.url}/model.pth").read_bytes() == OTHER
 
 
+def test_a_file_that_changes_and_breaks_off_again_is_never_mixed(server: Server) -> None:
+    server.script = [drops_after(200_000), drops_after(0, ETag=f'"{hashlib.md5(OTHER).hexdigest()}"')]
+    server.files["/model.pth"] = OTHER
+    assert download(f"{server.url}/model.pth").read_bytes() == OTHER
+
+
 @pytest.mark.parametrize("extent", ["bytes 7-511999/512000", "nonsense"])
 def test_a_server_that_sends_another_part_is_not_believed(server: Server, extent: str) -> None:
     server.script = [drops_after(200_000), answers(206, BODY[7:], Content_Range=extent)]

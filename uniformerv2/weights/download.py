@@ -178,7 +178,7 @@ def _is_cached(path: Path, digits: str) -> bool:
     if not path.is_file():
         return False
     noted = _read_note(path)
-    if noted.get("size") == path.stat().st_size and noted["sha256"].startswith(digits.lower()):
+    if noted.get("size") == path.stat().st_size and str(noted.get("sha256")).startswith(digits.lower()):
         return True
     if digits and sha256_of(path).startswith(digits.lower()):
         return True
@@ -255,8 +255,8 @@ def _attempt(url: str, part: Path, report: Report) -> None:
             start, total = _extent(url, response)
             if start not in (0, have):
                 raise _MisfitError(f"asked for byte {have}, the server sent from byte {start}")
-            _write_note(part, url=url, validator=_validator(response))
-            with part.open("ab" if start else "wb") as file:
+            with part.open("ab" if start else "wb") as file:  # emptied before the note names another file
+                _write_note(part, url=url, validator=_validator(response))
                 _copy(response, file, total, report)
     except DROPPED as error:
         raise _DroppedError(str(error) or type(error).__name__) from error
