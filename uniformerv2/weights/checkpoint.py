@@ -83,13 +83,17 @@ def load_model(
         CheckpointError: nothing of that name; unreadable, of another kind, or not exactly the tensors that its
             architecture needs; or arguments that contradict it.
     """
-    given = _Given(dataset, num_frames, channel_order)
+    given = Given(dataset, num_frames, channel_order)
     try:
         checkpoint = open_checkpoint(source, given, options)
     except NotAVideoModel:
         if "num_classes" not in options:
             raise
-        return _arm(source, options, num_frames=num_frames, size=size, labels=labels)
+        asked = {"num_frames": num_frames, "size": size, "labels": labels}
+        shape = {"patch_size": patch_size, "temporal_downsample": temporal_downsample}
+        return _arm(
+            source, {**options, **{key: value for key, value in {**asked, **shape}.items() if value is not None}}
+        )
     name, metadata, state, info = checkpoint
     if labels is not None:
         info = fit_labels(info, labels, name)
@@ -137,7 +141,7 @@ def checkpoint_info(source: Source, **options: Any) -> CheckpointInfo:
     Raises:
         CheckpointError: as `load_model`; a head without labels is no error here.
     """
-    return open_checkpoint(source, _Given(), options).info
+    return open_checkpoint(source, Given(), options).info
 
 
 def load_weights(model: UniFormerV2, state: Mapping[str, Tensor], *, source: str = "the given weights") -> None:
@@ -171,7 +175,7 @@ def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, so
         raise CheckpointError(f"{source} does not fit the model: {listed}")
 
 
-class _Given(NamedTuple):
+class Given(NamedTuple):
     """What the caller knows of a checkpoint that does not tell it."""
 
     dataset: str | None = None
@@ -179,7 +183,7 @@ class _Given(NamedTuple):
     channel_order: Literal["rgb", "bgr"] | None = None
 
 
-def open_checkpoint(source: Source, given: _Given, options: Mapping[str, Any]) -> Checkpoint:
+def open_checkpoint(source: Source, given: Given, options: Mapping[str, Any]) -> Checkpoint:
     """Read a checkpoint and find out what it is; see `load_model`. Raises NotAVideoModel and CheckpointError."""
     name, file_name, metadata, tensors, given = _read(source, given)
     kind, state, ignored = _renamed(tensors, name)
@@ -187,8 +191,8 @@ def open_checkpoint(source: Source, given: _Given, options: Mapping[str, Any]) -
         info = replace(_parse_info(name, metadata, options), format=kind)
     elif kind == "ours":
         raise CheckpointError(
-            f"{name}: not a checkpoint of this package, only its tensors: no metadata says format={FORMAT} and what the "
-            "architecture is; write it with save_model, or build the model and use load_weights"
+            f"{name}: not a checkpoint of this package, only its tensors: no metadata says format={FORMAT} and what "
+            "the architecture is; write it with save_model, or build the model and use load_weights"
         )
     else:
         info = recognise(state, kind, source=name, file_name=file_name, options=options, **given._asdict())
@@ -196,7 +200,7 @@ def open_checkpoint(source: Source, given: _Given, options: Mapping[str, Any]) -
     return Checkpoint(name, metadata, state, replace(info, report=report))
 
 
-def _read(source: Source, given: _Given) -> tuple[str, str, dict[str, str], Mapping[str, Tensor], _Given]:
+def _read(source: Source, given: Given) -> tuple[str, str, dict[str, str], Mapping[str, Tensor], Given]:
     """What to call a source, its file's name, its metadata, its tensors, and what is known of it besides."""
     if isinstance(source, Mapping):
         tensors = {key: tensor for key, tensor in source.items() if isinstance(tensor, Tensor)}
@@ -210,21 +214,20 @@ def _read(source: Source, given: _Given) -> tuple[str, str, dict[str, str], Mapp
     return str(source), path.name, metadata, tensors, given
 
 
-def _fetch(name: str, given: _Given) -> tuple[Path, _Given]:
+def _fetch(name: str, given: Given) -> tuple[Path, Given]:
     """The file of a published model or of a hub repository, and what the zoo knows of it."""
     from uniformerv2.weights.download import hub_file
     from uniformerv2.weights.zoo import fetch_entry, zoo_entry
 
     entry = zoo_entry(name)
     if entry is not None:
-        known = {
-            "dataset": entry.dataset,
-            "num_frames": entry.num_frames,
-            "channel_order": entry.preprocessing().channel_order,
-        }
-        return fetch_entry(entry), given._replace(
-            **{name: value for name, value in known.items() if getattr(given, name) is None}
+        dataset, num_frames, channel_order = given
+        known = Given(
+            dataset or entry.dataset,
+            num_frames or entry.num_frames,
+            channel_order or entry.preprocessing().channel_order,
         )
+        return fetch_entry(entry), known
     parts = name.split("/")
     if len(parts) == 2 and all(parts) and not Path(parts[0]).is_dir() and Path(name).suffix not in SUFFIXES:
         return hub_file(name, HUB_FILE), given
@@ -241,7 +244,7 @@ def _renamed(tensors: Mapping[str, Tensor], source: str) -> tuple[Any, State, li
         mixed = " and ".join(f"{kind} ({key})" for kind, key in found.items())
         raise CheckpointError(f"{source}: keys of two formats mixed: {mixed}; expected one; save only the model meant")
     if not found:
-        raise NotAVideoModel(f"{source}: {_what_else(tensors)}")
+        raise NotAVideoModel(_what_else(tensors, source))
     kind = next(iter(found))
     if kind == "ours":
         return kind, dict(tensors), []
@@ -253,19 +256,25 @@ def _renamed(tensors: Mapping[str, Tensor], source: str) -> tuple[Any, State, li
     return kind, {**state, **{key: tensors[key] for key in unknown}}, ignored
 
 
-def _what_else(tensors: Mapping[str, Tensor]) -> str:
+def _what_else(tensors: Mapping[str, Tensor], source: str) -> str:
     """What tensors are that are no video model, and what to do with them."""
+    from uniformerv2.weights.image_formats import read_image_model
+
+    try:
+        family = read_image_model(tensors, source=source).family
+    except CheckpointError as error:
+        return f"{source}: the keys are neither ours nor official nor mmaction2's; nor are they an image model: {error}"
     return (
-        "the keys are neither ours nor official nor mmaction2's; they begin with "
-        f"{_some(list(tensors), 3)}; if it is an image transformer, give num_classes=... or use arm()"
+        f"{source}: an image transformer ({family}), expected a video model; "
+        "give num_classes=... to make it one, or use arm()"
     )
 
 
-def _arm(source: Source, options: dict[str, Any], **known: Any) -> HubUniFormerV2:
+def _arm(source: Source, options: Mapping[str, Any]) -> HubUniFormerV2:
     from uniformerv2.weights.image import arm  # it stands on this module
 
-    model: Any = arm(source, **options, **{name: value for name, value in known.items() if value is not None})
-    return model
+    model: Any = arm(source, **options)
+    return model.eval()
 
 
 def _target(
@@ -369,9 +378,6 @@ def write_whole(path: str | Path, write: Callable[[str], object]) -> None:
 
 def _some(keys: Sequence[str], most: int = 5) -> str:
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
-
-
-read_safetensors = read_tensors  # until weights/image.py reads with read_tensors
 
 
 def _umask() -> int:

@@ -1,0 +1,172 @@
+"""Checkpoints of one implementation -> checkpoints of another, and back bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors.torch import save_file
+
+from uniformerv2.errors import CheckpointError
+from uniformerv2.model.config import ModelConfig, Preprocessing
+from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.weights.checkpoint import (
+    Checkpoint,
+    Given,
+    Source,
+    check_fit,
+    metadata_of,
+    open_checkpoint,
+    write_whole,
+)
+from uniformerv2.weights.files import METADATA_KEY
+from uniformerv2.weights.formats import VIDEO_FORMATS, State, VideoFormat, from_ours
+from uniformerv2.weights.labels import ClassOrder, class_list, known_order, reordering
+from uniformerv2.weights.recognise import CheckpointInfo, fit_labels
+
+# fields of ModelConfig that the other formats have no name for: their image transformer is CLIP's, as by default here
+CLIP_ONLY = (
+    "gated_mlp",
+    "activation",
+    "norm_eps",
+    "patch_bias",
+    "class_token",
+    "register_tokens",
+    "position_embedding",
+    "rotary",
+    "relative_bias",
+    "layer_scale",
+    "attention_norm",
+    "mlp_norm",
+    "pre_norm",
+    "post_norm",
+    "pool",
+    "pool_norm",
+    "fusion",
+    "num_queries",
+)
+OWN_ORDER = "own_order"  # metadata of a converted file: the order that the labels had in our file
+
+
+def convert(
+    source: Source,
+    target: str | Path,
+    to: VideoFormat,
+    *,
+    dataset: str | None = None,
+    labels: Sequence[str] | None = None,
+    **options: Any,
+) -> list[str]:
+    """Write a video checkpoint in another format, whole or not at all.
+
+    The rows of a head whose labels are a known list are put into the order that the users of the format expect. What
+    the foreign formats have no place for goes beside their state dict, and back bit for bit. Dtypes stay.
+
+    Args:
+        source: as for `load_model`.
+        target: the file to write; an existing one is replaced.
+        to: "ours" (safetensors), "official" (`model_state`) or "mmaction2" (`state_dict`, `meta`).
+        dataset: whose classes the head has, where the checkpoint does not tell.
+        labels: class names in the order of the head's rows, instead of the checkpoint's.
+        options: fields of `ModelConfig` that no key tells, such as `heads` and `global_after`.
+
+    Returns:
+        What was recognised, assumed and changed, one line each.
+
+    Raises:
+        CheckpointError: as `load_model`; or the format has no name for a part of the model.
+    """
+    if to not in get_args(VideoFormat):
+        raise CheckpointError(f"no format {to!r}; there are {', '.join(get_args(VideoFormat))}")
+    checkpoint = open_checkpoint(source, Given(dataset), options)
+    if labels is not None:
+        checkpoint = checkpoint._replace(info=fit_labels(checkpoint.info, labels, checkpoint.name))
+    check_fit(checkpoint.state, _expected(checkpoint.info.config), source=checkpoint.name)
+    own_order = _own_order(checkpoint)
+    order = own_order if to == "ours" else to
+    info, state, reordered = _in_order(checkpoint.info, checkpoint.state, order)
+    report = [*info.report, *reordered]
+    metadata = metadata_of(info)
+    if to == "ours":
+        write_whole(
+            target, lambda file: save_file({key: one.contiguous() for key, one in state.items()}, file, metadata)
+        )
+        return [*report, f"{target}: written in our format"]
+    _check_expressible(info.config, to, checkpoint.name)
+    metadata |= {OWN_ORDER: own_order} if own_order else {}
+    content = _foreign(state, to, metadata)
+    write_whole(target, lambda file: torch.save(content, file))
+    return [*report, *_differences(info, to), f"{target}: written in the {to} format"]
+
+
+@lru_cache(maxsize=1)  # making many files of one architecture takes most of its time otherwise
+def _expected(config: ModelConfig) -> State:
+    """Names and shapes of a model's tensors, on the meta device."""
+    with torch.device("meta"):
+        return UniFormerV2(config).state_dict()
+
+
+def _own_order(checkpoint: Checkpoint) -> ClassOrder | None:
+    """The order that the labels have, or had, in a file of ours; None for files that never were ours."""
+    if checkpoint.info.format == "ours":
+        known = known_order(checkpoint.info.labels)
+        return known[1] if known else None
+    told: Any = checkpoint.metadata.get(OWN_ORDER)
+    return told if told in get_args(ClassOrder) else None
+
+
+def _in_order(info: CheckpointInfo, state: State, order: ClassOrder | None) -> tuple[CheckpointInfo, State, list[str]]:
+    """The rows of the head and its labels in another order, where the labels are a known list."""
+    rows = reordering(info.labels, order) if order else None
+    known = known_order(info.labels)
+    if not order or rows is None or known is None or rows == list(range(len(rows))):
+        return info, state, []
+    head = {key: state[key][rows] for key in ("head.linear.weight", "head.linear.bias")}
+    line = f"the rows of the head are put from the {known[1]} order of {known[0]} into the {order} order"
+    return replace(info, labels=class_list(known[0], order)), {**state, **head}, [line]
+
+
+def _foreign(state: State, to: Literal["official", "mmaction2"], metadata: dict[str, str]) -> dict[str, Any]:
+    renamed, unknown = from_ours(state, VIDEO_FORMATS[to])
+    assert not unknown, unknown  # _check_expressible has seen to it
+    # torch.save writes whole storages, and these may be views of a whole file
+    tensors = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in renamed.items()}
+    wrapped = {"model_state": tensors} if to == "official" else {"state_dict": tensors, "meta": {}}
+    return {**wrapped, METADATA_KEY: metadata}
+
+
+def _check_expressible(config: ModelConfig, to: str, source: str) -> None:
+    plain = ModelConfig()
+    missing = [
+        f"{name}={getattr(config, name)!r}" for name in CLIP_ONLY if getattr(config, name) != getattr(plain, name)
+    ]
+    if not config.global_after:
+        missing.append("no global stages")
+    if config.image_size[0] != config.image_size[1]:
+        missing.append(f"image_size={config.image_size} (squares only)")
+    if missing:
+        raise CheckpointError(
+            f"{source}: the {to} format has no name for {', '.join(missing)}; it knows CLIP's transformer only; "
+            "write it in our format"
+        )
+
+
+def _differences(info: CheckpointInfo, to: str) -> list[str]:
+    """Where the code of the other project would use the weights otherwise than they are meant."""
+    lines = []
+    usual, own = Preprocessing(), info.preprocessing
+    if (own.mean, own.std) != (usual.mean, usual.std):
+        lines.append(
+            f"note: these weights expect mean {own.mean} and std {own.std}; the {to} code takes 0.45 and 0.225"
+        )
+    if own.channel_order == "bgr" and to == "mmaction2":
+        lines.append(
+            "note: these weights expect BGR frames; mmaction2 gives RGB unless its configuration says otherwise"
+        )
+    if not info.config.mix_class_token and to == "mmaction2":
+        lines.append("note: mmaction2 knows no frozen models: it would mix in half of the class token")
+    return lines
