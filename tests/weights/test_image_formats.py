@@ -449,6 +449,7 @@ def test_moco_small_has_twelve_heads() -> None:
         (small(class_token=False), {"heads": 2, "pool": "class_token"}, "needs a class token"),
         (small(), {"heads": 2, "wings": 2}, "wings"),
         ({k: v for k, v in small().items() if ".mlp.fc2" not in k}, {}, "backbone.blocks.0.mlp.fc2.weight, as it is"),
+        (small() | {"rope.freqs": META(2, 4)}, {}, "no place for rope.freqs"),  # learned, unlike EVA's
         (small() | {"blocks.0.attn.gate.weight": META(8, 8)}, {}, "no place for blocks.0.attn.gate.weight"),
     ],
 )
@@ -457,6 +458,14 @@ def test_what_cannot_be_understood_is_refused(state: State, options: dict[str, A
         read_image_model(state, source="a file", **options)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_rotary_positions_that_only_the_name_tells_are_refused_and_can_be_given() -> None:
+    hints = hints_from_timm_name("vit_small_patch16_rope_ape_224")
+    with pytest.raises(CheckpointError, match="rotary positions, of a kind that is not known; give rotary"):
+        read_image_model(small(positions=4, scale=GAMMA), hints, heads=2)
+    given = Rotary(span=(14.0, 14.0))
+    assert read_image_model(small(positions=4, scale=GAMMA), hints, heads=2, rotary=given).config.rotary == given
 
 
 def test_layouts_by_keys_alone() -> None:

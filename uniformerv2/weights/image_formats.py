@@ -109,6 +109,8 @@ def read_image_model(
         family = _family(named, grid, class_position, state, given)
         fields, assumed = _architecture(named, family, hints, grid)
         config = ModelConfig(**{**fields, **given}, global_after=())
+        if hints.rotary and config.rotary is None:
+            raise ValueError("rotary positions, of a kind that is not known; give rotary")
     except KeyError as error:
         raise CheckpointError(f"{source}: {error.args[0]}, as it is called here, is missing") from error
     except (TypeError, ValueError) as error:

@@ -23,6 +23,7 @@ ACTIVATIONS = {
     "GELUTanh": "gelu_tanh",
     "QuickGELU": "quick_gelu",
     "GELU": "gelu",
+    "SiLU": "silu",  # of gated MLPs, which are SwiGLU
 }
 POOLS: dict[str, Pool] = {"token": "class_token", "avg": "mean", "map": "attention"}  # timm's names
 
@@ -46,6 +47,7 @@ class Hints:
     activation: str | None = None
     pool: Pool | None = None
     image_size: tuple[int, int] | None = None
+    rotary: bool | None = None  # whether patches have rotary positions at all
     rotary_base: float | None = None
     rotary_grid: tuple[int, int] | None = None
     mean: tuple[float, float, float] | None = None
@@ -86,6 +88,7 @@ def hints_from_timm_name(name: str) -> Hints:
     return Hints(
         heads=16 if name == "vit_base_patch16_gap_224" else None,
         activation="quick_gelu" if "quickgelu" in name else "gelu_tanh" if TIMM_TANH.fullmatch(name) else "gelu",
+        rotary=True if "_rope_" in name else None,
         rotary_grid=(grid, grid) if grid else None,
     )
 
@@ -121,6 +124,7 @@ def hints_from_module(module: nn.Module) -> Hints:
         activation=_module_activation(getattr(getattr(block, "mlp", None), "act", None)),
         pool=POOLS.get(str(getattr(module, "global_pool", None))),
         image_size=_pair(getattr(getattr(module, "patch_embed", None), "img_size", None)),
+        rotary=None if rope is None else True,
         rotary_base=getattr(rope, "temperature", None),
         rotary_grid=_pair(getattr(rope, "ref_feat_shape", None)),
     )

@@ -201,10 +201,10 @@ LAYOUTS = {
 # what an image transformer has beside its encoder: heads, projections, what only pretraining needs, constants
 LEFT_OUT = re.compile(
     r"(head|head_dist|fc|pre_logits|classifier|\w+_classifier|lm_head|pooler\.dense|projectors|decoder\w*"
-    r"|local_cls_norm|rope|rope_embed|rope_embeddings|text\w*|token_embedding|ln_final)\..*"
+    r"|local_cls_norm|text\w*|token_embedding|ln_final)\..*"
     r"|proj|decoder\w*|(embeddings\.)?mask_token|logit_scale|logit_bias|text_projection"
     r"|input_resolution|context_length|vocab_size"
-    r"|.*\.(relative_position_index|position_ids|k_bias|rope\.\w+)"
+    r"|.*\.(relative_position_index|position_ids|k_bias)|(.*\.)?rope(_embed\w*)?\.(freqs_cos|freqs_sin|periods|inv_freq)"
 )
 
 
