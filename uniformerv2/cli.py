@@ -218,26 +218,59 @@ class Demo:
 
 @dataclass(frozen=True)
 class Info:
-    """Show what a checkpoint says of itself."""
+    """Show what a checkpoint of any kind is: its architecture, what was recognised and assumed, its labels."""
 
     checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
-    """A checkpoint, such as RUN/last.safetensors."""
+    """A checkpoint, such as RUN/last.safetensors or a file of the official code or of mmaction2."""
 
     def run(self) -> int:
         from uniformerv2.weights import checkpoint_info
 
         info = checkpoint_info(self.checkpoint)
+        print("report")
+        for line in info.report:
+            print(f"  {line}")
         for title, values in (
             ("model", asdict(info.config)),
             ("preprocessing", asdict(info.preprocessing)),
-            ("weights", {"origin": info.origin, "licence": info.licence}),
+            ("weights", {"format": info.format, "origin": info.origin, "licence": info.licence}),
         ):
             print(title)
             for name, value in values.items():
                 print(f"  {name:<20}{value if value != '' else 'not given'}")
-        print(f"labels ({len(info.labels)})")
+        print(f"labels ({len(info.labels)}){f': {info.label_note}' if info.label_note else ''}")
         for number, label in enumerate(info.labels):
             print(f"  {number:<6}{label}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Write a checkpoint in the format of another implementation; nothing is lost on the way back.
+
+    The rows of a head whose labels are known are put into the order that the format's users expect.
+    """
+
+    source: Annotated[Positional[Path], arg(metavar="IN")]
+    """A checkpoint of this package, of the official code or of mmaction2."""
+    target: Annotated[Positional[Path], arg(metavar="OUT")]
+    """The file to write; an existing one is replaced."""
+    to: Literal["ours", "official", "mmaction2"]
+    """Whose format."""
+    dataset: str | None = None
+    """Whose classes the head has, such as sthv2, where the checkpoint does not tell."""
+    heads: int | None = None
+    """Attention heads, where the checkpoint does not tell; None: one for each 64 channels."""
+    global_after: tuple[int, ...] | None = None
+    """Blocks that global stages follow, where the checkpoint does not tell; None: the last ones."""
+
+    def run(self) -> int:
+        from uniformerv2.weights.convert import convert
+
+        told = {"heads": self.heads, "global_after": self.global_after}
+        options = {name: value for name, value in told.items() if value is not None}
+        for line in convert(self.source, self.target, self.to, dataset=self.dataset, **options):
+            print(line)
         return 0
 
 
@@ -267,6 +300,7 @@ Command = (
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Info, subcommand("info")]
+    | Annotated[Convert, subcommand("convert")]
     | Annotated[Models, subcommand("models")]
     | Annotated[Data, subcommand("data")]
 )
