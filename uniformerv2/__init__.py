@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, UniFormerV2Error, VideoError
     from uniformerv2.model.config import ModelConfig, Preprocessing, named_config
-    from uniformerv2.model.uniformerv2 import Features, StageAttention, UniFormerV2
+    from uniformerv2.model.uniformerv2 import Features, StageAttention
     from uniformerv2.predict import Prediction, Predictor
     from uniformerv2.tasks.classification import Evaluation, evaluate, train_classifier
     from uniformerv2.train.recipe import Recipe
     from uniformerv2.video.reader import VideoReader
     from uniformerv2.weights.checkpoint import load_model, load_weights, save_model
+    from uniformerv2.weights.hub import UniFormerV2
     from uniformerv2.weights.image import arm
+    from uniformerv2.weights.labels import class_list, map_head
+    from uniformerv2.weights.zoo import list_models
 
 _HOMES = {
     "AnnotationError": "errors",
@@ -30,7 +33,6 @@ _HOMES = {
     "named_config": "model.config",
     "Features": "model.uniformerv2",
     "StageAttention": "model.uniformerv2",
-    "UniFormerV2": "model.uniformerv2",
     "Prediction": "predict",
     "Predictor": "predict",
     "Evaluation": "tasks.classification",
@@ -38,8 +40,12 @@ _HOMES = {
     "train_classifier": "tasks.classification",
     "Recipe": "train.recipe",
     "VideoReader": "video.reader",
+    "UniFormerV2": "weights.hub",
+    "class_list": "weights.labels",
+    "list_models": "weights.zoo",
     "load_model": "weights.checkpoint",
     "load_weights": "weights.checkpoint",
+    "map_head": "weights.labels",
     "save_model": "weights.checkpoint",
     "arm": "weights.image",
 }
