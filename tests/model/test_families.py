@@ -47,6 +47,7 @@ FAMILIES = {
         "pool": "mean",
         "pool_norm": True,
     },
+    "eva02-e": {"norm_after": True, "post_norm": True, "activation": "gelu"},
     "dinov2": {"layer_scale": True, "register_tokens": 4, "gated_mlp": True, "post_norm": True},
     "dinov3": {"layer_scale": True, "register_tokens": 4, "rotary": DINOV3, "position_embedding": False},
     "eva02": {"rotary": EVA, "gated_mlp": True, "attention_norm": True, "mlp_norm": True, "pool": "mean"},
@@ -241,6 +242,13 @@ def test_layer_scale_multiplies_both_residuals() -> None:
     block, (tokens, places) = model.backbone.blocks[0], model.backbone.embed(draw(1, 3, 2, 16, 24))
     space = tokens + block.attention(block.norm1(tokens), places) * block.scale1
     torch.testing.assert_close(block(tokens, places), space + block.mlp(block.norm2(space)) * block.scale2)
+
+
+def test_norms_may_come_behind_the_layers() -> None:
+    model = randomise(UniFormerV2(family("eva02-e"))).eval()
+    block, (tokens, places) = model.backbone.blocks[0], model.backbone.embed(draw(1, 3, 2, 16, 24))
+    space = tokens + block.norm1(block.attention(tokens, places))
+    torch.testing.assert_close(block(tokens, places), space + block.norm2(block.mlp(space)))
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,13 @@ PUBLISHED: dict[str, tuple[State, str, int, dict[str, Any]]] = {
         timm_state(1408, 40, 6144, patch=14, grid=16, bias="qv", norms=("fc_norm",)),
         "EVA",
         16,
-        {"rotary": None, "gated_mlp": False},
+        {"rotary": None, "gated_mlp": False, "norm_after": False},
+    ),
+    "EVA-02-E": (
+        timm_state(1792, 64, 15360, patch=14, grid=16, bias="qv"),
+        "EVA",
+        16,
+        {"rotary": None, "gated_mlp": False, "norm_after": True, "pool": "class_token"},
     ),
     "PE-core-B": (
         timm_state(768, 12, 3072, **PE),
@@ -444,7 +450,6 @@ def test_moco_small_has_twelve_heads() -> None:
         (small(positions=0), {"heads": 2}, "no positions: neither an embedding nor relative biases"),
         (small(positions=0, registers=2, class_token=False), {"heads": 2}, "no positions"),
         (small(positions=8), {"heads": 2}, "8 position embeddings are no square grid; give image_size"),
-        (timm_state(1792, 2, 15360, bias="qv"), {}, "EVA-02-E normalises after its layers"),
         (small(), {"heads": 3}, "width 8 is not divisible by heads 3"),
         (small(class_token=False), {"heads": 2, "pool": "class_token"}, "needs a class token"),
         (small(), {"heads": 2, "wings": 2}, "wings"),
@@ -458,6 +463,12 @@ def test_what_cannot_be_understood_is_refused(state: State, options: dict[str, A
         read_image_model(state, source="a file", **options)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_norms_behind_the_layers_are_told_by_the_name() -> None:
+    hints = hints_from_timm_name("vit_base_patch16_rpn_224")
+    assert read_image_model(small(), hints, heads=2).config.norm_after
+    assert not read_image_model(small(), heads=2).config.norm_after
 
 
 def test_rotary_positions_that_only_the_name_tells_are_refused_and_can_be_given() -> None:

@@ -84,6 +84,7 @@ class ModelConfig:
     rotary: Rotary | None = None
     relative_bias: bool = False  # learned attention bias per head and distance between patches (BEiT)
     layer_scale: bool = False  # a learned factor per channel on both residuals of a block
+    norm_after: bool = False  # the norms of a block come behind attention and MLP, not before (EVA-02-E)
     attention_norm: bool = False  # a LayerNorm before the output projection of the attention (EVA-02)
     mlp_norm: bool = False  # a LayerNorm before the output projection of the MLP (EVA-02)
     pre_norm: bool = True  # a LayerNorm before the blocks (CLIP)

@@ -234,7 +234,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One block of the image transformer: spatial attention and MLP, each a residual behind its norm."""
+    """One block of the image transformer: spatial attention and MLP, each a residual behind its norm or before it."""
 
     def __init__(self, config: ModelConfig, *, drop_path: float = 0.0, recompute: bool = False):
         super().__init__()
@@ -253,6 +253,7 @@ class Block(nn.Module):
         # near zero at start (CaiT, arXiv:2103.17239)
         self.scale1 = nn.Parameter(torch.full((width,), 1e-5)) if config.layer_scale else None
         self.scale2 = nn.Parameter(torch.full((width,), 1e-5)) if config.layer_scale else None
+        self.norm_after = config.norm_after
         self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: Tensor, places: Places) -> Tensor:
@@ -265,11 +266,12 @@ class Block(nn.Module):
         return tokens + self.drop_path(self._run(self._mlp, tokens))
 
     def _attention(self, tokens: Tensor, places: Places) -> Tensor:
-        update = self.attention(self.norm1(tokens), places)
+        attention, norm = self.attention, self.norm1
+        update = norm(attention(tokens, places)) if self.norm_after else attention(norm(tokens), places)
         return update if self.scale1 is None else update * self.scale1
 
     def _mlp(self, tokens: Tensor) -> Tensor:
-        update = self.mlp(self.norm2(tokens))
+        update = self.norm2(self.mlp(tokens)) if self.norm_after else self.mlp(self.norm2(tokens))
         return update if self.scale2 is None else update * self.scale2
 
     def _run(self, branch, *inputs) -> Tensor:  # type: ignore[no-untyped-def]

@@ -25,7 +25,7 @@ Constants = tuple[float, float, float]
 Grid = tuple[int, int]
 
 HEAD_DIM = 64  # channels of a head in all published widths but these
-HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16, 4096: 32}
+HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16, 1792: 16, 4096: 32}
 HEADS_OF = {
     ("DINOv3", 1280): 20,
     ("MoCo v3", 384): 12,
@@ -206,8 +206,6 @@ def _family(
 def _eva(state: State) -> str:
     if _gated(state):
         return "EVA-02"
-    if state[STEM].shape[0] == 1792:
-        raise ValueError("EVA-02-E normalises after its layers, which our image transformer does not")
     return "EVA"
 
 
@@ -264,6 +262,8 @@ def _architecture(
         "rotary": _rotary(family, hints, grid, "class_token" in has),
         "relative_bias": table is not None,
         "layer_scale": "blocks.0.scale1" in has,
+        # EVA-02-E alone has this width
+        "norm_after": hints.norm_after or (family == "EVA" and width == 1792),
         "attention_norm": "blocks.0.attention.norm.weight" in has,
         "mlp_norm": "blocks.0.mlp.norm.weight" in has,
         "pre_norm": "pre_norm.weight" in has,

@@ -44,6 +44,7 @@ class Hints:
     heads: int | None = None
     pool_heads: int | None = None
     norm_eps: float | None = None
+    norm_after: bool | None = None
     activation: str | None = None
     pool: Pool | None = None
     image_size: tuple[int, int] | None = None
@@ -89,6 +90,7 @@ def hints_from_timm_name(name: str) -> Hints:
         heads=16 if name == "vit_base_patch16_gap_224" else None,
         activation="quick_gelu" if "quickgelu" in name else "gelu_tanh" if TIMM_TANH.fullmatch(name) else "gelu",
         rotary=True if "_rope_" in name else None,
+        norm_after=True if "_rpn_" in name or "eva02_enormous" in name else None,
         rotary_grid=(grid, grid) if grid else None,
     )
 
@@ -120,6 +122,8 @@ def hints_from_module(module: nn.Module) -> Hints:
     own = Hints(
         heads=_whole(getattr(getattr(block, "attn", None), "num_heads", None)),
         pool_heads=_whole(getattr(pool, "num_heads", None)),
+        # no attribute tells where timm's blocks have their norms, their classes do
+        norm_after=type(block).__name__ in ("ResPostBlock", "EvaBlockPostNorm") or None,
         norm_eps=getattr(getattr(block, "norm1", None), "eps", None),
         activation=_module_activation(getattr(getattr(block, "mlp", None), "act", None)),
         pool=POOLS.get(str(getattr(module, "global_pool", None))),
