@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
@@ -267,7 +267,7 @@ class Convert:
     def run(self) -> int:
         from uniformerv2.weights.convert import convert
 
-        told = {"heads": self.heads, "global_after": self.global_after}
+        told: dict[str, Any] = {"heads": self.heads, "global_after": self.global_after}
         options = {name: value for name, value in told.items() if value is not None}
         for line in convert(self.source, self.target, self.to, dataset=self.dataset, **options):
             print(line)

@@ -187,6 +187,8 @@ def open_checkpoint(source: Source, given: Given, options: Mapping[str, Any]) ->
     """Read a checkpoint and find out what it is; see `load_model`. Raises NotAVideoModel and CheckpointError."""
     name, file_name, metadata, tensors, given = _read(source, given)
     kind, state, ignored = _renamed(tensors, name)
+    if unknown := [option for option in options if option not in ModelConfig.__dataclass_fields__]:
+        raise TypeError(f"{', '.join(unknown)}: no field of ModelConfig, and {name} is a video model already")
     if metadata.get("format") == FORMAT:
         info = replace(_parse_info(name, metadata, options), format=kind)
     elif kind == "ours":
@@ -307,6 +309,8 @@ def _target(
 
 
 def _build(info: CheckpointInfo, state: State, source: str) -> HubUniFormerV2:
+    if info.config.depth > len(state):  # before a model of any depth is built because a file says so
+        raise CheckpointError(f"{source}: {len(state)} tensors, too few for the {info.config.depth} blocks it tells of")
     with torch.device("meta"):  # no time spent on random numbers that are replaced at once
         model = HubUniFormerV2(info.config, info.preprocessing, info.labels, info.label_note)
     check_fit(state, model.state_dict(), source=source)

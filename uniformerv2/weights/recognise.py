@@ -118,40 +118,23 @@ def check_head(info: CheckpointInfo, source: str) -> None:
 def _architecture(
     state: Mapping[str, Tensor], options: Mapping[str, Any], source: str
 ) -> tuple[ModelConfig, list[str]]:
+    """The architecture, and what is said of it. Raises CheckpointError."""
     try:
         fields = _fields(state)
+        assumed, report = _assumptions(fields, _count(state, "global_blocks"), options)
+        size = options.get("image_size") or _image_size(state["backbone.position_embedding"], fields["patch_size"])
+        return ModelConfig(**{**fields, "image_size": size, **assumed, **options}), [_summary(fields), *report]
     except KeyError as error:
         raise CheckpointError(
-            f"{source}: a UniFormerV2 without {error.args[0]} (under the names of this package), which tells its "
-            "architecture; the file is not whole"
+            f"{source}: a UniFormerV2 without {error.args[0]} (as this package calls it), which tells what it is; "
+            "the file is not whole"
         ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{source}: {error}") from error
-    stages, depth = fields.pop("stages"), fields["depth"]
-    report = [_summary(fields, stages)]
-    assumed: dict[str, Any] = {"global_after": tuple(range(max(depth - stages, 0), depth))}
-    if "global_after" not in options:
-        released = "" if stages in RELEASED_STAGES else f" (no model with {stages} stages was released)"
-        report += [f"assumed: global stages after the last {stages} of {depth} blocks{released}"]
-    if "heads" not in options:
-        assumed["heads"] = _heads(fields["width"], source)
-        report += [f"assumed: {assumed['heads']} heads of {HEAD_DIM} channels"]
-    if options:
-        report += ["given: " + ", ".join(f"{name} {value}" for name, value in options.items())]
-    if stages > depth:
-        raise CheckpointError(f"{source}: {stages} global stages for {depth} blocks; the file is not whole")
-    fields["image_size"] = options.get("image_size") or _image_size(
-        fields.pop("positions"), fields["patch_size"], source
-    )
-    fields.pop("positions", None)
-    try:
-        return ModelConfig(**{**fields, **assumed, **options}), report
-    except ValueError as error:
-        raise CheckpointError(f"{source}: {error}") from error
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{source}: no UniFormerV2 is like this: {error}") from error
 
 
 def _fields(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Fields of `ModelConfig`, and the numbers of `stages` and `positions`."""
+    """The fields of `ModelConfig` that keys and shapes tell."""
     width = state["backbone.class_token"].shape[-1]
     stem = state["backbone.patch_embedding.weight"].shape  # (width, 3, frames, patch, patch)
     if len(stem) != 5 or stem[2] not in (1, 3):
@@ -163,10 +146,8 @@ def _fields(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "patch_size": stem[-1],
         "temporal_downsample": stem[2] == 3,
         "mlp_ratio": state["backbone.blocks.0.mlp.fc1.weight"].shape[0] / width,
-        "mix_class_token": "mix" in state,
+        "mix_class_token": "mix" in state or not stages,  # without stages there is nothing to mix with
         "num_classes": state["head.linear.weight"].shape[0],
-        "stages": stages,
-        "positions": state["backbone.position_embedding"].shape[0],
     }
     if stages:
         fields["global_mlp_ratio"] = state["global_blocks.0.mlp.fc1.weight"].shape[0] / width
@@ -178,10 +159,34 @@ def _fields(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return fields
 
 
+def _assumptions(
+    fields: Mapping[str, Any], stages: int, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """The fields that no key tells, where `options` do not give them either."""
+    depth = fields["depth"]
+    assumed: dict[str, Any] = {}
+    report: list[str] = []
+    if stages > depth:
+        raise ValueError(f"{stages} global stages for {depth} blocks")
+    if "global_after" not in options:
+        assumed["global_after"] = tuple(range(depth - stages, depth))
+        released = "" if stages in RELEASED_STAGES else f" (no model with {stages} stages was released)"
+        report += [f"assumed: global stages after the last {stages} of {depth} blocks{released}"]
+    if "heads" not in options:
+        assumed["heads"] = _heads(fields["width"])
+        report += [f"assumed: {assumed['heads']} heads of {HEAD_DIM} channels"]
+    if options:
+        report += ["given: " + ", ".join(f"{name} {value}" for name, value in options.items())]
+    return assumed, report
+
+
 def _count(state: Mapping[str, Tensor], modules: str) -> int:
-    """How many numbered modules there are: one more than the highest number."""
-    numbers = (re.match(rf"{re.escape(modules)}\.(\d+)\.", key) for key in state)
-    return 1 + max((int(number[1]) for number in numbers if number), default=-1)
+    """How many numbered modules there are."""
+    matches = (re.match(rf"{re.escape(modules)}\.(\d+)\.", key) for key in state)
+    numbers = {int(match[1]) for match in matches if match}
+    if missing := set(range(len(numbers))) - numbers:
+        raise KeyError(f"{modules}.{min(missing)}")
+    return len(numbers)
 
 
 def _reduction(width: int, channels: int) -> float:
@@ -190,29 +195,27 @@ def _reduction(width: int, channels: int) -> float:
     return next(ratio for ratio in candidates if ratio and int(width / ratio) == channels)
 
 
-def _image_size(positions: int, patch_size: int, source: str) -> tuple[int, int]:
-    side = math.isqrt(positions - 1)
-    if side * side != positions - 1:
-        raise CheckpointError(
-            f"{source}: {positions - 1} positions are no square grid of patches; give image_size=(height, width)"
-        )
+def _image_size(position_embedding: Tensor, patch_size: int) -> tuple[int, int]:
+    patches = position_embedding.shape[0] - 1  # the class token has a position too
+    side = math.isqrt(max(patches, 0))
+    if side < 1 or side * side != patches:
+        raise ValueError(f"{patches} positions are no square grid of patches; give image_size=(height, width)")
     return side * patch_size, side * patch_size
 
 
-def _heads(width: int, source: str) -> int:
+def _heads(width: int) -> int:
     if width % HEAD_DIM:
-        raise CheckpointError(
-            f"{source}: no key tells the number of heads, and width {width} is no multiple of the {HEAD_DIM} channels "
-            "that each has in the released models; give heads=..."
+        raise ValueError(
+            f"no key tells the number of heads, and width {width} is no multiple of the {HEAD_DIM} channels that each "
+            "has in the released models; give heads=..."
         )
     return width // HEAD_DIM
 
 
-def _summary(fields: Mapping[str, Any], stages: int) -> str:
-    local = fields.get("local_blocks", "none")
+def _summary(fields: Mapping[str, Any]) -> str:
     return (
         f"recognised: width {fields['width']}, {fields['depth']} blocks, patches of {fields['patch_size']}, "
-        f"{fields['positions'] - 1} positions, local blocks {local}, {stages} global stages, "
+        f"local blocks {fields.get('local_blocks', 'none')}, "
         f"{'' if fields['temporal_downsample'] else 'no '}temporal downsampling, "
         f"class token {'mixed in' if fields['mix_class_token'] else 'not mixed in (frozen)'}, "
         f"{fields['num_classes']} classes"
