@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from uniformerv2 import CheckpointError, ModelConfig, UniFormerV2, load_weights, named_config
-from uniformerv2.weights.formats import VIDEO_FORMATS, from_ours, to_ours, video_format
+from uniformerv2.weights.formats import VIDEO_FORMATS, from_ours, marks, to_ours, video_format, with_backbone
 
 CONFIG = ModelConfig(
     width=32,
@@ -101,3 +101,28 @@ def test_a_frozen_file_does_not_load_into_a_mixing_model() -> None:
 def test_unknown_keys_are_refused() -> None:
     with pytest.raises(CheckpointError, match="neither ours nor official nor mmaction2"):
         load_weights(UniFormerV2(CONFIG), {"fc.weight": torch.zeros(1)})
+
+
+def test_marks_tell_the_formats_apart_and_find_mixtures() -> None:
+    ours = UniFormerV2(CONFIG).state_dict()
+    states = {"ours": ours} | {kind: from_ours(ours, VIDEO_FORMATS[kind])[0] for kind in VIDEO_FORMATS}
+    for kind, state in states.items():
+        assert list(marks(state)) == [kind]
+        for other, mixed in states.items():
+            assert set(marks({**state, **mixed})) == {kind, other}
+            assert video_format({**state, **mixed}) == (kind if kind == other else None)
+    bare = [key.removeprefix("backbone.") for key in states["official"]]
+    assert video_format(bare) == "official"
+
+
+def test_keys_of_image_models_are_no_video_format() -> None:
+    clip = ["class_embedding", "transformer.resblocks.0.ln_1.weight", "proj", "backbone.conv1.weight"]
+    timm = ["cls_token", "blocks.0.norm1.weight", "head.weight", "fc_norm.weight"]
+    dinov2_training = ["backbone.blocks.0.norm1.weight", "dino_head.mlp.0.weight"]
+    for keys in (clip, timm, dinov2_training):
+        assert marks(keys) == {}
+
+
+def test_official_names_without_backbone_are_completed_and_others_kept() -> None:
+    state = {"transformer.balance": torch.zeros(1), "backbone.ln_pre.bias": torch.ones(1)}
+    assert set(with_backbone(state)) == {"backbone.transformer.balance", "backbone.ln_pre.bias"}

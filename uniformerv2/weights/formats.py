@@ -92,9 +92,7 @@ VIDEO_FORMATS: dict[str, list[Rule]] = {
 
 # what stands in every file of a format, and in none of another; official heads come without "backbone." too
 MARKS: dict[VideoFormat, re.Pattern[str]] = {
-    "ours": re.compile(
-        r"head\.(linear|norm)\..*|backbone\.(blocks\..*|class_token|patch_embedding\..*)|global_blocks\..*"
-    ),
+    "ours": re.compile(r"head\.(linear|norm)\..*|backbone\.(class_token|patch_embedding\..*)|global_blocks\..*"),
     "official": re.compile(r"(backbone\.)?transformer\.proj\.[02]\..*"),
     "mmaction2": re.compile(r"cls_head\..*|backbone\.transformer\.norm\..*"),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelHubMixin, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model import uniformerv2
@@ -40,6 +40,44 @@ class UniFormerV2(
         (save_directory / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        **options: Any,
+    ) -> UniFormerV2:
+        """Load a model from a repository of the hub or from a folder that `save_pretrained` wrote.
+
+        Args:
+            pretrained_model_name_or_path: "owner/name", or a folder.
+            revision, cache_dir, force_download, local_files_only, token: as everywhere in huggingface_hub.
+            options: those of `load_model`.
+
+        Raises:
+            CheckpointError: there is no such file, or as `load_model`.
+        """
+        try:
+            return super().from_pretrained(
+                pretrained_model_name_or_path,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+                options=options,
+            )
+        except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"{pretrained_model_name_or_path}: no {FILE} to be had from the hub: {reason}"
+            ) from error
+
+    @classmethod
     def _from_pretrained(
         cls,
         *,
@@ -49,26 +87,20 @@ class UniFormerV2(
         force_download: bool,
         local_files_only: bool,
         token: str | bool | None,
-        **options: Any,
+        options: dict[str, Any],
+        **_from_config_json: Any,
     ) -> UniFormerV2:
-        """A folder of `save_pretrained` or a repository of the hub; `options` are those of `load_model`."""
         from uniformerv2.weights.checkpoint import load_model
 
-        options.pop("config", None)  # config.json, which the mixin has read
         if Path(model_id).is_dir():
             return load_model(Path(model_id) / FILE, **options)
-        try:
-            file = hf_hub_download(
-                model_id,
-                FILE,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
-        except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError) as error:
-            raise CheckpointError(
-                f"{model_id}: no {FILE} to be had from the hub: {str(error).splitlines()[0]}"
-            ) from error
+        file = hf_hub_download(
+            model_id,
+            FILE,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+        )
         return load_model(file, **options)

@@ -1,0 +1,133 @@
+"""The model in folders and repositories of the hub, in one file that knows itself. No network: the hub is mocked."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelHubMixin, hub_mixin
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from uniformerv2 import CheckpointError, ModelConfig, Preprocessing, arm, load_model, save_model
+from uniformerv2.weights import hub
+from uniformerv2.weights.hub import UniFormerV2
+
+CONFIG = ModelConfig(width=32, depth=2, heads=2, patch_size=8, image_size=(16, 24), num_classes=2, global_after=(1,))
+PREPROCESSING = Preprocessing(num_frames=5, size=(16, 24), mean=(0.1, 0.2, 0.3))
+
+
+@pytest.fixture
+def model() -> UniFormerV2:
+    torch.manual_seed(0)
+    made = UniFormerV2(CONFIG, PREPROCESSING, ["run", "walk"], "a guess")
+    made.origin, made.licence = "a test", "MIT"
+    return made
+
+
+def assert_same(one: UniFormerV2, other: UniFormerV2) -> None:
+    assert (one.config, one.preprocessing, one.labels) == (other.config, other.preprocessing, other.labels)
+    assert (one.label_note, one.origin, one.licence) == (other.label_note, other.origin, other.licence)
+    state = other.state_dict()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in one.state_dict().items())
+
+
+def test_what_is_saved_comes_back(model: UniFormerV2, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    loaded = UniFormerV2.from_pretrained(tmp_path)
+    assert_same(loaded, model)
+    assert not loaded.training
+    assert_same(load_model(tmp_path), model)
+    assert_same(load_model(tmp_path / "model.safetensors"), model)
+
+
+def test_no_second_configuration_can_contradict_the_weights(model: UniFormerV2, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    assert "width" not in told
+    lie = {**told, "config": {"width": 999}, "width": 999, "labels": ["x"], "preprocessing": None}
+    (tmp_path / "config.json").write_text(json.dumps(lie))
+    assert_same(UniFormerV2.from_pretrained(tmp_path), model)
+    (tmp_path / "config.json").unlink()
+    assert_same(UniFormerV2.from_pretrained(tmp_path), model)
+
+
+def test_options_of_load_model_are_those_of_from_pretrained(model: UniFormerV2, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    loaded = UniFormerV2.from_pretrained(tmp_path, size=(32, 48), num_frames=3)
+    assert loaded.config.image_size == (32, 48)
+    assert loaded.preprocessing.num_frames == 3
+
+
+def test_pushing_uploads_one_file_of_weights(
+    model: UniFormerV2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, Any] = {}
+
+    class Api:
+        def __init__(self, **_: object) -> None: ...
+
+        def create_repo(self, repo_id: str, **_: object) -> Any:
+            return type("Url", (), {"repo_id": repo_id})
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, **_: object) -> str:
+            sent.update({file.name: file.read_bytes() for file in Path(folder_path).iterdir()}, to=repo_id)
+            return "url"
+
+    monkeypatch.setattr(hub_mixin, "HfApi", Api)
+    assert model.push_to_hub("owner/name") == "url"
+    assert sent.pop("to") == "owner/name"
+    assert sorted(sent) == ["README.md", "config.json", "model.safetensors"]
+    (tmp_path / "m").write_bytes(sent["model.safetensors"])
+    assert_same(load_model(tmp_path / "m"), model)
+    assert b"pipeline_tag: video-classification" in sent["README.md"]
+
+
+def test_a_repository_is_loaded_by_its_name(
+    model: UniFormerV2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.save_pretrained(tmp_path)
+    asked = []
+
+    def download(repo_id: str, filename: str, **options: Any) -> str:
+        asked.append((repo_id, filename, options["revision"]))
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(hub_mixin, "hf_hub_download", lambda *, repo_id, filename, **_: str(tmp_path / filename))
+    assert_same(UniFormerV2.from_pretrained("owner/name", revision="v1"), model)
+    assert asked == [("owner/name", "model.safetensors", "v1")]
+
+
+def test_a_repository_without_weights_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    def absent(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("not in the cache\nand offline")
+
+    monkeypatch.setattr(hub, "hf_hub_download", absent)
+    monkeypatch.setattr(hub_mixin, "hf_hub_download", lambda **_: str(tmp_path / "config.json"))
+    with pytest.raises(CheckpointError, match=r"owner/name: no model\.safetensors .*not in the cache") as error:
+        UniFormerV2.from_pretrained("owner/name")
+    assert "\n" not in str(error.value)
+    with pytest.raises(CheckpointError, match=r"a b/c/d: no model\.safetensors to be had"):
+        UniFormerV2.from_pretrained("a b/c/d")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: no such file"):
+        UniFormerV2.from_pretrained(tmp_path)
+
+
+def test_loaded_and_armed_models_can_be_pushed(model: UniFormerV2, image_model: Path, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "m.safetensors")
+    for made in (load_model(tmp_path / "m.safetensors"), arm(image_model, num_classes=2)):
+        assert isinstance(made, UniFormerV2)
+        assert isinstance(made, ModelHubMixin)
+
+
+def test_the_mixin_leaves_copying_and_pickling_alone(model: UniFormerV2) -> None:
+    assert_same(copy.deepcopy(model), model)
+    assert_same(pickle.loads(pickle.dumps(model)), model)
