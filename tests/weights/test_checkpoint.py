@@ -437,3 +437,25 @@ def test_names_of_nothing_are_named(name: str, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(CheckpointError, match="no such file, and no published model") as error:
         load_model(name)
     assert name in str(error.value)
+
+
+def test_official_weights_in_safetensors_of_others(tmp_path: Path) -> None:
+    """Their metadata says nothing to us, such as the {"format": "pt"} that many programs write."""
+    state = {key: tensor.contiguous() for key, tensor in official_state().items()}
+    save_file(state, tmp_path / "k400.safetensors", {"format": "pt"})
+    assert load_model(tmp_path / "k400.safetensors").labels[0] == "riding a bike"
+    save_file(
+        {key: tensor.contiguous() for key, tensor in official_state(replace(RELEASED, num_classes=7)).items()},
+        tmp_path / "own.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(CheckpointError, match="7 classes, which fits no list"):
+        load_model(tmp_path / "own.safetensors")
+
+
+def test_labels_in_the_file_win_over_a_dataset(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(400)]
+    save_model(load_model(official_state(), labels=names), tmp_path / "m.safetensors")
+    model = load_model(tmp_path / "m.safetensors", dataset="k400")
+    assert model.labels == tuple(names)
+    assert "dataset k400 not used: the file has its own labels" in model.loading_report

@@ -89,15 +89,13 @@ def load_model(
     except NotAVideoModel:
         if "num_classes" not in options:
             raise
-        asked = {"num_frames": num_frames, "size": size, "labels": labels}
-        shape = {"patch_size": patch_size, "temporal_downsample": temporal_downsample}
-        return _arm(
-            source, {**options, **{key: value for key, value in {**asked, **shape}.items() if value is not None}}
-        )
+        asked: dict[str, Any] = {"num_frames": num_frames, "size": size, "labels": labels, "patch_size": patch_size}
+        asked["temporal_downsample"] = temporal_downsample
+        return _arm(source, {**options, **{key: value for key, value in asked.items() if value is not None}})
     name, metadata, state, info = checkpoint
     if labels is not None:
         info = fit_labels(info, labels, name)
-    elif not metadata:
+    elif metadata.get("format") != FORMAT:
         check_head(info, name)
     config, preprocessing = _target(info, name, num_frames, size, patch_size, temporal_downsample, channel_order)
     try:
@@ -191,6 +189,10 @@ def open_checkpoint(source: Source, given: Given, options: Mapping[str, Any]) ->
         raise TypeError(f"{', '.join(unknown)}: no field of ModelConfig, and {name} is a video model already")
     if metadata.get("format") == FORMAT:
         info = replace(_parse_info(name, metadata, options), format=kind)
+        if given.dataset and info.labels:
+            info = replace(
+                info, report=(*info.report, f"dataset {given.dataset} not used: the file has its own labels")
+            )
     elif kind == "ours":
         raise CheckpointError(
             f"{name}: not a checkpoint of this package, only its tensors: no metadata says format={FORMAT} and what "

@@ -87,13 +87,12 @@ class UniFormerV2(
         force_download: bool,
         local_files_only: bool,
         token: str | bool | None,
-        options: dict[str, Any],
-        **_from_config_json: Any,
+        **model_kwargs: Any,  # the options, and what the mixin found in config.json
     ) -> UniFormerV2:
         from uniformerv2.weights.checkpoint import load_model
 
         if Path(model_id).is_dir():
-            return load_model(Path(model_id) / FILE, **options)
+            return load_model(Path(model_id) / FILE, **model_kwargs["options"])
         file = hf_hub_download(
             model_id,
             FILE,
@@ -103,4 +102,4 @@ class UniFormerV2(
             local_files_only=local_files_only,
             token=token,
         )
-        return load_model(file, **options)
+        return load_model(file, **model_kwargs["options"])
