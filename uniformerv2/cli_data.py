@@ -2,36 +2,190 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
+from rich.markup import escape
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
+
+from uniformerv2.errors import RecipeError
+
+if TYPE_CHECKING:
+    from uniformerv2.data.check import CheckReport
+    from uniformerv2.data.importers import Imported
+    from uniformerv2.data.kinetics710 import Merged
+
+FindingKind = Literal[
+    "missing", "unreadable", "kills-decoder", "too-short", "beyond-end", "wrong-duration", "damaged", "duplicate",
+    "leak", "near-duplicate", "near-leak", "two-labels",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Import:
-    """Make a manifest out of the annotations that a dataset's owner publishes and the videos that are there."""
+    """Make a manifest out of the annotations that a dataset's owner publishes and the videos that are there.
+
+    Rows without a video are counted by cause and left out; docs/datasets.md says what each dataset should look like.
+    """
 
     dataset: Annotated[Positional[str], arg(metavar="DATASET")]
-    """Which dataset."""
+    """kinetics400, kinetics600, kinetics700, kinetics700_2020, kinetics710, moments_in_time, something_something_v1,
+    something_something_v2, activitynet, hacs, ucf101, hmdb51, ava, manifest (a CSV or Parquet manifest) or folder (one
+    folder per class); short names such as k400 and ssv2 will do."""
+    videos: Path
+    """Folder of the videos, however deep they lie in it."""
+    output: Annotated[Path, arg(aliases=["-o"])]
+    """The manifest: .csv or .parquet."""
+    annotations: tuple[Path, ...] = ()
+    """Files as their owner publishes them, or a folder of them; none for a folder per class."""
+    split: Literal["train", "val", "test"] | None = None
+    """Only rows of this split; files that do not say theirs are taken to be of it."""
+    fold: Literal[1, 2, 3] | None = None
+    """Which of the three splits of UCF101 and HMDB51."""
+    format: Literal["owner", "official"] = "owner"
+    """owner: what the dataset's owner publishes; official: the UniFormerV2 lists of paths and class numbers."""
+    order: Literal["official", "mmaction2"] = "official"
+    """Which class list numbers belong to and labels are spelled as: that of the official checkpoints or of mmaction2's
+    (whose names are those that the owners publish)."""
+    untrimmed: FlagCreatePairsOff[bool] = False
+    """Kinetics: a file called by its YouTube id alone is the whole video, not the clip of ten seconds."""
+    root: Path | None = None
+    """Write paths relative to this folder; None: to the manifest's own where the videos lie below it, else absolute."""
+    report: Path | None = None
+    """CSV file that names every row left out, with its cause."""
+    strict: FlagCreatePairsOff[bool] = False
+    """A row without its video or label is an error."""
+    lenient: FlagCreatePairsOff[bool] = False
+    """Count and leave out rows that make no sense or contradict a former one, in place of ending with an error."""
 
     def run(self) -> int:
-        raise NotImplementedError
+        if self.strict and self.lenient:
+            raise RecipeError("--strict and --lenient contradict each other; give one of them")
+        from uniformerv2.data.importers import Options, import_dataset
+
+        result = import_dataset(
+            self.dataset,
+            self.annotations,
+            self.videos,
+            self.output,
+            Options(
+                split=self.split,
+                fold=self.fold,
+                order=self.order,
+                official_lists=self.format == "official",
+                untrimmed=self.untrimmed,
+                strict=self.strict,
+                lenient=self.lenient,
+            ),
+            root=self.root,
+            report=self.report,
+        )
+        _print_imported(result, self.output, self.order)
+        return 0
 
 
 @dataclass(frozen=True)
 class Kinetics710:
-    """Merge Kinetics-400, 600 and 700 into Kinetics-710."""
+    """Merge the training sets of Kinetics-400, 600 and 700 into Kinetics-710.
 
+    Each video is in it once, and none that is in a validation or test set of the three. Lists are the CSV files of the
+    owner, or manifests whose files are called by their YouTube id.
+    """
+
+    kinetics400: tuple[Path, ...]
+    """The training list of Kinetics-400, then all of its validation and test lists."""
+    kinetics600: tuple[Path, ...]
+    """The same of Kinetics-600."""
+    kinetics700: tuple[Path, ...]
+    """The same of Kinetics-700."""
     output: Annotated[Path, arg(aliases=["-o"])]
-    """Folder to write."""
+    """New folder for kinetics710.csv, labels.txt, map_kinetics400.json (and 600, 700) and report.json."""
+    order: Literal["official", "mmaction2"] = "official"
+    """Order and names of the 710 classes: those of the official checkpoints or of mmaction2's."""
+    videos: Path | None = None
+    """Folder with the files of the owner's lists; None: they are called ID_000010_000020.mp4."""
 
     def run(self) -> int:
-        raise NotImplementedError
+        from uniformerv2.data.kinetics710 import merge_kinetics
+
+        lists = {
+            "kinetics400": self.kinetics400,
+            "kinetics600": self.kinetics600,
+            "kinetics700": self.kinetics700,
+        }
+        merged = merge_kinetics(lists, self.output, order=self.order, videos=self.videos)
+        _print_merged(merged, self.output)
+        return 0
 
 
-DataCommand = Annotated[Import, subcommand("import")] | Annotated[Kinetics710, subcommand("kinetics710")]
+@dataclass(frozen=True)
+class Check:
+    """Decode some frames of every video of a manifest, and leave out the rows that cannot be trusted.
+
+    The rows that pass are written to a clean manifest, all that was found to a table. A check that was stopped goes on
+    when it is run again.
+    """
+
+    manifest: Annotated[Positional[Path], arg(metavar="MANIFEST")]
+    """A manifest with the columns path,label[,start,end][,split], or a folder with one folder per class."""
+    root: Path | None = None
+    """What the paths in the manifest are relative to; None: its own folder."""
+    output: Annotated[Path | None, arg(aliases=["-o"])] = None
+    """The clean manifest; None: NAME.clean.csv beside the manifest."""
+    report: Path | None = None
+    """Table of all findings; None: NAME.findings.csv beside the manifest."""
+    frames: int = 8
+    """Frames of a clip: the first, middle and last one that evaluation would want are decoded."""
+    minimum_seconds: float = 0.0
+    """That a row must last."""
+    keep: tuple[FindingKind, ...] = ("damaged", "near-duplicate", "near-leak", "two-labels")
+    """Findings that are told, but cost a row nothing."""
+    workers: int | None = None
+    """Processes that decode; None: one for each processor."""
+    json: FlagCreatePairsOff[bool] = False
+    """Print everything as JSON."""
+
+    def run(self) -> int:
+        import json
+
+        from rich.console import Console
+
+        from uniformerv2.data.check import check_manifest
+
+        manifest = Path(os.path.abspath(self.manifest))
+        output = self.output or manifest.with_name(manifest.stem + ".clean.csv")
+        table = self.report or manifest.with_name(manifest.stem + ".findings.csv")
+        result = check_manifest(
+            self.manifest,
+            output,
+            report=table,
+            root=self.root,
+            num_frames=self.frames,
+            minimum_seconds=self.minimum_seconds,
+            keep=self.keep,
+            workers=os.cpu_count() or 1 if self.workers is None else self.workers,
+            console=Console(stderr=True),
+        )
+        if self.json:
+            print(json.dumps(result.to_json(), indent=2))
+        else:
+            _print_check(result)
+            print(f"written to {output} and {table}")
+            root = self.root or (manifest if manifest.is_dir() else manifest.parent)
+            if root.resolve() != output.parent.resolve():
+                print(f"the paths in {output.name} are relative to {root}: use it with --root {root}")
+        return 0
+
+
+DataCommand = (
+    Annotated[Import, subcommand("import")]
+    | Annotated[Check, subcommand("check")]
+    | Annotated[Kinetics710, subcommand("kinetics710")]
+)
 
 
 @dataclass(frozen=True)
@@ -42,3 +196,93 @@ class Data:
 
     def run(self) -> int:
         return self.command.run()
+
+
+def _print_check(result: CheckReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for title, names, values in (
+        ("findings", ("finding", "rows", "left out", "first"), _finding_lines(result)),
+        ("rows that pass", ("split", "rows", "labels", "fewest", "most"), _split_lines(result)),
+    ):
+        table = Table(title=title, title_justify="left")
+        for name in names:
+            table.add_column(name, justify="right" if name in ("rows", "labels") else "left", overflow="fold")
+        for line in values:
+            table.add_row(*map(str, line))
+        if table.row_count:
+            console.print(table, markup=False)
+    for name, text in _statistic_lines(result):
+        print(f"{name:<10}{text}")
+    leaks = len({finding.row for finding in result.findings if finding.kind in ("leak", "near-leak")})
+    if leaks:
+        print(f"LEAK: {leaks} row(s) of train show what val or test rows show")
+    left_out = len(result.left_out)
+    print(f"{len(result.rows) - left_out} of {len(result.rows)} rows pass, {left_out} left out")
+
+
+def _finding_lines(result: CheckReport) -> Iterator[tuple[object, ...]]:
+    for kind, count in result.counts().items():
+        first = next(finding for finding in result.findings if finding.kind == kind)
+        row = result.rows[first.row]
+        yield (
+            kind,
+            count,
+            "no" if kind in result.keep else "yes",
+            escape(f"line {row.line}: {row.name}: {first.detail}"),
+        )
+
+
+def _split_lines(result: CheckReport) -> Iterator[tuple[object, ...]]:
+    for split, counts in result.labels().items():
+        ends = (min(counts, key=lambda label: counts[label]), max(counts, key=lambda label: counts[label]))
+        yield split or "-", sum(counts.values()), len(counts), *(escape(f"{one}: {counts[one]}") for one in ends)
+
+
+def _statistic_lines(result: CheckReport) -> Iterator[tuple[str, str]]:
+    statistics = result.statistics()
+    for name in ("codecs", "sizes", "rates"):
+        counted = [f"{value} ({count})" for value, count in statistics[name].items()]
+        more = f", {len(counted) - 5} more" if len(counted) > 5 else ""
+        if counted:
+            yield name, ", ".join(counted[:5]) + more
+    if seconds := statistics["seconds"]:
+        total = timedelta(seconds=round(seconds["total"]))
+        yield "lasting", "{shortest:g} to {longest:g} s, median {median:g} s".format(**seconds) + f", {total} in all"
+
+
+def _print_imported(result: Imported, output: Path, order: str) -> None:
+    counts = [("written", result.written, ""), *((c, n, result.example[c]) for c, n in result.left_out.most_common())]
+    _print_table(f"{result.rows} rows", ("", "rows", "the first"), counts)
+    if result.respelled:
+        some = ", ".join(f"{old!r} as {new!r}" for old, new in list(result.respelled.items())[:3])
+        print(f"note: {len(result.respelled)} labels are written as the {order} list has them, such as {some}")
+    print(f"written to {output}")
+
+
+def _print_merged(merged: Merged, output: Path) -> None:
+    rows = []
+    for name, edition in merged.editions.items():
+        rows += [(name, "training rows", edition.rows), ("", "kept", edition.kept)]
+        rows += [("", cause, count) for cause, count in edition.left_out.most_common()]
+    _print_table(f"Kinetics-710, {merged.videos} videos", ("edition", "", "rows"), rows)
+    for name, edition in merged.editions.items():
+        if wrong := {split: count for split, count in edition.splits.items() if split not in ("", "train")}:
+            print(f"note: rows of the training list of {name} say that they are of another split: {wrong}")
+    if merged.empty_classes:
+        print(f"note: {len(merged.empty_classes)} classes have no video, such as {merged.empty_classes[0]!r}")
+    print(f"written to {output}")
+
+
+def _print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column == "rows" else "left")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    Console().print(table)

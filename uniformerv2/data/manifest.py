@@ -91,6 +91,16 @@ def text_lines(file: Path) -> Iterator[tuple[int, str]]:
         raise AnnotationError(f"{file}: cannot be read: {error.strerror or error}") from None
 
 
+def utf8_text(file: Path) -> str:
+    """The whole text of a file. Raises as `csv_rows` does."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise AnnotationError(_not_utf8(file)) from None
+    except OSError as error:
+        raise AnnotationError(f"{file}: cannot be read: {error.strerror or error}") from None
+
+
 def _not_utf8(file: Path) -> str:
     """Decoding happens in large pieces, so the line is looked for once it is known that there is one."""
     with file.open("rb") as lines:
