@@ -1,21 +1,17 @@
 """Tensors out of a file of any kind, told by its content and never by its name. Runs no code of a file.
 
-safetensors files and the archives of torch.save can stay on disk as memory maps, of which nothing is read before it is
-used. What a model computes with is read into memory: maps begin wherever the file has them, and the last digit of a
-product depends on the alignment of its factors.
+safetensors files and the archives of torch.save stay on disk as memory maps: nothing is copied before it is used.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +42,18 @@ OTHERS = {  # how files begin that are taken for weights by mistake
 TORCH_LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before PyTorch 1.6
 
 
-def read_tensors(
-    path: str | Path, *, mapped: bool = True, memory: int | None = None
-) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_tensors(path: str | Path, *, memory: int | None = None) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a file.
 
     Args:
         path: a safetensors file, or one that torch.save wrote in either of its formats. The wrappings `WRAPPERS` and
             the prefixes `PREFIXES` are taken off; entries that are no tensors are ignored.
-        mapped: leave the tensors on disk as private memory maps: writing to them does not change the file, but
-            changing the file may change them. False reads them.
         memory: bytes that the tensors may need as float32; default: what the machine has.
 
     Returns:
         The metadata (of torch files: what this package wrote into them, else nothing), and the tensors by name on the
-        CPU. Files from before PyTorch 1.6 are never mapped.
+        CPU: memory maps of the file, private, so that writing to them does not change it. Only files from before
+        PyTorch 1.6 are read into memory.
 
     Raises:
         CheckpointError: no such file, a folder, a kind that is not read, a damaged or truncated file, a pickle
@@ -71,9 +64,9 @@ def read_tensors(
     memory = machine_memory() if memory is None else memory
     _check_memory(path, path.stat().st_size, memory)
     if kind == SAFETENSORS:
-        metadata, tensors = _read_safetensors(path, mapped=mapped)
+        metadata, tensors = _read_safetensors(path)
     else:
-        metadata, tensors = _unwrap(path, _read_torch(path, archive=kind == ZIP, mapped=mapped))
+        metadata, tensors = _unwrap(path, _read_torch(path, archive=kind == ZIP))
     _check_memory(path, sum(tensor.numel() * max(tensor.itemsize, 4) for tensor in tensors.values()), memory)
     return metadata, tensors
 
@@ -125,11 +118,10 @@ def _check_memory(path: Path, needed: int, memory: int) -> None:
         )
 
 
-def _read_safetensors(path: Path, *, mapped: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return metadata, tensors if mapped else _from_disk(path, tensors)
+            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: safetensors, but damaged or cut short: its header does not fit its content ({_line(error)}); "
@@ -137,31 +129,11 @@ def _read_safetensors(path: Path, *, mapped: bool) -> tuple[dict[str, str], dict
         ) from error
 
 
-def _from_disk(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a safetensors file in memory of their own; `tensors` are maps of it, which have been checked."""
-    own = {key: torch.empty_like(tensor, memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
-    with path.open("rb", buffering=0) as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        for key, tensor in own.items():
-            file.seek(8 + length + header[key]["data_offsets"][0])
-            _fill(tensor.view(-1).view(torch.uint8).numpy().data, file)
-    return own
-
-
-def _fill(buffer: memoryview, file: FileIO) -> None:
-    while len(buffer):
-        count = file.readinto(buffer)
-        if not count:
-            raise ValueError("the file became shorter while it was read")
-        buffer = buffer[count:]
-
-
-def _read_torch(path: Path, *, archive: bool, mapped: bool) -> Any:
+def _read_torch(path: Path, *, archive: bool) -> Any:
     if archive:
         _check_archive(path)
     # newer versions of torch.load take the name .safetensors for the content, so such a file is given to them open
-    mapped = mapped and archive and path.suffix != ".safetensors"
+    mapped = archive and path.suffix != ".safetensors"
     try:
         with path.open("rb") as file, torch.serialization.safe_globals(_harmless()):
             return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
