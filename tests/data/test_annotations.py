@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from uniformerv2.data.annotations import Annotation, class_names, read_annotations, split_annotations
+from uniformerv2.data.annotations import IMAGE_SUFFIXES, Annotation, class_names, read_annotations, split_annotations
 from uniformerv2.errors import AnnotationError, RecipeError
 
 
@@ -287,3 +287,36 @@ def test_the_split_of_the_weizmann_clips(shared: Path, tmp_path: Path) -> None:
     assert len(class_names(annotations, minimum=2)) == 10
     training, held_out = split_annotations(annotations, holdout_list=path)
     assert (len(training), len(held_out)) == (60, 30)
+
+
+# many rows
+
+
+def test_the_suffixes_of_images_are_those_that_the_reader_knows() -> None:
+    from uniformerv2.video import reader
+
+    assert IMAGE_SUFFIXES == reader.IMAGE_SUFFIXES
+
+
+def test_rows_of_one_file_share_its_path(tmp_path: Path) -> None:
+    """Manifests may have millions of rows."""
+    text = "path,label,start,end\n" + "".join(f"a.mp4,walk,{start},{start + 1}\n" for start in range(1000))
+    read = read_annotations(manifest(touch(tmp_path, "a.mp4"), text))
+    assert len({id(row.path) for row in read}) == len({id(row.label) for row in read}) == 1
+    assert not hasattr(read[0], "__dict__")
+
+
+def test_videos_may_be_missing_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "path,label\ngone.mp4,walk\n")
+    assert read_annotations(path, must_exist=False) == [Annotation(tmp_path / "gone.mp4", "walk")]
+
+
+def test_a_quote_that_never_closes_is_an_error(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    with pytest.raises(AnnotationError, match=r"list.csv, line 3: cannot be read as CSV"):
+        read_annotations(manifest(tmp_path, 'path,label\na.mp4,"walk\nb.mp4,run\n'))
+
+
+def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match=r"list.csv, line 2: byte 0xf3 at position 7 is not UTF-8"):
+        read_annotations(manifest(tmp_path, "path,label\na.mp4,\xf3 \n", encoding="latin-1"))

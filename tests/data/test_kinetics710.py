@@ -104,7 +104,7 @@ def test_no_id_is_in_two_places_and_classes_are_710(shared: Path, tmp_path: Path
     for order in ("official", "mmaction2"):
         out = tmp_path / order
         given = lists(tmp_path, training, held_out)
-        merged = merge_kinetics(given, out, order=order)  # type: ignore[arg-type]
+        merged = merge_kinetics(given, out, order=order)
         labels = (out / "labels.txt").read_text().splitlines()
         assert len(labels) == len(set(labels)) == 710
         assert labels == list(class_list("kinetics710", order))

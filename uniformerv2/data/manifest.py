@@ -189,8 +189,8 @@ def write_table(target: Path, columns: Mapping[str, type], rows: Iterable[Sequen
         try:
             return write(partial, columns, rows)
         except UnicodeEncodeError as error:
-            name = error.object.encode("utf-8", "backslashreplace").decode()
-            raise AnnotationError(f"{target}: {name[:200]!r} cannot be written in UTF-8; rename that file") from None
+            name = ascii(error.object[max(0, error.start - 100) : error.start + 100])
+            raise AnnotationError(f"{target}: {name} cannot be written in UTF-8; rename that file") from None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,13 +49,15 @@ Reader = Callable[[Path], Iterator[Row]]
 
 def kinetics_rows(file: Path) -> Iterator[Row]:
     """Kinetics of every edition. The first name is that of the clip, with its times, the second that of the video."""
-    for line, (label, video, start, end, split) in named_cells(
-        file, "label?", "youtube_id", "time_start", "time_end", "split?"
-    ):
-        row = _timed(Row(line, (video,), label, split=split_of(split) or split_of(file.stem)), start, end)
-        if not row.wrong and row.start is not None and row.end is not None:
-            row = row._replace(names=(f"{video}_{int(row.start):06d}_{int(row.end):06d}", video))
-        yield row
+    part = split_of(file.stem)
+    columns = ("label?", "youtube_id", "time_start", "time_end", "split?")
+    for line, (label, video, start, end, split) in named_cells(file, *columns):
+        first, last, wrong = _interval(start, end)
+        if first is None or last is None:
+            yield Row(line, (video,), label, wrong=wrong or "found no time_start or no time_end, expected seconds")
+            continue
+        names = (f"{video}_{int(first):06d}_{int(last):06d}", video)
+        yield Row(line, names, label, first, last, split_of(split) or part)
 
 
 def _moments_rows(file: Path) -> Iterator[Row]:
@@ -197,11 +200,17 @@ def official_rows(file: Path, source: Source) -> Iterator[Row]:
 
 
 def _timed(row: Row, start: str, end: str) -> Row:
+    first, last, wrong = _interval(start, end)
+    return row._replace(start=first, end=last, wrong=wrong or row.wrong)
+
+
+@lru_cache(100_000)  # of clips, the same few hundred starts come again and again
+def _interval(start: str, end: str) -> tuple[float | None, float | None, str]:
+    """Seconds, and what is wrong with them."""
     try:
-        first, last = parse_interval(start, end)
+        return *parse_interval(start, end), ""
     except AnnotationError as error:
-        return row._replace(wrong=str(error))
-    return row._replace(start=first, end=last)
+        return None, None, str(error)
 
 
 def named_cells(file: Path, *names: str) -> Iterator[tuple[int, list[str]]]:
@@ -240,6 +249,7 @@ def _kind(value: object) -> str:
     return text if len(text) < 60 else f"{text[:60]}..."
 
 
+@lru_cache
 def split_of(word: str) -> str | None:
     """What train, training, something-something-v2-validation, ava_test_v2.2, ... mean; None: nothing."""
     found = re.search("train|val|test", word.casefold())
