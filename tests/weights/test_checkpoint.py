@@ -80,7 +80,7 @@ def test_saving_replaces_whole_files_only(model: UniFormerV2, tmp_path: Path, mo
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("uniformerv2.weights.checkpoint.save_file", fail)
+    monkeypatch.setattr("uniformerv2.atomic.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         save_model(model, path)
     assert path.read_bytes() == before

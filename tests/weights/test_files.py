@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from uniformerv2 import CheckpointError
-from uniformerv2.weights.files import read_metadata, read_tensors
+from uniformerv2.weights.files import read_metadata, read_tensors, write_safetensors
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int64)}
 
@@ -85,6 +85,27 @@ def test_tensors_are_maps_of_the_file_that_cannot_change_it(tmp_path: Path, kind
         assert str(path) in maps.read_text(), "the file was copied into memory"
     tensor.fill_(1)
     assert path.read_bytes() == before
+
+
+def test_files_of_ours_are_laid_out_as_memory_is(tmp_path: Path) -> None:
+    """The kernels that torch picks, and so the last digit of what a model says, depend on the alignment."""
+    state = {
+        "a": torch.arange(3.0),
+        "b": torch.randn(8, 16),
+        "c": torch.randn(32).bfloat16(),
+        "d": torch.tensor(3),
+        "e": torch.tensor([True, False]),
+        "f": torch.zeros(0, 2),
+        "g": torch.randn(16, 8).T,
+    }
+    write_safetensors(tmp_path / "x", state, {"who": "Jürgen", "empty": ""})
+    assert [file.name for file in tmp_path.iterdir()] == ["x"]
+    metadata, tensors = read_tensors(tmp_path / "x")
+    assert metadata == {"who": "Jürgen", "empty": ""}
+    assert same(tensors, state)
+    assert all(tensors[key].dtype == tensor.dtype for key, tensor in state.items())
+    assert all(tensors[key].data_ptr() % 64 == 0 for key in "bcg")
+    assert same(load_file(tmp_path / "x"), state), "the library reads it too"
 
 
 class Payload:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from uniformerv2.atomic import whole_file, write_text
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.train.recipe import differences
 
@@ -93,9 +93,8 @@ class RunFolder:
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write state.pt, whole or not at all."""
-        temporary = self.state.with_suffix(".partial")
-        torch.save(state, temporary)
-        os.replace(temporary, self.state)
+        with whole_file(self.state) as partial:
+            torch.save(state, partial)
 
     def load_state(self) -> dict[str, Any] | None:
         """What `save_state` wrote; None where no epoch was finished. Raises CheckpointError."""
@@ -116,10 +115,3 @@ def _parse(text: str, file: Path) -> dict[str, Any]:
         return json.loads(text)
     except ValueError as error:
         raise RecipeError(f"{file}: not the recipe of a run ({error}); start again with --overwrite") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

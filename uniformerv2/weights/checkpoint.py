@@ -7,22 +7,19 @@ other implementations that this package wrote carry the same metadata beside the
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model.arming import fit_weights
 from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.weights.files import read_tensors
+from uniformerv2.weights.files import ALIGNMENT, read_tensors, write_safetensors
 from uniformerv2.weights.formats import IGNORED, VIDEO_FORMATS, State, marks, to_ours, with_backbone
 from uniformerv2.weights.hub import UniFormerV2 as HubUniFormerV2
 from uniformerv2.weights.recognise import CheckpointInfo, check_head, fit_labels, recognise
@@ -77,7 +74,8 @@ def load_model(
 
     Returns:
         The model in eval mode, float32, on the CPU, with its labels and preprocessing. Its `loading_report` says what
-        was recognised, assumed and changed. Its weights are memory maps of the file where the format allows it.
+        was recognised, assumed and changed. Its weights are memory maps of the file where the format allows it and
+        they are aligned in it; replace such a file by renaming another, as `save_model` does, not by writing into it.
 
     Raises:
         CheckpointError: nothing of that name; unreadable, of another kind, or not exactly the tensors that its
@@ -93,6 +91,8 @@ def load_model(
         asked["temporal_downsample"] = temporal_downsample
         return _arm(source, {**options, **{key: value for key, value in asked.items() if value is not None}})
     name, metadata, state, info = checkpoint
+    if isinstance(source, Mapping):  # the model must not share the memory of what it was given
+        state = {key: tensor.clone() for key, tensor in state.items()}
     if labels is not None:
         info = fit_labels(info, labels, name)
     elif metadata.get("format") != FORMAT:
@@ -128,9 +128,7 @@ def save_model(model: UniFormerV2, path: str | Path, *, origin: str | None = Non
         getattr(model, "licence", "") if licence is None else licence,
         model.label_note,
     )
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    metadata = metadata_of(info)
-    write_whole(path, lambda temporary: save_file(state, temporary, metadata))
+    write_safetensors(path, model.state_dict(), metadata_of(info))
 
 
 def checkpoint_info(source: Source, **options: Any) -> CheckpointInfo:
@@ -317,12 +315,17 @@ def _build(info: CheckpointInfo, state: State, source: str) -> HubUniFormerV2:
         model = HubUniFormerV2(info.config, info.preprocessing, info.labels, info.label_note)
     check_fit(state, model.state_dict(), source=source)
     state, converted = _to_float32(state)
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict({key: _aligned(tensor) for key, tensor in state.items()}, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     model.origin, model.licence = info.origin, info.licence
     model.loading_report = (*info.report, *converted)
     return model.eval()
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """In memory as torch allocates it: other kernels, and other last digits, come with other alignments."""
+    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
 
 
 def _to_float32(state: State) -> tuple[State, list[str]]:
@@ -368,25 +371,5 @@ def _parse_info(source: str, metadata: Mapping[str, str], options: Mapping[str, 
     return info
 
 
-def write_whole(path: str | Path, write: Callable[[str], object]) -> None:
-    """Give `write` a temporary file beside `path`, and put it there only when it is complete."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def _some(keys: Sequence[str], most: int = 5) -> str:
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

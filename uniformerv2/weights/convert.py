@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors.torch import save_file
 
+from uniformerv2.atomic import whole_file
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -21,9 +21,8 @@ from uniformerv2.weights.checkpoint import (
     check_fit,
     metadata_of,
     open_checkpoint,
-    write_whole,
 )
-from uniformerv2.weights.files import METADATA_KEY
+from uniformerv2.weights.files import METADATA_KEY, write_safetensors
 from uniformerv2.weights.formats import VIDEO_FORMATS, State, VideoFormat, from_ours
 from uniformerv2.weights.labels import ClassOrder, class_list, known_order, reordering
 from uniformerv2.weights.recognise import CheckpointInfo, fit_labels
@@ -40,6 +39,7 @@ CLIP_ONLY = (
     "rotary",
     "relative_bias",
     "layer_scale",
+    "norm_after",
     "attention_norm",
     "mlp_norm",
     "pre_norm",
@@ -92,14 +92,13 @@ def convert(
     report = [*info.report, *reordered]
     metadata = metadata_of(info)
     if to == "ours":
-        write_whole(
-            target, lambda file: save_file({key: one.contiguous() for key, one in state.items()}, file, metadata)
-        )
+        write_safetensors(target, state, metadata)
         return [*report, f"{target}: written in our format"]
     _check_expressible(info.config, to, checkpoint.name)
     metadata |= {OWN_ORDER: own_order} if own_order else {}
     content = _foreign(state, to, metadata)
-    write_whole(target, lambda file: torch.save(content, file))
+    with whole_file(target) as partial:
+        torch.save(content, partial)
     return [*report, *_differences(info, to), f"{target}: written in the {to} format"]
 
 

@@ -1,11 +1,13 @@
 """Tensors out of a file of any kind, told by its content and never by its name. Runs no code of a file.
 
 safetensors files and the archives of torch.save stay on disk as memory maps: nothing is copied before it is used.
+Files of ours are laid out so that their maps are aligned as memory is: see `write_safetensors`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -19,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from uniformerv2.atomic import whole_file
 from uniformerv2.errors import CheckpointError
 
 METADATA_KEY = "uniformerv2"  # where a torch file of ours keeps what a safetensors file has as metadata
@@ -27,6 +30,20 @@ METADATA_KEY = "uniformerv2"  # where a torch file of ours keeps what a safetens
 # Lightning and open_clip; timm, MAE and DeiT; DINO, whose teacher is the model; DeepSpeed
 WRAPPERS = ("model_state", "state_dict", "model", "teacher", "student", "module")
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+
+ALIGNMENT = 64  # bytes; of the memory that torch allocates, and of the tensors in its archives
+DTYPES = {  # the names that safetensors has for them
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 SAFETENSORS, ZIP, TORCH_LEGACY = "safetensors", "zip", "torch legacy"
 OTHERS = {  # how files begin that are taken for weights by mistake
@@ -74,6 +91,32 @@ def read_tensors(path: str | Path, *, memory: int | None = None) -> tuple[dict[s
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The metadata alone, see `read_tensors`."""
     return read_tensors(path, memory=sys.maxsize)[0]  # nothing is copied, whatever the size
+
+
+def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whose tensors lie at multiples of `ALIGNMENT`, whole or not at all.
+
+    The library packs tensors in an order of its own behind a header of any length. Maps of them lie askew, torch picks
+    other kernels for such memory, and a model would not say to the last digit what it said before it was saved. Here
+    the header is padded, and the few tensors whose sizes are no multiples come last.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    ordered = sorted(tensors, key=lambda key: (tensors[key].nbytes % ALIGNMENT != 0, -tensors[key].itemsize, key))
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for key in ordered:
+        start, end = end, end + tensors[key].nbytes
+        shape, dtype = list(tensors[key].shape), DTYPES[tensors[key].dtype]
+        header[key] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for key in ordered:
+            flat = tensors[key].detach().cpu().contiguous().view(-1)
+            file.write(flat.view(torch.uint8).numpy().data)
 
 
 def machine_memory() -> int:
