@@ -14,8 +14,6 @@ from uniformerv2.data.manifest import (
     read_rows,
     text_lines,
     utf8_text,
-    whole_file,
-    whole_folder,
     write_manifest,
 )
 from uniformerv2.errors import AnnotationError
@@ -75,7 +73,7 @@ def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
 
 
 def test_no_folder_to_write_to(tmp_path: Path) -> None:
-    with pytest.raises(AnnotationError, match=r"m.csv: cannot be written: No such file or directory .*none\)"):
+    with pytest.raises(AnnotationError, match=r"m.csv: there is no folder .*none to write to"):
         write_manifest(tmp_path / "none" / "m.csv", [])
 
 
@@ -83,27 +81,6 @@ def test_written_files_are_as_public_as_others(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     write_manifest(tmp_path / "m.csv", odd_rows(tmp_path))
     assert (tmp_path / "m.csv").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-def test_a_whole_folder(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "new") as folder:
-        (folder / "x").touch()
-        assert not (tmp_path / "new").exists()
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x"]
-    with pytest.raises(AnnotationError, match="new: is there already"), whole_folder(tmp_path / "new"):
-        pass
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "empty") as folder:
-        (folder / "x" / "y").touch()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new"]
-    assert not list((tmp_path / "empty").iterdir())
-
-
-def test_a_whole_file(tmp_path: Path) -> None:
-    with whole_file(tmp_path / "x") as partial:
-        partial.write_text("1")
-        assert not (tmp_path / "x").exists()
-    assert (tmp_path / "x").read_text() == "1"
 
 
 def test_lines_are_numbered_as_editors_do(tmp_path: Path) -> None:

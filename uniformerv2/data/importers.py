@@ -15,8 +15,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from uniformerv2.atomic import whole_file
 from uniformerv2.data.annotations import read_annotations
-from uniformerv2.data.manifest import MANIFEST_COLUMNS, relative_to, whole_file, write_manifest, write_table
+from uniformerv2.data.manifest import MANIFEST_COLUMNS, check_target, relative_to, write_manifest, write_table
 from uniformerv2.data.published import SOURCES, Row, Source, action_names, official_rows
 from uniformerv2.data.video_index import VideoIndex
 from uniformerv2.errors import AnnotationError
@@ -237,6 +238,7 @@ def _table_of_left_out(report: Path | None) -> Iterator[Callable[[Sequence[objec
     if report is None:
         yield lambda cells: None
         return
+    check_target(report)
     with whole_file(report) as partial_file, partial_file.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("cause", "file", "line", "name", "label", "detail"))

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from uniformerv2.atomic import whole_folder
 from uniformerv2.data.annotations import manifest_rows
 from uniformerv2.data.importers import ClassNames
-from uniformerv2.data.manifest import MANIFEST_COLUMNS, read_rows, relative_to, whole_folder, write_table
+from uniformerv2.data.manifest import MANIFEST_COLUMNS, check_target, read_rows, relative_to, write_table
 from uniformerv2.data.published import kinetics_rows, stem_of
 from uniformerv2.data.video_index import VideoIndex
 from uniformerv2.errors import AnnotationError
@@ -117,6 +118,7 @@ def merge_kinetics(
     for edition in EDITIONS:
         if len(lists.get(edition, ())) < 2:
             raise AnnotationError(f"{edition}: expected its training list and at least one validation or test list")
+    check_target(target)
     whole = class_list("kinetics710", order)
     merged = Merged(order, {edition: Edition() for edition in EDITIONS}, dict.fromkeys(whole, 0))
     with whole_folder(target) as folder:

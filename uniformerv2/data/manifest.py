@@ -9,12 +9,11 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from tempfile import NamedTemporaryFile, mkdtemp
 from typing import TYPE_CHECKING, Any
 
+from uniformerv2.atomic import whole_file
 from uniformerv2.errors import AnnotationError
 
 if TYPE_CHECKING:
@@ -184,6 +183,7 @@ def write_table(target: Path, columns: Mapping[str, type], rows: Iterable[Sequen
     Raises:
         AnnotationError: as `write_manifest`, and whatever `rows` raises; the target is then as it was before.
     """
+    check_target(target)
     with whole_file(target) as partial:
         write = _write_parquet if target.suffix.lower() in PARQUET_SUFFIXES else _write_csv
         try:
@@ -193,58 +193,16 @@ def write_table(target: Path, columns: Mapping[str, type], rows: Iterable[Sequen
             raise AnnotationError(f"{target}: {name} cannot be written in UTF-8; rename that file") from None
 
 
-@contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `target` at the end, or vanishes if something goes wrong.
+def check_target(target: Path) -> None:
+    """Before much work is done for nothing.
 
     Raises:
-        AnnotationError: there is no folder to write to.
+        AnnotationError: there is no folder to write to, or a folder that holds something where one is to be written.
     """
-    with _beside(target):
-        file = NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", suffix=".partial", delete=False)  # noqa: SIM115
-    file.close()
-    partial = Path(file.name)
-    try:
-        yield partial
-        partial.chmod(0o666 & ~_umask())  # temporary files are private
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `target` at the end, or vanishes if something goes wrong.
-
-    Raises:
-        AnnotationError: `target` holds something already, or there is no folder for it.
-    """
-    from shutil import rmtree
-
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    if not target.absolute().parent.is_dir():
+        raise AnnotationError(f"{target}: there is no folder {target.parent} to write to")
+    if target.is_dir() and any(target.iterdir()):
         raise AnnotationError(f"{target}: is there already; give a new or an empty folder")
-    with _beside(target):
-        partial = Path(mkdtemp(dir=target.absolute().parent, prefix=f".{target.name}.", suffix=".partial"))
-    try:
-        yield partial
-        partial.chmod(0o777 & ~_umask())
-        os.replace(partial, target)
-    finally:
-        rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def _beside(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise AnnotationError(f"{target}: cannot be written: {error.strerror} ({target.absolute().parent})") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _write_csv(target: Path, columns: Mapping[str, type], rows: Iterable[Sequence[object]]) -> int:
