@@ -1,0 +1,216 @@
+"""What one video turns out to be once frames of it are decoded: the evidence that `check` judges by."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import av
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from uniformerv2.errors import VideoError
+from uniformerv2.video.reader import VideoReader, VideoWarning
+from uniformerv2.video.sampling import segment_indices
+
+if TYPE_CHECKING:
+    from av import VideoStream
+    from av.container import InputContainer
+
+Interval = tuple[float | None, float | None]  # start and end in seconds, as in an `Annotation`
+
+GRID = 16  # rows and columns of cells in a picture
+LOOKS = 3  # frames that are looked at: the first, middle and last wanted one
+
+_LUMA = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+_STATING_NOTHING = frozenset({"mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc"})  # FFmpeg estimates those
+_CHUNK = 12  # frames in memory at once
+_HASHED = 1 << 20  # bytes read at once
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What an annotated interval of a video holds."""
+
+    frames: int = 0
+    seconds: float = 0.0
+    error: str = ""  # why it cannot be read
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What was found in one video."""
+
+    error: str = ""  # why nothing can be read; then there is nothing else
+    fatal: str = ""  # how it ended the process that read it; then there is nothing else
+    damage: str = ""  # what the reader warned of
+    sha256: str = ""  # of the content
+    codec: str = ""  # "images" for a folder of them
+    width: int = 0  # of an upright frame, in pixels
+    height: int = 0
+    frames: int = 0  # that can be decoded
+    rate: float = 0.0  # frames per second
+    seconds: float = 0.0  # that those frames last
+    stated_seconds: float | None = None  # that the container says its video lasts; None: it does not say
+    picture: bytes = field(default=b"", repr=False)  # luma of the three looks, GRID x GRID cells each; may be missing
+    stretches: tuple[Stretch, ...] = ()  # of the intervals that were asked for
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"picture": b64encode(self.picture).decode()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Probe:
+        """Raises KeyError, TypeError or ValueError where the values are not those of a probe."""
+        stretches = tuple(Stretch(**stretch) for stretch in values["stretches"])
+        picture = b64decode(values["picture"], validate=True)
+        if len(picture) not in (0, LOOKS * GRID * GRID):
+            raise ValueError(f"a picture of {len(picture)} bytes")
+        return cls(**values | {"picture": picture, "stretches": stretches})
+
+
+def probe_video(path: Path, intervals: Sequence[Interval], num_frames: int) -> Probe:
+    """Decode the first, middle and last of the frames that evaluation would want of each interval and of the whole.
+
+    Args:
+        path: a video file or a folder of frame images.
+        intervals: of the rows that name it; the file is decoded once for all of them.
+        num_frames: frames of a clip.
+
+    Returns:
+        What was found. Never raises: whatever goes wrong with a file is a finding about it.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            probe = _probe(path, intervals, num_frames)
+        except VideoError as error:
+            return Probe(error=_without_path(error, path))
+        except Exception as error:  # such as out of memory: one strange file must not end the check of a million
+            return Probe(error=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    damage = [_without_path(w.message, path) for w in caught if issubclass(w.category, VideoWarning)]
+    return replace(probe, damage="; ".join(dict.fromkeys(damage)))
+
+
+def _probe(path: Path, intervals: Sequence[Interval], num_frames: int) -> Probe:
+    codec, stated = _container(path)
+    with VideoReader(path, threads=1) as reader:
+        stretches, picture = _look(reader, path, intervals, num_frames)
+        return Probe(
+            sha256=_sha256(path),
+            codec=codec,
+            width=reader.width,
+            height=reader.height,
+            frames=len(reader),  # after decoding, which may have brought to light that there are fewer
+            rate=reader.rate,
+            seconds=reader.duration,
+            stated_seconds=stated,
+            picture=picture,
+            stretches=stretches,
+        )
+
+
+def _look(
+    reader: VideoReader, path: Path, intervals: Sequence[Interval], num_frames: int
+) -> tuple[tuple[Stretch, ...], bytes]:
+    """The intervals and the picture of the whole: all in one pass where the file is sound."""
+    spans = [_span(reader, *interval) for interval in intervals]
+    whole = _wanted(0, len(reader), num_frames)
+    stretches = tuple(Stretch(count, count / reader.rate) for _, count in spans)
+    wanted = {index for first, count in spans if count for index in _wanted(first, count, num_frames)}
+    try:
+        return stretches, _picture(reader, wanted | set(whole), whole)
+    except VideoError:
+        alone = tuple(_stretch_alone(path, interval, num_frames) for interval in intervals)
+        return alone, b""
+
+
+def _stretch_alone(path: Path, interval: Interval, num_frames: int) -> Stretch:
+    """An interval read as evaluation does, with a reader that has seen nothing else of a damaged file."""
+    try:
+        with VideoReader(path, threads=1) as reader:
+            first, count = _span(reader, *interval)
+            wanted = _wanted(first, count, num_frames) if count else []
+            stretch = Stretch(count, count / reader.rate)
+            _picture(reader, wanted, [])
+    except VideoError as error:
+        return Stretch(error=_without_path(error, path))
+    return stretch
+
+
+def _span(reader: VideoReader, start: float | None, end: float | None) -> tuple[int, int]:
+    """(first frame, number of frames) of an interval, those shown at its two ends included; none behind the end."""
+    if start is not None and start >= reader.duration:
+        return len(reader), 0
+    first = 0 if start is None else reader.index_at(start)
+    last = len(reader) - 1 if end is None else reader.index_at(end)
+    return first, last - first + 1
+
+
+def _wanted(first: int, count: int, num_frames: int) -> list[int]:
+    indices = segment_indices(count, num_frames)
+    return [first + index for index in (indices[0], indices[len(indices) // 2], indices[-1])]
+
+
+def _picture(reader: VideoReader, wanted: Iterable[int], looks: Sequence[int]) -> bytes:
+    """Decode the wanted frames and keep the cells of a few: bytes of (looks, GRID, GRID)."""
+    indices = sorted(wanted)
+    cells: dict[int, bytes] = {}
+    for start in range(0, len(indices), _CHUNK):
+        chunk = indices[start : start + _CHUNK]
+        for index, frame in zip(chunk, reader.frames_at(chunk), strict=True):
+            if index in looks:
+                cells[index] = _cells(frame)
+    return b"".join(cells[index] for index in looks)
+
+
+def _cells(frame: Tensor) -> bytes:
+    """Mean luma of each cell of a uint8 frame (3, height, width): GRID x GRID bytes."""
+    luma = (frame * _LUMA).sum(0)  # (height, width)
+    return adaptive_avg_pool2d(luma[None], GRID).round().byte().numpy().tobytes()
+
+
+def _container(path: Path) -> tuple[str, float | None]:
+    """Codec and stated duration in seconds."""
+    if path.is_dir():
+        return "images", None
+    try:
+        with av.open(f"file:{path}") as container:
+            stream = container.streams.best("video")
+            if stream is None or stream.codec_context is None:
+                return "", None
+            return stream.codec_context.name, _stated_seconds(container, stream)
+    except av.FFmpegError:
+        return "", None  # the reader says why
+
+
+def _stated_seconds(container: InputContainer, stream: VideoStream) -> float | None:
+    if container.format.name in _STATING_NOTHING:
+        return None
+    if container.format.name == "avi" and stream.frames and stream.average_rate:
+        return stream.frames / float(stream.average_rate)  # FFmpeg shortens the duration where a file breaks off
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if container.duration and len(container.streams) == 1:  # with several, it may be that of the sound
+        return container.duration / av.time_base
+    return None
+
+
+def _sha256(path: Path) -> str:
+    """Of a file, or of the contents of a folder in the order of their names."""
+    digest = hashlib.sha256()
+    for part in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if part.is_file():
+            with part.open("rb") as file:
+                while content := file.read(_HASHED):
+                    digest.update(content)
+    return digest.hexdigest()
+
+
+def _without_path(message: object, path: Path) -> str:
+    return str(message).removeprefix(f"{path}: ")
