@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from uniformerv2.train.recipe import Recipe
     from uniformerv2.video.reader import VideoReader
     from uniformerv2.weights.checkpoint import load_model, load_weights, save_model
+    from uniformerv2.weights.convert import convert
     from uniformerv2.weights.hub import UniFormerV2
     from uniformerv2.weights.image import arm
     from uniformerv2.weights.labels import class_list, map_head
@@ -42,6 +43,7 @@ _HOMES = {
     "VideoReader": "video.reader",
     "UniFormerV2": "weights.hub",
     "class_list": "weights.labels",
+    "convert": "weights.convert",
     "list_models": "weights.zoo",
     "load_model": "weights.checkpoint",
     "load_weights": "weights.checkpoint",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from uniformerv2.data.annotations import IMAGE_SUFFIXES, Annotation, class_names, read_annotations, split_annotations
+from uniformerv2.data.annotations import Annotation, class_names, read_annotations, split_annotations
 from uniformerv2.errors import AnnotationError, RecipeError
 
 
@@ -290,12 +290,6 @@ def test_the_split_of_the_weizmann_clips(shared: Path, tmp_path: Path) -> None:
 
 
 # many rows
-
-
-def test_the_suffixes_of_images_are_those_that_the_reader_knows() -> None:
-    from uniformerv2.video import reader
-
-    assert IMAGE_SUFFIXES == reader.IMAGE_SUFFIXES
 
 
 def test_rows_of_one_file_share_its_path(tmp_path: Path) -> None:

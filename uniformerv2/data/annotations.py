@@ -14,12 +14,8 @@ from sys import intern
 
 from uniformerv2.data.manifest import MANIFEST_COLUMNS, read_rows
 from uniformerv2.errors import AnnotationError, RecipeError
+from uniformerv2.video.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"}
-    | {".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
-)
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})  # as `video.reader`, without its imports
 SPLITS = ("train", "val", "test")
 
 

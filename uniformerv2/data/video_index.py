@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from uniformerv2.data.annotations import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from uniformerv2.data.published import split_of, stem_of
+from uniformerv2.video.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 
 class VideoIndex:

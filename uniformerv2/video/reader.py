@@ -31,12 +31,12 @@ from av.stream import Disposition
 
 from uniformerv2.errors import VideoError
 from uniformerv2.video.packets import is_hidden, is_packed, is_unreferenced
+from uniformerv2.video.suffixes import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
     from av.container import InputContainer
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 SHORTEST_SIDE = 2  # pixels
 UNTIMED_RATE = 25.0  # frames/s where nothing states it, as in a folder of images
 

@@ -1,6 +1,28 @@
-"""Files of any origin -> architecture, weights, labels, preprocessing."""
+"""Files of any origin -> architecture, weights, labels, preprocessing.
 
-from uniformerv2.weights.checkpoint import checkpoint_info, load_model, load_weights, save_model
-from uniformerv2.weights.image import arm
+Names are imported when they are first used: class lists need no torch.
+"""
 
-__all__ = ["arm", "checkpoint_info", "load_model", "load_weights", "save_model"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from uniformerv2.weights.checkpoint import checkpoint_info, load_model, load_weights, save_model
+    from uniformerv2.weights.image import arm
+
+_HOMES = {
+    "arm": "image",
+    "checkpoint_info": "checkpoint",
+    "load_model": "checkpoint",
+    "load_weights": "checkpoint",
+    "save_model": "checkpoint",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
