@@ -48,23 +48,24 @@ def timm_state() -> dict[str, Tensor]:
     return state
 
 
-def image_class_token(state: dict[str, Tensor], image: Tensor) -> Tensor:
+def image_class_token(state: dict[str, Tensor], image: Tensor, *, depth: int = DEPTH, heads: int = HEADS) -> Tensor:
     """A plain vision transformer, written from its definition: (batch, 3, h, w) -> (batch, width)."""
-    batch = image.shape[0]
-    x = F.conv2d(image, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=PATCH)
+    batch, stem = image.shape[0], state["patch_embed.proj.weight"]
+    width = stem.shape[0]
+    x = F.conv2d(image, stem, state["patch_embed.proj.bias"], stride=stem.shape[-1])
     x = torch.cat([state["cls_token"].expand(batch, -1, -1), x.flatten(2).transpose(1, 2)], 1) + state["pos_embed"]
 
     def norm(x: Tensor, name: str) -> Tensor:
-        return F.layer_norm(x, (WIDTH,), state[f"{name}.weight"], state[f"{name}.bias"], 1e-6)
+        return F.layer_norm(x, (width,), state[f"{name}.weight"], state[f"{name}.bias"], 1e-6)
 
     def linear(x: Tensor, name: str) -> Tensor:
         return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
 
-    for block in range(DEPTH):
+    for block in range(depth):
         name = f"blocks.{block}"
-        qkv = linear(norm(x, f"{name}.norm1"), f"{name}.attn.qkv").view(batch, -1, 3, HEADS, WIDTH // HEADS)
+        qkv = linear(norm(x, f"{name}.norm1"), f"{name}.attn.qkv").view(batch, -1, 3, heads, width // heads)
         query, key, value = (qkv[:, :, part].transpose(1, 2) for part in range(3))
-        weights = (query @ key.transpose(-1, -2) / (WIDTH // HEADS) ** 0.5).softmax(-1)
+        weights = (query @ key.transpose(-1, -2) / (width // heads) ** 0.5).softmax(-1)
         x = x + linear((weights @ value).transpose(1, 2).flatten(2), f"{name}.attn.proj")
         x = x + linear(F.gelu(linear(norm(x, f"{name}.norm2"), f"{name}.mlp.fc1")), f"{name}.mlp.fc2")
     return norm(x[:, 0], "norm")
@@ -273,6 +274,20 @@ def test_vit_tiny_still_knows_imagenet(shared: Path) -> None:
             token = model.forward_features(_centre_crop(path)).frame_embeddings[0, 0]
         guess = (state["head.weight"] @ token + state["head.bias"]).argmax()
         assert names[guess] == SYNSETS[path.name.split("_")[0]]
+
+
+@pytest.mark.parametrize("layout", ["scene", "temporal"])
+def test_every_frame_of_a_clip_has_vit_tinys_class_token(shared: Path, layout: str) -> None:
+    folder = shared / "data" / "vit_tiny_p16_224"
+    source = folder / "vit_tiny_patch16_224.safetensors"
+    model = arm(source, num_classes=2, layout=layout).eval()  # type: ignore[arg-type]
+    images = sorted((folder / "imagenet_samples").glob("*.JPEG"))[:4]
+    clip = torch.cat([_centre_crop(path) for path in images], dim=2)  # four pictures as the frames of a clip
+    seen = clip[0, :, ::2] if layout == "temporal" else clip[0]
+    with torch.no_grad():
+        tokens = model.forward_features(clip).frame_embeddings[0]
+        expected = image_class_token(load_file(source), (seen.transpose(0, 1) / 255 - 0.5) / 0.5, depth=12, heads=3)
+    assert (tokens - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def _centre_crop(path: Path) -> Tensor:
