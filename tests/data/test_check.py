@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -466,42 +467,64 @@ def test_a_journal_of_something_else_is_passed_over(line: bytes, mixed: Path) ->
     assert outputs(mixed.parent) == before
 
 
-KILLED = """
-import sys
-from uniformerv2.data.check import check_manifest
-if __name__ == "__main__":
-    check_manifest("all.csv", "clean.csv", report="table.csv", workers=1)
-"""
-
-
-def test_a_check_that_is_killed_again_and_again_ends_the_same(tmp_path: Path, drawn: Path) -> None:
+@pytest.fixture
+def sixty(drawn: Path, tmp_path: Path) -> tuple[Path, tuple[bytes, bytes]]:
+    """A manifest of sixty files that has not been checked, and what a check of it writes."""
     for number in range(60):
         shutil.copy(drawn / f"{number % 6}.mp4", tmp_path / f"{number}.mp4")
     rows = [(f"{number}.mp4", "a", ("train", "val")[number % 7 == 0]) for number in range(60)]
-    write(tmp_path / "all.csv", [*rows, ("gone.mp4", "a", "val")], "path,label,split")
-    check(tmp_path / "all.csv")
-    before = outputs(tmp_path)
+    manifest = write(tmp_path / "all.csv", [*rows, ("gone.mp4", "a", "val")], "path,label,split")
+    check(manifest)
+    written = outputs(tmp_path)
     for file in ("clean.csv", "table.csv", "clean.csv.journal"):
         (tmp_path / file).unlink()
-    (tmp_path / "script.py").write_text(KILLED)
-    journal = tmp_path / "clean.csv.journal"
+    return manifest, written
+
+
+def kill_later(pid: int, journal: Path, rng: random.Random) -> int:
+    """End a process a moment after it has added a few lines to the journal; how many lines there are then."""
+    target = lines_of(journal) + rng.randrange(1, 15)
+    while lines_of(journal) < target and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        time.sleep(0.0005)
+    time.sleep(rng.uniform(0, 0.005))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return lines_of(journal)
+
+
+def lines_of(journal: Path) -> int:
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="processes are awaited without being reaped")
+def test_a_check_that_is_killed_again_and_again_ends_the_same(sixty: tuple[Path, tuple[bytes, bytes]]) -> None:
+    manifest, written = sixty
     rng = random.Random(time.time_ns())
-    known = 0
-    for _ in range(3):
-        process = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path)
-        target = known + rng.randrange(1, 15)
-        while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < target):
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.01))
-        process.kill()
-        process.wait()
-        lost, known = known, journal.read_bytes().count(b"\n")
-        assert known >= lost
-        for name, whole in zip(("clean.csv", "table.csv"), before, strict=True):
-            assert not (tmp_path / name).exists() or (tmp_path / name).read_bytes() == whole
-    assert known > 0
-    subprocess.run([sys.executable, "script.py"], cwd=tmp_path, check=True)
-    assert outputs(tmp_path) == before
+    lines = 0
+    for _ in range(8):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                check(manifest)
+            finally:
+                os._exit(0)
+        before, lines = lines, kill_later(pid, manifest.with_name("clean.csv.journal"), rng)
+        assert lines >= before
+        for name, whole in zip(("clean.csv", "table.csv"), written, strict=True):
+            assert not manifest.with_name(name).exists() or manifest.with_name(name).read_bytes() == whole
+    check(manifest)
+    assert outputs(manifest.parent) == written
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="processes are awaited without being reaped")
+def test_a_check_with_workers_that_is_killed_ends_the_same(sixty: tuple[Path, tuple[bytes, bytes]]) -> None:
+    manifest, written = sixty
+    command = [sys.executable, "-m", "uniformerv2", "data", "check", manifest, "--workers", "2"]
+    command += ["-o", manifest.with_name("clean.csv"), "--report", manifest.with_name("table.csv")]
+    process = subprocess.Popen(command)
+    kill_later(process.pid, manifest.with_name("clean.csv.journal"), random.Random(time.time_ns()))
+    check(manifest)
+    assert outputs(manifest.parent) == written
 
 
 DEADLY = """
