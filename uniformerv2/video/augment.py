@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from uniformerv2.model.config import Preprocessing
-from uniformerv2.video.transforms import check_frames, covering_size, normalise, resize
+from uniformerv2.video.transforms import check_frames, covering_size, resize, resized_clip
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,8 @@ def augment(frames: Tensor, preprocessing: Preprocessing, augmentation: Augmenta
         frames = OPERATIONS[name].apply(frames, amount)
     top, left, height, width = draw_crop(frames.shape, preprocessing.size, augmentation, rng)
     frames = frames[..., top : top + height, left : left + width]
-    if rng.random() < augmentation.flip:
-        frames = frames.flip(-1)
-    return normalise(resize(frames, preprocessing.size), preprocessing)
+    mirrored = rng.random() < augmentation.flip
+    return resized_clip(frames, preprocessing.size, preprocessing, mirrored=mirrored)
 
 
 def draw_operations(augmentation: Augmentation, rng: random.Random) -> list[tuple[str, float]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from uniformerv2.model.config import Preprocessing
 
@@ -30,14 +32,19 @@ def test_crops(frames: Tensor, preprocessing: Preprocessing, *, num_crops: int =
     check_frames(frames)
     if num_crops not in (1, 3):
         raise ValueError(f"num_crops must be 1 (centre) or 3 (start, centre, end), got {num_crops}")
-    height, width = preprocessing.size
-    clip = normalise(resize(frames, covering_size(frames.shape, preprocessing.size)), preprocessing)
-    excess = clip.shape[-2] - height, clip.shape[-1] - width  # pixels; one of the two is 0
-    crops = []
-    for share in (0.5,) if num_crops == 1 else (0.0, 0.5, 1.0):
-        top, left = (math.ceil(share * pixels) for pixels in excess)
-        crops.append(clip[..., top : top + height, left : left + width])
-    return torch.stack(crops)
+    size = covering_size(frames.shape, preprocessing.size)
+    excess = [large - small for large, small in zip(size, preprocessing.size, strict=True)]  # pixels; one of them is 0
+    if num_crops == 1:
+        centre = _window(size, [math.ceil(pixels / 2) for pixels in excess], preprocessing.size)
+        return resized_clip(frames, size, preprocessing, window=centre)[None]
+    clip = resized_clip(frames, size, preprocessing)
+    starts = [[math.ceil(share * pixels) for pixels in excess] for share in (0.0, 0.5, 1.0)]
+    return torch.stack([clip[(..., *_window(size, start, preprocessing.size))] for start in starts])
+
+
+def _window(size: tuple[int, int], start: list[int], shape: tuple[int, int]) -> tuple[slice, slice]:
+    top, left = (slice(first, first + pixels) for first, pixels in zip(start, shape, strict=True))
+    return top, left
 
 
 def check_frames(frames: Tensor) -> None:
@@ -72,22 +79,83 @@ def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         float32 (frames, 3, *size), 0 to 255.
     """
-    if tuple(frames.shape[-2:]) == tuple(size):
-        return frames.float()
-    # One frame at a time: the float copy of all frames of a large video is four times slower.
-    return torch.cat(
-        [F.interpolate(frame.float(), size=size, mode="bilinear", align_corners=False) for frame in frames.split(1)]
-    )
+    rows, columns = (_taps(*pixels) for pixels in zip(frames.shape[-2:], size, strict=True))
+    resized = torch.empty((len(frames), 3, *size))
+    for _ in _interpolate(frames, rows, columns, resized):
+        pass
+    return resized
 
 
-def normalise(frames: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """What the model sees: float32 RGB (frames, 3, H, W), 0 to 255 -> (3, frames, H, W), contiguous, in its order.
+def resized_clip(
+    frames: Tensor,
+    size: tuple[int, int],
+    preprocessing: Preprocessing,
+    *,
+    window: tuple[slice, slice] = (slice(None), slice(None)),
+    mirrored: bool = False,
+) -> Tensor:
+    """What the model sees of frames: resized, cut out, mirrored and normalised, computing only what is left in the end.
 
-    Resizing first and normalising last gives the reference's result up to float rounding.
+    Args:
+        frames: uint8 (frames, 3, height, width), RGB.
+        size: (height, width) that whole frames are resized to, as by `resize`.
+        preprocessing: mean, std and channel order of the model.
+        window: rows and columns of the resized frames that are wanted.
+        mirrored: swap left and right of the result.
+
+    Returns:
+        float32 (3, frames, rows, columns), contiguous, normalised, in the model's channel order. Resizing first and
+        normalising last gives the reference's result up to float rounding.
     """
+    rows, columns = (_taps(*axis) for axis in zip(frames.shape[-2:], size, window, strict=True))
+    if mirrored:
+        columns = _Taps(*(tap.flip(0) for tap in columns))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     if preprocessing.channel_order == "bgr":
         frames = frames.flip(1)
-    mean = frames.new_tensor(preprocessing.mean).view(3, 1, 1, 1)
-    std = frames.new_tensor(preprocessing.std).view(3, 1, 1, 1)
-    clip = frames.transpose(0, 1).clone(memory_format=torch.contiguous_format)
-    return clip.sub_(255 * mean).div_(255 * std)
+    clip = torch.empty((3, len(frames), len(rows.weight), len(columns.weight)))
+    for image in _interpolate(frames, rows, columns, clip.transpose(0, 1)):
+        image.sub_(255 * mean).div_(255 * std)
+    return clip
+
+
+class _Taps(NamedTuple):
+    """Between which two pixels of a line each pixel of the result lies, and where."""
+
+    before: Tensor  # int64 (n)
+    after: Tensor  # int64 (n)
+    weight: Tensor  # float32 (n), of the pixel after
+
+
+def _taps(pixels: int, wanted: int, window: slice = slice(None)) -> _Taps:
+    """Where `wanted` pixels, or a window of them, lie on a line of `pixels`; pixels are areas, not points."""
+    scale = torch.tensor(float(pixels)).div(wanted).double()  # a float32 as in torch's own kernels
+    centres = torch.arange(wanted, dtype=torch.float64)[window] + 0.5
+    places = (centres * scale - 0.5).float().clamp_(min=0)  # rounded once, as by a fused multiply-add
+    before = places.long().clamp_(max=pixels - 1)
+    return _Taps(before, (before + 1).clamp_(max=pixels - 1), places - before)
+
+
+def _interpolate(frames: Tensor, rows: _Taps, columns: _Taps, out: Tensor) -> Iterator[Tensor]:
+    """Write interpolated frames to `out`, float32 (frames, 3, rows, columns), and give each when it is there.
+
+    One frame after the other, so that it stays in the processor's cache. Along rows first: whole lines are read then,
+    while the channels of a pixel still stand side by side.
+    """
+    read, places = torch.cat((rows.before, rows.after)).unique(return_inverse=True)
+    above, below = places.split(len(rows.weight))
+    left, right = int(columns.before.min()), int(columns.after.max()) + 1
+    before, after = columns.before - left, columns.after - left
+    # memory that is used again for every frame; (3·rows, columns), as picking columns is fastest on two axes
+    upper, lower = torch.empty((2, 3, len(above), right - left))
+    first, second = torch.empty((2, 3 * len(above), len(before)))
+    for frame, image in zip(frames, out, strict=True):
+        lines = frame if len(read) == frame.shape[1] else frame.index_select(1, read)
+        # twice as fast as torch's own copy from channels last to planes
+        planes = torch.from_numpy(np.ascontiguousarray(lines[..., left:right].numpy()))
+        upper.copy_(planes.index_select(1, above)).lerp_(
+            lower.copy_(planes.index_select(1, below)), rows.weight[:, None]
+        )
+        torch.index_select(upper.flatten(0, 1), 1, before, out=first)
+        torch.index_select(upper.flatten(0, 1), 1, after, out=second)
+        yield torch.lerp(first.view(image.shape), second.view(image.shape), columns.weight, out=image)
