@@ -12,6 +12,8 @@ from torch import Tensor
 
 from uniformerv2.model.config import Preprocessing
 
+_WHOLE = slice(None)
+
 
 def test_crops(frames: Tensor, preprocessing: Preprocessing, *, num_crops: int = 1) -> Tensor:  # noqa: PT028 - not a test
     """The crops that one clip is tested on, equal to the official implementation.
@@ -35,16 +37,17 @@ def test_crops(frames: Tensor, preprocessing: Preprocessing, *, num_crops: int =
     size = covering_size(frames.shape, preprocessing.size)
     excess = [large - small for large, small in zip(size, preprocessing.size, strict=True)]  # pixels; one of them is 0
     if num_crops == 1:
-        centre = _window(size, [math.ceil(pixels / 2) for pixels in excess], preprocessing.size)
+        centre = _window([math.ceil(pixels / 2) for pixels in excess], preprocessing.size)
         return resized_clip(frames, size, preprocessing, window=centre)[None]
     clip = resized_clip(frames, size, preprocessing)
-    starts = [[math.ceil(share * pixels) for pixels in excess] for share in (0.0, 0.5, 1.0)]
-    return torch.stack([clip[(..., *_window(size, start, preprocessing.size))] for start in starts])
+    starts = ([math.ceil(share * pixels) for pixels in excess] for share in (0.0, 0.5, 1.0))
+    windows = [_window(start, preprocessing.size) for start in starts]
+    return torch.stack([clip[..., rows, columns] for rows, columns in windows])
 
 
-def _window(size: tuple[int, int], start: list[int], shape: tuple[int, int]) -> tuple[slice, slice]:
-    top, left = (slice(first, first + pixels) for first, pixels in zip(start, shape, strict=True))
-    return top, left
+def _window(start: list[int], shape: tuple[int, int]) -> tuple[slice, slice]:
+    rows, columns = (slice(first, first + pixels) for first, pixels in zip(start, shape, strict=True))
+    return rows, columns
 
 
 def check_frames(frames: Tensor) -> None:
@@ -91,7 +94,7 @@ def resized_clip(
     size: tuple[int, int],
     preprocessing: Preprocessing,
     *,
-    window: tuple[slice, slice] = (slice(None), slice(None)),
+    window: tuple[slice, slice] = (_WHOLE, _WHOLE),
     mirrored: bool = False,
 ) -> Tensor:
     """What the model sees of frames: resized, cut out, mirrored and normalised, computing only what is left in the end.
@@ -127,7 +130,7 @@ class _Taps(NamedTuple):
     weight: Tensor  # float32 (n), of the pixel after
 
 
-def _taps(pixels: int, wanted: int, window: slice = slice(None)) -> _Taps:
+def _taps(pixels: int, wanted: int, window: slice = _WHOLE) -> _Taps:
     """Where `wanted` pixels, or a window of them, lie on a line of `pixels`; pixels are areas, not points."""
     scale = torch.tensor(float(pixels)).div(wanted).double()  # a float32 as in torch's own kernels
     centres = torch.arange(wanted, dtype=torch.float64)[window] + 0.5
