@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from uniformerv2.model.config import ModelConfig, Preprocessing, named_config
     from uniformerv2.model.uniformerv2 import Features, StageAttention
     from uniformerv2.predict import Prediction, Predictor
-    from uniformerv2.tasks.classification import Evaluation, evaluate, train_classifier
+    from uniformerv2.tasks.classification import train_classifier
+    from uniformerv2.tasks.evaluation import Evaluation, evaluate
     from uniformerv2.train.recipe import Recipe
     from uniformerv2.video.reader import VideoReader
     from uniformerv2.weights.checkpoint import load_model, load_weights, save_model
@@ -36,8 +37,8 @@ _HOMES = {
     "StageAttention": "model.uniformerv2",
     "Prediction": "predict",
     "Predictor": "predict",
-    "Evaluation": "tasks.classification",
-    "evaluate": "tasks.classification",
+    "Evaluation": "tasks.evaluation",
+    "evaluate": "tasks.evaluation",
     "train_classifier": "tasks.classification",
     "Recipe": "train.recipe",
     "VideoReader": "video.reader",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,7 +18,9 @@ from uniformerv2.errors import RecipeError, UniFormerV2Error
 from uniformerv2.train.recipe import AugmentationOptions, ClipRecipe, ModelRecipe, Optimization, Recipe
 
 if TYPE_CHECKING:
-    from uniformerv2.tasks.classification import Evaluation
+    from uniformerv2.tasks.evaluation import Evaluation
+    from uniformerv2.train.distributed import Ranks
+    from uniformerv2.weights.hub import UniFormerV2
     from uniformerv2.weights.zoo import ZooEntry
 
 FAILED = 2  # what the user can mend; also what wrong options end with
@@ -93,8 +95,14 @@ class Evaluate:
     """1: the centre of each clip; 3: three crops along its longer side."""
     head: Literal["k400", "k600", "k700"] | None = None
     """Only these classes of a Kinetics-710 head."""
+    average: Literal["probabilities", "logits"] = "probabilities"
+    """What is averaged over the views."""
     output: Path | None = None
     """JSON file for the result; None: CHECKPOINT[.HEAD].DATA.CLIPSxCROPS.json beside the checkpoint."""
+    predictions: Path | None = None
+    """CSV or Parquet file for a row per video: its label, the five best classes with their scores, or the error."""
+    resume: FlagCreatePairsOff[bool] = False
+    """Go on from where the same command was stopped; what it had found lies beside the output, in OUTPUT.journal."""
     root: Path | None = None
     """What the paths in a manifest are relative to; None: its own folder."""
     split: Literal["held-out", "train", "val", "test", "all"] = "held-out"
@@ -107,37 +115,69 @@ class Evaluate:
     """auto (a GPU where there is one), cpu, cuda, ..."""
 
     def run(self) -> int:
+        from uniformerv2.train.distributed import process_group
+
+        with process_group() as ranks:
+            try:
+                self._run(ranks)
+            except UniFormerV2Error:
+                if ranks.first:  # all fail alike, and one of them says why
+                    raise
+                return FAILED
+        return 0
+
+    def _run(self, ranks: Ranks) -> None:
         from rich.console import Console
 
         from uniformerv2.data.annotations import read_annotations
-        from uniformerv2.device import pick_device
-        from uniformerv2.tasks.classification import evaluate, of_split
+        from uniformerv2.tasks.evaluation import evaluate, of_split, write_predictions
+        from uniformerv2.tasks.ledger import check_targets, journal_beside, remove_journals
         from uniformerv2.train.checkpoint import write_text
-        from uniformerv2.weights import load_model
-        from uniformerv2.weights.labels import map_head
+        from uniformerv2.train.distributed import rank_device
 
-        head = f".{self.head}" if self.head else ""
-        name = f"{self.checkpoint.stem}{head}.{self.data.stem}.{self.clips}x{self.crops}.json"
-        output = self.output or self.checkpoint.with_name(name)
-        if not output.parent.is_dir():
-            raise RecipeError(f"{output}: there is no folder {output.parent} to write to")
-        model = load_model(self.checkpoint)
-        if self.head:
-            model = map_head(model, self.head)
-        _note(model.label_note)
+        output = self.output or self._default_output()
+        journal = journal_beside(output)
+        check_targets(output, self.predictions)
+        model = self._model()
+        if ranks.first:
+            _note(model.label_note)
+        annotations = of_split(read_annotations(self.data, root=self.root), self.split)
         result = evaluate(
-            model.to(pick_device(self.device)),
-            of_split(read_annotations(self.data, root=self.root), self.split),
+            model.to(rank_device(self.device)),
+            annotations,
             num_clips=self.clips,
             num_crops=self.crops,
+            average=self.average,
             batch_size=self.batch_size,
             workers=self.workers,
-            console=Console(stderr=True),
+            journal=journal,
+            resume=self.resume,
+            console=Console(stderr=True) if ranks.first else None,
         )
-        write_text(output, json.dumps(result.to_json(), indent=2) + "\n")
-        _print_evaluation(result)
-        print(f"written to {output}")
-        return 0
+        if ranks.first:
+            if self.predictions:
+                write_predictions(self.predictions, result, annotations)
+            write_text(output, json.dumps(result.to_json(), indent=2) + "\n")
+            _print_evaluation(result)
+            print("written to " + " and ".join(str(path) for path in (output, self.predictions) if path))
+        ranks.wait()  # no journal goes before everything is written
+        remove_journals(journal)
+
+    def _default_output(self) -> Path:
+        head = f".{self.head}" if self.head else ""
+        return self.checkpoint.with_name(
+            f"{self.checkpoint.stem}{head}.{self.data.stem}.{self.clips}x{self.crops}.json"
+        )
+
+    def _model(self) -> UniFormerV2:
+        from uniformerv2.weights import load_model
+        from uniformerv2.weights.labels import map_head
+        from uniformerv2.weights.zoo import zoo_entry
+
+        model = load_model(self.checkpoint)
+        if not self.checkpoint.exists() and zoo_entry(str(self.checkpoint)):
+            model.origin = str(self.checkpoint).lower()
+        return map_head(model, self.head) if self.head else model
 
 
 @dataclass(frozen=True)
@@ -387,7 +427,28 @@ def _print_evaluation(result: Evaluation) -> None:
     console = Console()
     console.print(table)
     console.print(f"top-1 {result.top1:.1%}   top-5 {result.top5:.1%}   skipped {len(result.skipped)}", highlight=False)
-    for _, reason in result.skipped:
-        console.print(f"skipped: {reason}", highlight=False, markup=False, soft_wrap=True)
+    for line in _evaluation_lines(result):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for theirs, ours in result.renamed:
+        _note(f"the label {theirs!r} is taken for the model's {ours!r}")
     if result.warning:
         print(f"warning: {result.warning}", file=sys.stderr)
+
+
+def _evaluation_lines(result: Evaluation) -> Iterator[str]:
+    yield (
+        f"mean class accuracy {result.mean_class_accuracy:.1%}   loss {result.loss:.3f}   "
+        f"calibration error {result.calibration_error:.1%}"
+    )
+    for pair in result.confusions:
+        yield f"confused: {pair.label} taken for {pair.taken_for}, {pair.videos} times"
+    if result.published:
+        known = result.published
+        top5 = "" if known.top5 is None else f", top-5 {known.top5:.1f}%"
+        yield f"published: {known.name} on {known.dataset}, {known.views} views: top-1 {known.top1:.1f}%{top5}"
+        if known.differences:
+            yield f"not comparable: {'; '.join(known.differences)}"
+    for path, reason in result.damaged:
+        yield f"damaged, but read: {path}: {reason}"
+    for one in result.skipped:
+        yield f"skipped: {one.reason}"

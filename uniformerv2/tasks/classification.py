@@ -1,4 +1,4 @@
-"""Video classification: the loss, multi-view evaluation, and training a classifier from a folder of videos."""
+"""Video classification: the loss, and training a classifier from a folder of videos."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from uniformerv2.data.annotations import Annotation, class_names, read_annotations, split_annotations
 from uniformerv2.data.dataset import Batch, VideoDataset, make_loader
 from uniformerv2.device import model_device, pick_device
-from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, VideoError
+from uniformerv2.errors import RecipeError
 from uniformerv2.model.config import Preprocessing, named_config
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.tasks.class_order import order_warning
+from uniformerv2.tasks.evaluation import ClassAccuracy as ClassAccuracy  # the names that others look for here
+from uniformerv2.tasks.evaluation import Evaluation, Views, evaluate_loader, evaluation_loader
+from uniformerv2.tasks.evaluation import VideoResult as VideoResult
+from uniformerv2.tasks.evaluation import evaluate as evaluate
+from uniformerv2.tasks.evaluation import of_split as of_split
 from uniformerv2.train.checkpoint import RunFolder, write_text
 from uniformerv2.train.engine import Cost, Trainer
 from uniformerv2.train.log import read_metrics
@@ -33,203 +36,6 @@ from uniformerv2.weights import arm, save_model
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
-
-TOP = 5  # classes that are kept of a video's ranking, and that top-5 accuracy accepts
-
-
-@dataclass(frozen=True)
-class VideoResult:
-    """What a model said of one video."""
-
-    path: str
-    label: str  # the right one
-    labels: tuple[str, ...]  # the five most likely classes, best first
-    scores: tuple[float, ...]  # their probabilities, averaged over the views
-
-
-@dataclass(frozen=True)
-class ClassAccuracy:
-    """How many videos of a class were recognised."""
-
-    label: str
-    videos: int
-    correct: int
-
-    @property
-    def top1(self) -> float | None:
-        """In [0, 1]; None for a class without videos."""
-        return self.correct / self.videos if self.videos else None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How good a model is on the videos that could be read. The others are counted and named, and nothing else."""
-
-    top1: float  # in [0, 1]
-    top5: float  # in [0, 1]
-    loss: float  # cross entropy of the averaged probabilities
-    num_clips: int  # views are clips x crops
-    num_crops: int
-    classes: tuple[ClassAccuracy, ...]  # in the order of the model's labels
-    videos: tuple[VideoResult, ...]
-    skipped: tuple[tuple[str, str], ...]  # (path, reason)
-    warning: str = ""  # one line where the labels of the model seem to be in another order than its classifier
-
-    @property
-    def correct(self) -> int:
-        return sum(one.correct for one in self.classes)
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON has it."""
-        fields = asdict(self)
-        fields["classes"] = [asdict(one) | {"top1": one.top1} for one in self.classes]
-        fields["skipped"] = [{"path": path, "reason": reason} for path, reason in self.skipped]
-        counts = {"views": self.num_clips * self.num_crops, "evaluated": len(self.videos), "correct": self.correct}
-        return counts | fields
-
-
-def evaluate(
-    model: UniFormerV2,
-    annotations: Sequence[Annotation],
-    *,
-    num_clips: int = 1,
-    num_crops: int = 1,
-    batch_size: int = 8,
-    workers: int = 0,
-    console: Console | None = None,
-) -> Evaluation:
-    """Multi-view accuracy: a video's class probabilities are averaged over num_clips x num_crops views.
-
-    Args:
-        model: computes in float32 on the device that it is on, and is left in eval mode.
-        annotations: the videos; their labels must be among the model's.
-        num_clips: clips evenly spread over a video.
-        num_crops: 1 (centre) or 3 (along the longer side) of each clip.
-        batch_size: clips that the model sees at once.
-        workers: processes that read videos; 0 reads in this one.
-        console: shows a bar on a terminal; None shows nothing.
-
-    Returns:
-        The result. If it looks like guessing, `warning` says whether the class order explains it: see `class_order.py`.
-
-    Raises:
-        AnnotationError: a label that the model does not know.
-        VideoError: not one video could be read.
-    """
-    loader = _evaluation_loader(
-        model, annotations, num_clips=num_clips, num_crops=num_crops, batch_size=batch_size, workers=workers
-    )
-    result = _evaluate(model, loader, batch_size=batch_size, console=console)
-    rows = {name: row for row, name in enumerate(model.labels)}
-    guesses = [(rows[video.labels[0]], video.label) for video in result.videos]
-    return replace(result, warning=order_warning(model.labels, guesses))
-
-
-def of_split(annotations: Sequence[Annotation], split: str) -> list[Annotation]:
-    """The rows of one split: "train", "val", "test", "held-out" (all but train) or "all".
-
-    Rows without a split belong to every one of them.
-
-    Raises:
-        AnnotationError: there are none.
-    """
-    wanted = {"held-out": ("val", "test"), "all": ("train", "val", "test")}.get(split, (split,))
-    rows = [row for row in annotations if row.split is None or row.split in wanted]
-    if not rows:
-        raise AnnotationError(f"none of the {len(annotations)} videos belongs to the split {split!r}")
-    return rows
-
-
-def _evaluation_loader(
-    model: UniFormerV2,
-    annotations: Sequence[Annotation],
-    *,
-    num_clips: int = 1,
-    num_crops: int = 1,
-    batch_size: int,
-    workers: int,
-) -> DataLoader[Any]:
-    if not model.labels:
-        raise CheckpointError(
-            "the model has no labels, so that no accuracy can be told; load it with those of its own head"
-        )
-    dataset = VideoDataset(
-        annotations, model.labels, model.preprocessing, num_clips=num_clips, num_crops=num_crops, threads=1
-    )
-    videos = max(1, batch_size // (num_clips * num_crops))
-    return make_loader(dataset, batch_size=videos, workers=workers, seed=0, training=False)
-
-
-@torch.inference_mode()
-def _evaluate(
-    model: UniFormerV2, loader: DataLoader[Any], *, batch_size: int, console: Console | None = None
-) -> Evaluation:
-    model.eval()
-    device = model_device(model)
-    scores, targets = [], []
-    paths: list[str] = []
-    skipped: list[tuple[str, str]] = []
-    for batch in _tracked(loader, console):
-        skipped += batch.errors
-        if len(batch):
-            scores.append(average_views(model, batch.clips.to(device), batch_size=batch_size).cpu())
-            targets.append(batch.labels)
-            paths += batch.paths
-    if not paths:
-        raise VideoError(f"not one of {len(skipped)} videos to evaluate could be read; the first: {skipped[0][1]}")
-    dataset = loader.dataset
-    assert isinstance(dataset, VideoDataset)
-    return Evaluation(
-        **_accuracies(model.labels, torch.cat(scores), torch.cat(targets), paths),
-        num_clips=dataset.num_clips,
-        num_crops=dataset.num_crops,
-        skipped=tuple(skipped),
-    )
-
-
-def average_views(model: UniFormerV2, clips: Tensor, *, batch_size: int) -> Tensor:
-    """Class probabilities of videos, averaged over their views.
-
-    Args:
-        model: in eval mode.
-        clips: (videos, views, 3, frames, height, width), on the device of the model.
-        batch_size: clips that the model sees at once.
-
-    Returns:
-        float32 (videos, classes); rows sum to 1.
-    """
-    # (videos, views, ...) -> (videos·views, ...)
-    views = clips.flatten(0, 1).split(batch_size)
-    probabilities = torch.cat([model(some).float().softmax(-1) for some in views])
-    return probabilities.unflatten(0, clips.shape[:2]).mean(1)
-
-
-def _accuracies(labels: Sequence[str], scores: Tensor, targets: Tensor, paths: Sequence[str]) -> dict[str, Any]:
-    """Fields of `Evaluation` from scores (videos, classes) and right classes (videos)."""
-    top_scores, top_classes = scores.topk(min(TOP, len(labels)))
-    hits = top_classes == targets[:, None]  # (videos, 5)
-    videos = [
-        VideoResult(path, labels[target], tuple(labels[number] for number in ranked), tuple(best))
-        for path, target, ranked, best in zip(
-            paths, targets.tolist(), top_classes.tolist(), top_scores.tolist(), strict=True
-        )
-    ]
-    counts = torch.bincount(targets, minlength=len(labels)).tolist()
-    correct = torch.bincount(targets[hits[:, 0]], minlength=len(labels)).tolist()
-    own = scores.gather(1, targets[:, None]).clamp_min(torch.finfo(scores.dtype).tiny)
-    return {
-        "top1": hits[:, 0].double().mean().item(),
-        "top5": hits.any(1).double().mean().item(),
-        "loss": -own.log().mean().item(),
-        "classes": tuple(map(ClassAccuracy, labels, counts, correct)),
-        "videos": tuple(videos),
-    }
-
-
-def _tracked(loader: DataLoader[Any], console: Console | None) -> Iterable[Batch]:
-    if console is None or not console.is_terminal:
-        return loader
-    return track(loader, "evaluating", console=console, transient=True)
 
 
 class Classification:
@@ -268,8 +74,8 @@ class Classification:
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         assert isinstance(model, UniFormerV2)
-        self.evaluation = _evaluate(model, self.held_out, batch_size=self.batch_size)
-        self._report(self.skipped, "skipped", self.evaluation.skipped)
+        self.evaluation = evaluate_loader(model, self.held_out, Views(batch_size=self.batch_size))
+        self._report(self.skipped, "skipped", ((one.path, one.reason) for one in self.evaluation.skipped))
         return {"held_out_loss": self.evaluation.loss, "top1": self.evaluation.top1, "top5": self.evaluation.top5}
 
     def _report(self, known: dict[str, str], what: str, found: Iterable[tuple[str, str]]) -> None:
@@ -340,7 +146,7 @@ def train_classifier(
     dataset = VideoDataset(training, labels, model.preprocessing, augmentation=recipe.augmentation, threads=1)
     loader = make_loader(dataset, batch_size=batch_size, workers=workers, seed=seed, training=True)
     task = Classification(
-        _evaluation_loader(model, held_out, batch_size=batch_size, workers=workers),
+        evaluation_loader(model, held_out, Views(batch_size=batch_size), workers=workers),
         label_smoothing=recipe.optimization.label_smoothing,
         batch_size=batch_size,
         console=console,
