@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model.config import SIZES, Layout, ModelConfig, Preprocessing, named_config
+from uniformerv2.model.counting import count_multiply_adds, count_parameters
 from uniformerv2.weights.download import download, find_download, hub_file
 from uniformerv2.weights.labels import DATASETS, dataset_name
 
@@ -106,9 +107,7 @@ class ZooEntry:
     @property
     def multiply_adds(self) -> int:
         """Of one view in eval mode, counted from `config()` as model.counting does."""
-        # a frozen model has the same products: all that it lacks is a factor per channel
-        config = replace(_one_class(self.config()), mix_class_token=True)
-        return _multiply_adds(config, self.num_frames) + SIZES[self.size][0] * (DATASETS[self.dataset] - 1)
+        return count_multiply_adds(self.config(), self.num_frames)
 
     def to_json(self) -> dict[str, Any]:
         """All of the above, as JSON has it."""
@@ -123,23 +122,7 @@ def _one_class(config: ModelConfig) -> ModelConfig:
 
 @cache
 def _parameters(config: ModelConfig) -> int:
-    from uniformerv2.model.counting import count_parameters
-
     return count_parameters(config)
-
-
-@cache
-def _multiply_adds(config: ModelConfig, num_frames: int) -> int:
-    """Blocks are alike and so are global stages, hence shallow models tell what each more of them takes."""
-    from uniformerv2.model.counting import count_multiply_adds
-
-    def count(depth: int, stages: int) -> int:
-        shallow = replace(config, depth=depth, global_after=tuple(range(depth - stages, depth)))
-        return count_multiply_adds(shallow, num_frames)
-
-    one, two = count(1, 1), count(2, 1)
-    per_block, per_stage = two - one, count(2, 2) - two
-    return one + per_block * (config.depth - 1) + per_stage * (len(config.global_after) - 1)
 
 
 @cache
