@@ -83,7 +83,10 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a checkpoint: top-1, top-5 and per-class accuracy over several views of each video."""
+    """Measure a checkpoint: accuracy, confusions and calibration over several views of each video.
+
+    Several processes share the work, with equal results: torchrun --nproc-per-node 8 -m uniformerv2 evaluate ...
+    """
 
     checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
     """A checkpoint, such as RUN/last.safetensors."""
@@ -178,6 +181,87 @@ class Evaluate:
         if not self.checkpoint.exists() and zoo_entry(str(self.checkpoint)):
             model.origin = str(self.checkpoint).lower()
         return map_head(model, self.head) if self.head else model
+
+
+@dataclass(frozen=True)
+class Features:
+    """Embed videos, or windows that slide over them, for search, clustering or a classifier of one's own.
+
+    Several processes share the work: torchrun --nproc-per-node 8 -m uniformerv2 features ...
+    """
+
+    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
+    """A checkpoint, such as RUN/last.safetensors, or the name of a published one."""
+    data: Annotated[Positional[tuple[Path, ...]], arg(metavar="DATA...")]
+    """Video files, folders of videos, or manifests (CSV or Parquet)."""
+    output: Annotated[Path, arg(aliases=["-o"])]
+    """The file to write: .npz or .parquet; docs/evaluation.md says what is in it."""
+    window: float | None = None
+    """Seconds of a window; None: each video is one."""
+    stride: float | None = None
+    """Seconds from the start of a window to that of the next; None: as long as a window."""
+    frames: FlagCreatePairsOff[bool] = False
+    """Also keep an embedding of each frame of a window."""
+    resume: FlagCreatePairsOff[bool] = False
+    """Go on from where the same command was stopped; what it had found lies beside the output, in OUTPUT.journal."""
+    root: Path | None = None
+    """What the paths in manifests are relative to; None: their own folders."""
+    split: Literal["held-out", "train", "val", "test", "all"] = "all"
+    """Which rows of manifests that have a split column; held-out: all but train."""
+    batch_size: int = 8
+    """Windows that the model sees at once."""
+    workers: int = 2
+    """Processes that read videos; 0 reads between the steps."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, ..."""
+
+    def run(self) -> int:
+        from uniformerv2.train.distributed import process_group
+
+        with process_group() as ranks:
+            try:
+                self._run(ranks)
+            except UniFormerV2Error:
+                if ranks.first:  # all fail alike, and one of them says why
+                    raise
+                return FAILED
+        return 0
+
+    def _run(self, ranks: Ranks) -> None:
+        from rich.console import Console
+
+        from uniformerv2.tasks.features import check_format, extract_features, find_videos
+        from uniformerv2.tasks.ledger import check_targets, journal_beside, remove_journals
+        from uniformerv2.train.distributed import rank_device
+        from uniformerv2.weights import load_model
+
+        journal = journal_beside(self.output)
+        check_format(self.output)
+        check_targets(self.output)
+        videos = find_videos(self.data, root=self.root, split=self.split)
+        result = extract_features(
+            load_model(self.checkpoint).to(rank_device(self.device)),
+            videos,
+            window=self.window,
+            stride=self.stride,
+            frame_embeddings=self.frames,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            journal=journal,
+            resume=self.resume,
+            console=Console(stderr=True) if ranks.first else None,
+        )
+        if ranks.first:
+            result.save(self.output)
+            windows, width = result.embeddings.shape
+            print(f"{windows} windows of {len(videos) - len(result.skipped)} videos, {width} numbers each")
+            for path, what in result.damaged:
+                print(f"damaged, but read: {path}: {what}")
+            for one in result.skipped:
+                print(f"skipped: {one.reason}")
+            print(f"written to {self.output}")
+        ranks.wait()  # no journal goes before everything is written
+        remove_journals(journal)
 
 
 @dataclass(frozen=True)
@@ -337,6 +421,7 @@ class Models:
 Command = (
     Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Features, subcommand("features")]
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Info, subcommand("info")]
