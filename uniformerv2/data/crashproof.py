@@ -99,7 +99,7 @@ class _Worker:
             return self.connection.recv()
         except (EOFError, OSError):
             self._process.join()
-            cause = _cause(self._process.exitcode or 0)
+            cause = cause_of_end(self._process.exitcode or 0)
             if self.task is None:
                 raise RuntimeError(f"a worker process ended before its first task ({cause})") from None
             return Death(cause)
@@ -137,7 +137,8 @@ def _context(function: Callable[..., Any]) -> BaseContext:
     return context
 
 
-def _cause(status: int) -> str:
+def cause_of_end(status: int) -> str:
+    """The exit status of a process in words: the name of the signal that ended it, or the number."""
     if status >= 0:
         return f"exit status {status}"
     try:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.batch import Batch, Sample, collate  # noqa: F401 - for those who load
+from uniformerv2.data.loader import Key, VideoLoader
+from uniformerv2.data.order import EpochSampler
+from uniformerv2.data.shards import video_source
 from uniformerv2.errors import AnnotationError, VideoError
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.augment import Augmentation, augment
@@ -20,48 +23,20 @@ from uniformerv2.video.sampling import random_segment_indices
 from uniformerv2.video.views import evaluation_views
 
 
-@dataclass
-class Sample:
-    """What became of one video. Exactly one of `clips` and `error` is None."""
-
-    index: int  # row of the dataset
-    path: str
-    label: int
-    clips: Tensor | None = None  # float32 (views, 3, frames, height, width), normalised
-    error: str | None = None  # why there are no clips
-    warnings: list[str] = field(default_factory=list)  # what is damaged in a video that was read all the same
-
-
-@dataclass
-class Batch:
-    """The readable videos of a batch. The others are left out and named."""
-
-    clips: Tensor  # float32 (n, views, 3, frames, height, width), normalised; (0,) if nothing could be read
-    labels: Tensor  # int64 (n)
-    indices: list[int]  # rows of the dataset, n of them
-    paths: list[str]  # n of them
-    errors: list[tuple[str, str]]  # (path, reason) of every video that could not be read
-    warnings: list[tuple[str, str]]  # (path, what is damaged) of videos that were read all the same
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def pin_memory(self) -> Batch:
-        """Called by the loader where there is a GPU, so that copying overlaps with computing."""
-        self.clips, self.labels = self.clips.pin_memory(), self.labels.pin_memory()
-        return self
-
-
 class VideoDataset(Dataset[Sample]):
-    """Annotated videos as clips: a random view each in training, fixed views in evaluation.
+    """Annotated videos as clips: random views in training, fixed views in evaluation.
 
-    An unreadable video gives a sample with its error, never another video.
+    Whatever the number of views, a video is decoded once, with the frames of all of them. An unreadable video gives a
+    sample with its error, never another video.
 
     Args:
-        annotations: the rows; their labels must be among `classes`.
+        annotations: the rows; their labels must be among `classes`. A path may be a video file, a folder of frames or
+            a member of a tar shard (`shards.py`).
         classes: label names; the position is the class number.
         preprocessing: frames, size and normalisation of the model.
         augmentation: given for training, None for evaluation.
+        repeats: training only: views of a video in one batch (repeated augmentation), each with frames and an
+            augmentation of its own; the first is the one of `repeats=1`.
         num_clips: evaluation only: clips spread over the video.
         num_crops: evaluation only: 1 (centre) or 3 crops of each clip; `evaluation_views` gives their order.
         threads: decoder threads per video; 1 inside loader workers, 0 lets the decoder choose.
@@ -77,14 +52,19 @@ class VideoDataset(Dataset[Sample]):
         preprocessing: Preprocessing,
         *,
         augmentation: Augmentation | None = None,
+        repeats: int = 1,
         num_clips: int = 1,
         num_crops: int = 1,
         threads: int = 1,
     ) -> None:
-        if num_clips < 1 or num_crops not in (1, 3):
-            raise ValueError(f"need num_clips >= 1 and num_crops 1 or 3, got {num_clips} and {num_crops}")
+        if num_clips < 1 or num_crops not in (1, 3) or repeats < 1:
+            raise ValueError(
+                f"need num_clips >= 1, num_crops 1 or 3 and repeats >= 1, got {num_clips}, {num_crops} and {repeats}"
+            )
         if augmentation is not None and num_clips * num_crops != 1:
-            raise ValueError(f"training takes one view per video, got {num_clips} clips and {num_crops} crops")
+            raise ValueError(f"training takes random views (repeats), got {num_clips} clips and {num_crops} crops")
+        if augmentation is None and repeats != 1:
+            raise ValueError(f"only training repeats, and it needs an augmentation; got repeats {repeats} without")
         if not annotations:
             raise AnnotationError("no videos given")
         numbers = {name: number for number, name in enumerate(classes)}
@@ -99,6 +79,7 @@ class VideoDataset(Dataset[Sample]):
         self.labels = [numbers[row.label] for row in annotations]
         self.preprocessing = preprocessing
         self.augmentation = augmentation
+        self.repeats = repeats
         self.num_clips = num_clips
         self.num_crops = num_crops
         self.threads = threads
@@ -106,12 +87,18 @@ class VideoDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.annotations)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+    @property
+    def clips_shape(self) -> tuple[int, int, int, int, int]:
+        """(views, 3, frames, height, width) of a sample's clips."""
+        views = self.repeats * self.num_clips * self.num_crops
+        return views, 3, self.preprocessing.num_frames, *self.preprocessing.size
+
+    def __getitem__(self, key: Key) -> Sample:
         """The clips of one video.
 
         Args:
-            key: the row or, in training, (row, draw). `draw` seeds all randomness of the view, so an equal
-                key gives an equal clip in any worker and in any process.
+            key: the row or, in training, (row, draw). `draw` seeds all randomness of the views, so an equal
+                key gives equal clips in any worker and in any process.
         """
         index, draw = key if isinstance(key, tuple) else (key, 0)
         row = self.annotations[index]
@@ -119,9 +106,11 @@ class VideoDataset(Dataset[Sample]):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", VideoWarning)
             try:
-                sample.clips = self._read(row, random.Random(f"{index} {draw}"))
+                sample.clips = self._read(row, f"{index} {draw}")
             except VideoError as error:
                 sample.error = str(error)
+            except (AnnotationError, OSError) as error:  # a shard that has changed
+                sample.error = f"{row.path}: {error}"
         for warning in caught:
             if issubclass(warning.category, VideoWarning):
                 sample.warnings.append(str(warning.message))
@@ -129,12 +118,17 @@ class VideoDataset(Dataset[Sample]):
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         return sample
 
-    def _read(self, row: Annotation, rng: random.Random) -> Tensor:
-        with VideoReader(row.path, threads=self.threads) as reader:
+    def failed(self, key: Key, reason: str) -> Sample:
+        """The sample of a video that could not be read, for a reason that only others know."""
+        index = key[0] if isinstance(key, tuple) else key
+        path = str(self.annotations[index].path)
+        return Sample(index=index, path=path, label=self.labels[index], error=f"{path}: {reason}")
+
+    def _read(self, row: Annotation, seed: str) -> Tensor:
+        with VideoReader(video_source(row.path), threads=self.threads, name=str(row.path)) as reader:
             first, count = _annotated_frames(reader, row)
             if self.augmentation is not None:
-                indices = [first + index for index in random_segment_indices(count, self.preprocessing.num_frames, rng)]
-                return augment(reader.frames_at(indices), self.preprocessing, self.augmentation, rng)[None]
+                return self._random_views(reader, self.augmentation, first, count, seed)
             return evaluation_views(
                 reader,
                 self.preprocessing,
@@ -143,6 +137,16 @@ class VideoDataset(Dataset[Sample]):
                 first=first,
                 count=count,
             )
+
+    def _random_views(
+        self, reader: VideoReader, augmentation: Augmentation, first: int, count: int, seed: str
+    ) -> Tensor:
+        draws = [random.Random(f"{seed} {number}" if number else seed) for number in range(self.repeats)]
+        num_frames = self.preprocessing.num_frames
+        indices = [first + index for draw in draws for index in random_segment_indices(count, num_frames, draw)]
+        views = reader.frames_at(indices).split(num_frames)
+        clips = [augment(view, self.preprocessing, augmentation, draw) for view, draw in zip(views, draws, strict=True)]
+        return torch.stack(clips) if len(clips) > 1 else clips[0][None]
 
 
 def _annotated_frames(reader: VideoReader, row: Annotation) -> tuple[int, int]:
@@ -156,67 +160,45 @@ def _annotated_frames(reader: VideoReader, row: Annotation) -> tuple[int, int]:
     return first, last - first + 1
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Keys (index, draw) of a training epoch: every video once, in an order and with draws that (seed, epoch) decide.
-
-    Call `set_epoch` before each epoch, on the sampler itself or as `loader.sampler.set_epoch(epoch)`.
-    """
-
-    def __init__(self, length: int, *, seed: int) -> None:
-        self.length = length
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        rng = random.Random(f"{self.seed} {self.epoch}")
-        for index in rng.sample(range(self.length), self.length):
-            yield index, rng.getrandbits(32)
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples as one batch; those without clips are left out and named in `errors`."""
-    clips = [sample.clips for sample in samples if sample.clips is not None]
-    read = [sample for sample in samples if sample.clips is not None]
-    return Batch(
-        clips=torch.stack(clips) if clips else torch.empty(0),
-        labels=torch.tensor([sample.label for sample in read], dtype=torch.int64),
-        indices=[sample.index for sample in read],
-        paths=[sample.path for sample in read],
-        errors=[(sample.path, sample.error) for sample in samples if sample.error is not None],
-        warnings=[(sample.path, text) for sample in samples for text in sample.warnings],
-    )
-
-
 def make_loader(
-    dataset: VideoDataset, *, batch_size: int, workers: int, seed: int, training: bool
-) -> DataLoader[Sample]:
+    dataset: VideoDataset,
+    *,
+    batch_size: int,
+    workers: int,
+    seed: int,
+    training: bool,
+    rank: int = 0,
+    world: int = 1,
+    max_failures: float = 0.01,
+) -> VideoLoader:
     """A loader of `Batch`es.
 
-    In training every epoch is shuffled by (seed, epoch), see `EpochSampler`, and an incomplete last batch is
-    dropped, unless it is the only one: a single clip would spoil the statistics of BatchNorm. In evaluation every
-    video comes once, in order.
+    In training every epoch is shuffled by (seed, epoch) and shared out evenly, and what fills no step of all processes
+    is left over, other rows in each epoch: see `EpochSampler`. A batch with unreadable videos is smaller. In
+    evaluation every video comes once, in order, and in this process.
 
     Args:
         dataset: what to load.
         batch_size: videos per batch, at least 1.
-        workers: processes that read ahead, each on one thread; 0 reads in this process. The batches are the same.
+        workers: processes that read ahead, each on one thread; 0 reads in this process, which a video that crashes
+            the decoder then ends. The batches are the same.
         seed: of the order and of the random views.
         training: see above.
+        rank: training only: this process, in [0, world).
+        world: training only: processes that train together.
+        max_failures: training only: share of the videos that may be unreadable; where this process finds more (and
+            more than one), iterating ends with a VideoError that names the first.
     """
-    return DataLoader(
+    sampler = None
+    if training:
+        sampler = EpochSampler(len(dataset), seed=seed, batch_size=batch_size, rank=rank, world=world)
+        batch_size = sampler.batch_size
+    return VideoLoader(
         dataset,
+        max_failures=max_failures if training else None,
         batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), seed=seed) if training else None,
-        drop_last=training and len(dataset) >= batch_size,
+        sampler=sampler,
         num_workers=workers,
-        persistent_workers=workers > 0,
-        collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),  # or the loader would draw from the one of the dropouts
     )

@@ -59,15 +59,16 @@ class VideoReader:
     Args:
         source: path of a file or folder, or the content of a file.
         threads: decoding threads; 0 for as many as the machine has, 1 where many readers run side by side.
+        name: what messages call it; None: its path.
 
     Raises:
         VideoError: there is no frame to read; the message names the file and the reason.
     """
 
-    def __init__(self, source: str | Path | bytes, *, threads: int = 0) -> None:
+    def __init__(self, source: str | Path | bytes, *, threads: int = 0, name: str | None = None) -> None:
         if threads < 0:
             raise ValueError(f"threads must be 0 (automatic) or more, got {threads}")
-        self._name = f"video of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+        self._name = name or (f"video of {len(source)} bytes" if isinstance(source, bytes) else str(source))
         self._warned = False
         self._frames: _VideoFile | _ImageFolder
         if not isinstance(source, bytes) and Path(source).is_dir():

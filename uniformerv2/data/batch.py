@@ -1,0 +1,67 @@
+"""What became of one video, and of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Sample:
+    """What became of one video. Exactly one of `clips` and `error` is None, until a worker puts the clips elsewhere."""
+
+    index: int  # row of the dataset
+    path: str
+    label: int
+    clips: Tensor | None = None  # float32 (views, 3, frames, height, width), normalised
+    error: str | None = None  # why there are no clips
+    warnings: list[str] = field(default_factory=list)  # what is damaged in a video that was read all the same
+
+
+@dataclass
+class Batch:
+    """The readable videos of a batch. The others are left out and named."""
+
+    clips: Tensor  # float32 (n, views, 3, frames, height, width), normalised; (0,) if nothing could be read
+    labels: Tensor  # int64 (n)
+    indices: list[int]  # rows of the dataset, n of them
+    paths: list[str]  # n of them
+    errors: list[tuple[str, str]]  # (path, reason) of every video that could not be read
+    warnings: list[tuple[str, str]]  # (path, what is damaged) of videos that were read all the same
+    failed: list[int] = field(default_factory=list)  # rows of the dataset, one for each of `errors`
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], clips: Tensor) -> Batch:
+        """Samples as one batch.
+
+        Args:
+            samples: in their order.
+            clips: of those without an error, (n, views, 3, frames, height, width).
+        """
+        read = [sample for sample in samples if sample.error is None]
+        return cls(
+            clips=clips,
+            labels=torch.tensor([sample.label for sample in read], dtype=torch.int64),
+            indices=[sample.index for sample in read],
+            paths=[sample.path for sample in read],
+            errors=[(sample.path, sample.error) for sample in samples if sample.error is not None],
+            warnings=[(sample.path, text) for sample in samples for text in sample.warnings],
+            failed=[sample.index for sample in samples if sample.error is not None],
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def pin_memory(self) -> Batch:
+        """Called by the loader where there is a GPU, so that copying overlaps with computing."""
+        self.clips, self.labels = self.clips.pin_memory(), self.labels.pin_memory()
+        return self
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples as one batch; those without clips are left out and named in `errors`."""
+    clips = [sample.clips for sample in samples if sample.clips is not None]
+    return Batch.of(samples, torch.stack(clips) if clips else torch.empty(0))

@@ -1,0 +1,64 @@
+"""In which order the videos of a training epoch come, and to which process."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from torch.utils.data import Sampler
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Keys (row, draw) of a training epoch: an order that (seed, epoch) decides, draws that (seed, epoch, row) decide.
+
+    Every process gets as many full batches as the others, and each row comes at most once. Step k of all processes
+    together is batch k of one process that takes their batches as one, so a run does not depend on how it is divided.
+    Rows that fill no step are left over, and which ones rotates: none is left over again before all others were.
+    Fewer rows than one step are divided evenly instead.
+
+    Call `set_epoch` before each epoch, on the sampler itself or as `loader.sampler.set_epoch(epoch)`.
+
+    Args:
+        length: rows of the dataset.
+        seed: see above.
+        batch_size: rows of a batch of one process.
+        rank: this process, in [0, world).
+        world: processes that share an epoch; at most `length`.
+    """
+
+    def __init__(self, length: int, *, seed: int, batch_size: int = 1, rank: int = 0, world: int = 1) -> None:
+        if not 0 <= rank < world:
+            raise ValueError(f"rank must lie in [0, world={world}), got {rank}")
+        if length < world:
+            raise ValueError(f"{length} videos cannot be divided among {world} processes")
+        self.length = length
+        self.seed = seed
+        self.batch_size = min(batch_size, length // world)
+        self.rank, self.world = rank, world
+        self.left_over = length % (self.batch_size * world)
+        """Rows that an epoch does without."""
+        self.epoch = 0
+        self.first_batch = 0
+
+    def set_epoch(self, epoch: int, *, first_batch: int = 0) -> None:
+        """Choose the epoch, and how many of its batches the next iteration leaves out, which were seen before."""
+        self.epoch, self.first_batch = epoch, first_batch
+
+    def __len__(self) -> int:
+        """Keys of a whole epoch for this process."""
+        return (self.length - self.left_over) // self.world
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = self._order()
+        step = self.batch_size * self.world
+        for start in range(self.first_batch * step + self.rank * self.batch_size, len(order), step):
+            for row in order[start : start + self.batch_size]:
+                yield row, random.Random(f"{self.seed} {self.epoch} {row}").getrandbits(32)
+
+    def _order(self) -> list[int]:
+        """The rows that take part, shuffled."""
+        first = self.epoch * self.left_over  # in a fixed cycle through all rows
+        cycle = random.Random(f"{self.seed}").sample(range(self.length), self.length) if self.left_over else []
+        out = {cycle[(first + number) % self.length] for number in range(self.left_over)}
+        rows = [row for row in range(self.length) if row not in out]
+        return random.Random(f"{self.seed} {self.epoch}").sample(rows, len(rows))
