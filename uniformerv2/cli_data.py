@@ -181,10 +181,44 @@ class Check:
         return 0
 
 
+@dataclass(frozen=True)
+class Shards:
+    """Write the videos of a manifest as tar files in the WebDataset convention.
+
+    A shard holds videos byte for byte, each with its label. The folder, or one shard, will do wherever a manifest does.
+    """
+
+    manifest: Annotated[Positional[Path], arg(metavar="MANIFEST")]
+    """A manifest with the columns path,label[,start,end][,split], or a folder with one folder per class."""
+    output: Annotated[Path, arg(aliases=["-o"])]
+    """New folder for shard-000000.tar and so on, and classes.txt."""
+    per_shard: int = 1000
+    """Videos of a shard."""
+    root: Path | None = None
+    """What the paths in the manifest are relative to; None: its own folder."""
+    shuffle: int | None = None
+    """Seed to shuffle the videos by, for programs that stream shards; None: in the order of the manifest."""
+
+    def run(self) -> int:
+        import random
+
+        from uniformerv2.data.annotations import read_annotations
+        from uniformerv2.data.shards import write_shards
+
+        rows = read_annotations(self.manifest, root=self.root)
+        if self.shuffle is not None:
+            random.Random(self.shuffle).shuffle(rows)
+        shards = write_shards(rows, self.output, per_shard=self.per_shard)
+        videos = len({row.path for row in rows})
+        print(f"{videos} videos and {len(rows)} rows written to {len(shards)} shards in {self.output}")
+        return 0
+
+
 DataCommand = (
     Annotated[Import, subcommand("import")]
     | Annotated[Check, subcommand("check")]
     | Annotated[Kinetics710, subcommand("kinetics710")]
+    | Annotated[Shards, subcommand("shards")]
 )
 
 

@@ -71,7 +71,8 @@ def build(
     folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 16), nn.BatchNorm1d(16), nn.Dropout(dropout), nn.Linear(16, 1))
-    loader = DataLoader(Points(), batch_size=optimization.batch_size, sampler=EpochSampler(8, seed=optimization.seed))
+    size = optimization.batch_size
+    loader = DataLoader(Points(), batch_size=size, sampler=EpochSampler(8, seed=optimization.seed, batch_size=size))
     save = lambda path: save_file(model.state_dict(), path)  # noqa: E731
     return Trainer(model, task, loader, optimization, run=RunFolder(folder), save=save, **options)
 
@@ -118,6 +119,29 @@ def test_a_killed_and_resumed_run_has_the_curve_of_an_unbroken_one(tmp_path: Pat
     for name, tensor in unbroken.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
     assert resumed.best == unbroken.best
+
+
+@pytest.mark.parametrize("killed_at_step", [1, 2, 7, 8, 9, 16])
+def test_a_run_that_saves_in_the_middle_of_an_epoch_goes_on_there(tmp_path: Path, killed_at_step: int) -> None:
+    unbroken = build(tmp_path / "unbroken", Regression())
+    unbroken.fit()
+
+    def die(step: int) -> None:
+        if step == killed_at_step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "killed", Regression(before_step=die), save_every=0.0).fit()
+    torch.manual_seed(123)  # a resumed process is in another state
+    task = Regression()
+    resumed = build(tmp_path / "killed", task, save_every=0.0)
+    resumed.resume()
+    resumed.fit()
+
+    assert task.steps == 16 - (killed_at_step - 1)  # no step twice
+    assert curve(tmp_path / "killed") == curve(tmp_path / "unbroken")
+    for name, tensor in unbroken.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
 
 
 def test_epochs_and_seeds_differ_in_what_is_dropped(tmp_path: Path) -> None:

@@ -49,8 +49,10 @@ def read_annotations(source: str | Path, *, root: Path | None = None, must_exist
     `path` is relative to `root`; `start` and `end` are seconds and, like `split` (train, val or test),
     may be left out or empty. Other columns are ignored. A video may have several rows.
 
+    Tar shards in the WebDataset convention carry their labels: see `shards.py`.
+
     Args:
-        source: the folder or the manifest.
+        source: the folder, the manifest, a shard (.tar), a pattern of shards or a folder of them.
         root: what the paths of a manifest are relative to; by default the manifest's own folder.
         must_exist: whether a manifest may only name videos that are there.
 
@@ -61,6 +63,10 @@ def read_annotations(source: str | Path, *, root: Path | None = None, must_exist
         AnnotationError: nothing there, or a row that makes no sense; names the file and the line (row i of Parquet is
             line i + 1).
     """
+    from uniformerv2.data.shards import is_shards, read_shards  # which stands on this module
+
+    if is_shards(source):
+        return read_shards(source)
     source = Path(source)
     if source.is_dir():
         return _read_folder(source)
@@ -169,11 +175,13 @@ def _holds_frames(folder: Path) -> bool:
 
 
 def _read_manifest(manifest: Path, root: Path, must_exist: bool) -> list[Annotation]:
+    from uniformerv2.data.shards import is_member
+
     annotations = [annotation for _, annotation in manifest_rows(manifest, root)]
     if not annotations:
         raise AnnotationError(f"{manifest}: no rows below the line of column names")
     paths = dict.fromkeys(annotation.path for annotation in annotations) if must_exist else ()
-    missing = [str(path) for path in paths if not path.exists()]
+    missing = [str(path) for path in paths if not path.exists() and not is_member(path)]
     if missing:
         more = ", ..." if len(missing) > 3 else ""
         raise AnnotationError(

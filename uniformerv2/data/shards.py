@@ -79,17 +79,26 @@ def video_source(path: Path) -> Path | bytes:
         AnnotationError: the shard cannot be read.
         FileNotFoundError: it has no such member.
     """
-    shard = next((parent for parent in path.parents if parent.suffix == ".tar" and parent.is_file()), None)
+    shard = _shard_of(path)
     if shard is None:
         return path
     name = path.relative_to(shard).as_posix()
-    places = _video_places(shard)
-    if name not in places:
-        raise FileNotFoundError(f"no member {name} in {shard}")
-    offset, size = places[name]
+    if name not in _video_places(shard):
+        raise FileNotFoundError(f"no video {name} in {shard}")
+    offset, size = _video_places(shard)[name]
     with shard.open("rb") as file:
         file.seek(offset)
         return file.read(size)
+
+
+def is_member(path: Path) -> bool:
+    """Whether a path is that of a video in a shard. Raises AnnotationError where the shard cannot be read."""
+    shard = _shard_of(path)
+    return shard is not None and path.relative_to(shard).as_posix() in _video_places(shard)
+
+
+def _shard_of(path: Path) -> Path | None:
+    return next((parent for parent in path.parents if parent.suffix == ".tar" and parent.is_file()), None)
 
 
 def _shards(source: str) -> list[Path]:

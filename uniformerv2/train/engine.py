@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +43,28 @@ class Step:
     clips: int
 
 
+@dataclass
+class Progress:
+    """How far an epoch has come."""
+
+    batches: int = 0  # readable or not
+    clips: int = 0
+    sums: dict[str, float] = field(default_factory=dict)  # over the clips
+
+    def add(self, step: Step | None) -> None:
+        """Count a batch, and what came of it."""
+        self.batches += 1
+        if step is not None:
+            self.clips += step.clips
+            for name, value in step.means.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value * step.clips
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Over all clips so far."""
+        return {name: total / self.clips for name, total in self.sums.items()}
+
+
 class Task(Protocol):
     """A head, a loss and a metric. Another task is another class; the loop stays as it is."""
 
@@ -59,17 +80,18 @@ class Task(Protocol):
 class Trainer:
     """Trains a model for a task and keeps the folder of the run.
 
-    The randomness of an epoch follows from (seed, epoch) alone and everything else is saved after each epoch, so a
-    run that was killed and is resumed has the loss curve of an unbroken one.
+    The order of an epoch follows from (seed, epoch) alone, and everything else is saved after each epoch and from time
+    to time inside one, so a run that was killed and is resumed has the loss curve of an unbroken one.
 
     Args:
         model: on the device that computes.
         task: what to train it for.
-        loader: training batches; its sampler has `set_epoch`.
+        loader: training batches; its sampler has `set_epoch`, as `EpochSampler`.
         optimization: rates, lengths, and a precision that is no longer "auto".
         run: the folder, already created.
         save: writes the model to a file.
         console: shows the progress; None shows nothing.
+        save_every: seconds after which the state is saved in the middle of an epoch.
     """
 
     def __init__(
@@ -82,20 +104,26 @@ class Trainer:
         run: RunFolder,
         save: Callable[[Path], None],
         console: Console | None = None,
+        save_every: float = 600.0,
     ) -> None:
         self.model, self.task, self.loader, self.optimization = model, task, loader, optimization
-        self.run, self.save, self.console = run, save, console
+        self.run, self.save, self.console, self.save_every = run, save, console, save_every
         self.optimizer = build_optimizer(model, optimization)
         self.finished_epochs = 0
         self.best: float | None = None  # the monitored metric of the best epoch so far
+        self._begun: Progress | None = None  # of an epoch that was broken off
+        self._generators: list[Tensor] = []  # as they were then
 
     def resume(self) -> None:
-        """Go back to the last epoch that was saved, if there is one. Raises CheckpointError."""
+        """Go back to the last state that was saved, if there is one. Raises CheckpointError."""
         state = self.run.load_state()
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.finished_epochs, self.best = state["epoch"], state["best"]
+            if "progress" in state:
+                self._begun = Progress(**state["progress"])
+                self._generators = state["generators"]
 
     def fit(self) -> None:
         """Train until the last epoch.
@@ -105,10 +133,9 @@ class Trainer:
             VideoError: not one training video could be read.
         """
         epochs, steps = self.optimization.epochs, len(self.loader)
-        metrics = MetricsFile(self.run.metrics, finished_epochs=self.finished_epochs)
-        display = RunDisplay(
-            self.console, epochs=epochs, steps=epochs * steps, finished_steps=self.finished_epochs * steps
-        )
+        finished = self.finished_epochs * steps + (self._begun.batches if self._begun else 0)
+        metrics = MetricsFile(self.run.metrics, finished_epochs=self.finished_epochs, finished_steps=finished)
+        display = RunDisplay(self.console, epochs=epochs, steps=epochs * steps, finished_steps=finished)
         try:
             with display:
                 for epoch in range(self.finished_epochs + 1, epochs + 1):
@@ -123,25 +150,30 @@ class Trainer:
             metrics.close()
 
     def _train_epoch(self, epoch: int, metrics: MetricsFile, display: RunDisplay) -> tuple[dict[str, float], int]:
-        """One pass: the means over all clips of the loss and the task's scalars, and the number of clips."""
+        """One pass: the means over all clips of the loss and the task's scalars, and the number of clips seen here."""
+        progress, self._begun = self._begun or Progress(), None
         torch.manual_seed(random.Random(f"{self.optimization.seed} {epoch}").getrandbits(32))
-        self.loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        self.loader.sampler.set_epoch(epoch, first_batch=progress.batches)  # type: ignore[attr-defined]
         self.model.train()
-        sums: dict[str, float] = defaultdict(float)
-        clips, start = 0, time.perf_counter()
+        seen, start, saved = progress.clips, time.perf_counter(), time.perf_counter()
         first = (epoch - 1) * len(self.loader)
-        for number, batch in enumerate(self.loader, first):
+        batches = iter(self.loader)  # may draw from a generator
+        if progress.batches:
+            _set_generators(self._generators)
+        for batch in batches:
+            number = first + progress.batches
             step = self._step(epoch, number, batch)
             if step is not None:
                 metrics.write({"kind": "step", "epoch": epoch, "step": number + 1, **step.means, **step.facts})
-                clips += step.clips
-                for name, value in step.means.items():
-                    sums[name] += value * step.clips
-            means = {name: total / clips for name, total in sums.items()}
-            display.step(epoch, means, clips_per_second=clips / (time.perf_counter() - start))
-        if not clips:
+            progress.add(step)
+            now = time.perf_counter()
+            display.step(epoch, progress.means, clips_per_second=(progress.clips - seen) / (now - start))
+            if now - saved > self.save_every and progress.batches < len(self.loader):
+                self._save_state(epoch - 1, progress)
+                saved = time.perf_counter()
+        if not progress.clips:
             raise VideoError("not one training video could be read; the reasons are above")
-        return means, clips
+        return progress.means, progress.clips - seen
 
     def _step(self, epoch: int, number: int, batch: Any) -> Step | None:
         """Forward, backward and update; None if there was nothing to learn from."""
@@ -175,5 +207,23 @@ class Trainer:
         if score is not None and (self.best is None or score >= self.best):  # of equals the later, trained longer
             self.best = score
             self.save(self.run.best)
-        state = {"epoch": epoch, "best": self.best, "model": self.model.state_dict()}
-        self.run.save_state(state | {"optimizer": self.optimizer.state_dict()})
+        self._save_state(epoch)
+
+    def _save_state(self, epoch: int, progress: Progress | None = None) -> None:
+        """What resuming after an epoch needs, or in the middle of the next."""
+        state: dict[str, Any] = {"epoch": epoch, "best": self.best, "model": self.model.state_dict()}
+        state["optimizer"] = self.optimizer.state_dict()
+        if progress is not None:
+            state |= {"progress": asdict(progress), "generators": _generators()}
+        self.run.save_state(state)
+
+
+def _generators() -> list[Tensor]:
+    """The states of torch's generators: of the CPU, and of the current GPU where there is one."""
+    return [torch.get_rng_state()] + ([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])
+
+
+def _set_generators(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1 and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[1])

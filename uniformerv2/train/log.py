@@ -19,13 +19,14 @@ class MetricsFile:
     Args:
         path: the file, continued where it exists.
         finished_epochs: what it holds of later epochs is dropped: a killed run wrote it, and they run again.
+        finished_steps: but for these steps, counted from the first epoch on.
     """
 
-    def __init__(self, path: Path, *, finished_epochs: int) -> None:
+    def __init__(self, path: Path, *, finished_epochs: int, finished_steps: int = 0) -> None:
         records = read_metrics(path) if path.is_file() else []
         self._file = path.open("w", encoding="utf-8", buffering=1)  # line by line, for whoever watches
         for record in records:
-            if record["epoch"] <= finished_epochs:
+            if record["epoch"] <= finished_epochs or record.get("step", finished_steps + 1) <= finished_steps:
                 self.write(record)
 
     def write(self, record: Mapping[str, Any]) -> None:
