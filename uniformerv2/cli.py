@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -118,16 +118,7 @@ class Evaluate:
     """auto (a GPU where there is one), cpu, cuda, ..."""
 
     def run(self) -> int:
-        from uniformerv2.train.distributed import process_group
-
-        with process_group() as ranks:
-            try:
-                self._run(ranks)
-            except UniFormerV2Error:
-                if ranks.first:  # all fail alike, and one of them says why
-                    raise
-                return FAILED
-        return 0
+        return _in_every_process(self._run)
 
     def _run(self, ranks: Ranks) -> None:
         from rich.console import Console
@@ -216,16 +207,7 @@ class Features:
     """auto (a GPU where there is one), cpu, cuda, ..."""
 
     def run(self) -> int:
-        from uniformerv2.train.distributed import process_group
-
-        with process_group() as ranks:
-            try:
-                self._run(ranks)
-            except UniFormerV2Error:
-                if ranks.first:  # all fail alike, and one of them says why
-                    raise
-                return FAILED
-        return 0
+        return _in_every_process(self._run)
 
     def _run(self, ranks: Ranks) -> None:
         from rich.console import Console
@@ -456,6 +438,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("interrupted")
         return INTERRUPTED
+
+
+def _in_every_process(work: Callable[[Ranks], None]) -> int:
+    """Do what the processes that torchrun started share; returns the exit status."""
+    from uniformerv2.train.distributed import process_group
+
+    with process_group() as ranks:
+        try:
+            work(ranks)
+        except UniFormerV2Error:
+            if ranks.first:  # all of them fail alike, and one says why
+                raise
+            return FAILED
+    return 0
 
 
 def _complain(reason: object) -> None:
