@@ -28,7 +28,7 @@ from uniformerv2.tasks.evaluation import VideoResult as VideoResult
 from uniformerv2.tasks.evaluation import evaluate as evaluate
 from uniformerv2.tasks.evaluation import of_split as of_split
 from uniformerv2.train.checkpoint import RunFolder, write_text
-from uniformerv2.train.engine import Cost, Trainer
+from uniformerv2.train.engine import SAVE_EVERY, Cost, Trainer
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.precision import pick_precision
 from uniformerv2.train.recipe import Recipe
@@ -109,6 +109,7 @@ def train_classifier(
     workers: int = 0,
     device: str = "auto",
     console: Console | None = None,
+    save_every: float = SAVE_EVERY,
 ) -> TrainingResult:
     """Train a classifier on a folder that has one folder per class, or on a manifest.
 
@@ -124,12 +125,15 @@ def train_classifier(
         workers: processes that read videos; 0 reads in this one.
         device: "auto" (a GPU where there is one), or a name that torch knows.
         console: shows a bar on a terminal and a line per epoch; None shows nothing.
+        save_every: seconds after which a killed run has lost nothing, whatever the length of an epoch.
 
     Raises:
-        RecipeError: values that contradict each other, or a folder that must not be touched.
+        RecipeError: values that contradict each other, a folder that must not be touched or that a live process uses.
         AnnotationError: data that do not say what is needed, such as a folder with one class.
-        CheckpointError: an image checkpoint or a training state that cannot be read.
+        CheckpointError: an image checkpoint or a training state that cannot be read, or a file of the run that cannot
+            be written.
         VideoError: no video can be read.
+        Terminated: after a SIGTERM; the run can be resumed. It is a SystemExit.
     """
     run = RunFolder(output)
     run.check(resume=resume, overwrite=overwrite)
@@ -151,18 +155,19 @@ def train_classifier(
         batch_size=batch_size,
         console=console,
     )
-    run.start(
-        {run.recipe: recipe.to_json(), run.train: _manifest(training), run.held_out: _manifest(held_out)},
-        resume=resume,
-    )
-    _announce(console, recipe, model, training, held_out)
+    given = {run.recipe: recipe.to_json(), run.train: _manifest(training), run.held_out: _manifest(held_out)}
     origin = f"trained on {Path(data).name}, from {recipe.model.arm or recipe.model.model}"
     save = partial(save_model, model, origin=origin)
-    trainer = Trainer(model, task, loader, recipe.optimization, run=run, save=save, console=console)
-    if resume:
-        trainer.resume()
-    trainer.fit()
-    return _result(run, task, model)
+    with run.locked():
+        run.start(given, resume=resume)
+        _announce(console, recipe, model, training, held_out)
+        trainer = Trainer(
+            model, task, loader, recipe.optimization, run=run, save=save, console=console, save_every=save_every
+        )
+        if resume:
+            trainer.resume()
+        trainer.fit()
+        return _result(run, task, model)
 
 
 def _with_precision(recipe: Recipe, device: torch.device, *, width: int) -> Recipe:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from uniformerv2.atomic import whole_file, write_text
 from uniformerv2.errors import CheckpointError, RecipeError
+from uniformerv2.train.lock import locked
 from uniformerv2.train.recipe import differences
 
 
@@ -23,7 +29,10 @@ class RunFolder:
     evaluation.json     of the last model, video by video; written at the end
     last.safetensors    the model after the last finished epoch
     best.safetensors    the model after the epoch with the best held-out metric
-    state.pt            what resuming needs: weights, optimizer, epoch; written last, so it is always consistent
+    state.pt            what resuming needs: weights, optimizer, how far the run has come; written last, so it is
+                        always consistent
+
+    While a process works on the run, it holds the lock of .lock.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -50,7 +59,7 @@ class RunFolder:
         if resume:
             if not self.recipe.is_file():
                 raise RecipeError(f"{self.path}: no run to resume here (recipe.json is missing)")
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(file.name != ".lock" for file in self.path.iterdir()):
             if not overwrite:
                 raise RecipeError(
                     f"{self.path}: not empty; continue its run with --resume, replace it with --overwrite, "
@@ -58,6 +67,23 @@ class RunFolder:
                 )
             if not self.recipe.is_file():
                 raise RecipeError(f"{self.path}: holds other files and no run; only a run is overwritten")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder, and keep every other process out of it until the end.
+
+        Raises:
+            RecipeError: a live process works in it, or it cannot be written to.
+        """
+        with _writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = ExitStack()
+            lock.enter_context(locked(self.path / ".lock"))
+        with lock:
+            for file in self.files():  # what a process left that was killed while it wrote
+                for partial in self.path.glob(f".{file.name}.*.partial"):
+                    partial.unlink(missing_ok=True)
+            yield
 
     def start(self, texts: dict[Path, str], *, resume: bool) -> None:
         """Begin to write: make the folder, remove the files of a former run, write these texts.
@@ -72,14 +98,12 @@ class RunFolder:
         if resume:
             self._check_same(texts)
             return
-        try:
+        with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             for file in self.files():
                 file.unlink(missing_ok=True)
             for file, text in texts.items():
                 write_text(file, text)
-        except OSError as error:
-            raise RecipeError(f"{self.path}: cannot be written to ({error.strerror})") from error
 
     def _check_same(self, texts: dict[Path, str]) -> None:
         for file, text in texts.items():
@@ -92,12 +116,27 @@ class RunFolder:
             raise RecipeError(f"{self.path}: the videos or their split are not those of {file.name}; start another run")
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Write state.pt, whole or not at all."""
-        with whole_file(self.state) as partial:
+        """Write state.pt, whole or not at all. Raises CheckpointError."""
+        with self.saving(self.state), whole_file(self.state) as partial:
             torch.save(state, partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())  # on disk before it takes the place of the former, even if power fails
+
+    @contextmanager
+    def saving(self, file: Path) -> Iterator[None]:
+        """Around the writing of a file of the run: what goes wrong there is a CheckpointError in a line."""
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:  # how torch and safetensors tell of a full disk
+            free = shutil.disk_usage(self.path).free / 2**20
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+            raise CheckpointError(
+                f"{file}: could not be written ({reason}; {free:.0f} MiB are free there); what was saved before is "
+                "intact: make room and continue with --resume"
+            ) from error
 
     def load_state(self) -> dict[str, Any] | None:
-        """What `save_state` wrote; None where no epoch was finished. Raises CheckpointError."""
+        """What `save_state` wrote; None where nothing was saved yet. Raises CheckpointError."""
         if not self.state.is_file():
             return None
         try:
@@ -108,6 +147,14 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.state}: not a readable training state; start again with --overwrite"
             ) from error
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecipeError(f"{folder}: cannot be written to ({error.strerror})") from error
 
 
 def _parse(text: str, file: Path) -> dict[str, Any]:

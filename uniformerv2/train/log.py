@@ -12,6 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from uniformerv2.atomic import write_text
+
+TIMINGS = ("clips_per_second",)
+"""What differs between records of equal runs."""
+
 
 class MetricsFile:
     """One JSON object a line: records of `kind` "step" or "epoch", whose `epoch` counts from 1.
@@ -24,10 +29,13 @@ class MetricsFile:
 
     def __init__(self, path: Path, *, finished_epochs: int, finished_steps: int = 0) -> None:
         records = read_metrics(path) if path.is_file() else []
-        self._file = path.open("w", encoding="utf-8", buffering=1)  # line by line, for whoever watches
-        for record in records:
-            if record["epoch"] <= finished_epochs or record.get("step", finished_steps + 1) <= finished_steps:
-                self.write(record)
+        kept = [
+            record
+            for record in records
+            if record["epoch"] <= finished_epochs or record.get("step", finished_steps + 1) <= finished_steps
+        ]
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))  # whole, whenever a kill comes
+        self._file = path.open("a", encoding="utf-8", buffering=1)  # line by line, for whoever watches
 
     def write(self, record: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")

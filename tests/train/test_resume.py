@@ -1,0 +1,229 @@
+"""Runs that end in every way that a run can end, and go on."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from uniformerv2.errors import CheckpointError, RecipeError
+from uniformerv2.tasks.classification import train_classifier
+from uniformerv2.train.checkpoint import RunFolder
+from uniformerv2.train.lock import locked
+from uniformerv2.train.log import TIMINGS, read_metrics
+from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.train.termination import TERMINATED
+from uniformerv2.weights import load_model
+
+FORK = multiprocessing.get_context("fork")  # a process that has imported everything, to be killed while it works
+
+
+@pytest.fixture(scope="module")
+def recipe(image_model: Path) -> Recipe:
+    """24 steps with everything that draws random numbers."""
+    return Recipe(
+        ModelRecipe(arm=str(image_model), head_dropout=0.1, drop_path=0.2),
+        ClipRecipe(num_frames=4, size=32),
+        Optimization(epochs=4, batch_size=2, lr=2e-3, warmup_epochs=1, precision="fp32"),
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(colours: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+    train_classifier(colours, folder, recipe)
+    return folder
+
+
+def start(data: Path, folder: Path, recipe: Recipe) -> Any:
+    """A process that begins or continues a run, and saves after every step."""
+    process = FORK.Process(target=_work, args=(data, folder, recipe))
+    process.start()
+    return process
+
+
+def _work(data: Path, folder: Path, recipe: Recipe) -> None:
+    resume = (folder / "recipe.json").is_file() and all((folder / f"{n}.csv").is_file() for n in ("train", "held_out"))
+    overwrite = (folder / "recipe.json").is_file() and not resume  # killed while it began
+    train_classifier(data, folder, recipe, resume=resume, overwrite=overwrite, save_every=0.0)
+
+
+def curve(folder: Path) -> list[dict[str, Any]]:
+    records = read_metrics(folder / "metrics.jsonl")
+    return [{name: value for name, value in record.items() if name not in TIMINGS} for record in records]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert curve(one) == curve(other)
+    for name in ("last", "best"):
+        weights, others = (load_model(folder / f"{name}.safetensors").state_dict() for folder in (one, other))
+        assert all(torch.equal(weights[key], others[key]) for key in weights | others)
+    assert (one / "evaluation.json").read_text() == (other / "evaluation.json").read_text()
+
+
+def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_had_not_been(
+    colours: Path, recipe: Recipe, unbroken: Path, tmp_path: Path
+) -> None:
+    moments, run, kills = random.Random(0), tmp_path / "run", 0
+    while kills < 12:
+        process = start(colours, run, recipe)
+        process.join(moments.uniform(0.1, 0.6))
+        if process.exitcode == 0:
+            break
+        process.kill()
+        process.join()
+        kills += 1
+    assert kills >= 3
+    process = start(colours, run, recipe)
+    process.join()
+    assert process.exitcode == 0
+    assert_same_run(run, unbroken)
+    assert not list(run.glob(".*"))  # neither a lock nor half a file
+
+
+def test_after_sigterm_a_run_is_saved_and_goes_on(
+    colours: Path, recipe: Recipe, unbroken: Path, tmp_path: Path
+) -> None:
+    moments, run, terminated = random.Random(1), tmp_path / "run", 0
+    for _ in range(20):
+        before = state_steps(run)
+        process = start(colours, run, recipe)
+        wait_until(lambda: state_steps(run) > before + 1 or not process.is_alive())  # noqa: B023
+        time.sleep(moments.uniform(0, 0.1))
+        process.terminate()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == TERMINATED == 143
+        assert len([one for one in curve(run) if one["kind"] == "step"]) == state_steps(run)  # nothing is done twice
+        terminated += 1
+    assert terminated >= 3
+    assert_same_run(run, unbroken)
+
+
+def state_steps(folder: Path) -> int:
+    try:
+        state = RunFolder(folder).load_state()
+    except CheckpointError:
+        return 0
+    return 0 if state is None else state["epoch"] * 6 + state["progress"]["steps"]
+
+
+def wait_until(condition: Any) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_sigterm_says_how_to_go_on(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
+    text = io.StringIO()
+
+    class Watcher(io.StringIO):
+        def write(self, line: str) -> int:
+            if line.startswith("epoch 2"):
+                os.kill(os.getpid(), signal.SIGTERM)
+            return text.write(line)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught:
+        train_classifier(colours, tmp_path / "run", recipe, console=Console(file=Watcher()))
+    assert caught.value.code == TERMINATED
+    assert text.getvalue().splitlines()[-1] == (
+        "stopped by SIGTERM after step 12 of 24, and saved: continue with --resume"
+    )
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_of_a_live_process_is_refused_and_one_of_a_dead_process_is_taken_over(
+    colours: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(RecipeError, match=rf"run: in use by process {holder.pid} on .*; wait until it ends, stop it"):
+        train_classifier(colours, run, recipe)
+    assert [file.name for file in run.iterdir()] == [".lock"]
+    holder.kill()
+    holder.wait()
+    assert (run / ".lock").is_file()  # the dead could not remove it
+    with RunFolder(run).locked():
+        pass
+    assert not list(run.iterdir())
+
+
+HOLD = """
+import sys
+from uniformerv2.train.checkpoint import RunFolder
+with RunFolder(sys.argv[1]).locked():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_process_does_not_lock_twice_and_gives_up_what_it_held(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "lock"),
+        pytest.raises(RecipeError, match="in use by this process"),
+        locked(tmp_path / "lock"),
+    ):
+        pass
+    with locked(tmp_path / "lock"):
+        pass
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """As if the disk were full after `size` bytes of a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_last_state(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.save_state({"epoch": 1, "model": torch.zeros(10)})
+    with largest_file(20_000), pytest.raises(CheckpointError, match=r"state\.pt: could not be written \(.*--resume"):
+        run.save_state({"epoch": 2, "model": torch.zeros(100_000)})
+    state = run.load_state()
+    assert state is not None
+    assert state["epoch"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_a_run_whose_disk_fills_up_goes_on_when_there_is_room(
+    colours: Path, recipe: Recipe, unbroken: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    size = (unbroken / "last.safetensors").stat().st_size
+    with largest_file(size * 2), pytest.raises(CheckpointError, match="make room and continue"):  # the state is larger
+        train_classifier(colours, run, recipe)
+    assert (run / "last.safetensors").stat().st_size == size
+    train_classifier(colours, run, recipe, resume=True)
+    assert_same_run(run, unbroken)
+
+
+def test_a_full_disk_is_named_whatever_is_written(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
+    with largest_file(20_000), pytest.raises(CheckpointError, match=r"last\.safetensors: could not be written"):
+        train_classifier(colours, tmp_path / "run", recipe)
+    assert not (tmp_path / "run" / "last.safetensors").exists()
