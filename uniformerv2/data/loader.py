@@ -135,7 +135,7 @@ class _Pool:
 
     def __init__(self, context: Any, dataset: VideoDataset, *, workers: int, batch_size: int) -> None:
         self._context, self._dataset = context, dataset
-        self._ahead = 2 + -(-2 * workers // batch_size)  # batches: enough that no worker waits
+        self._ahead = 1 + -(-2 * workers // batch_size)  # batches: enough that no worker waits
         slots = self._ahead + 2  # one more that is being looked at, and one that was
         self._memory = _shared((slots, batch_size, *dataset.clips_shape))
         self._free = deque(range(slots))

@@ -28,6 +28,7 @@ import av
 import numpy as np
 import torch
 from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
 
 from uniformerv2.errors import VideoError
 from uniformerv2.video.packets import is_hidden, is_packed, is_unreferenced
@@ -41,6 +42,7 @@ SHORTEST_SIDE = 2  # pixels
 UNTIMED_RATE = 25.0  # frames/s where nothing states it, as in a folder of images
 
 _SHORT_GAP = 16  # packets that are read over rather than sought past
+_KEPT = 8 << 20  # bytes of packets that are kept once they are read; of a longer video they are read again
 _ROUNDING = 1e-6  # of a tick or frame: an inexact number of seconds must not point at the frame before
 
 
@@ -130,14 +132,14 @@ class VideoReader:
                 raise IndexError(f"{self._name}: no frame {index}, there are {len(self)} from 0")
             slots[index].append(slot)
         # channels innermost in memory, as the decoder gives them: resizing is several times faster on that
-        frames = torch.empty((len(indices), self.height, self.width, 3), dtype=torch.uint8)
+        frames = np.empty((len(indices), self.height, self.width, 3), dtype=np.uint8)
         for index, image in self._frames.images(sorted(slots)):
             for slot in slots[index]:
-                frames[slot] = torch.from_numpy(image)
+                frames[slot] = image
         if self._frames.damage and not self._warned:
             self._warned = True
             warnings.warn(f"{self._name}: damaged video ({self._frames.damage})", VideoWarning, stacklevel=2)
-        return frames.permute(0, 3, 1, 2)
+        return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
     def index_at(self, seconds: float) -> int:
         """Index of the frame shown `seconds` after the start of the first one, clamped to the video."""
@@ -232,6 +234,7 @@ class _VideoFile:
         self._threads = threads
         self._count: int | None = None  # frames of a full sequential decode, once counted
         self._seeks = True  # until a seek lands behind its target, or in the middle of a packet
+        self._kept: list[Packet[VideoStream]] = []  # all packets, or none
         self._open("AUTO", threads)
         self._index = self._read_index()
         self.rate = self._average_rate()
@@ -257,9 +260,10 @@ class _VideoFile:
         Images may come twice where the way of reading has to change midway; the later ones count.
         """
         width, height = self._coded_size
+        converter = VideoReformatter()  # of one's own, every frame would make a new one
         for index, frame in self._decode(wanted):
-            image = frame.to_ndarray(format="rgb24", width=width, height=height, threads=self._threads)
-            yield index, _upright(image, frame)
+            image = converter.reformat(frame, format="rgb24", width=width, height=height, threads=self._threads)
+            yield index, _upright(image.to_ndarray(), frame)
 
     def close(self) -> None:
         self._container.close()
@@ -294,7 +298,12 @@ class _VideoFile:
         trusted = not (self._container.format.name == "avi" and codec.has_b_frames)  # AVI has no presentation times
         sizes: dict[Any, int] = {}  # by time, in decode order
         keys, hidden, unreferenced = [], set(), set()
+        kept, room = [], _KEPT
         for position, packet in enumerate(self._packets):
+            room -= packet.size
+            kept.append(packet)
+            if room < 0:
+                kept.clear()
             if packet.is_corrupt:
                 self.damage = self.damage or f"packet {position} is incomplete"
             trusted = trusted and packet.pts not in sizes and not is_packed(packet, codec.name)
@@ -311,6 +320,7 @@ class _VideoFile:
             return None
         if keys[:1] != [0] or times[0] != min(times):  # frames that refer to others before the first
             return None
+        self._kept = kept if room >= 0 else []
         shown = sorted(set(range(len(times))) - hidden, key=times.__getitem__)
         positions = {time: position for position, time in enumerate(times)}
         return _Index(times, list(sizes.values()), positions, keys, shown, hidden, unreferenced)
@@ -387,6 +397,9 @@ class _VideoFile:
         return self._stream.codec_context.decode(packet)
 
     def _next_packet(self, index: _Index) -> Packet[VideoStream]:
+        if self._kept:
+            self._position += 1
+            return self._kept[self._position - 1]
         packet = next(self._packets, None)
         if packet is None or index.position_of(packet) != self._position:
             raise _Distrusted
@@ -395,6 +408,9 @@ class _VideoFile:
 
     def _go_to(self, index: _Index, position: int) -> None:
         """Make the packet at a position the next one: read on, seek, or begin again, whichever serves."""
+        if self._kept:
+            self._position = position
+            return
         is_near = 0 <= position - self._position <= _SHORT_GAP
         if self._seeks and not is_near:
             self._seeks = self._seek(index, position)
