@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import av
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.annotations import Annotation, read_annotations
+from uniformerv2.data.shards import write_shards
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, VideoError
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -195,6 +197,58 @@ def test_a_video_that_ends_in_the_middle_leaves_no_windows(
     assert set(features.video.tolist()) == {1}
 
 
+@pytest.mark.parametrize("window", [None, 1.0])
+def test_a_video_that_ends_the_process_is_found_out_and_left_out(
+    model: UniFormerV2, long: Path, colours: Path, monkeypatch: pytest.MonkeyPatch, window: float | None
+) -> None:
+    deadly = colours / "red" / "red0.mp4"
+    good = [long, colours / "red" / "red1.mp4", colours / "red" / "red2.mp4"]
+    images = _VideoFile.images
+
+    def crash(self: _VideoFile, wanted: list[int]):  # type: ignore[no-untyped-def]
+        if self._name == str(deadly):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from images(self, wanted)
+
+    monkeypatch.setattr(_VideoFile, "images", crash)
+    features = extract_features(model, [*good[:2], deadly, good[2]], window=window, workers=2)
+    assert [(one.row, one.reason) for one in features.skipped] == [
+        (2, f"{deadly}: reading it ended a process (SIGKILL)")
+    ]
+    without = extract_features(model, good, window=window)
+    assert np.allclose(features.embeddings, without.embeddings, atol=1e-5)
+
+
+def test_a_process_that_is_ended_by_chance_costs_nothing(
+    model: UniFormerV2, long: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    images = _VideoFile.images
+
+    def crash_once(self: _VideoFile, wanted: list[int]):  # type: ignore[no-untyped-def]
+        for number, found in enumerate(images(self, wanted)):
+            if number == 30 and not (tmp_path / "crashed").exists():
+                (tmp_path / "crashed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield found
+
+    monkeypatch.setattr(_VideoFile, "images", crash_once)
+    features = extract_features(model, [long], window=0.5, batch_size=2, workers=1)
+    assert (tmp_path / "crashed").exists()
+    assert features.skipped == ()
+    assert np.array_equal(features.embeddings, extract_features(model, [long], window=0.5, batch_size=2).embeddings)
+
+
+def test_programming_errors_of_other_processes_are_told(
+    model: UniFormerV2, long: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: _VideoFile, wanted: list[int]) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(_VideoFile, "images", fail)
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
+        extract_features(model, [long], workers=1)
+
+
 def test_numbers_that_are_none_end_it(model: UniFormerV2, long: Path, image_model: Path) -> None:
     broken = arm(image_model, num_classes=3, num_frames=4, size=32)
     torch.nn.init.constant_(broken.backbone.class_token, float("nan"))
@@ -335,6 +389,9 @@ def test_files_folders_and_manifests(colours: Path, long: Path, tmp_path: Path) 
         Annotation(frames, ""),
         Annotation(long, "long", 1.0, 2.0, "val"),
     ]
+    shards = tmp_path / "shards"
+    write_shards(read_annotations(tmp_path / "list.csv"), shards)
+    assert [(row.label, row.start) for row in find_videos([shards], split="val")] == [("long", 1.0)]
     assert find_videos([frames]) == [Annotation(frames, "")]
     assert len(find_videos([colours])) == 15
     for source in (tmp_path / "absent", tmp_path / "empty"):

@@ -363,7 +363,7 @@ def score(model: UniFormerV2, batch: Batch, views: Views, rows: Sequence[int], *
         CheckpointError: what the model computes are no numbers.
     """
     read = [rows[index - first] for index in batch.indices]
-    missed = [row for row in rows if row not in set(read)]
+    missed = [rows[index - first] for index in batch.failed]
     record: Record = {
         "videos": [],
         "skipped": [[row, reason] for row, (_, reason) in zip(missed, batch.errors, strict=True)],

@@ -5,24 +5,29 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from uniformerv2.atomic import whole_file
 from uniformerv2.data.annotations import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Annotation, read_annotations
-from uniformerv2.data.manifest import PARQUET_SUFFIXES, whole_file
+from uniformerv2.data.manifest import PARQUET_SUFFIXES
+from uniformerv2.data.shards import is_shards, video_source
 from uniformerv2.device import model_device
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, VideoError
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.evaluation import Skipped, of_split
 from uniformerv2.tasks.ledger import Ledger, Part, Record, videos_digest, weights_digest
+from uniformerv2.tasks.streams import stream
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.sampling import segment_indices
 from uniformerv2.video.transforms import test_crops
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
 FORMATS = frozenset({".npz", *PARQUET_SUFFIXES})
 
 _JUST_BEFORE = 1e-3  # seconds: the frame at the end of a window belongs to the next one
+_ATTEMPTS = 2  # a process may be ended by chance
 _ROW_GROUP = 4096  # rows that Parquet keeps together
 
 
@@ -154,8 +160,8 @@ def find_videos(sources: Sequence[Path], *, root: Path | None = None, split: str
     """Videos to look at; nobody has to know what they show.
 
     Args:
-        sources: video files, folders (every video below them, however deep; a folder of images is one video) and
-            manifests (CSV or Parquet).
+        sources: video files, folders (every video below them, however deep; a folder of images is one video),
+            manifests (CSV or Parquet) and tar shards.
         root: what the paths of manifests are relative to; None: their own folders.
         split: which rows of manifests; see `of_split`.
 
@@ -167,12 +173,12 @@ def find_videos(sources: Sequence[Path], *, root: Path | None = None, split: str
     """
     found: list[Annotation] = []
     for source in sources:
-        if source.is_dir():
+        if is_shards(source) or source.suffix.lower() in {".csv", *PARQUET_SUFFIXES}:
+            videos = of_split(read_annotations(source, root=root), split)
+        elif source.is_dir():
             videos = [Annotation(path, "") for path in _videos_in(source)]
             if not videos:
                 raise AnnotationError(f"{source}: no video in this folder")
-        elif source.suffix.lower() in {".csv", *PARQUET_SUFFIXES}:
-            videos = of_split(read_annotations(source, root=root), split)
         elif source.exists():
             videos = [Annotation(source, "")]
         else:
@@ -240,12 +246,14 @@ def extract_features(
     ledger = Ledger(
         journal, _work(model, rows, windows, frame_embeddings, batch_size) if journal else {}, resume=resume
     )
+    reader = _PieceReader(rows, windows, model.preprocessing, batch_size, ledger.done)
     try:
-        mine = [(number, units[number]) for number in ledger.mine(len(units)) if (number, -1) not in ledger.done]
-        clips = _WindowDataset(rows, mine, windows, model.preprocessing, batch_size, ledger.done)
         model.eval()
-        for piece in _tracked(clips, len(mine), workers, console):
-            ledger.add(piece.part, _embed(model, piece, frame_embeddings))
+        open_units = [(number, units[number]) for number in ledger.mine(len(units)) if (number, -1) not in ledger.done]
+        with _progress(console, len(open_units)) as advance:
+            for piece in reader.read(open_units, workers=workers):
+                ledger.add(piece.part, _embed(model, piece, frame_embeddings))
+                advance(piece.part[1] == -1)
         records = ledger.collect()
     finally:
         ledger.close()
@@ -258,38 +266,64 @@ class Piece:
 
     part: Part  # (unit, number of the piece); the last of a unit has the number -1
     windows: list[tuple[int, float, float]] = field(default_factory=list)  # video, start and end in seconds
-    clips: list[Tensor] = field(default_factory=list)  # float32 (3, frames, height, width), one for each window
+    clips: list[np.ndarray] = field(default_factory=list)  # float32 (3, frames, height, width), one for each window
     skipped: list[tuple[int, str]] = field(default_factory=list)  # video, reason
     damaged: list[tuple[str, str]] = field(default_factory=list)  # path, what is damaged
 
 
-class _WindowDataset(IterableDataset[Piece]):
-    """The windows of videos as pieces; loader workers divide the units among themselves."""
+Unit = tuple[int, range]  # its number and its videos
+_Task = tuple[int, range, dict[int, str]]  # and those of its videos that must not be touched, and why
+
+
+class _PieceReader:
+    """Reads units of videos as pieces, in this process or in others.
+
+    A video whose decoding ends a process is tried once more in a new one, and then left out and named like any other
+    that cannot be read.
+    """
 
     def __init__(
         self,
         rows: Sequence[Annotation],
-        units: Sequence[tuple[int, range]],
         windows: Windows,
         preprocessing: Preprocessing,
         batch_size: int,
         done: set[Part],
     ) -> None:
-        self.rows, self.units, self.windows, self.preprocessing = rows, units, windows, preprocessing
+        self.rows, self.windows, self.preprocessing = rows, windows, preprocessing
         self.batch_size = batch_size
         self.done = done
 
-    def __iter__(self) -> Iterator[Piece]:
-        worker = get_worker_info()
-        first, every = (worker.id, worker.num_workers) if worker else (0, 1)
-        for number, videos in self.units[first::every]:
-            yield from (piece for piece in self._pieces(number, videos) if piece.part not in self.done)
+    def read(self, units: Sequence[Unit], *, workers: int) -> Iterator[Piece]:
+        """The pieces of the units that are not done yet; those of a unit in order."""
+        tasks: deque[_Task] = deque((*unit, {}) for unit in units)
+        current: dict[int, int] = {}  # the video that is being read, by unit
+        deaths: Counter[int] = Counter()  # by video
+        for (number, videos, deadly), result in stream(self._pieces, tasks, workers=workers):
+            if isinstance(result, Piece):
+                if result.part not in self.done:
+                    yield result
+            elif isinstance(result, int):
+                current[number] = result
+            else:
+                video = current.get(number, videos[0])
+                deaths[video] += 1
+                if deaths[video] == _ATTEMPTS:
+                    reason = f"{self.rows[video].path}: reading it ended a process ({result.cause})"
+                    deadly = deadly | {video: reason}
+                tasks.append((number, videos, deadly))
 
-    def _pieces(self, unit: int, videos: range) -> Iterator[Piece]:
+    def _pieces(self, task: _Task) -> Iterator[int | Piece]:
+        """The number of each video, before it is opened, and the pieces."""
         # A unit that was begun is decoded from its beginning: of a damaged video, other ways of reading could give
         # other frames. What is in the journal is only not computed again.
+        unit, videos, deadly = task
         piece, number = Piece((unit, 0)), 0
         for video in videos:
+            yield video
+            if video in deadly:
+                piece.skipped.append((video, deadly[video]))
+                continue
             damage: list[str] = []
             try:
                 for start, end, clip in read_windows(self.rows[video], self.windows, self.preprocessing, damage):
@@ -298,9 +332,11 @@ class _WindowDataset(IterableDataset[Piece]):
                         number += 1
                         piece = Piece((unit, number))
                     piece.windows.append((video, start, end))
-                    piece.clips.append(clip)
+                    piece.clips.append(clip.numpy())
             except VideoError as error:
                 piece.skipped.append((video, str(error)))
+            except (AnnotationError, OSError) as error:  # a shard that has changed
+                piece.skipped.append((video, f"{self.rows[video].path}: {error}"))
             else:
                 piece.damaged += [(str(self.rows[video].path), what) for what in damage]
         piece.part = (unit, -1)
@@ -324,7 +360,7 @@ def read_windows(
     Raises:
         VideoError: the video, or a frame of it, cannot be read.
     """
-    with VideoReader(row.path, threads=1) as reader:
+    with VideoReader(video_source(row.path), threads=1, name=str(row.path)) as reader:
         times = _times(reader, row, windows)
         places = [_frames_between(reader, preprocessing, windows, row, *time) for time in times]
         last_use = {index: number for number, indices in enumerate(places) for index in indices}
@@ -376,7 +412,7 @@ def _embed(model: UniFormerV2, piece: Piece, frame_embeddings: bool) -> Record:
     """What is written down of a piece, as JSON has it."""
     record: Record = {"windows": piece.windows, "skipped": piece.skipped, "damaged": piece.damaged}
     if piece.clips:
-        features = model.forward_features(torch.stack(piece.clips).to(model_device(model)))
+        features = model.forward_features(torch.from_numpy(np.stack(piece.clips)).to(model_device(model)))
         if not features.pooled.isfinite().all():
             raise CheckpointError("the model gives NaN, so its weights or its clips are no numbers")
         record["embeddings"] = _packed(features.pooled)
@@ -439,17 +475,14 @@ def _work(
     }
 
 
-def _tracked(clips: _WindowDataset, units: int, workers: int, console: Console | None) -> Iterable[Piece]:
-    loader: DataLoader[Piece] = DataLoader(
-        clips, batch_size=None, num_workers=workers, generator=torch.Generator().manual_seed(0)
-    )
+@contextmanager
+def _progress(console: Console | None, units: int) -> Iterator[Callable[[float], object]]:
+    """A bar on a terminal, and how to move it on."""
     if console is None or not console.is_terminal:
-        yield from loader
+        yield lambda units: None
         return
     from rich.progress import Progress
 
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("embedding", total=units)
-        for piece in loader:
-            yield piece
-            bar.update(task, advance=piece.part[1] == -1)
+        yield partial(bar.advance, task)

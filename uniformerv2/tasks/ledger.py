@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.journal import Journal
-from uniformerv2.data.manifest import PARQUET_SUFFIXES
+from uniformerv2.data.manifest import PARQUET_SUFFIXES, check_target
 from uniformerv2.errors import AnnotationError, RecipeError, UniFormerV2Error
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.train.distributed import current_ranks
@@ -87,6 +88,7 @@ class Ledger:
         if self._journal is not None:
             self._journal.add({"part": part, **record})
         self._records[part] = record
+        self.done.add(part)
 
     def collect(self) -> dict[Part, Record]:
         """The results of all processes, in the order of the parts, in every process."""
@@ -103,13 +105,12 @@ def check_targets(*files: Path | None) -> None:
     """Refuse files that could not be written at the end, before anything is computed.
 
     Raises:
-        RecipeError: two of them are one, or there is no folder for one.
-        AnnotationError: Parquet without pyarrow.
+        RecipeError: two of them are one.
+        AnnotationError: there is no folder for one, or it is Parquet and there is no pyarrow.
     """
     targets = [file for file in files if file is not None]
     for target in targets:
-        if not target.parent.is_dir():
-            raise RecipeError(f"{target}: there is no folder {target.parent} to write to")
+        check_target(target)
         if target.suffix.lower() in PARQUET_SUFFIXES and find_spec("pyarrow") is None:
             raise AnnotationError(
                 f'{target}: Parquet files need pyarrow: pip install "uniformerv2[data]"; or choose another suffix'
@@ -191,9 +192,9 @@ def videos_digest(annotations: Sequence[Annotation]) -> str:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Bytes and time of the last change in nanoseconds; of a file that is not there, nothing."""
-    try:
-        status = path.stat()
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
+    """Bytes and time of the last change in nanoseconds, of a file or of the shard that it is in; (0, 0) of neither."""
+    for place in (path, *path.parents):
+        with suppress(OSError):
+            status = place.stat()
+            return (status.st_size, status.st_mtime_ns) if place == path or place.is_file() else (0, 0)
+    return 0, 0
