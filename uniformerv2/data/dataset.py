@@ -100,13 +100,17 @@ class VideoDataset(Dataset[Sample]):
             key: the row or, in training, (row, draw). `draw` seeds all randomness of the views, so an equal
                 key gives equal clips in any worker and in any process.
         """
+        return self.read(key)
+
+    def read(self, key: Key, *, out: Tensor | None = None) -> Sample:
+        """The clips of one video, written to `out` (of `clips_shape`) or to new memory."""
         index, draw = key if isinstance(key, tuple) else (key, 0)
         row = self.annotations[index]
         sample = Sample(index=index, path=str(row.path), label=self.labels[index])
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", VideoWarning)
             try:
-                sample.clips = self._read(row, f"{index} {draw}")
+                sample.clips = self._read(row, f"{index} {draw}", torch.empty(self.clips_shape) if out is None else out)
             except VideoError as error:
                 sample.error = str(error)
             except (AnnotationError, OSError) as error:  # a shard that has changed
@@ -124,11 +128,11 @@ class VideoDataset(Dataset[Sample]):
         path = str(self.annotations[index].path)
         return Sample(index=index, path=path, label=self.labels[index], error=f"{path}: {reason}")
 
-    def _read(self, row: Annotation, seed: str) -> Tensor:
+    def _read(self, row: Annotation, seed: str, out: Tensor) -> Tensor:
         with VideoReader(video_source(row.path), threads=self.threads, name=str(row.path)) as reader:
             first, count = _annotated_frames(reader, row)
             if self.augmentation is not None:
-                return self._random_views(reader, self.augmentation, first, count, seed)
+                return self._random_views(reader, self.augmentation, first, count, seed, out)
             return evaluation_views(
                 reader,
                 self.preprocessing,
@@ -136,17 +140,19 @@ class VideoDataset(Dataset[Sample]):
                 num_crops=self.num_crops,
                 first=first,
                 count=count,
+                out=out,
             )
 
     def _random_views(
-        self, reader: VideoReader, augmentation: Augmentation, first: int, count: int, seed: str
+        self, reader: VideoReader, augmentation: Augmentation, first: int, count: int, seed: str, out: Tensor
     ) -> Tensor:
         draws = [random.Random(f"{seed} {number}" if number else seed) for number in range(self.repeats)]
         num_frames = self.preprocessing.num_frames
         indices = [first + index for draw in draws for index in random_segment_indices(count, num_frames, draw)]
         views = reader.frames_at(indices).split(num_frames)
-        clips = [augment(view, self.preprocessing, augmentation, draw) for view, draw in zip(views, draws, strict=True)]
-        return torch.stack(clips) if len(clips) > 1 else clips[0][None]
+        for view, draw, clip in zip(views, draws, out, strict=True):
+            augment(view, self.preprocessing, augmentation, draw, out=clip)
+        return out
 
 
 def _annotated_frames(reader: VideoReader, row: Annotation) -> tuple[int, int]:

@@ -267,10 +267,8 @@ def _serve(dataset: VideoDataset, memory: Tensor, connection: Connection, copied
 def _read(dataset: VideoDataset, key: Key, memory: Tensor) -> Sample | str:
     """The sample without its clips, which go to the memory; or the traceback of a programming error."""
     try:
-        sample = dataset[key]
-        if sample.clips is not None:
-            memory.copy_(sample.clips)
-            sample.clips = None
+        sample = dataset.read(key, out=memory)
+        sample.clips = None
         return sample
     except Exception:
         return traceback.format_exc()

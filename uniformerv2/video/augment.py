@@ -12,44 +12,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from uniformerv2.model.config import Preprocessing
+from uniformerv2.video.augmentation import Augmentation as Augmentation  # the name that others look for here
 from uniformerv2.video.transforms import check_frames, covering_size, resize, resized_clip
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """What may happen to a training clip. The defaults are the released recipe, rand-m7-n4-mstd0.5-inc1.
-
-    As there, mixing, erasing and colour jitter are not part of it.
-    """
-
-    num_ops: int = 4  # RandAugment operations drawn for a clip, with replacement; 0 turns RandAugment off
-    magnitude: float = 7.0  # mean strength of an operation, 0 to 10
-    magnitude_std: float = 0.5  # every operation draws its own strength
-    op_probability: float = 0.5  # that a drawn operation is applied
-    crop_area: tuple[float, float] = (0.08, 1.0)  # share of the frame that the crop keeps
-    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)  # the crop's width / height, relative to the clip's
-    flip: float = 0.5  # probability of a mirrored clip; 0 where left and right matter (Something-Something)
-    short_side: int = 320  # pixels; frames with a longer short side are first resized to it, to save time
-
-    def __post_init__(self) -> None:
-        if self.num_ops < 0:
-            raise ValueError(f"num_ops must not be negative, got {self.num_ops}")
-        if not 0 <= self.magnitude <= 10:
-            raise ValueError(f"magnitude must lie in 0 to 10, got {self.magnitude}")
-        if self.magnitude_std < 0:
-            raise ValueError(f"magnitude_std must not be negative, got {self.magnitude_std}")
-        for name in ("op_probability", "flip"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in 0 to 1, got {getattr(self, name)}")
-        if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
-            raise ValueError(f"crop_area must be (smallest, largest) above 0 and up to 1, got {self.crop_area}")
-        if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
-            raise ValueError(f"crop_aspect must be (smallest, largest) above 0, got {self.crop_aspect}")
-        if self.short_side < 1:
-            raise ValueError(f"short_side must be positive, got {self.short_side}")
-
-
-def augment(frames: Tensor, preprocessing: Preprocessing, augmentation: Augmentation, rng: random.Random) -> Tensor:
+def augment(
+    frames: Tensor,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    rng: random.Random,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
     """One random training view of a clip: RandAugment, random resized crop, flip, normalisation.
 
     Args:
@@ -57,6 +31,7 @@ def augment(frames: Tensor, preprocessing: Preprocessing, augmentation: Augmenta
         preprocessing: size, mean, std and channel order of the model.
         augmentation: what may happen, and how strongly.
         rng: the only source of randomness; an equal state gives an equal view.
+        out: where to write the result; None: new memory.
 
     Returns:
         float32 (3, frames, H, W), contiguous, normalised, in the model's channel order.
@@ -76,7 +51,7 @@ def augment(frames: Tensor, preprocessing: Preprocessing, augmentation: Augmenta
     top, left, height, width = draw_crop(frames.shape, preprocessing.size, augmentation, rng)
     frames = frames[..., top : top + height, left : left + width]
     mirrored = rng.random() < augmentation.flip
-    return resized_clip(frames, preprocessing.size, preprocessing, mirrored=mirrored)
+    return resized_clip(frames, preprocessing.size, preprocessing, mirrored=mirrored, out=out)
 
 
 def draw_operations(augmentation: Augmentation, rng: random.Random) -> list[tuple[str, float]]:

@@ -15,7 +15,13 @@ from uniformerv2.model.config import Preprocessing
 _WHOLE = slice(None)
 
 
-def test_crops(frames: Tensor, preprocessing: Preprocessing, *, num_crops: int = 1) -> Tensor:  # noqa: PT028 - not a test
+def test_crops(
+    frames: Tensor,
+    preprocessing: Preprocessing,
+    *,
+    num_crops: int = 1,  # noqa: PT028 - not a test
+    out: Tensor | None = None,  # noqa: PT028
+) -> Tensor:
     """The crops that one clip is tested on, equal to the official implementation.
 
     The frames are resized so that they just cover `preprocessing.size`; what is too long is cropped.
@@ -24,6 +30,7 @@ def test_crops(frames: Tensor, preprocessing: Preprocessing, *, num_crops: int =
         frames: uint8 (frames, 3, height, width), RGB.
         preprocessing: size, mean, std and channel order of the model.
         num_crops: 1 for the centre, 3 for start, centre and end along the longer side.
+        out: where to write the result; None: new memory.
 
     Returns:
         float32 (num_crops, 3, frames, H, W), normalised, in the model's channel order.
@@ -38,11 +45,12 @@ def test_crops(frames: Tensor, preprocessing: Preprocessing, *, num_crops: int =
     excess = [large - small for large, small in zip(size, preprocessing.size, strict=True)]  # pixels; one of them is 0
     if num_crops == 1:
         centre = _window([math.ceil(pixels / 2) for pixels in excess], preprocessing.size)
-        return resized_clip(frames, size, preprocessing, window=centre)[None]
+        clip = resized_clip(frames, size, preprocessing, window=centre, out=None if out is None else out[0])
+        return clip[None]
     clip = resized_clip(frames, size, preprocessing)
     starts = ([math.ceil(share * pixels) for pixels in excess] for share in (0.0, 0.5, 1.0))
     windows = [_window(start, preprocessing.size) for start in starts]
-    return torch.stack([clip[..., rows, columns] for rows, columns in windows])
+    return torch.stack([clip[..., rows, columns] for rows, columns in windows], out=out)
 
 
 def _window(start: list[int], shape: tuple[int, int]) -> tuple[slice, slice]:
@@ -96,6 +104,7 @@ def resized_clip(
     *,
     window: tuple[slice, slice] = (_WHOLE, _WHOLE),
     mirrored: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
     """What the model sees of frames: resized, cut out, mirrored and normalised, computing only what is left in the end.
 
@@ -105,6 +114,7 @@ def resized_clip(
         preprocessing: mean, std and channel order of the model.
         window: rows and columns of the resized frames that are wanted.
         mirrored: swap left and right of the result.
+        out: where to write the result; None: new memory.
 
     Returns:
         float32 (3, frames, rows, columns), contiguous, normalised, in the model's channel order. Resizing first and
@@ -116,7 +126,7 @@ def resized_clip(
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     if preprocessing.channel_order == "bgr":
         frames = frames.flip(1)
-    clip = torch.empty((3, len(frames), len(rows.weight), len(columns.weight)))
+    clip = torch.empty((3, len(frames), len(rows.weight), len(columns.weight))) if out is None else out
     for image in _interpolate(frames, rows, columns, clip.transpose(0, 1)):
         image.sub_(255 * mean).div_(255 * std)
     return clip

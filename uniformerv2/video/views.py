@@ -19,6 +19,7 @@ def evaluation_views(
     num_crops: int = 1,
     first: int = 0,
     count: int | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Clips spread over a video, each in one or three crops.
 
@@ -29,6 +30,7 @@ def evaluation_views(
         num_crops: 1 (centre) or 3 (along the longer side) of each clip.
         first: the first frame that may be seen.
         count: how many frames from there may be seen; None: all.
+        out: where to write the result; None: new memory.
 
     Returns:
         float32 (num_clips x num_crops, 3, frames, height, width), normalised: clips in order of time and, for each,
@@ -44,4 +46,7 @@ def evaluation_views(
         for index in segment_indices(count, preprocessing.num_frames, clip=clip, num_clips=num_clips)
     ]
     clips = reader.frames_at(indices).split(preprocessing.num_frames)
-    return torch.cat([test_crops(clip, preprocessing, num_crops=num_crops) for clip in clips])
+    views = torch.empty((num_clips * num_crops, 3, len(clips[0]), *preprocessing.size)) if out is None else out
+    for clip, crops in zip(clips, views.split(num_crops), strict=True):
+        test_crops(clip, preprocessing, num_crops=num_crops, out=crops)
+    return views
