@@ -316,6 +316,8 @@ def test_figures_do_not_depend_on_how_many_processes_share_the_videos(
         assert all(process.exitcode is None for process in killed), "it was too fast"
         time.sleep(0.005)
     kill(killed)
+    for rank, journal in enumerate(journals):
+        assert all(part % 2 == rank for (part,) in parts(journal)), "processes do the work of others"
     finish(start_group(3, [*command("killed"), "--resume"]))  # and by another number of processes
 
     result = json.loads((tmp_path / "1.json").read_text())
