@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from uniformerv2.data.dataset import EpochSampler
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.train.checkpoint import RunFolder
 from uniformerv2.train.engine import Cost, Trainer
-from uniformerv2.train.log import read_metrics
+from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import Optimization
 
 
@@ -78,9 +80,9 @@ def build(
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
-    """Everything that was logged except how fast it was."""
+    """Everything that was logged but the timings."""
     return [
-        {name: value for name, value in record.items() if name != "clips_per_second"}
+        {name: value for name, value in record.items() if name not in TIMINGS}
         for record in read_metrics(folder / "metrics.jsonl")
     ]
 
@@ -278,3 +280,217 @@ def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left(tmp_path: Path) ->
     assert "━" in text.getvalue()
     assert "left" in text.getvalue()
     assert text.getvalue().count("clips/s") >= 4
+
+
+# --- accumulation, scaling, averaging
+
+
+def weights_after(folder: Path, **options: Any) -> dict[str, torch.Tensor]:
+    """Of a run without BatchNorm, in which a step is eight points."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 16), nn.GELU(), nn.Linear(16, 1))
+    optimization = Optimization(epochs=6, batch_size=8, lr=0.05, warmup_epochs=1, precision="fp32", **options)
+    sampler = EpochSampler(8, seed=optimization.seed, batch_size=8)
+    loader = DataLoader(Points(), batch_size=8 // optimization.accumulate, sampler=sampler)
+    Trainer(model, Regression(), loader, optimization, run=RunFolder(folder), save=lambda path: None).fit()
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("clip_norm", [20.0, 0.1])
+def test_accumulated_batches_are_one_batch(tmp_path: Path, clip_norm: float) -> None:
+    whole = weights_after(tmp_path / "whole", clip_norm=clip_norm)
+    records = curve(tmp_path / "whole")
+    for parts in (2, 8):
+        split = weights_after(tmp_path / f"{parts}", accumulate=parts, clip_norm=clip_norm)
+        for name, tensor in split.items():
+            torch.testing.assert_close(tensor, whole[name], rtol=1e-4, atol=1e-6)
+        for one, other in zip(curve(tmp_path / f"{parts}"), records, strict=True):  # as many steps, of as many clips
+            assert one.pop("kind") == other["kind"]
+            assert one == pytest.approx({name: value for name, value in other.items() if name != "kind"}, rel=1e-4)
+
+
+def test_batches_of_different_sizes_weigh_as_many_clips_as_they_have(tmp_path: Path) -> None:
+    class Short(Regression):
+        """Of the first batch of a step, one point can be read; of the last, none."""
+
+        def cost(self, model: nn.Module, batch: Any) -> Cost | None:
+            points, targets = batch
+            some = [slice(0, 1), slice(None), slice(0, 0)][self.steps % 3]
+            seen.append((points[some], targets[some]))
+            if some == slice(0, 0):
+                self.steps += 1
+                return None
+            return super().cost(model, seen[-1])
+
+    seen: list[Any] = []
+    model = nn.Linear(3, 1)
+    optimization = Optimization(epochs=1, batch_size=6, accumulate=3, warmup_epochs=0, precision="fp32", clip_norm=1e9)
+    loader = DataLoader(Points(), batch_size=2, sampler=EpochSampler(8, seed=0, batch_size=6))
+    trainer = Trainer(model, Short([0.0]), loader, optimization, run=RunFolder(tmp_path), save=lambda path: None)
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trainer.fit()
+    gradient = model.weight.grad
+    model.load_state_dict(start)
+    points, targets = (torch.cat([one[number] for one in seen]) for number in (0, 1))
+    assert len(points) == 3
+    model.zero_grad()
+    (model(points) - targets).square().mean().backward()
+    assert gradient is not None
+    assert model.weight.grad is not None
+    torch.testing.assert_close(gradient, model.weight.grad)
+    step = curve(tmp_path)[0]
+    assert step["clips"] == 3
+    assert step["loss"] == pytest.approx((model(points) - targets).square().mean().item(), rel=1e-5)
+
+
+def test_a_killed_run_that_accumulates_and_averages_resumes(tmp_path: Path) -> None:
+    optimization = Optimization(
+        epochs=4, batch_size=4, accumulate=2, lr=0.05, warmup_epochs=1, precision="fp32", ema=0.9
+    )
+
+    def trainer(folder: Path, die_at: int = -1) -> Trainer:
+        built = build(folder, Regression(before_step=lambda step: _stop(step == die_at)), optimization, save_every=0.0)
+        sampler = EpochSampler(8, seed=optimization.seed, batch_size=4)
+        built.loader = DataLoader(Points(), batch_size=2, sampler=sampler)
+        return built
+
+    unbroken = trainer(tmp_path / "unbroken")
+    unbroken.fit()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path / "killed", die_at=8).fit()  # between the two batches of step 4
+    assert len(curve(tmp_path / "killed")) == 4  # three steps and an epoch
+    resumed = trainer(tmp_path / "killed")
+    resumed.resume()
+    resumed.fit()
+    assert curve(tmp_path / "killed") == curve(tmp_path / "unbroken")
+    for file in ("last", "best"):
+        assert (tmp_path / "killed" / f"{file}.safetensors").read_bytes() == (
+            tmp_path / "unbroken" / f"{file}.safetensors"
+        ).read_bytes()
+
+
+def test_the_average_of_the_weights_is_evaluated_and_saved_and_both_are_kept(tmp_path: Path) -> None:
+    class Remember(Regression):
+        def cost(self, model: nn.Module, batch: Any) -> Cost | None:
+            trained.append(model.state_dict()["0.weight"].clone())
+            return super().cost(model, batch)
+
+        def evaluate(self, model: nn.Module) -> dict[str, float]:
+            evaluated.append(model.state_dict()["0.weight"].clone())
+            return super().evaluate(model)
+
+    trained: list[torch.Tensor] = []
+    evaluated: list[torch.Tensor] = []
+    trainer = build(tmp_path, Remember(), Optimization(epochs=2, batch_size=2, precision="fp32", ema=0.5))
+    trainer.fit()
+    trained.append(trainer.model.state_dict()["0.weight"])
+    average = trained[0]
+    for number, weights in enumerate(trained[1:]):
+        decay = min(0.5, (1 + number) / (10 + number))
+        average = decay * average + (1 - decay) * weights
+    torch.testing.assert_close(evaluated[-1], average)
+    assert torch.equal(load_file(tmp_path / "last.safetensors")["0.weight"], evaluated[-1])
+    state = RunFolder(tmp_path).load_state()
+    assert torch.equal(state["model"]["0.weight"], trained[-1])
+    assert torch.equal(state["average"]["average"]["0.weight"], evaluated[-1])
+
+
+def test_a_run_stops_when_it_gets_no_better(tmp_path: Path) -> None:
+    optimization = Optimization(epochs=9, batch_size=2, precision="fp32", early_stop=2)
+    text = io.StringIO()
+    scores = [0.5, 0.9, 0.9, 0.8, 1.0]
+    build(tmp_path, Regression(scores), optimization, console=Console(file=text)).fit()
+    assert scores == [1.0]  # never asked for
+    assert text.getvalue().splitlines()[-1] == (
+        "stopped early after epoch 4: 2 evaluations without a better score than 0.9"
+    )
+    resumed = build(tmp_path, Regression([1.0]), optimization)
+    resumed.resume()
+    resumed.fit()
+    assert resumed.finished_epochs == 4  # it does not go on
+
+
+def test_fp16_scales_the_loss_and_leaves_out_steps_that_overflow(tmp_path: Path) -> None:
+    task = Regression()
+    trainer = build(tmp_path, task, Optimization(epochs=2, batch_size=2, precision="fp16", ema=0.9), dropout=0)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)  # too much for half precision
+    before = trainer.model.state_dict()["0.weight"].clone()
+    weights = []
+    task.before_step = lambda step: weights.append(trainer.model.state_dict()["0.weight"].clone())
+    trainer.fit()
+    steps = [record for record in curve(tmp_path) if record["kind"] == "step"]
+    overflowed = [bool(step.get("overflow")) for step in steps]
+    assert overflowed[0]
+    assert torch.equal(weights[1], before)
+    assert trainer.average is not None
+    assert trainer.average.updates == overflowed.count(False)
+    assert trainer.scaler.get_scale() == 2.0 ** (40 - overflowed.count(True))
+    assert RunFolder(tmp_path).load_state()["scaler"]["scale"] == trainer.scaler.get_scale()
+
+
+def test_what_is_compiled_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Watch(Regression):
+        def cost(self, model: nn.Module, batch: Any) -> Cost | None:
+            seen.append(type(model).__name__)
+            return super().cost(model, batch)
+
+    seen: list[str] = []
+    build(tmp_path / "plain", Watch(), dropout=0).fit()
+    assert set(seen) == {"Sequential"}
+    seen.clear()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    optimization = replace(OPTIMIZATION, compile=True)
+    build(tmp_path / "compiled", Watch(), optimization, dropout=0).fit()
+    assert set(seen) == {"OptimizedModule"}
+    assert curve(tmp_path / "compiled") == curve(tmp_path / "plain")
+
+
+# --- numbers that are not finite
+
+
+@dataclass
+class Files:
+    """A batch that says where it comes from."""
+
+    points: torch.Tensor
+    targets: torch.Tensor
+    paths: list[str]
+
+
+class Named(Regression):
+    def cost(self, model: nn.Module, batch: Any) -> Cost | None:
+        return super().cost(model, (batch.points, batch.targets))
+
+
+class Explodes(nn.Module):
+    """Fine but for the one point whose first coordinate is 7."""
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        return points / torch.where(points[:, :1] == 7, 0.0, 1.0)
+
+
+def test_the_error_names_the_step_the_files_and_the_first_bad_layer(tmp_path: Path) -> None:
+    def collate(samples: Any) -> Files:
+        points, targets = (torch.stack([sample[number] for sample in samples]) for number in (0, 1))
+        return Files(points, targets, [f"{point[0]:.3f}.mp4" for point in points])
+
+    class OneBad(Points):
+        def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+            point, target = super().__getitem__(key)
+            return (torch.tensor([7.0, 1.0, 1.0]), target) if key[0] == 3 else (point, target)
+
+    model = nn.Sequential(Explodes(), nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+    optimization = Optimization(epochs=1, batch_size=4, accumulate=2, warmup_epochs=0, precision="fp32")
+    loader = DataLoader(OneBad(), batch_size=2, sampler=EpochSampler(8, seed=0, batch_size=4), collate_fn=collate)
+    trainer = Trainer(model, Named(), loader, optimization, run=RunFolder(tmp_path), save=lambda path: None)
+    with pytest.raises(
+        RecipeError, match=r"at step \d, epoch 1; the first that is not finite: the output of 0; "
+    ) as caught:
+        trainer.fit()
+    message = str(caught.value)
+    files = message.partition("files of the batch: ")[2].partition(";")[0].split(", ")
+    assert "7.000.mp4" in files
+    assert len(files) == 2
+    assert "\n" not in message
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from uniformerv2.data.annotations import Annotation, class_names, read_annotations, split_annotations
 from uniformerv2.data.dataset import Batch, VideoDataset, make_loader
+from uniformerv2.data.loader import VideoLoader
 from uniformerv2.device import model_device, pick_device
 from uniformerv2.errors import RecipeError
 from uniformerv2.model.config import Preprocessing, named_config
@@ -137,7 +138,7 @@ def train_classifier(
     """
     run = RunFolder(output)
     run.check(resume=resume, overwrite=overwrite)
-    place = pick_device(device)
+    recipe, place = recipe.resolved(), pick_device(device)
     seed = recipe.optimization.seed
     annotations = read_annotations(data, root=_path(root))
     labels = class_names(annotations, minimum=2)
@@ -146,9 +147,8 @@ def train_classifier(
     torch.manual_seed(seed)
     model = build_model(recipe, labels).to(place)
     recipe = _with_precision(recipe, place, width=model.config.width)
-    batch_size = recipe.optimization.batch_size
-    dataset = VideoDataset(training, labels, model.preprocessing, augmentation=recipe.augmentation, threads=1)
-    loader = make_loader(dataset, batch_size=batch_size, workers=workers, seed=seed, training=True)
+    loader = training_loader(recipe, model, training, workers=workers)
+    batch_size = micro_batch(recipe)
     task = Classification(
         evaluation_loader(model, held_out, Views(batch_size=batch_size), workers=workers),
         label_smoothing=recipe.optimization.label_smoothing,
@@ -167,7 +167,42 @@ def train_classifier(
         if resume:
             trainer.resume()
         trainer.fit()
-        return _result(run, task, model)
+        return _result(run, task, trainer)
+
+
+def micro_batch(recipe: Recipe) -> int:
+    """Clips that the model sees at once."""
+    return recipe.optimization.batch_size // recipe.optimization.accumulate
+
+
+def training_loader(
+    recipe: Recipe, model: UniFormerV2, training: Sequence[Annotation], *, workers: int = 0
+) -> VideoLoader:
+    """Batches of `micro_batch` clips, in an order that does not depend on how many of them make a step.
+
+    Raises:
+        AnnotationError: no annotations, or a label that is not among the model's.
+    """
+    optimization, repeats = recipe.optimization, recipe.augmentation.repeats
+    dataset = VideoDataset(
+        training, model.labels, model.preprocessing, augmentation=recipe.augmentation, repeats=repeats, threads=1
+    )
+    whole = make_loader(
+        dataset, batch_size=optimization.batch_size // repeats, workers=workers, seed=optimization.seed, training=True
+    )
+    if optimization.accumulate == 1:
+        return whole
+    # fewer videos than a step needs are divided as well as they can be
+    parts = min(optimization.accumulate, whole.batch_size or 1)
+    return VideoLoader(
+        dataset,
+        max_failures=whole.max_failures,
+        batch_size=-(-(whole.batch_size or 1) // parts),
+        sampler=whole.sampler,
+        num_workers=workers,
+        pin_memory=whole.pin_memory,
+        generator=whole.generator,
+    )
 
 
 def _with_precision(recipe: Recipe, device: torch.device, *, width: int) -> Recipe:
@@ -203,9 +238,10 @@ def _announce(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _result(run: RunFolder, task: Classification, model: UniFormerV2) -> TrainingResult:
+def _result(run: RunFolder, task: Classification, trainer: Trainer) -> TrainingResult:
     if task.evaluation is None:  # resumed after the last epoch
-        task.evaluate(model)
+        with trainer.averaged():
+            task.evaluate(trainer.model)
     assert task.evaluation is not None
     write_text(run.evaluation, json.dumps(task.evaluation.to_json(), indent=2) + "\n")
     history = tuple(record for record in read_metrics(run.metrics) if record["kind"] == "epoch")

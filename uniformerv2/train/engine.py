@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,9 +22,12 @@ from torch.utils.data import DataLoader
 from uniformerv2.device import model_device
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.train.checkpoint import RunFolder
-from uniformerv2.train.log import MetricsFile, RunDisplay
-from uniformerv2.train.optim import build_optimizer, learning_rate
-from uniformerv2.train.precision import autocast
+from uniformerv2.train.ema import WeightAverage
+from uniformerv2.train.frozen import train_mode
+from uniformerv2.train.guard import NOTHING_BAD, first_bad
+from uniformerv2.train.log import MetricsFile, RunDisplay, Speed
+from uniformerv2.train.optim import build_optimizer, learning_rate, set_learning_rate
+from uniformerv2.train.precision import allow_tf32, autocast, loss_scaler
 from uniformerv2.train.recipe import Optimization
 from uniformerv2.train.termination import Terminated, Termination
 
@@ -37,35 +43,30 @@ class Cost:
     clips: int
 
 
-@dataclass(frozen=True)
-class Step:
-    """What came of one optimizer step."""
-
-    means: Mapping[str, float]  # the loss and the task's scalars
-    facts: Mapping[str, float]  # learning rate, gradient norm before clipping, clips
-    clips: int
-
-
 @dataclass
-class Progress:
-    """How far an epoch has come."""
+class Totals:
+    """Sums over clips."""
 
-    steps: int = 0  # with something readable or not
     clips: int = 0
-    sums: dict[str, float] = field(default_factory=dict)  # over the clips
+    sums: dict[str, float] = field(default_factory=dict)
 
-    def add(self, step: Step | None) -> None:
-        """Count a step, and what came of it."""
-        self.steps += 1
-        if step is not None:
-            self.clips += step.clips
-            for name, value in step.means.items():
-                self.sums[name] = self.sums.get(name, 0.0) + value * step.clips
+    def add(self, means: Mapping[str, float], clips: int) -> None:
+        """Count what so many clips have on the average."""
+        self.clips += clips
+        for name, value in means.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * clips
 
     @property
     def means(self) -> dict[str, float]:
         """Over all clips so far."""
         return {name: total / self.clips for name, total in self.sums.items()}
+
+
+@dataclass
+class Progress(Totals):
+    """How far an epoch has come."""
+
+    steps: int = 0  # with something readable or not
 
 
 class Task(Protocol):
@@ -87,10 +88,17 @@ class Trainer:
     to time inside one, so a run that was killed and is resumed has the loss curve of an unbroken one. After a SIGTERM
     the state is saved, and the process ends.
 
+    A step takes `accumulate` batches of the loader. Its gradient is that of the mean loss of all their clips, clipped
+    as one. It differs from that of one large batch in what the batches share: BatchNorm, in the local UniBlocks,
+    normalises each with its own statistics.
+
+    Where the optimization has an `ema`, the average of the weights is evaluated and saved as the model; state.pt has
+    both.
+
     Args:
         model: on the device that computes.
         task: what to train it for.
-        loader: training batches; its sampler has `set_epoch`, as `EpochSampler`.
+        loader: training batches; its sampler has `set_epoch`, as `EpochSampler`, and a batch of it is a step.
         optimization: rates, lengths, and a precision that is no longer "auto".
         run: the folder, already created.
         save: writes the model to a file.
@@ -112,10 +120,16 @@ class Trainer:
     ) -> None:
         self.model, self.task, self.loader, self.optimization = model, task, loader, optimization
         self.run, self.save, self.console, self.save_every = run, save, console, save_every
+        self.device = model_device(model)
         self.optimizer = build_optimizer(model, optimization)
-        self.steps_per_epoch = len(loader)
+        self.scaler = loss_scaler(optimization.precision, self.device)
+        self.average = WeightAverage(model, optimization.ema) if optimization.ema else None
+        self.steps_per_epoch = math.ceil(len(loader) / optimization.accumulate)
         self.finished_epochs = 0
         self.best: float | None = None  # the monitored metric of the best epoch so far
+        self.stalled = 0  # evaluations since then
+        # what is trained; the same parameters
+        self._compiled: nn.Module = torch.compile(model) if optimization.compile else model  # type: ignore[assignment]
         self._progress = Progress()  # of the epoch that runs
         self._generators: list[Tensor] = []  # as they were when a resumed epoch was broken off
         self._termination = Termination()
@@ -123,14 +137,18 @@ class Trainer:
     def resume(self) -> None:
         """Go back to the last state that was saved, if there is one. Raises CheckpointError."""
         state = self.run.load_state()
-        if state is not None:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.finished_epochs, self.best = state["epoch"], state["best"]
-            self._progress, self._generators = Progress(**state["progress"]), state["generators"]
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.finished_epochs, self.best, self.stalled = state["epoch"], state["best"], state["stalled"]
+        self._progress, self._generators = Progress(**state["progress"]), state["generators"]
 
     def fit(self) -> None:
-        """Train until the last epoch.
+        """Train until the last epoch, or until evaluations get no better if the optimization stops early.
 
         Raises:
             RecipeError: the loss or the gradient is no longer finite.
@@ -142,9 +160,12 @@ class Trainer:
         finished = self.finished_epochs * steps + self._progress.steps
         metrics = MetricsFile(self.run.metrics, finished_epochs=self.finished_epochs, finished_steps=finished)
         display = RunDisplay(self.console, epochs=epochs, steps=epochs * steps, finished_steps=finished)
+        allow_tf32(self.optimization.precision)
         try:
             with display, self._termination:
                 for epoch in range(self.finished_epochs + 1, epochs + 1):
+                    if self._stops_early():
+                        break
                     self._run_epoch(epoch, metrics, display)
         except Terminated:
             self._save_state()
@@ -154,36 +175,43 @@ class Trainer:
         finally:
             metrics.close()
 
+    def _stops_early(self) -> bool:
+        patience = self.optimization.early_stop
+        if not patience or self.stalled < patience:
+            return False
+        self._say(
+            f"stopped early after epoch {self.finished_epochs}: {self.stalled} evaluations without a better "
+            f"{self.task.monitor} than {self.best:.4g}"
+        )
+        return True
+
     def _run_epoch(self, epoch: int, metrics: MetricsFile, display: RunDisplay) -> None:
         """Train, measure, save."""
-        start, seen = time.perf_counter(), self._progress.clips
-        self._train_epoch(epoch, metrics, display)
-        means = self._progress.means
-        rate = (self._progress.clips - seen) / (time.perf_counter() - start)
-        means |= self._evaluate(epoch)
-        self._record(metrics, {"kind": "epoch", "epoch": epoch, **means, "clips_per_second": rate})
+        speed = Speed(self.device)
+        self._train_epoch(epoch, metrics, display, speed)
+        means = self._progress.means | self._evaluate(epoch)
+        self._record(metrics, {"kind": "epoch", "epoch": epoch, **means, **speed.total})
         self._save_epoch(epoch, means)
-        display.epoch(epoch, means, clips_per_second=rate)
+        display.epoch(epoch, means, speed.total)
 
-    def _train_epoch(self, epoch: int, metrics: MetricsFile, display: RunDisplay) -> None:
+    def _train_epoch(self, epoch: int, metrics: MetricsFile, display: RunDisplay, speed: Speed) -> None:
         """One pass over the training files, or what is left of it."""
-        progress, termination = self._progress, self._termination
-        first, seen, start = (epoch - 1) * self.steps_per_epoch, progress.clips, time.perf_counter()
-        batches = self._batches(epoch)
-        saved = time.perf_counter()
+        progress, saved = self._progress, time.perf_counter()
+        batches = speed.waiting(self._batches(epoch))
         while True:
-            with termination.at_once():
+            with self._termination.at_once():
                 batch = next(batches, None)
             if batch is None:
                 break
-            number = first + progress.steps
-            step = self._step(epoch, number, batch)
-            if step is not None:
-                self._record(metrics, {"kind": "step", "epoch": epoch, "step": number + 1, **step.means, **step.facts})
-            progress.add(step)
-            now = time.perf_counter()
-            display.step(epoch, progress.means, clips_per_second=(progress.clips - seen) / (now - start))
-            if now - saved > self.save_every and progress.steps < self.steps_per_epoch:
+            number = (epoch - 1) * self.steps_per_epoch + progress.steps
+            means, facts = self._step(epoch, number, chain([batch], islice(batches, self.optimization.accumulate - 1)))
+            progress.steps += 1
+            if clips := facts.get("clips", 0):
+                progress.add(means, clips)
+                timings = speed.step(clips)
+                self._record(metrics, {"kind": "step", "epoch": epoch, "step": number + 1, **means, **facts, **timings})
+            display.step(epoch, progress.means, facts, speed.total)
+            if time.perf_counter() - saved > self.save_every and progress.steps < self.steps_per_epoch:
                 self._save_state()
                 saved = time.perf_counter()
         if not progress.clips:
@@ -193,52 +221,109 @@ class Trainer:
         """The batches of an epoch that are still to come, with torch's generators where they belong."""
         torch.manual_seed(random.Random(f"{self.optimization.seed} {epoch}").getrandbits(32))
         self.loader.sampler.set_epoch(epoch, first_batch=self._progress.steps)  # type: ignore[attr-defined]
-        self.model.train()
+        train_mode(self.model)
         batches = iter(self.loader)  # may draw from a generator
         if self._progress.steps:
             set_generators(self._generators)
         return batches
 
-    def _step(self, epoch: int, number: int, batch: Any) -> Step | None:
-        """Forward, backward and update; None if there was nothing to learn from."""
-        with autocast(self.optimization.precision, model_device(self.model)):
-            cost = self.task.cost(self.model, batch)
-        if cost is None:
-            return None
-        rate = learning_rate(number, steps_per_epoch=self.steps_per_epoch, optimization=self.optimization)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def _step(self, epoch: int, number: int, batches: Iterable[Any]) -> tuple[dict[str, float], dict[str, Any]]:
+        """Forward and backward of each batch, then one update.
+
+        Returns:
+            Means over the clips, and what else is worth logging; both empty if there was nothing to learn from.
+        """
+        seen, total, unit = [], Totals(), 0
         self.optimizer.zero_grad()
-        cost.loss.backward()
-        norm = clip_grad_norm_(self.model.parameters(), self.optimization.clip_norm).item()
-        loss = cost.loss.item()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise RecipeError(
-                f"{self.run.path}: loss {loss} and gradient norm {norm} at step {number + 1}, epoch {epoch}; start "
-                f"again with a lower lr than {self.optimization.lr} or precision fp32 (it was "
-                f"{self.optimization.precision}); the files of the run hold the {epoch - 1} epochs before"
-            )
-        self.optimizer.step()
-        return Step({"loss": loss, **cost.scalars}, {"lr": rate, "grad_norm": norm, "clips": cost.clips}, cost.clips)
+        for batch in batches:
+            seen.append((batch, get_generators()))
+            cost = self._cost(self._compiled, batch)
+            if cost is not None:
+                unit = unit or cost.clips  # a single batch weighs 1
+                total.add({"loss": cost.loss.item(), **cost.scalars}, cost.clips)
+                self.scaler.scale(cost.loss * (cost.clips / unit)).backward()
+        if not total.clips:
+            return {}, {}
+        rate = learning_rate(number, steps_per_epoch=self.steps_per_epoch, optimization=self.optimization)
+        set_learning_rate(self.optimizer, rate)
+        loss, norm = total.means["loss"], self._clip(total.clips / unit)
+        finite = math.isfinite(norm)
+        if not math.isfinite(loss) or not (finite or self._may_overflow()):
+            raise RecipeError(self._not_finite(loss, norm, number, epoch, seen))
+        self._update(finite)
+        return total.means, {"lr": rate, "clips": total.clips} | ({"grad_norm": norm} if finite else {"overflow": True})
+
+    def _cost(self, model: nn.Module, batch: Any) -> Cost | None:
+        try:
+            with autocast(self.optimization.precision, self.device):
+                return self.task.cost(model, batch)
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise RecipeError(f"the model cannot be compiled here ({reason}); train without compile") from error
+
+    def _clip(self, weight: float) -> float:
+        """Divide the gradient by a weight and scale it down to the largest norm; returns the norm before."""
+        self.scaler.unscale_(self.optimizer)
+        if weight != 1:
+            torch._foreach_div_([one.grad for one in self.model.parameters() if one.grad is not None], weight)
+        return clip_grad_norm_(self.model.parameters(), self.optimization.clip_norm).item()
+
+    def _may_overflow(self) -> bool:
+        """Whether a gradient that is not finite is only one that was scaled too much; the scaler then leaves it out."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() > 1
+
+    def _update(self, finite: bool) -> None:
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None and finite:
+            self.average.update()
+
+    def _not_finite(self, loss: float, norm: float, number: int, epoch: int, seen: Sequence[tuple[Any, Any]]) -> str:
+        """The error of a step: which layer turned bad first, on which files, and what to do."""
+        reason = NOTHING_BAD
+        for batch, generators in seen:
+            set_generators(generators)  # the same dropout
+            reason = first_bad(self.model, partial(self._loss, batch))
+            if reason != NOTHING_BAD:
+                break
+        files = ", ".join(str(path) for path in getattr(batch, "paths", ())) or "unknown"
+        return (
+            f"{self.run.path}: loss {loss} and gradient norm {norm} at step {number + 1}, epoch {epoch}; the first "
+            f"that is not finite: {reason}; files of the batch: {files}; start again with a lower lr than "
+            f"{self.optimization.lr} or precision fp32 (it was {self.optimization.precision}); the files of the run "
+            f"hold the {epoch - 1} epochs before"
+        )
+
+    def _loss(self, batch: Any) -> Tensor | None:
+        cost = self._cost(self.model, batch)
+        return None if cost is None else cost.loss
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
         last = epoch == self.optimization.epochs
         if not last and epoch % self.optimization.evaluate_every:
             return {}
-        with self._termination.at_once():
+        with self.averaged(), self._termination.at_once():
             return self.task.evaluate(self.model)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that are evaluated: their average, if there is one."""
+        return self.average.applied() if self.average is not None else nullcontext()
 
     def _save_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         self._save_model(self.run.last)
         score = metrics.get(self.task.monitor)
-        if score is not None and (self.best is None or score >= self.best):  # of equals the later, trained longer
-            self.best = score
-            self._save_model(self.run.best)
+        if score is not None:
+            self.stalled = 0 if self.best is None or score > self.best else self.stalled + 1
+            if self.best is None or score >= self.best:  # of equals the later, trained longer
+                self.best = score
+                self._save_model(self.run.best)
         self.finished_epochs, self._progress = epoch, Progress()
         self._save_state()
 
     def _save_model(self, file: Path) -> None:
-        with self.run.saving(file):
+        with self.run.saving(file), self.averaged():
             self.save(file)
 
     def _save_state(self) -> None:
@@ -247,8 +332,11 @@ class Trainer:
             {
                 "epoch": self.finished_epochs,
                 "best": self.best,
+                "stalled": self.stalled,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "average": self.average.state_dict() if self.average else None,
                 "progress": asdict(self._progress),
                 "generators": get_generators(),
             }

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from uniformerv2.atomic import write_text
 
-TIMINGS = ("clips_per_second",)
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+T = TypeVar("T")
+
+TIMINGS = ("clips_per_second", "data_wait", "memory_mib")
 """What differs between records of equal runs."""
 
 
@@ -55,6 +64,58 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+class Speed:
+    """How fast training is, and what for it waits.
+
+    Figures are clips_per_second; data_wait, the share of the time that passed waiting for clips; memory_mib, the
+    largest use so far: of the GPU's memory by tensors, or of the machine's by this process.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._start = self._last = time.perf_counter()
+        self._clips = 0
+        self._waited = self._waited_before = 0.0
+
+    def waiting(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same batches; the time until they come counts as waiting."""
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def step(self, clips: int) -> dict[str, float]:
+        """Count a step; returns the figures of this step."""
+        now = time.perf_counter()
+        figures = self._figures(clips, now - self._last, self._waited - self._waited_before)
+        self._clips += clips
+        self._last, self._waited_before = now, self._waited
+        return figures
+
+    @property
+    def total(self) -> dict[str, float]:
+        """The figures from the start to the last step."""
+        return self._figures(self._clips, self._last - self._start, self._waited_before)
+
+    def _figures(self, clips: int, seconds: float, waited: float) -> dict[str, float]:
+        seconds = max(seconds, 1e-9)
+        figures = (clips / seconds, min(waited / seconds, 1.0), peak_memory(self.device))
+        return dict(zip(TIMINGS, figures, strict=True))
+
+
+def peak_memory(device: torch.device) -> float:
+    """MiB, at most so far: of a GPU's memory in tensors, else of the machine's in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if resource is None:
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
 class RunDisplay:
     """Shows a run: on a terminal a bar with loss, metrics, clips/s and time left; everywhere a line per epoch.
 
@@ -81,21 +142,24 @@ class RunDisplay:
         if self._bar:
             self._bar.stop()
 
-    def step(self, epoch: int, means: Mapping[str, float], *, clips_per_second: float) -> None:
-        """A step is done; `means` are those of the epoch so far."""
+    def step(
+        self, epoch: int, means: Mapping[str, float], facts: Mapping[str, float], speed: Mapping[str, float]
+    ) -> None:
+        """A step is done; `means` and `speed` are those of the epoch so far, `facts` of the step."""
         self._finished += 1
         if self._bar and self._task is not None:
-            text = f"epoch {epoch}/{self.epochs}  {_values(means)}  {clips_per_second:.1f} clips/s"
+            rate = f"lr {facts['lr']:.2e}  " if "lr" in facts else ""
+            text = f"epoch {epoch}/{self.epochs}  step {self._finished}  {_values(means)}  {rate}{_speed(speed)}"
             self._bar.update(self._task, advance=1, description=text)
 
-    def epoch(self, epoch: int, means: Mapping[str, float], *, clips_per_second: float) -> None:
+    def epoch(self, epoch: int, means: Mapping[str, float], speed: Mapping[str, float]) -> None:
         """An epoch is done and evaluated."""
         if self.console is None:
             return
         elapsed = time.perf_counter() - self._start
         left = elapsed / max(self._finished - self._first, 1) * (self._steps - self._finished)
         self.console.print(
-            f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  {_values(means)}  {clips_per_second:.1f} clips/s  "
+            f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  {_values(means)}  {_speed(speed)}  "
             f"{timedelta(seconds=round(left))} left",
             highlight=False,
             soft_wrap=True,
@@ -113,3 +177,10 @@ def _bar(console: Console | None) -> Progress | None:
 
 def _values(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+
+
+def _speed(speed: Mapping[str, float]) -> str:
+    return (
+        f"{speed['clips_per_second']:.1f} clips/s  waiting {speed['data_wait']:.0%}  "
+        f"{speed['memory_mib'] / 2**10:.1f} GiB"
+    )

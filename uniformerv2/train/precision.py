@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from uniformerv2.errors import RecipeError
 from uniformerv2.train.recipe import Precision
 
 BF16_MIN_WIDTH = 192  # of a model on a CPU: below, the casts cost more than the faster products save
@@ -18,7 +19,12 @@ def pick_precision(wanted: Precision, device: torch.device, *, width: int) -> Pr
         wanted: "auto", or what is returned unchanged.
         device: where the model is trained.
         width: channels of a token.
+
+    Raises:
+        RecipeError: "fp16" or "tf32" where there is no GPU that computes with them.
     """
+    if wanted in ("fp16", "tf32") and device.type != "cuda":
+        raise RecipeError(f"precision {wanted} needs a GPU of NVIDIA's, got device {device}; take fp32, bf16 or auto")
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
@@ -34,5 +40,16 @@ def _cpu_multiplies_bf16() -> bool:
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """The context of a training forward pass: bfloat16 autocast, or nothing for "fp32"."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    """The context of a training forward pass: autocast to the narrow type, or nothing for "fp32" and "tf32"."""
+    narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return nullcontext() if narrow is None else torch.autocast(device.type, narrow)
+
+
+def loss_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
+    """What keeps the gradients of "fp16" from vanishing; does nothing for the others."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def allow_tf32(precision: Precision) -> None:
+    """Whether GPUs may round the factors of float32 products to 10 bits: for "tf32", and nothing else."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"

@@ -1,0 +1,20 @@
+"""Parts of a model that are not trained."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def train_mode(model: nn.Module) -> None:
+    """Training mode for the parts that are trained, evaluation mode for those of which no parameter is.
+
+    So the BatchNorm of a frozen part keeps its statistics, and neither dropout nor drop path disturbs it. A part
+    without parameters does as the part that it belongs to.
+    """
+    model.train()
+    if all(parameter.requires_grad for parameter in model.parameters()):
+        return
+    for part in model.modules():
+        parameters = list(part.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            part.eval()

@@ -1,0 +1,73 @@
+"""Which layer made numbers that are not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+NOTHING_BAD = "the loss itself"
+
+
+def first_bad(model: nn.Module, loss: Callable[[], Tensor | None]) -> str:
+    """Compute a loss and its gradient once more, and name what turns bad first.
+
+    Args:
+        model: its layers are watched; afterwards its gradients mean nothing.
+        loss: computes the loss with the model, as it was computed when it turned bad; None if there is none.
+
+    Returns:
+        "the clips themselves", "the weights of LAYER", "the output of LAYER", "the gradient at the output of LAYER",
+        "the gradient of PARAMETER", or `NOTHING_BAD`: the first of these that is not finite.
+    """
+    for name, parameter in model.named_parameters():
+        if not _finite(parameter):
+            return f"the weights {name}"
+    found: list[str] = []
+    hooks = [model.register_forward_pre_hook(_inputs_hook(found))]
+    hooks += [part.register_forward_hook(_output_hook(name, found)) for name, part in model.named_modules() if name]
+    try:
+        value = loss()
+        if not found and value is not None and value.isfinite():
+            value.backward()
+            found += [f"the gradient of {name}" for name, one in model.named_parameters() if not _finite(one.grad)]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else NOTHING_BAD
+
+
+def _inputs_hook(found: list[str]) -> Callable[[nn.Module, Any], None]:
+    def look(_: nn.Module, inputs: Any) -> None:
+        if not all(_finite(tensor) for tensor in _tensors(inputs)):
+            found.append("the clips themselves")
+
+    return look
+
+
+def _output_hook(name: str, found: list[str]) -> Callable[[nn.Module, Any, Any], None]:
+    def look_at_gradient(gradient: Tensor) -> None:
+        if not _finite(gradient):
+            found.append(f"the gradient at the output of {name}")
+
+    def look(_: nn.Module, __: Any, output: Any) -> None:
+        for tensor in _tensors(output):
+            if not _finite(tensor):
+                found.append(f"the output of {name}")
+            elif tensor.requires_grad:
+                tensor.register_hook(look_at_gradient)
+
+    return look
+
+
+def _finite(tensor: Tensor | None) -> bool:
+    return tensor is None or bool(tensor.isfinite().all())
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from _tensors(one)
