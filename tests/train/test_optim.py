@@ -1,28 +1,55 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from uniformerv2.train.optim import build_optimizer, learning_rate
+from uniformerv2 import ModelConfig, UniFormerV2
+from uniformerv2.model.config import named_config
+from uniformerv2.train.optim import (
+    build_optimizer,
+    freeze_backbone,
+    learning_rate,
+    parameter_groups,
+    set_learning_rate,
+)
 from uniformerv2.train.recipe import Optimization
+from uniformerv2.weights.formats import VIDEO_FORMATS, to_ours
 
 
-def test_warm_up_is_linear_and_the_cosine_ends_at_the_last_step() -> None:
+def published_rate(epoch: float, *, base: float, start: float, end: float, warmup: float, epochs: int) -> float:
+    """The published schedule, from its definition: epochs are counted with their fractions."""
+    along = (epoch - warmup) / (epochs - warmup)
+    cosine = end + (base - end) * math.cos(math.pi * along / 2) ** 2
+    return cosine if epoch >= warmup else start * (1 - epoch / warmup) + base * epoch / warmup
+
+
+def test_warm_up_is_linear_and_the_cosine_would_end_with_the_last_epoch() -> None:
     optimization = Optimization(epochs=11, warmup_epochs=1.0, lr=1.0, start_lr=0.2, end_lr=0.4)
-    rates = [learning_rate(step, steps_per_epoch=10, optimization=optimization) for step in range(110)]
+    rates = [learning_rate(step, steps_per_epoch=10, optimization=optimization) for step in range(111)]
     assert rates[0] == 0.2
     assert rates[5] == pytest.approx(0.6)  # half of the warm-up
     assert rates[10] == 1.0
-    assert rates[-1] == pytest.approx(0.4)
-    # halfway between the peak (step 10) and the last step (109) lies the mean of the two rates
-    assert (rates[59] + rates[60]) / 2 == pytest.approx(0.7)
+    assert rates[109] > 0.4
+    assert rates[110] == pytest.approx(0.4)  # the first step that is no longer taken
+    # halfway between the peak (step 10) and the end (110) lies the mean of the two rates
+    assert rates[60] == pytest.approx(0.7)
     # a third of the way, cos(60 degrees) = 1/2: three quarters of the way up from end_lr
-    assert rates[10 + 33] == pytest.approx(0.4 + 0.75 * 0.6)
+    third = learning_rate(30 + 100, steps_per_epoch=30, optimization=optimization)
+    assert third == pytest.approx(0.4 + 0.75 * 0.6)
     assert all(before > after for before, after in itertools.pairwise(rates[10:]))
+
+
+def test_warm_up_may_end_within_an_epoch() -> None:
+    optimization = Optimization(epochs=3, warmup_epochs=0.25, lr=1.0, start_lr=0.0, end_lr=0.0)
+    for step in range(9):
+        expected = published_rate(step / 3, base=1.0, start=0.0, end=0.0, warmup=0.25, epochs=3)
+        assert learning_rate(step, steps_per_epoch=3, optimization=optimization) == pytest.approx(expected)
 
 
 def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
@@ -65,3 +92,108 @@ def test_the_step_is_that_of_the_adamw_paper() -> None:
         first, second = 0.8 * first + 0.2 * gradient, 0.9 * second + 0.1 * gradient**2
         expected -= 0.1 * (first / (1 - 0.8**step)) / (math.sqrt(second / (1 - 0.9**step)) + 1e-8)
     assert parameter.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+# --- groups, as the official code makes them of the official names and shapes
+
+SIZES = {"uniformerv2_b16": "B/16", "uniformerv2_l14": "L/14", "uniformerv2_l14_336": "L/14@336"}
+STRUCTURES = (
+    "uniformerv2_b16|scene|global4|full",
+    "uniformerv2_l14|scene|global4|full",
+    "uniformerv2_l14_336|scene|global4|full",
+    "uniformerv2_l14_336|scene|global4|frozen",
+    "uniformerv2_b16|temporal|global8|full",
+    "uniformerv2_l14|temporal|global16|full",
+)
+OFFICIALLY_FROZEN = ("conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer.resblocks")
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_each_parameter_decays_as_in_the_official_code(shared: Path, structure: str) -> None:
+    structures = json.loads((shared / "facts" / "official_structures.json").read_text())["structures"]
+    assert set(structures) == set(STRUCTURES)
+    size, layout, _, kind = structure.split("|")
+    classes = structures[structure]["example_num_classes"]
+    with torch.device("meta"):
+        model = UniFormerV2(
+            named_config(SIZES[size], layout, num_classes=classes, mix_class_token=kind != "frozen")  # type: ignore[arg-type]
+        )
+    if kind == "frozen":
+        freeze_backbone(model)
+
+    shapes = structures[structure]["state_dict"]
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    renamed, unknown = to_ours(tensors, VIDEO_FORMATS["official"])  # keeps the order
+    assert not unknown
+    ours = {parameter: name for name, parameter in model.named_parameters()}
+    official = {}
+    for name, our_name in zip(shapes, renamed, strict=True):
+        statistics = name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        frozen = kind == "frozen" and any(part in name for part in OFFICIALLY_FROZEN)
+        if not statistics and not frozen:
+            official[our_name] = 0.0 if len(shapes[name]) == 1 else 0.05  # BatchNorm's are one-dimensional, too
+
+    groups = parameter_groups(model, Optimization(weight_decay=0.05))
+    found = {ours[parameter]: group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert found == official
+    assert sum(len(group["params"]) for group in groups) == len(official)  # none twice
+
+
+# --- layer-wise decay and frozen parts
+
+
+@pytest.fixture
+def small() -> UniFormerV2:
+    return UniFormerV2(
+        ModelConfig(
+            width=32,
+            depth=3,
+            heads=2,
+            patch_size=8,
+            image_size=(16, 16),
+            local_blocks="attention",
+            post_norm=True,
+            register_tokens=2,
+            global_after=(1, 2),
+            num_classes=3,
+        )
+    )
+
+
+def test_a_block_learns_slower_than_the_one_above_and_new_parts_at_full_rate(small: UniFormerV2) -> None:
+    optimizer = build_optimizer(small, Optimization(layer_decay=0.5))
+    set_learning_rate(optimizer, 16.0)
+    names = {parameter: name for name, parameter in small.named_parameters()}
+    rates = {names[parameter]: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert rates.keys() == dict(small.named_parameters()).keys()
+    for name, rate in rates.items():
+        if ".local" in name or not name.startswith("backbone.") or "post_norm" in name:
+            assert rate == 16, name
+        elif name.startswith("backbone.blocks."):
+            assert rate == {"0": 2, "1": 4, "2": 8}[name.split(".")[2]], name
+        else:
+            assert rate == 1, name
+    decays = {names[one]: group["weight_decay"] for group in optimizer.param_groups for one in group["params"]}
+    assert decays["backbone.blocks.0.mlp.fc1.weight"] == 0.05
+    assert decays["backbone.blocks.0.mlp.fc1.bias"] == 0
+
+
+def test_without_layer_decay_there_are_two_groups_of_one_rate(small: UniFormerV2) -> None:
+    optimizer = build_optimizer(small, Optimization())
+    set_learning_rate(optimizer, 0.25)
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.25, 0.05), (0.25, 0.0)]
+
+
+def test_a_frozen_image_transformer_is_not_in_the_optimizer(small: UniFormerV2) -> None:
+    freeze_backbone(small)
+    before = {name: tensor.clone() for name, tensor in small.named_parameters()}
+    optimizer = build_optimizer(small, Optimization(lr=0.1))
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in small.named_parameters():
+        new = ".local" in name or not name.startswith("backbone.")
+        assert (id(parameter) in held) == parameter.requires_grad == new, name
+    small(torch.zeros(1, 3, 4, 16, 16)).sum().backward()
+    optimizer.step()
+    changed = {name for name, tensor in small.named_parameters() if not tensor.equal(before[name])}
+    assert "head.linear.weight" in changed
+    assert not any(name.startswith("backbone.") and ".local" not in name for name in changed)

@@ -1,39 +1,83 @@
-"""Parameter groups and the learning rate of each step."""
+"""What is trained, with which weight decay, and the learning rate of each step."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from uniformerv2.train.recipe import Optimization
 
+BLOCK = re.compile(r"(?:.*\.)?backbone\.blocks\.(\d+)\.(?!local\d)")  # of the image transformer; local blocks are new
+STEM = re.compile(r"(?:.*\.)?backbone\.(class_token|registers|position_embedding|patch_embedding\.|pre_norm\.)")
+IMAGE = re.compile(r"(?:.*\.)?backbone\.(?!blocks\.\d+\.local\d)")
+
 
 def build_optimizer(model: nn.Module, optimization: Optimization) -> AdamW:
-    """AdamW over everything that is trained; parameters of fewer than two dimensions do not decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in trained if parameter.ndim >= 2]},
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+    """AdamW over everything that is trained, in the groups of `parameter_groups`."""
+    groups = parameter_groups(model, optimization)
+    return AdamW(groups, lr=optimization.lr, betas=optimization.betas, fused=True)
+
+
+def parameter_groups(model: nn.Module, optimization: Optimization) -> list[dict[str, Any]]:
+    """What AdamW takes; `set_learning_rate` heeds the `lr_scale` of each group.
+
+    Parameters of fewer than two dimensions do not decay: biases, norms, the class token, the mix. Position embeddings,
+    queries and convolutions do. So it is in the official code.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for scale, parameter in _with_scales(model, optimization.layer_decay):
+        groups.setdefault((scale, parameter.ndim >= 2), []).append(parameter)
+    return [
+        {"params": groups[key], "lr_scale": key[0], "weight_decay": optimization.weight_decay if key[1] else 0.0}
+        for key in sorted(groups, reverse=True)  # the same order in each process, and when a run is resumed
     ]
-    return AdamW(
-        groups, lr=optimization.lr, betas=optimization.betas, weight_decay=optimization.weight_decay, fused=True
-    )
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Give each group its share of the rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+
+
+def freeze_backbone(model: nn.Module) -> None:
+    """Keep the image transformer as it is: only what arming added is trained, local UniBlocks included."""
+    for name, parameter in model.named_parameters():
+        if IMAGE.match(name):
+            parameter.requires_grad_(False)
+
+
+def _with_scales(model: nn.Module, decay: float) -> Iterator[tuple[float, nn.Parameter]]:
+    """The trained parameters, each with its learning rate relative to that of the parts that arming added.
+
+    Block n of N has decay^(N - n), n from 0, and what comes before the blocks decay^(N + 1), as BEiT and MAE have it.
+    """
+    named = list(model.named_parameters())
+    blocks = [int(match[1]) for name, _ in named if (match := BLOCK.match(name))]
+    depth = max(blocks, default=-1) + 1
+    for name, parameter in named:
+        if parameter.requires_grad:
+            block = BLOCK.match(name)
+            below = depth - int(block[1]) if block else depth + 1 if STEM.match(name) else 0
+            yield decay**below, parameter
 
 
 def learning_rate(step: int, *, steps_per_epoch: int, optimization: Optimization) -> float:
-    """Linear warm-up from start_lr to lr, then a half cosine that reaches end_lr at the last step.
+    """Linear warm-up from start_lr to lr, then a half cosine towards end_lr, in epochs and fractions of them.
+
+    As the official code has it: the last step is still a step away from end_lr.
 
     Args:
         step: optimizer step, from 0, counted over the whole run.
         steps_per_epoch: optimizer steps of an epoch.
         optimization: rates and lengths.
     """
-    warmup = round(optimization.warmup_epochs * steps_per_epoch)
-    if step < warmup:
-        return optimization.start_lr + (optimization.lr - optimization.start_lr) * step / warmup
-    last = optimization.epochs * steps_per_epoch - 1
-    progress = (step - warmup) / max(last - warmup, 1)
+    epoch, warmup = step / steps_per_epoch, optimization.warmup_epochs
+    if epoch < warmup:
+        return optimization.start_lr + (optimization.lr - optimization.start_lr) * epoch / warmup
+    progress = (epoch - warmup) / max(optimization.epochs - warmup, 1e-9)  # a run may be all warm-up
     return optimization.end_lr + (optimization.lr - optimization.end_lr) * (1 + math.cos(math.pi * progress)) / 2

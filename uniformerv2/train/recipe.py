@@ -5,17 +5,31 @@ How many loader workers there are and which device computes is not part of a rec
 
 from __future__ import annotations
 
+import difflib
 import json
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from typing import Any, Literal
 
 from uniformerv2.errors import RecipeError
 from uniformerv2.model.config import Layout, LocalBlocks
+from uniformerv2.video.augmentation import Augmentation
 
-if TYPE_CHECKING:
-    from uniformerv2.video.augment import Augmentation
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
-Precision = Literal["auto", "fp32", "bf16"]
+START = ("arm", "model", "checkpoint")  # of these fields of `ModelRecipe`, a recipe gives exactly one
+
+# What recipes can already say and no code does yet: fields that must have their default, and single values.
+# A recipe that asks for one of them can be built and printed, but not run.
+NOT_YET = frozenset(
+    {
+        *("checkpoint", "map_head", "frozen_backbone"),
+        *("mean", "std", "channel_order"),
+        "layer_decay",
+        *("repeats", "erasing", "mixup", "cutmix"),
+        *("clips", "crops"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -23,9 +37,14 @@ class ModelRecipe:
     """Which model a run starts from."""
 
     arm: str | None = None
-    """Image transformer to arm: a safetensors file with timm's names."""
+    """Image transformer to arm: a file, a folder, or a repository of the hub (docs/image_transformers.md)."""
     model: str | None = None
     """Named size to train from scratch instead: Ti/16, S/16, B/16, L/14 or L/14@336."""
+    checkpoint: str | None = None
+    """Video checkpoint to go on from instead: a file, the name of a published model, or a repository of the hub.
+    It has its own layout, blocks and downsampling."""
+    map_head: bool = False
+    """Keep the rows of the checkpoint's Kinetics-710 head that are the data's classes, instead of a new head."""
     layout: Layout = "temporal"
     """temporal: local UniBlocks, temporal downsampling, global UniBlocks after the last two thirds of the blocks.
     scene: global UniBlocks after the last four blocks."""
@@ -35,27 +54,45 @@ class ModelRecipe:
     """Whether the stem sees three frames and halves the frame rate; None: as the layout says."""
     global_after: tuple[int, ...] | None = None
     """Blocks, counted from 0, that are followed by a global UniBlock; None: as the layout says."""
+    post_norm: bool | None = None
+    """Whether the image transformer's final norm is used; the published models leave CLIP's out.
+    None: if it has one."""
+    mix_class_token: bool = True
+    """Mix what stands for the frames into the video's embedding; the published frozen models do not."""
+    frozen_backbone: bool = False
+    """Train only what arming added, and leave the image transformer as it is."""
     drop_path: float = 0.0
     """Stochastic depth of the last image block; grows linearly from 0."""
+    global_drop_path: float = 0.0
+    """Stochastic depth of the last global UniBlock; grows linearly from 0."""
+    global_dropout: float = 0.0
+    """Dropout inside the MLP of the global UniBlocks."""
     head_dropout: float = 0.0
     """Dropout before the classifier."""
+    checkpoint_blocks: int = 0
+    """How many of the first blocks compute their activations again in the backward pass, to save memory."""
 
     def __post_init__(self) -> None:
-        chosen = [name for name in (self.arm, self.model) if name is not None]
-        _require(len(chosen) == 1, "choose either an image transformer (--arm) or a named size (--model)", chosen)
-        _require(0 <= self.drop_path < 1, "drop_path must be in [0, 1)", self.drop_path)
-        _require(0 <= self.head_dropout < 1, "head_dropout must be in [0, 1)", self.head_dropout)
+        chosen = [name for name in (self.arm, self.model, self.checkpoint) if name is not None]
+        what = "choose one of an image transformer (--arm), a named size (--model) and a video model (--checkpoint)"
+        _require(len(chosen) == 1, what, chosen)
+        _require(not self.map_head or self.checkpoint is not None, "map_head needs a checkpoint", self.checkpoint)
+        for name in ("drop_path", "global_drop_path", "global_dropout", "head_dropout"):
+            _require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1)", getattr(self, name))
+        _require(self.checkpoint_blocks >= 0, "checkpoint_blocks must not be negative", self.checkpoint_blocks)
 
     def options(self) -> dict[str, Any]:
-        """The fields of `ModelConfig` that replace what size and layout say."""
-        options: dict[str, Any] = {"drop_path": self.drop_path, "head_dropout": self.head_dropout}
-        if self.local_blocks != "layout":
-            options["local_blocks"] = self.local_blocks
-        if self.temporal_downsample is not None:
-            options["temporal_downsample"] = self.temporal_downsample
-        if self.global_after is not None:
-            options["global_after"] = self.global_after
-        return options
+        """The fields of `ModelConfig` that replace what size and layout, or the checkpoint, say."""
+        always = ("drop_path", "global_drop_path", "global_dropout", "head_dropout", "checkpoint_blocks")
+        where_chosen = {
+            "local_blocks": None if self.local_blocks == "layout" else self.local_blocks,
+            "temporal_downsample": self.temporal_downsample,
+            "global_after": self.global_after,
+            "post_norm": self.post_norm,
+            "mix_class_token": None if self.mix_class_token else False,
+        }
+        chosen = {name: value for name, value in where_chosen.items() if value is not None}
+        return {name: getattr(self, name) for name in always} | chosen
 
 
 @dataclass(frozen=True)
@@ -66,10 +103,17 @@ class ClipRecipe:
     """Frames of a clip, spread evenly over the video."""
     size: int | tuple[int, int] = 224
     """Side of a square clip in pixels, or height and width; divisible by the patch size."""
+    mean: tuple[float, float, float] | None = None
+    """Of each channel in [0, 1], to normalise with; 0.45 in the published models. None: as the start was trained."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation to normalise with; 0.225 in the published models. None: as the start was trained."""
+    channel_order: Literal["rgb", "bgr"] | None = None
+    """Order in which the model sees the channels; None: as the start was trained, rgb for images."""
 
     def __post_init__(self) -> None:
         _require(self.num_frames >= 1, "num_frames must be positive", self.num_frames)
         _require(min(self.height_width) >= 1, "size must be positive", self.size)
+        _require(self.std is None or min(self.std) > 0, "std must be positive", self.std)
 
     @property
     def height_width(self) -> tuple[int, int]:
@@ -83,17 +127,31 @@ class AugmentationOptions:
 
     num_ops: int = 0
     """RandAugment operations that distort a training clip; 4 in the released recipes, for 100,000 videos and more."""
+    magnitude: float = 7.0
+    """Mean strength of these operations, 0 to 10."""
     crop_area: tuple[float, float] = (0.5, 1.0)
     """Smallest and largest share of the frame that a training clip keeps; 0.08 1 in the released recipes."""
     flip: bool = True
     """Mirror half of the training clips; not where left and right tell classes apart."""
+    repeats: int = 1
+    """Clips of each decoded video in a batch, each with frames and distortions of its own: saves decoding."""
+    erasing: float = 0.0
+    """Probability that a random rectangle of a training clip is erased."""
+    mixup: float = 0.0
+    """Blend pairs of clips; alpha of the beta distribution of the share. 0: never."""
+    cutmix: float = 0.0
+    """Paste a rectangle of one clip into another; alpha of the beta distribution of its area. 0: never."""
+
+    @classmethod
+    def of(cls, augmentation: Augmentation) -> AugmentationOptions:
+        """What an augmentation looks like on the command line."""
+        shown = {option.name: getattr(augmentation, option.name) for option in fields(cls)}
+        return cls(**shown | {"flip": augmentation.flip > 0})
 
     def build(self) -> Augmentation:
         """Raises RecipeError for values out of range."""
-        from uniformerv2.video.augment import Augmentation  # imports torch, which `--help` must not wait for
-
         try:
-            return Augmentation(num_ops=self.num_ops, crop_area=self.crop_area, flip=0.5 if self.flip else 0.0)
+            return Augmentation(**asdict(self) | {"flip": 0.5 if self.flip else 0.0})
         except ValueError as error:
             raise RecipeError(str(error)) from error
 
@@ -105,15 +163,23 @@ class Optimization:
     epochs: int = 20
     """Passes over the training files."""
     batch_size: int = 8
-    """Clips of a step."""
+    """Clips of a step, over all processes and micro-batches."""
     lr: float = 3e-4
     """Learning rate after the warm-up. CLIP weights want far less: 1e-5 at batch size 256."""
+    lr_base_batch: int | None = None
+    """Batch size that lr, start_lr and end_lr are meant for: they are scaled linearly to batch_size.
+    None: they stay as they are."""
+    accumulate: int = 1
+    """Micro-batches that a step is split into, to save memory."""
     warmup_epochs: float = 2.0
     """Epochs until the learning rate is reached, linearly from start_lr."""
     start_lr: float = 1e-6
     """Learning rate of the first step."""
     end_lr: float = 1e-6
-    """Learning rate of the last step."""
+    """Learning rate at the end of the last epoch."""
+    layer_decay: float = 1.0
+    """Learning rate of each image block relative to that of the block above; what arming added has the full rate.
+    1: the same everywhere."""
     weight_decay: float = 0.05
     """Decoupled weight decay; none on biases, norms and other 1-D parameters."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -123,15 +189,28 @@ class Optimization:
     label_smoothing: float = 0.1
     """Share of the target probability that is spread over all classes."""
     precision: Precision = "auto"
-    """bf16: autocast to bfloat16. auto: bf16 where the device computes with it and the model is wide enough to gain."""
+    """bf16: autocast to bfloat16. fp16: autocast to float16, with a scaled loss; GPUs only.
+    auto: bf16 where the device computes with it and the model is wide enough to gain."""
+    ema: float = 0.0
+    """Decay of a running average of the weights, which is then evaluated and saved beside them. 0: none."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
     evaluate_every: int = 1
     """Epochs between evaluations of the held-out files; the last epoch is always evaluated."""
+    early_stop: int = 0
+    """Stop after so many epochs without a better held-out accuracy. 0: never."""
     seed: int = 0
     """Decides the new parameters, the order of the files, the augmentation and the held-out files."""
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "epochs must be positive", self.epochs)
         _require(self.batch_size >= 1, "batch_size must be positive", self.batch_size)
+        _require(self.accumulate >= 1, "accumulate must be positive", self.accumulate)
+        divisible = self.batch_size % self.accumulate == 0
+        _require(divisible, f"batch_size must be divisible by accumulate {self.accumulate}", self.batch_size)
+        _require(
+            self.lr_base_batch is None or self.lr_base_batch >= 1, "lr_base_batch must be positive", self.lr_base_batch
+        )
         _require(self.lr > 0, "lr must be positive", self.lr)
         _require(self.warmup_epochs >= 0, "warmup_epochs must not be negative", self.warmup_epochs)
         _require(
@@ -139,6 +218,9 @@ class Optimization:
         )
         _require(0 <= self.start_lr <= self.lr, f"start_lr must be in [0, lr {self.lr}]", self.start_lr)
         _require(0 <= self.end_lr <= self.lr, f"end_lr must be in [0, lr {self.lr}]", self.end_lr)
+        _require(0 < self.layer_decay <= 1, "layer_decay must be in (0, 1]", self.layer_decay)
+        _require(0 <= self.ema < 1, "ema must be in [0, 1)", self.ema)
+        _require(self.early_stop >= 0, "early_stop must not be negative", self.early_stop)
         _require(self.weight_decay >= 0, "weight_decay must not be negative", self.weight_decay)
         _require(all(0 <= beta < 1 for beta in self.betas), "betas must be in [0, 1)", self.betas)
         _require(self.clip_norm > 0, "clip_norm must be positive", self.clip_norm)
@@ -146,18 +228,91 @@ class Optimization:
         _require(self.evaluate_every >= 1, "evaluate_every must be positive", self.evaluate_every)
         _require(0 <= self.seed < 2**32, "seed must be in [0, 2**32)", self.seed)
 
+    def scaled(self) -> Optimization:
+        """The same with learning rates for the batch size that it has."""
+        if self.lr_base_batch is None:
+            return self
+        factor = self.batch_size / self.lr_base_batch
+        rates = {name: getattr(self, name) * factor for name in ("lr", "start_lr", "end_lr")}
+        return replace(self, lr_base_batch=self.batch_size, **rates)
+
+
+@dataclass(frozen=True)
+class EvaluationRecipe:
+    """The views of each held-out video when the run is over. After each epoch it is one, which takes less time."""
+
+    clips: int = 1
+    """Clips spread over each held-out video at the end of the run."""
+    crops: Literal[1, 3] = 1
+    """1: the centre of each of these clips; 3: three crops along its longer side."""
+
+    def __post_init__(self) -> None:
+        _require(self.clips >= 1, "clips must be positive", self.clips)
+        _require(self.crops in (1, 3), "crops must be 1 or 3", self.crops)
+
 
 @dataclass(frozen=True)
 class Recipe:
     """The whole truth of a run: saved beside it, printed when it starts.
 
-    Vary one with `dataclasses.replace`. Raises RecipeError for values out of range.
+    Vary one with `vary`, or a part with `dataclasses.replace`. Raises RecipeError for values out of range.
     """
 
     model: ModelRecipe
     clip: ClipRecipe = field(default_factory=ClipRecipe)
     optimization: Optimization = field(default_factory=Optimization)
     augmentation: Augmentation = field(default_factory=lambda: AugmentationOptions().build())
+    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+
+    def __post_init__(self) -> None:
+        together = self.optimization.accumulate * self.augmentation.repeats
+        what = f"batch_size must be divisible by accumulate times repeats, {together}"
+        _require(self.optimization.batch_size % together == 0, what, self.optimization.batch_size)
+
+    def vary(self, **values: Any) -> Recipe:
+        """The same with other values of some fields, wherever they stand: `recipe.vary(lr=1e-4, epochs=30)`.
+
+        Another start (arm, model or checkpoint) takes the place of the recipe's.
+
+        Raises:
+            RecipeError: no field of that name (the message has the nearest), or values out of range.
+        """
+        if chosen := {name for name in START if values.get(name) is not None}:
+            values = {**dict.fromkeys(START), **values}
+            if "checkpoint" not in chosen:
+                values = {"map_head": False, **values}
+        parts: dict[str, dict[str, Any]] = {part.name: {} for part in fields(self)}
+        place = {option.name: part for part, option, _ in self._options()}
+        for name, value in values.items():
+            if name not in place:
+                raise RecipeError(f"no recipe has a field {name!r}; {nearest(name, place)}")
+            parts[place[name]][name] = value
+        try:
+            return replace(self, **{part: replace(getattr(self, part), **some) for part, some in parts.items()})
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+
+    def resolved(self) -> Recipe:
+        """The recipe that is run and saved: with learning rates for its batch size. It resolves to itself.
+
+        Raises:
+            RecipeError: it asks for something of `NOT_YET`.
+        """
+        missing = [
+            f"{option.name} {value}, leave it at {option.default}"
+            for _, option, value in self._options()
+            if value != option.default and {option.name, f"{option.name} {value}"} & NOT_YET
+        ]
+        if missing:
+            raise RecipeError(f"this version cannot train with {'; '.join(missing)}")
+        return replace(self, optimization=self.optimization.scaled())
+
+    def _options(self) -> Iterator[tuple[str, Field[Any], Any]]:
+        """Part, field and value of everything that the parts say. No two parts have a field of the same name."""
+        for part in fields(self):
+            values = getattr(self, part.name)
+            for option in fields(values):
+                yield part.name, option, getattr(values, option.name)
 
     def to_json(self) -> str:
         """As recipe.json has it."""
@@ -181,6 +336,13 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         elif old != new:
             found.append(f"{name} {old} is now {new}")
     return sorted(found)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What a name that is none may have meant, as the end of an error."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
 
 
 def _require(condition: bool, what: str, value: object) -> None:

@@ -1,0 +1,70 @@
+"""What a named recipe is, and what all published ones have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.video.augmentation import Augmentation
+from uniformerv2.weights.zoo import ZooEntry, zoo_entry
+
+CLIP = {  # OpenAI's image encoders on the hub, by named size
+    "B/16": "openai/clip-vit-base-patch16",
+    "L/14": "openai/clip-vit-large-patch14",
+    "L/14@336": "openai/clip-vit-large-patch14-336",
+}
+
+RELEASED = Recipe(
+    ModelRecipe(arm=CLIP["B/16"], layout="scene", post_norm=False, global_dropout=0.5, head_dropout=0.5),
+    ClipRecipe(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), channel_order="rgb"),
+    Optimization(
+        epochs=55,
+        batch_size=256,
+        lr=1e-5,
+        warmup_epochs=5.0,
+        start_lr=1e-6,
+        end_lr=1e-6,
+        weight_decay=0.05,
+        betas=(0.9, 0.999),
+        clip_norm=20.0,
+        label_smoothing=0.0,
+        precision="fp16",
+        seed=6666,
+    ),
+    Augmentation(),
+    EvaluationRecipe(clips=4, crops=3),
+)
+"""B/16 from CLIP on Kinetics, 8 frames of 224 pixels; the other published experiments vary it."""
+
+
+@dataclass(frozen=True)
+class NamedRecipe:
+    """A recipe under the name of what it trains. Those of published models have their names in `weights.zoo`."""
+
+    name: str
+    recipe: Recipe
+    gpus: int | None = None  # of the published run; how long it took was not published
+    notes: tuple[str, ...] = ()  # where what was published contradicts itself, and what is taken here; what was tried
+
+    @cached_property
+    def published(self) -> ZooEntry | None:
+        """What was published of the model; None for a recipe of ours."""
+        return zoo_entry(self.name)
+
+    @property
+    def cost(self) -> str:
+        """Such as "16 GPUs, 512 clips a step, 50 epochs"."""
+        run = f"{self.recipe.optimization.batch_size} clips a step, {self.recipe.optimization.epochs} epochs"
+        return f"{self.gpus} GPUs, {run}" if self.gpus else run
+
+    @property
+    def result(self) -> str:
+        """Such as "top-1 84.4 % with views 8x3x4"; "" where nothing was published."""
+        entry = self.published
+        return f"top-1 {entry.top1} % with views {entry.views}" if entry and entry.top1 else ""
+
+    def lines(self) -> list[str]:
+        """For people: cost and result as published, then the notes."""
+        facts = f"published: {self.cost}; {self.result or 'no accuracy'}" if self.published else self.cost
+        return [f"{self.name}: {facts}", *self.notes]

@@ -1,0 +1,45 @@
+"""What may happen to training clips, as data. Knows nothing of tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a training clip. The defaults are the released recipe, rand-m7-n4-mstd0.5-inc1.
+
+    As there, mixing, erasing and colour jitter are not part of it.
+    """
+
+    num_ops: int = 4  # RandAugment operations drawn for a clip, with replacement; 0 turns RandAugment off
+    magnitude: float = 7.0  # mean strength of an operation, 0 to 10
+    magnitude_std: float = 0.5  # every operation draws its own strength
+    op_probability: float = 0.5  # that a drawn operation is applied
+    crop_area: tuple[float, float] = (0.08, 1.0)  # share of the frame that the crop keeps
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)  # the crop's width / height, relative to the clip's
+    flip: float = 0.5  # probability of a mirrored clip; 0 where left and right matter (Something-Something)
+    short_side: int = 320  # pixels; frames with a longer short side are first resized to it, to save time
+    repeats: int = 1  # clips of each decoded video in a batch, each with frames and distortions of its own
+    erasing: float = 0.0  # probability that a rectangle of the clip is erased
+    mixup: float = 0.0  # alpha of the beta distribution that says how two clips are blended; 0: never
+    cutmix: float = 0.0  # alpha for how much of a clip is pasted into another; 0: never
+
+    def __post_init__(self) -> None:
+        if self.num_ops < 0:
+            raise ValueError(f"num_ops must not be negative, got {self.num_ops}")
+        if not 0 <= self.magnitude <= 10:
+            raise ValueError(f"magnitude must lie in 0 to 10, got {self.magnitude}")
+        for name in ("magnitude_std", "mixup", "cutmix"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("op_probability", "flip", "erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0 to 1, got {getattr(self, name)}")
+        if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
+            raise ValueError(f"crop_area must be (smallest, largest) above 0 and up to 1, got {self.crop_area}")
+        if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
+            raise ValueError(f"crop_aspect must be (smallest, largest) above 0, got {self.crop_aspect}")
+        for name in ("short_side", "repeats"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
