@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from uniformerv2.predict import Prediction, Predictor
     from uniformerv2.tasks.classification import train_classifier
     from uniformerv2.tasks.evaluation import Evaluation, evaluate
+    from uniformerv2.tasks.features import VideoFeatures, extract_features
     from uniformerv2.train.recipe import Recipe
     from uniformerv2.video.reader import VideoReader
     from uniformerv2.weights.checkpoint import load_model, load_weights, save_model
@@ -39,6 +40,8 @@ _HOMES = {
     "Predictor": "predict",
     "Evaluation": "tasks.evaluation",
     "evaluate": "tasks.evaluation",
+    "VideoFeatures": "tasks.features",
+    "extract_features": "tasks.features",
     "train_classifier": "tasks.classification",
     "Recipe": "train.recipe",
     "VideoReader": "video.reader",

@@ -425,7 +425,8 @@ def test_published_names_are_downloaded_and_hub_ids_too(
     config = named_config("B/16", "temporal", num_classes=174)
     small = replace(config, width=64, heads=1, depth=5, global_after=(3, 4))
     torch.save({"model_state": official_state(small)}, tmp_path / "sthv2_uniformerv2_b16_16x224.pyth")
-    loaded = load_model("b16-ssv2-16x224")
+    loaded = load_model("B16-SSv2-16x224")
+    assert loaded.origin == "b16-ssv2-16x224", "the name is kept, so that its published figure is found"
     assert loaded.preprocessing.channel_order == "bgr"
     assert loaded.preprocessing.num_frames == 16
     assert len(loaded.labels) == 174, "the zoo knows which of the two datasets it is"

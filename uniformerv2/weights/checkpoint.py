@@ -108,7 +108,17 @@ def load_model(
             f"{preprocessing.num_frames} frames instead of {info.preprocessing.num_frames}: no weight changes"
         )
     model.loading_report = (*model.loading_report, *changes)
+    if name_of_published := _published(source):
+        model.origin = name_of_published
     return model
+
+
+def _published(source: Source) -> str:
+    """The name in `list_models` of what `_read` would fetch; empty for files and state dicts."""
+    from uniformerv2.weights.zoo import zoo_entry
+
+    entry = None if isinstance(source, Mapping) or Path(source).exists() else zoo_entry(str(source))
+    return entry.name if entry else ""
 
 
 def save_model(model: UniFormerV2, path: str | Path, *, origin: str | None = None, licence: str | None = None) -> None:
