@@ -23,6 +23,7 @@ from uniformerv2.tasks.classification import (
     evaluate,
     train_classifier,
 )
+from uniformerv2.tasks.mixing import Mixing, mix
 from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.weights import load_model
@@ -213,3 +214,47 @@ def test_the_loss_is_smoothed_cross_entropy() -> None:
     assert cost.loss.item() == pytest.approx(sum(smoothed) / 4, rel=1e-6)
     assert cost.scalars == {"accuracy": 0.5}
     assert cost.clips == 4
+
+
+@pytest.mark.parametrize("mixing", [Mixing(mixup=0.8), Mixing(cutmix=1.0)])
+def test_the_loss_of_mixed_clips_is_that_of_the_mixed_and_smoothed_target(mixing: Mixing) -> None:
+    logits = [2.0, 1.0, 0.0]
+    task = Classification(None, label_smoothing=0.3, batch_size=2, mixing=mixing)  # type: ignore[arg-type]
+    labels = torch.tensor([0, 0, 2, 1])
+    torch.manual_seed(3)
+    cost = task.cost(Constant(logits), batch_of(labels.tolist()))
+    torch.manual_seed(3)
+    _, others, kept = mix(torch.zeros(4, 3, 2, 4, 4), mixing)
+    assert 0 < kept < 1
+    one_hot = torch.eye(3)[labels]
+    target = (kept * one_hot + (1 - kept) * one_hot[others]) * 0.7 + 0.3 / 3
+    expected = -(target * torch.tensor(logits).log_softmax(0)).sum(1).mean()
+    assert cost is not None
+    assert cost.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    wanted = labels if kept >= 0.5 else labels[others]
+    assert cost.scalars["accuracy"] == (wanted == 0).float().mean().item()
+
+
+def test_each_view_of_a_repeated_video_is_a_clip() -> None:
+    task = Classification(None, label_smoothing=0.0, batch_size=2)  # type: ignore[arg-type]
+    batch = batch_of([0, 1])
+    batch.clips = batch.clips.repeat(1, 3, 1, 1, 1, 1)
+    model = Constant([5.0, 0.0])
+    cost = task.cost(model, batch)
+    assert model.seen == [6]
+    assert cost is not None
+    assert cost.clips == 6
+    assert cost.scalars["accuracy"] == 0.5
+
+
+def test_a_batch_is_counted_in_clips_whatever_is_repeated_or_accumulated(
+    colours: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    one = replace(
+        recipe,
+        optimization=replace(recipe.optimization, epochs=1, batch_size=12, accumulate=2, ema=0.9),
+        augmentation=replace(recipe.augmentation, repeats=3, mixup=0.4, cutmix=1.0, erasing=0.5),
+    )
+    train_classifier(colours, tmp_path / "run", one)
+    records = [record for record in steps(tmp_path / "run") if record["kind"] == "step"]
+    assert [record["clips"] for record in records] == [12, 12, 12]  # of four videos, three clips each

@@ -12,7 +12,14 @@ import torch
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video import augment as operations
 from uniformerv2.video import transforms
-from uniformerv2.video.augment import OPERATIONS, Augmentation, augment, draw_crop, draw_operations
+from uniformerv2.video.augment import (
+    OPERATIONS,
+    Augmentation,
+    augment,
+    draw_crop,
+    draw_erased,
+    draw_operations,
+)
 
 UNCHANGED = Augmentation(num_ops=0, crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), flip=0.0)
 BYTES = Preprocessing(size=(16, 16), mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
@@ -255,3 +262,48 @@ def test_impossible_options_are_refused(option: dict[str, object]) -> None:
     (name,) = option
     with pytest.raises(ValueError, match=f"{name} must"):
         Augmentation(**option)  # type: ignore[arg-type]
+
+
+# --- erasing
+
+
+def test_a_rectangle_is_erased_in_all_frames_with_colours_of_their_own() -> None:
+    frames = torch.full((3, 3, 64, 64), 100, dtype=torch.uint8)
+    model = Preprocessing(size=(64, 64), mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
+    plain = augment(frames, model, UNCHANGED, random.Random(5))
+    erased = augment(frames, model, replace(UNCHANGED, erasing=1.0), random.Random(5))
+    changed = erased != plain
+    assert changed.any()
+    rectangle = changed[0, 0]
+    assert torch.equal(changed, rectangle.expand_as(changed))
+    assert int(rectangle.any(1).sum() * rectangle.any(0).sum()) == int(rectangle.sum())
+    # colours are uniform in [0, 1] before they are normalised
+    mean, std = (torch.tensor(values).view(3, 1) for values in (model.mean, model.std))
+    colours = erased[:, 1, rectangle] * std + mean
+    assert colours.min().item() >= -1e-6
+    assert colours.max().item() <= 1 + 1e-6
+    assert colours.mean().item() == pytest.approx(0.5, abs=0.05)
+    assert not torch.equal(erased[:, 0], erased[:, 1])
+
+
+def test_erasing_has_the_probability_and_the_sizes_of_the_paper() -> None:
+    rng = random.Random(0)
+    erased = [draw_erased((200, 300), rng) for _ in range(2000)]
+    sizes = [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in filter(None, erased)]
+    assert len(sizes) == 2000
+    shares = [height * width / 60_000 for height, width in sizes]
+    assert 0.0195 < min(shares) < 0.03
+    assert 0.37 < max(shares) < 0.405
+    assert all(0.28 < height / width < 3.5 for height, width in sizes)
+    frames, half = torch.full((1, 3, 16, 16), 9, dtype=torch.uint8), replace(UNCHANGED, erasing=0.3)
+    hits = sum(bool((augment(frames, BYTES, half, rng) != 9).any()) for _ in range(500))
+    assert 110 < hits < 190
+
+
+def test_erasing_changes_nothing_else_of_a_clip() -> None:
+    frames, full = random_frames(2, 3, 40, 60), Augmentation()
+    for seed in range(10):
+        plain, erased = (
+            augment(frames, BYTES, replace(full, erasing=erasing), random.Random(seed)) for erasing in (0.0, 1.0)
+        )
+        assert (plain == erased).float().mean().item() > 0.5  # the same operations, crop and flip

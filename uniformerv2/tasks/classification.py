@@ -28,6 +28,7 @@ from uniformerv2.tasks.evaluation import Evaluation, Views, evaluate_loader, eva
 from uniformerv2.tasks.evaluation import VideoResult as VideoResult
 from uniformerv2.tasks.evaluation import evaluate as evaluate
 from uniformerv2.tasks.evaluation import of_split as of_split
+from uniformerv2.tasks.mixing import Mixing, mix
 from uniformerv2.train.checkpoint import RunFolder, write_text
 from uniformerv2.train.engine import SAVE_EVERY, Cost, Trainer
 from uniformerv2.train.log import read_metrics
@@ -40,38 +41,52 @@ if TYPE_CHECKING:
 
 
 class Classification:
-    """The task: cross entropy with label smoothing; single-view accuracy on the held-out videos.
+    """The task: cross entropy with label smoothing, of mixed clips if asked for; single-view accuracy when held out.
 
     Args:
         held_out: single views of the held-out videos.
         label_smoothing: share of the target probability that is spread over all classes.
         batch_size: clips that the model sees at once in evaluation.
+        mixing: how the clips of a training batch are mixed.
         console: is told of each unreadable or damaged video once; None stays silent.
     """
 
     monitor = "top1"
 
     def __init__(
-        self, held_out: DataLoader[Any], *, label_smoothing: float, batch_size: int, console: Console | None = None
+        self,
+        held_out: DataLoader[Any],
+        *,
+        label_smoothing: float,
+        batch_size: int,
+        mixing: Mixing = Mixing(),  # noqa: B008 - it is frozen
+        console: Console | None = None,
     ) -> None:
         self.held_out, self.label_smoothing, self.batch_size = held_out, label_smoothing, batch_size
-        self.console = console
+        self.mixing, self.console = mixing, console
         self.evaluation: Evaluation | None = None  # the latest
         self.skipped: dict[str, str] = {}  # path -> reason
         self.damaged: dict[str, str] = {}  # path -> what is damaged
 
     def cost(self, model: nn.Module, batch: Batch) -> Cost | None:
+        """Where clips are mixed, an answer counts as right if it is the class with the larger share."""
         self._report(self.skipped, "skipped", batch.errors)
         self._report(self.damaged, "damaged", batch.warnings)
         if not len(batch):
             return None
-        device = model_device(model)
-        # (videos, 1 view, ...) -> (videos, ...)
-        logits = model(batch.clips.flatten(0, 1).to(device, non_blocking=True)).float()
-        labels = batch.labels.to(device, non_blocking=True)
+        device, views = model_device(model), batch.clips.shape[1]
+        # (videos, views, ...) -> (clips, ...)
+        clips = batch.clips.flatten(0, 1).to(device, non_blocking=True)
+        labels = batch.labels.repeat_interleave(views).to(device, non_blocking=True)
+        clips, others, kept = mix(clips, self.mixing)
+        logits = model(clips).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        accuracy = (logits.argmax(1) == labels).float().mean().item()
-        return Cost(loss, {"accuracy": accuracy}, len(batch))
+        if self.mixing:  # cross entropy is linear in the target: this is the one with the mixed target
+            other = F.cross_entropy(logits, labels[others], label_smoothing=self.label_smoothing)
+            loss = kept * loss + (1 - kept) * other
+        wanted = labels if kept >= 0.5 else labels[others]
+        accuracy = (logits.argmax(1) == wanted).float().mean().item()
+        return Cost(loss, {"accuracy": accuracy}, len(clips))
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         assert isinstance(model, UniFormerV2)
@@ -153,6 +168,7 @@ def train_classifier(
         evaluation_loader(model, held_out, Views(batch_size=batch_size), workers=workers),
         label_smoothing=recipe.optimization.label_smoothing,
         batch_size=batch_size,
+        mixing=Mixing(recipe.augmentation.mixup, recipe.augmentation.cutmix),
         console=console,
     )
     given = {run.recipe: recipe.to_json(), run.train: _manifest(training), run.held_out: _manifest(held_out)}

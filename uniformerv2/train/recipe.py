@@ -25,8 +25,6 @@ NOT_YET = frozenset(
     {
         *("checkpoint", "map_head", "frozen_backbone"),
         *("mean", "std", "channel_order"),
-        "layer_decay",
-        *("repeats", "erasing", "mixup", "cutmix"),
         *("clips", "crops"),
     }
 )

@@ -1,4 +1,4 @@
-"""Training augmentation: RandAugment, random resized crop, flip. One draw for all frames of a clip."""
+"""Training augmentation: RandAugment, random resized crop, flip, erasing. One draw for all frames of a clip."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def augment(
     *,
     out: Tensor | None = None,
 ) -> Tensor:
-    """One random training view of a clip: RandAugment, random resized crop, flip, normalisation.
+    """One random training view of a clip: RandAugment, random resized crop, flip, normalisation, erasing.
 
     Args:
         frames: uint8 (frames, 3, height, width), RGB.
@@ -51,7 +51,44 @@ def augment(
     top, left, height, width = draw_crop(frames.shape, preprocessing.size, augmentation, rng)
     frames = frames[..., top : top + height, left : left + width]
     mirrored = rng.random() < augmentation.flip
-    return resized_clip(frames, preprocessing.size, preprocessing, mirrored=mirrored, out=out)
+    clip = resized_clip(frames, preprocessing.size, preprocessing, mirrored=mirrored, out=out)
+    if augmentation.erasing and rng.random() < augmentation.erasing:
+        erase(clip, preprocessing, rng)
+    return clip
+
+
+def erase(clip: Tensor, preprocessing: Preprocessing, rng: random.Random) -> None:
+    """Fill a rectangle, the same in all frames, with random colours of its own in each (random erasing, Zhong et al.,
+    arXiv:1708.04896).
+
+    Args:
+        clip: normalised, (3, frames, height, width); changed in place.
+        preprocessing: that it was normalised with.
+        rng: the source of randomness.
+    """
+    rectangle = draw_erased(clip.shape, rng)
+    if rectangle is None:
+        return
+    noise = torch.Generator().manual_seed(rng.getrandbits(63))
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    rows, columns = rectangle
+    part = clip[..., rows, columns]
+    part.copy_(torch.rand(part.shape, generator=noise).sub_(mean).div_(std))
+
+
+def draw_erased(shape: tuple[int, ...], rng: random.Random) -> tuple[slice, slice] | None:
+    """Rows and columns to erase: 2 to 40 % of the frame, height / width 0.3 to 1 / 0.3, as in the paper.
+
+    A rectangle that does not fit is drawn again, a hundred times at most; None after that.
+    """
+    height, width = shape[-2:]
+    for _ in range(100):
+        area, aspect = rng.uniform(0.02, 0.4) * height * width, rng.uniform(0.3, 1 / 0.3)
+        rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < rows < height and 0 < columns < width:
+            top, left = rng.randint(0, height - rows), rng.randint(0, width - columns)
+            return slice(top, top + rows), slice(left, left + columns)
+    return None
 
 
 def draw_operations(augmentation: Augmentation, rng: random.Random) -> list[tuple[str, float]]:
