@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -15,7 +17,7 @@ from uniformerv2.data.dataset import Batch, EpochSampler, Sample, VideoDataset, 
 from uniformerv2.errors import AnnotationError
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.augment import Augmentation
-from uniformerv2.video.reader import VideoReader, VideoWarning
+from uniformerv2.video.reader import VideoReader, VideoWarning, _VideoFile
 from uniformerv2.video.sampling import segment_indices
 
 NUM_FRAMES, RATE = 40, 10  # 4 seconds
@@ -23,13 +25,20 @@ BYTES = Preprocessing(num_frames=4, size=(32, 32), mean=(0.0, 0.0, 0.0), std=(1 
 GREY_ONLY = Augmentation(num_ops=0)  # moves and mirrors, but leaves the grey of a frame
 
 
-def write_video(path: Path, *, width: int = 48) -> Path:
+def write_video(
+    path: Path,
+    *,
+    width: int = 48,
+    num_frames: int = NUM_FRAMES,
+    codec: str = "mpeg4",
+    options: dict[str, str] | None = None,
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=RATE)
+        stream = container.add_stream(codec, rate=RATE, options=options or {})
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, 32, "yuv420p", 1_000_000
-        for index in range(NUM_FRAMES):
-            image = np.full((32, width, 3), 5 * index, dtype=np.uint8)
+        for index in range(num_frames):
+            image = np.full((32, width, 3), 5 * index % 256, dtype=np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return path
@@ -86,6 +95,41 @@ def test_crops_of_a_clip_run_from_left_to_right(tmp_path: Path) -> None:
         clips = VideoDataset([annotation], ["thirds"], BYTES, num_crops=num_crops)[0].clips
         assert clips is not None
         assert clips.mean((1, 2, 3, 4)).round().int().tolist() == values
+
+
+def decoded_frames(monkeypatch: pytest.MonkeyPatch, read: Callable[[], object]) -> int:
+    """How many frames leave the decoder meanwhile."""
+    counts: list[int] = []
+    feed = _VideoFile._feed
+
+    def counting_feed(self: _VideoFile, packet: Any) -> list[av.VideoFrame]:
+        frames = feed(self, packet)
+        counts.append(len(frames))
+        return frames
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_VideoFile, "_feed", counting_feed)
+        read()
+    return sum(counts)
+
+
+@pytest.mark.parametrize("group", [5, 12, 300])
+def test_views_cost_the_decoding_of_one_view_of_all_their_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
+) -> None:
+    path = write_video(tmp_path / "a.mp4", num_frames=150, options={"g": str(group), "bf": "2"}, codec="libx264")
+    views = VideoDataset([Annotation(path, "run")], ["run"], BYTES, num_clips=4, num_crops=3)
+    union = sorted({index for clip in range(4) for index in segment_indices(150, 4, clip=clip, num_clips=4)})
+    assert len(union) == 16
+
+    def read_union() -> None:
+        with VideoReader(path, threads=1) as reader:
+            assert len(reader) == 150
+            reader.frames_at(union)
+
+    once = decoded_frames(monkeypatch, read_union)
+    assert once >= 16
+    assert decoded_frames(monkeypatch, lambda: views[0]) <= 1.15 * once
 
 
 def test_an_interval_limits_the_frames(videos: list[Annotation]) -> None:
@@ -177,6 +221,31 @@ def test_a_key_decides_its_clip(videos: list[Annotation]) -> None:
     assert torch.equal(clip(1), clip((1, 0)))
 
 
+def test_repeated_augmentation_draws_frames_and_views_anew(videos: list[Annotation]) -> None:
+    once, thrice = (
+        VideoDataset(videos, ["run", "walk"], BYTES, augmentation=GREY_ONLY, repeats=repeats) for repeats in (1, 3)
+    )
+    single, views = once[1, 7].clips, thrice[1, 7].clips
+    assert single is not None
+    assert views is not None
+    assert views.shape == (3, *single.shape[1:]) == thrice.clips_shape
+    assert torch.equal(views[:1], single)
+    assert len({tuple(frame_numbers(view)) for view in views}) == 3
+    (batch,) = make_loader(thrice, batch_size=6, workers=0, seed=0, training=True)
+    assert batch.clips.shape == (6, 3, 3, 4, 32, 32)
+    assert batch.labels.shape == (6,)
+
+
+def test_repeated_views_are_one_decode(videos: list[Annotation], monkeypatch: pytest.MonkeyPatch) -> None:
+    def dataset(repeats: int) -> VideoDataset:
+        return VideoDataset(videos, ["run", "walk"], BYTES, augmentation=GREY_ONLY, repeats=repeats)
+
+    together = decoded_frames(monkeypatch, lambda: dataset(20)[0, 1])
+    apart = decoded_frames(monkeypatch, lambda: [dataset(1)[0, draw] for draw in range(20)])
+    assert together <= NUM_FRAMES + 1  # the first frame is decoded to open the file, too
+    assert apart > 2 * together
+
+
 def test_training_clips_cover_the_video(videos: list[Annotation]) -> None:
     dataset = VideoDataset(videos, ["run", "walk"], BYTES, augmentation=GREY_ONLY)
     seen: set[int] = set()
@@ -264,7 +333,14 @@ def test_labels_that_the_model_does_not_know(videos: list[Annotation]) -> None:
 
 
 @pytest.mark.parametrize(
-    "views", [{"num_clips": 0}, {"num_crops": 2}, {"num_crops": 3, "augmentation": Augmentation()}]
+    "views",
+    [
+        {"num_clips": 0},
+        {"num_crops": 2},
+        {"num_crops": 3, "augmentation": Augmentation()},
+        {"repeats": 0},
+        {"repeats": 2},
+    ],
 )
 def test_impossible_views(videos: list[Annotation], views: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="got"):

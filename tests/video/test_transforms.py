@@ -55,6 +55,49 @@ def test_channel_order_comes_before_mean_and_std() -> None:
     assert (blue, green, red) == pytest.approx(((0.4 - 0.1) / 0.1, 0.0, -0.3 / 0.5), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((256, 340), (224, 297)),
+        ((144, 180), (224, 280)),
+        ((1080, 1920), (112, 199)),
+        ((7, 5), (7, 9)),
+        ((2, 2), (1, 3)),
+    ],
+)
+def test_resizing_is_that_of_torch(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    frames = random_frames(2, 3, *shape)
+    expected = torch.nn.functional.interpolate(frames.float(), size=size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(transforms.resize(frames, size), expected, rtol=0, atol=1e-4)
+    inner = frames.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last, as decoders give them
+    assert torch.equal(transforms.resize(inner, size), transforms.resize(frames, size))
+    assert torch.equal(transforms.resize(frames, shape), frames.float())
+
+
+def test_a_window_is_cut_out_of_the_resized_frames() -> None:
+    frames = random_frames(2, 3, 40, 60)
+    whole = transforms.resized_clip(frames, (24, 36), Preprocessing())
+    window = slice(3, 20), slice(10, 31)
+    cut = transforms.resized_clip(frames, (24, 36), Preprocessing(), window=window)
+    assert cut.is_contiguous()
+    assert torch.equal(cut, whole[..., 3:20, 10:31])
+    mirrored = transforms.resized_clip(frames, (24, 36), Preprocessing(), window=window, mirrored=True)
+    assert torch.equal(mirrored, cut.flip(-1))
+    out = torch.full_like(cut, torch.nan)
+    assert transforms.resized_clip(frames, (24, 36), Preprocessing(), window=window, out=out) is out
+    assert torch.equal(out, cut)
+
+
+@pytest.mark.parametrize("num_crops", [1, 3])
+def test_crops_are_written_where_they_are_wanted(num_crops: int) -> None:
+    frames = random_frames(2, 3, 40, 60)
+    expected = transforms.test_crops(frames, Preprocessing(size=(16, 16)), num_crops=num_crops)
+    memory = torch.full((2, *expected.shape), torch.nan)
+    transforms.test_crops(frames, Preprocessing(size=(16, 16)), num_crops=num_crops, out=memory[1])
+    assert torch.equal(memory[1], expected)
+    assert memory[0].isnan().all()
+
+
 def test_no_antialiasing() -> None:
     row = torch.tensor([0, 10, 30, 90, 200, 100, 50, 250], dtype=torch.uint8)
     frames = row.expand(1, 3, 8, 8)
