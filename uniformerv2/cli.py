@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 from uniformerv2.cli_data import Data
 from uniformerv2.errors import RecipeError, UniFormerV2Error
-from uniformerv2.train.recipe import AugmentationOptions, ClipRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.train.recipe import (
+    START,
+    AugmentationOptions,
+    ClipRecipe,
+    EvaluationRecipe,
+    ModelRecipe,
+    Optimization,
+    Recipe,
+    differences,
+)
 
 if TYPE_CHECKING:
     from uniformerv2.tasks.evaluation import Evaluation
@@ -43,6 +55,10 @@ class Train:
     clip: ClipRecipe = field(default_factory=ClipRecipe)
     optimization: Optimization = field(default_factory=Optimization)
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
+    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+    recipe: str | None = None
+    """Recipe that gives the defaults of model, clip, optimization, augmentation and evaluation: a published one such as
+    b16-k400-8x224, or own-small-clip and its like (docs/recipes.md)."""
     root: Path | None = None
     """What the paths in a manifest are relative to; None: its own folder."""
     holdout: float = 0.2
@@ -62,11 +78,19 @@ class Train:
         from rich.console import Console
 
         from uniformerv2.tasks.classification import train_classifier
+        from uniformerv2.train.recipes import find_recipe
 
+        recipe = Recipe(self.model, self.clip, self.optimization, self.augmentation.build(), self.evaluation)
+        resolved = recipe.resolved()
+        scaled = differences(asdict(recipe), asdict(resolved))
+        if self.recipe:
+            print(*find_recipe(self.recipe).lines(), sep="\n")
+        if scaled:
+            print(f"scaled with the batch size: {', '.join(scaled)}")
         result = train_classifier(
             self.data,
             self.output,
-            Recipe(self.model, self.clip, self.optimization, self.augmentation.build()),
+            resolved,
             root=self.root,
             holdout=self.holdout,
             holdout_list=self.holdout_list,
@@ -123,8 +147,8 @@ class Evaluate:
     def _run(self, ranks: Ranks) -> None:
         from rich.console import Console
 
-        from uniformerv2.data.annotations import read_annotations
         from uniformerv2.atomic import write_text
+        from uniformerv2.data.annotations import read_annotations
         from uniformerv2.tasks.evaluation import evaluate, of_split, write_predictions
         from uniformerv2.tasks.ledger import check_targets, journal_beside, remove_journals
         from uniformerv2.train.distributed import rank_device
@@ -166,11 +190,8 @@ class Evaluate:
     def _model(self) -> UniFormerV2:
         from uniformerv2.weights import load_model
         from uniformerv2.weights.labels import map_head
-        from uniformerv2.weights.zoo import zoo_entry
 
         model = load_model(self.checkpoint)
-        if not self.checkpoint.exists() and zoo_entry(str(self.checkpoint)):
-            model.origin = str(self.checkpoint).lower()
         return map_head(model, self.head) if self.head else model
 
 
@@ -422,7 +443,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
         command = tyro.cli(
-            Command,
+            _commands(sys.argv[1:] if arguments is None else arguments),
             prog="uniformerv2",
             description="Video classification: arm an image transformer, train it, measure it, run it.",
             args=arguments,
@@ -438,6 +459,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("interrupted")
         return INTERRUPTED
+
+
+def _commands(arguments: Sequence[str]) -> Any:
+    """What can be said; where `train` is told a recipe, with the recipe's values as its defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("recipe", *START):
+        parser.add_argument(f"--{option}", nargs="?")
+    told = vars(parser.parse_known_args(arguments[1:])[0])
+    chosen = {option: value for option, value in told.items() if value not in (None, "None")}
+    if arguments[:1] != ["train"] or "recipe" not in chosen:
+        return Command
+    with_recipe = subcommand("train", default=_train_by_recipe(chosen.pop("recipe"), chosen))
+    return reduce(or_, get_args(Command)[1:], Annotated[Train, with_recipe])
+
+
+def _train_by_recipe(name: str, start: dict[str, str]) -> Train:
+    """The defaults of `train --recipe NAME`; another start takes the place of the recipe's."""
+    from uniformerv2.train.recipes import find_recipe
+
+    recipe = find_recipe(name).recipe.vary(**start)
+    required: Any = tyro.MISSING
+    return Train(
+        required,
+        required,
+        recipe.model,
+        recipe.clip,
+        recipe.optimization,
+        AugmentationOptions.of(recipe.augmentation),
+        recipe.evaluation,
+        name,
+    )
 
 
 def _in_every_process(work: Callable[[Ranks], None]) -> int:
