@@ -57,8 +57,8 @@ class Train:
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
     recipe: str | None = None
-    """Recipe that gives the defaults of model, clip, optimization, augmentation and evaluation: a published one such as
-    b16-k400-8x224, or own-small-clip and its like (docs/recipes.md)."""
+    """Name of the recipe that gives the defaults of model, clip, optimization, augmentation and evaluation.
+    A published one such as b16-k400-8x224, or own-small-clip and its like (docs/recipes.md)."""
     root: Path | None = None
     """What the paths in a manifest are relative to; None: its own folder."""
     holdout: float = 0.2
