@@ -153,6 +153,26 @@ def test_too_little_shared_memory_is_told_before_it_kills(
         list(load(good, workers=1))
 
 
+def test_batches_are_pinned_one_ahead(good: list[Annotation], monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[list[int]] = []
+
+    def pin(batch: Batch) -> Batch:
+        pinned.append(batch.indices)
+        batch.clips = batch.clips.clone()  # as in page-locked memory, which a machine without a GPU lacks
+        return batch
+
+    monkeypatch.setattr(Batch, "pin_memory", pin)
+    expected = list(load(good, workers=0))
+    loader = load(good, workers=2)
+    loader.pin_memory = True
+    for _ in range(2):
+        batches = list(loader)
+        assert pinned == [batch.indices for batch in batches] == [batch.indices for batch in expected]
+        assert torch.equal(clips(iter(batches)), clips(iter(expected)))
+        pinned.clear()
+    next(iter(loader))  # and no more
+
+
 # failures in training
 
 
