@@ -341,3 +341,34 @@ def test_own_recipes_say_whether_they_were_tried() -> None:
 def test_finding_a_recipe_imports_no_torch() -> None:
     code = "import sys, uniformerv2.train.recipes as named; assert named.RECIPES and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- docs/recipes.md
+
+
+def row(named: NamedRecipe) -> str:
+    """Of the table of published recipes."""
+    model, rates, entry = named.recipe.model, named.recipe.optimization, entry_of(named.name)
+    origin = model.checkpoint or "CLIP"
+    if model.checkpoint:
+        origin += ", head mapped" if model.map_head else ", new head"
+    cells = [
+        named.name,
+        origin,
+        f"{rates.lr:.1e}".replace(".0", "").replace("e-0", "e-"),
+        f"{rates.batch_size}",
+        f"{rates.epochs} ({rates.warmup_epochs:g})",
+        f"{model.checkpoint_blocks}" if model.checkpoint_blocks else "",
+        f"{named.gpus}",
+        f"{named.recipe.evaluation.crops} x {named.recipe.evaluation.clips}",
+        f"{entry.top1}" if entry.top1 else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_documented_table_is_that_of_the_recipes() -> None:
+    lines = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text().splitlines()
+    documented = [line for line in lines if line.startswith(("| b16-", "| l14-", "| frozen-"))]
+    assert documented == [row(RECIPES[name]) for name in RECIPES if name not in OWN]
+    for name in OWN:
+        assert any(line.startswith(f"| {name} ") for line in lines), name
