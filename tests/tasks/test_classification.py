@@ -14,7 +14,7 @@ from torch import nn
 from uniformerv2.data.annotations import read_annotations
 from uniformerv2.data.dataset import Batch
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError
-from uniformerv2.model.config import Preprocessing, named_config
+from uniformerv2.model.config import Preprocessing
 from uniformerv2.tasks import classification
 from uniformerv2.tasks.classification import (
     Classification,
@@ -25,7 +25,7 @@ from uniformerv2.tasks.classification import (
 )
 from uniformerv2.tasks.mixing import Mixing, mix
 from uniformerv2.train.log import TIMINGS, read_metrics
-from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.weights import load_model
 
 
@@ -174,13 +174,32 @@ def test_nothing_is_written_before_everything_is_right(colours: Path, recipe: Re
         assert not output.exists()
 
 
-def test_named_sizes_start_from_scratch() -> None:
-    recipe = Recipe(ModelRecipe(model="Ti/16", layout="scene"), ClipRecipe(num_frames=4, size=(32, 64)))
-    with torch.device("meta"):
-        model = build_model(recipe, ["a", "b"])
-    assert model.config == named_config("Ti/16", "scene", image_size=(32, 64), num_classes=2)
-    assert model.preprocessing == Preprocessing(num_frames=4, size=(32, 64))
-    assert model.labels == ("a", "b")
+def test_the_run_is_measured_with_the_views_of_the_recipe(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
+    one = replace(
+        recipe,
+        optimization=replace(recipe.optimization, epochs=1, ema=0.9),
+        evaluation=EvaluationRecipe(clips=2, crops=3),
+    )
+    result = train_classifier(colours, tmp_path / "run", one)
+    held_out = read_annotations(result.last.parent / "held_out.csv")
+    assert result.evaluation == evaluate(load_model(result.last), held_out, num_clips=2, num_crops=3)
+    assert result.evaluation.num_clips == 2
+    again = train_classifier(colours, tmp_path / "run", one, resume=True)
+    assert again.evaluation == result.evaluation
+
+
+def test_a_frozen_backbone_stays_as_it_was_armed(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
+    one = replace(
+        recipe,
+        model=replace(recipe.model, frozen_backbone=True),
+        optimization=replace(recipe.optimization, epochs=1, ema=0.9),
+    )
+    trained = load_model(train_classifier(colours, tmp_path / "run", one).last).state_dict()
+    armed = build_model(one, ["blue", "green", "red"]).state_dict()
+    changed = {name for name in armed if not torch.equal(armed[name], trained[name])}
+    assert {name for name in changed if name.startswith("backbone.") and ".local" not in name} == set()
+    assert {"head.linear.weight", "mix", "backbone.blocks.0.local1.expand.weight"} <= changed
+    assert "backbone.blocks.0.local1.norm.running_mean" in changed
 
 
 # --- the task

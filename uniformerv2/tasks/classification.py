@@ -20,8 +20,6 @@ from uniformerv2.data.annotations import Annotation, class_names, read_annotatio
 from uniformerv2.data.dataset import Batch, VideoDataset, make_loader
 from uniformerv2.data.loader import VideoLoader
 from uniformerv2.device import model_device, pick_device
-from uniformerv2.errors import RecipeError
-from uniformerv2.model.config import Preprocessing, named_config
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.evaluation import ClassAccuracy as ClassAccuracy  # the names that others look for here
 from uniformerv2.tasks.evaluation import Evaluation, Views, evaluate_loader, evaluation_loader
@@ -29,12 +27,13 @@ from uniformerv2.tasks.evaluation import VideoResult as VideoResult
 from uniformerv2.tasks.evaluation import evaluate as evaluate
 from uniformerv2.tasks.evaluation import of_split as of_split
 from uniformerv2.tasks.mixing import Mixing, mix
+from uniformerv2.tasks.start import build_model
 from uniformerv2.train.checkpoint import RunFolder, write_text
 from uniformerv2.train.engine import SAVE_EVERY, Cost, Trainer
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.precision import pick_precision
 from uniformerv2.train.recipe import Recipe
-from uniformerv2.weights import arm, save_model
+from uniformerv2.weights import save_model
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -107,7 +106,7 @@ class TrainingResult:
 
     last: Path  # checkpoint after the last epoch
     best: Path  # checkpoint of the epoch with the best held-out accuracy
-    evaluation: Evaluation  # of `last`, on single views of the held-out videos
+    evaluation: Evaluation  # of `last` on the held-out videos, with the views of the recipe
     history: tuple[dict[str, Any], ...]  # the epochs' records of metrics.jsonl
     skipped: dict[str, str]  # path -> reason, of unreadable videos
 
@@ -146,8 +145,8 @@ def train_classifier(
     Raises:
         RecipeError: values that contradict each other, a folder that must not be touched or that a live process uses.
         AnnotationError: data that do not say what is needed, such as a folder with one class.
-        CheckpointError: an image checkpoint or a training state that cannot be read, or a file of the run that cannot
-            be written.
+        CheckpointError: a checkpoint to start from or a training state that cannot be read, or a file of the run that
+            cannot be written.
         VideoError: no video can be read.
         Terminated: after a SIGTERM; the run can be resumed. It is a SystemExit.
     """
@@ -172,7 +171,8 @@ def train_classifier(
         console=console,
     )
     given = {run.recipe: recipe.to_json(), run.train: _manifest(training), run.held_out: _manifest(held_out)}
-    origin = f"trained on {Path(data).name}, from {recipe.model.arm or recipe.model.model}"
+    start = recipe.model.arm or recipe.model.model or recipe.model.checkpoint
+    origin = f"trained on {Path(data).name}, from {start}"
     save = partial(save_model, model, origin=origin)
     with run.locked():
         run.start(given, resume=resume)
@@ -183,7 +183,11 @@ def train_classifier(
         if resume:
             trainer.resume()
         trainer.fit()
-        return _result(run, task, trainer)
+        evaluation = _measure(trainer, task, recipe, held_out, workers)
+        with run.saving(run.evaluation):
+            write_text(run.evaluation, json.dumps(evaluation.to_json(), indent=2) + "\n")
+    history = tuple(record for record in read_metrics(run.metrics) if record["kind"] == "epoch")
+    return TrainingResult(run.last, run.best, evaluation, history, task.skipped)
 
 
 def micro_batch(recipe: Recipe) -> int:
@@ -254,42 +258,18 @@ def _announce(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _result(run: RunFolder, task: Classification, trainer: Trainer) -> TrainingResult:
-    if task.evaluation is None:  # resumed after the last epoch
-        with trainer.averaged():
-            task.evaluate(trainer.model)
-    assert task.evaluation is not None
-    write_text(run.evaluation, json.dumps(task.evaluation.to_json(), indent=2) + "\n")
-    history = tuple(record for record in read_metrics(run.metrics) if record["kind"] == "epoch")
-    return TrainingResult(run.last, run.best, task.evaluation, history, task.skipped)
+def _measure(
+    trainer: Trainer, task: Classification, recipe: Recipe, held_out: Sequence[Annotation], workers: int
+) -> Evaluation:
+    """The evaluation of the run, with the views of the recipe; that of the last epoch where it is the same."""
+    model = trainer.model
+    assert isinstance(model, UniFormerV2)
+    views = Views(recipe.evaluation.clips, recipe.evaluation.crops, batch_size=micro_batch(recipe))
+    if task.evaluation is not None and views.num_clips * views.num_crops == 1:
+        return task.evaluation
+    with trainer.averaged():
+        return evaluate_loader(model, evaluation_loader(model, held_out, views, workers=workers), views)
 
 
 def _path(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
-
-
-def build_model(recipe: Recipe, labels: Sequence[str]) -> UniFormerV2:
-    """The model that a recipe starts from, with a new head.
-
-    Raises:
-        RecipeError: an unknown size, or options that contradict each other.
-        CheckpointError: the image checkpoint cannot be read.
-    """
-    start, clip = recipe.model, recipe.clip
-    try:
-        if start.arm is not None:
-            return arm(
-                start.arm,
-                num_classes=len(labels),
-                layout=start.layout,
-                labels=labels,
-                num_frames=clip.num_frames,
-                size=clip.height_width,
-                **start.options(),
-            )
-        config = named_config(
-            str(start.model), start.layout, image_size=clip.height_width, num_classes=len(labels), **start.options()
-        )
-        return UniFormerV2(config, Preprocessing(num_frames=clip.num_frames, size=clip.height_width), labels)
-    except ValueError as error:
-        raise RecipeError(f"no such model: {error}") from error

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from torch import nn
 
+from uniformerv2.model.uniblocks import LocalAggregator
+from uniformerv2.model.uniformerv2 import UniFormerV2
+
+
+def freeze_backbone(model: UniFormerV2) -> None:
+    """Leave the image transformer as it is, its stem included; what arming added to it is trained all the same."""
+    model.backbone.requires_grad_(False)
+    for part in model.backbone.modules():
+        if isinstance(part, LocalAggregator):
+            part.requires_grad_(True)
+
 
 def train_mode(model: nn.Module) -> None:
     """Training mode for the parts that are trained, evaluation mode for those of which no parameter is.
