@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 
 from uniformerv2 import cli
-from uniformerv2.cli_data import Check, FindingKind
+from uniformerv2.cli.datasets import Check, FindingKind
 from uniformerv2.data.findings import FINDINGS, KEPT
 
 Run = Callable[..., tuple[int, str, str]]

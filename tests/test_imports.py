@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "report": {"errors", "atomic", "train", "tasks", "predict"},
     "demo": {"errors", "model", "weights", "video", "data", "train", "tasks", "predict", "report"},
 }
-ON_TOP = {"__init__", "__main__", "cli", "cli_data"}  # these see everything and are seen by nothing
+ON_TOP = {"__init__", "__main__", "cli"}  # these see everything and are seen by nothing
 OUTSIDE = {  # third-party packages that a part may use
     "model": {"torch"},
     "video": {"torch", "numpy", "av"},

@@ -610,7 +610,7 @@ def test_an_index_follows_links_and_ends(tmp_path: Path) -> None:
 
 def test_importers_do_not_wait_for_torch() -> None:
     code = (
-        "import sys, uniformerv2.cli_data, uniformerv2.data.importers, uniformerv2.data.kinetics710; "
+        "import sys, uniformerv2.cli.datasets, uniformerv2.data.importers, uniformerv2.data.kinetics710; "
         "from uniformerv2.weights.labels import class_list; "
         "assert not {'torch', 'av', 'numpy', 'pyarrow'} & set(sys.modules)"
     )

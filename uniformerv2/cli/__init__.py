@@ -1,0 +1,68 @@
+"""The command line: arguments in, calls out; no logic. torch is imported when a command runs, not before."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, get_args
+
+import tyro
+from tyro.conf import subcommand
+
+from uniformerv2.cli.checkpoints import Convert, Info, Models
+from uniformerv2.cli.datasets import Data
+from uniformerv2.cli.measuring import Evaluate, Features, Predict
+from uniformerv2.cli.speech import FAILED, INTERRUPTED, complain
+from uniformerv2.cli.training import Demo, Train, train_by_recipe
+from uniformerv2.errors import UniFormerV2Error
+
+Command = (
+    Annotated[Train, subcommand("train")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Features, subcommand("features")]
+    | Annotated[Predict, subcommand("predict")]
+    | Annotated[Demo, subcommand("demo")]
+    | Annotated[Info, subcommand("info")]
+    | Annotated[Convert, subcommand("convert")]
+    | Annotated[Models, subcommand("models")]
+    | Annotated[Data, subcommand("data")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0, 2 for what the user can mend (said in one line on stderr), 130 after Ctrl-C.
+    """
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    try:
+        command = tyro.cli(
+            _commands(sys.argv[1:] if arguments is None else arguments),
+            prog="uniformerv2",
+            description="Video classification: arm an image transformer, train it, measure it, run it.",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        )
+        return command.run()
+    except UniFormerV2Error as error:
+        complain(error)
+        return FAILED
+    except OSError as error:  # a full disk, a folder without permission
+        complain(f"{error.filename or 'file'}: {error.strerror or error}")
+        return FAILED
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return INTERRUPTED
+
+
+def _commands(arguments: Sequence[str]) -> Any:
+    """What can be said; where `train` is told a recipe, with the recipe's values as its defaults."""
+    train = train_by_recipe(arguments[1:]) if arguments[:1] == ["train"] else None
+    if train is None:
+        return Command
+    with_recipe = subcommand("train", default=train)
+    return reduce(or_, get_args(Command)[1:], Annotated[Train, with_recipe])

@@ -1,0 +1,139 @@
+"""`uniformerv2 train` and `demo`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from uniformerv2.train.recipe import (
+    START,
+    AugmentationOptions,
+    ClipRecipe,
+    EvaluationRecipe,
+    ModelRecipe,
+    Optimization,
+    Recipe,
+    differences,
+)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a classifier on a folder of videos.
+
+    A part of the files is held out and measured after each epoch. The run folder receives the recipe, the split,
+    metrics.jsonl and the checkpoints last.safetensors and best.safetensors.
+    """
+
+    data: Annotated[Positional[Path], arg(metavar="DATA")]
+    """A folder with one folder per class, or a CSV manifest with the columns path,label[,start,end][,split]."""
+    output: Path
+    """Folder of the run. One that holds something is touched only with --resume or --overwrite."""
+    model: ModelRecipe
+    clip: ClipRecipe = field(default_factory=ClipRecipe)
+    optimization: Optimization = field(default_factory=Optimization)
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
+    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+    recipe: str | None = None
+    """Name of the recipe that gives the defaults of model, clip, optimization, augmentation and evaluation.
+    A published one such as b16-k400-8x224, or own-small-clip and its like (docs/recipes.md)."""
+    root: Path | None = None
+    """What the paths in a manifest are relative to; None: its own folder."""
+    holdout: float = 0.2
+    """Share of the files of each class that is held out, drawn with --seed."""
+    holdout_list: Path | None = None
+    """File that says what is held out instead: a path or pattern a line, such as anna_*."""
+    resume: FlagCreatePairsOff[bool] = False
+    """Continue a run that was stopped; repeat its other options."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace the run in the output folder."""
+    workers: int = 2
+    """Processes that read videos; 0 reads between the steps."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, ..."""
+
+    def run(self) -> int:
+        from rich.console import Console
+
+        from uniformerv2.tasks.classification import train_classifier
+        from uniformerv2.train.recipes import find_recipe
+
+        recipe = Recipe(self.model, self.clip, self.optimization, self.augmentation.build(), self.evaluation)
+        resolved = recipe.resolved()
+        scaled = differences(asdict(recipe), asdict(resolved))
+        if self.recipe:
+            print(*find_recipe(self.recipe).lines(), sep="\n")
+        if scaled:
+            print(f"scaled with the batch size: {', '.join(scaled)}")
+        result = train_classifier(
+            self.data,
+            self.output,
+            resolved,
+            root=self.root,
+            holdout=self.holdout,
+            holdout_list=self.holdout_list,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            workers=self.workers,
+            device=self.device,
+            console=Console(),
+        )
+        evaluation = result.evaluation
+        print(f"{result.last}: {evaluation.correct} of {len(evaluation.videos)} held-out videos right")
+        return 0
+
+
+def train_by_recipe(arguments: Sequence[str]) -> Train | None:
+    """The defaults of `train --recipe NAME ...`; another start takes the place of the recipe's. None without one."""
+    from uniformerv2.train.recipes import find_recipe
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("recipe", *START):
+        parser.add_argument(f"--{option}", nargs="?")
+    told = vars(parser.parse_known_args(arguments)[0])
+    start = {option: value for option, value in told.items() if value not in (None, "None")}
+    if "recipe" not in start:
+        return None
+    name = start.pop("recipe")
+    recipe = find_recipe(name).recipe.vary(**start)
+    required: Any = tyro.MISSING
+    return Train(
+        required,
+        required,
+        recipe.model,
+        recipe.clip,
+        recipe.optimization,
+        AugmentationOptions.of(recipe.augmentation),
+        recipe.evaluation,
+        name,
+    )
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Draw actions, arm a small image transformer, train it on them, and write a report. Takes a few minutes.
+
+    The actions come in pairs that are each other's time reversal. The same transformer without its temporal parts is
+    trained beside it, for comparison.
+    """
+
+    output: Path = Path("demo")
+    """Folder for the videos, both runs and report.html. One that holds something needs --overwrite."""
+    seed: int = 0
+    """Decides the videos and both trainings."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace a former demo."""
+    workers: int = 1
+    """Processes that read videos beside the one that trains."""
+
+    def run(self) -> int:
+        from uniformerv2.demo import run_demo
+
+        run_demo(self.output, seed=self.seed, overwrite=self.overwrite, workers=self.workers)
+        return 0
