@@ -592,3 +592,14 @@ def test_folder_with_an_image_that_cannot_be_read(tmp_path: Path) -> None:
         assert len(reader) == 12
         with pytest.raises(VideoError, match=r"frame3\.jpg: cannot be read as an image"):
             reader.frames_at([2, 3])
+
+
+def test_frames_come_one_after_the_other_as_they_come_together(shared: Path) -> None:
+    for name in ("torchcodec/h264_10bits.mp4", "tmbo-ucf101/video3.webm"):
+        with VideoReader(shared / "data" / "videos" / name) as reader:
+            wanted = sorted({0, 3, 4, len(reader) // 2, len(reader) - 1})
+            together = reader.frames_at(wanted)
+            frames = dict(reader.stream(wanted))
+            assert list(frames) == wanted
+            assert torch.equal(torch.stack(list(frames.values())), together)
+            assert reader.damage == ""

@@ -364,7 +364,7 @@ def read_windows(
         times = _times(reader, row, windows)
         places = [_frames_between(reader, preprocessing, windows, row, *time) for time in times]
         last_use = {index: number for number, indices in enumerate(places) for index in indices}
-        stream = _decoded(reader, sorted(last_use))
+        stream = reader.stream(sorted(last_use))
         frames: dict[int, Tensor] = {}  # (3, height, width), of those that are still wanted
         for number, ((start, end), indices) in enumerate(zip(times, places, strict=True)):
             while not frames.keys() >= set(indices):
@@ -374,8 +374,8 @@ def read_windows(
             # frames x (3, height, width) -> (3, frames, height, width)
             yield start, end, torch.stack([frames[index] for index in indices], dim=1)
             frames = {index: frame for index, frame in frames.items() if last_use[index] > number}
-        if reader._frames.damage:
-            damage.append(reader._frames.damage)
+        if reader.damage:
+            damage.append(reader.damage)
 
 
 def _times(reader: VideoReader, row: Annotation, windows: Windows) -> list[tuple[float, float]]:
@@ -396,15 +396,6 @@ def _frames_between(
         last = len(reader) - 1 if row.end is None else reader.index_at(row.end)
     first = min(reader.index_at(start), last)
     return [first + index for index in segment_indices(last - first + 1, preprocessing.num_frames)]
-
-
-def _decoded(reader: VideoReader, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-    """Frames as `VideoReader.frames_at` gives them, uint8 (3, height, width), one after the other in one pass.
-
-    Where the way of reading has to change midway, it begins again, and frames come twice.
-    """
-    for index, image in reader._frames.images(wanted):
-        yield index, torch.from_numpy(image).permute(2, 0, 1)
 
 
 @torch.inference_mode()

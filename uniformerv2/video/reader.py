@@ -141,6 +141,27 @@ class VideoReader:
             warnings.warn(f"{self._name}: damaged video ({self._frames.damage})", VideoWarning, stacklevel=2)
         return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
+    def stream(self, indices: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
+        """The same frames one after the other in one pass of the decoder, for more of them than fit the memory.
+
+        Args:
+            indices: increasing, each in [0, len(self)).
+
+        Yields:
+            (index, uint8 (3, height, width)), in order; where the way of reading has to change midway, it begins
+            again, and frames come twice.
+
+        Raises:
+            VideoError: a wanted frame cannot be decoded.
+        """
+        for index, image in self._frames.images(indices):
+            yield index, torch.from_numpy(image).permute(2, 0, 1)
+
+    @property
+    def damage(self) -> str:
+        """What is damaged in the video, as far as reading has shown; empty for nothing."""
+        return self._frames.damage
+
     def index_at(self, seconds: float) -> int:
         """Index of the frame shown `seconds` after the start of the first one, clamped to the video."""
         return min(max(self._frames.index_at(seconds), 0), len(self) - 1)
