@@ -152,42 +152,83 @@ def train_classifier(
     """
     run = RunFolder(output)
     run.check(resume=resume, overwrite=overwrite)
-    recipe, place = recipe.resolved(), pick_device(device)
-    seed = recipe.optimization.seed
+    place = pick_device(device)
+    videos = divide(data, recipe, root=root, holdout=holdout, holdout_list=holdout_list)
+    parts = assemble(recipe, videos, device=place, workers=workers, console=console)
+    recipe, model, task = parts.recipe, parts.model, parts.task
+    given = {run.recipe: recipe.to_json(), run.train: _manifest(videos.training)}
+    given[run.held_out] = _manifest(videos.held_out)
+    start = recipe.model.arm or recipe.model.model or recipe.model.checkpoint
+    save = partial(save_model, model, origin=f"trained on {Path(data).name}, from {start}")
+    with run.locked():
+        run.start(given, resume=resume)
+        _announce(console, recipe, model, videos)
+        trainer = Trainer(
+            model, task, parts.loader, recipe.optimization, run=run, save=save, console=console, save_every=save_every
+        )
+        if resume:
+            trainer.resume()
+        trainer.fit()
+        evaluation = measure(trainer, parts, videos.held_out, workers=workers)
+        with run.saving(run.evaluation):
+            write_text(run.evaluation, json.dumps(evaluation.to_json(), indent=2) + "\n")
+    history = tuple(record for record in read_metrics(run.metrics) if record["kind"] == "epoch")
+    return TrainingResult(run.last, run.best, evaluation, history, task.skipped)
+
+
+@dataclass(frozen=True)
+class Division:
+    """What is learned from, and what is held out."""
+
+    labels: tuple[str, ...]
+    training: Sequence[Annotation]
+    held_out: Sequence[Annotation]
+
+
+def divide(
+    data: str | Path,
+    recipe: Recipe,
+    *,
+    root: str | Path | None = None,
+    holdout: float = 0.2,
+    holdout_list: str | Path | None = None,
+) -> Division:
+    """The videos of `train_classifier`, which says what is given and raised."""
     annotations = read_annotations(data, root=_path(root))
     labels = class_names(annotations, minimum=2)
-    training, held_out = split_annotations(annotations, holdout=holdout, holdout_list=_path(holdout_list), seed=seed)
+    training, held_out = split_annotations(
+        annotations, holdout=holdout, holdout_list=_path(holdout_list), seed=recipe.optimization.seed
+    )
+    return Division(tuple(labels), training, held_out)
 
-    torch.manual_seed(seed)
-    model = build_model(recipe, labels).to(place)
-    recipe = _with_precision(recipe, place, width=model.config.width)
-    loader = training_loader(recipe, model, training, workers=workers)
+
+@dataclass(frozen=True)
+class Parts:
+    """What a trainer is given."""
+
+    recipe: Recipe  # with everything that "auto" and the like mean here
+    model: UniFormerV2
+    loader: VideoLoader
+    task: Classification
+
+
+def assemble(
+    recipe: Recipe, videos: Division, *, device: torch.device, workers: int = 0, console: Console | None = None
+) -> Parts:
+    """Build model, loader and task of a recipe. Raises as `train_classifier`."""
+    recipe = recipe.resolved()
+    torch.manual_seed(recipe.optimization.seed)
+    model = build_model(recipe, videos.labels).to(device)
+    recipe = _with_precision(recipe, device, width=model.config.width)
     batch_size = micro_batch(recipe)
     task = Classification(
-        evaluation_loader(model, held_out, Views(batch_size=batch_size), workers=workers),
+        evaluation_loader(model, videos.held_out, Views(batch_size=batch_size), workers=workers),
         label_smoothing=recipe.optimization.label_smoothing,
         batch_size=batch_size,
         mixing=Mixing(recipe.augmentation.mixup, recipe.augmentation.cutmix),
         console=console,
     )
-    given = {run.recipe: recipe.to_json(), run.train: _manifest(training), run.held_out: _manifest(held_out)}
-    start = recipe.model.arm or recipe.model.model or recipe.model.checkpoint
-    origin = f"trained on {Path(data).name}, from {start}"
-    save = partial(save_model, model, origin=origin)
-    with run.locked():
-        run.start(given, resume=resume)
-        _announce(console, recipe, model, training, held_out)
-        trainer = Trainer(
-            model, task, loader, recipe.optimization, run=run, save=save, console=console, save_every=save_every
-        )
-        if resume:
-            trainer.resume()
-        trainer.fit()
-        evaluation = _measure(trainer, task, recipe, held_out, workers)
-        with run.saving(run.evaluation):
-            write_text(run.evaluation, json.dumps(evaluation.to_json(), indent=2) + "\n")
-    history = tuple(record for record in read_metrics(run.metrics) if record["kind"] == "epoch")
-    return TrainingResult(run.last, run.best, evaluation, history, task.skipped)
+    return Parts(recipe, model, training_loader(recipe, model, videos.training, workers=workers), task)
 
 
 def micro_batch(recipe: Recipe) -> int:
@@ -240,33 +281,24 @@ def _manifest(annotations: Sequence[Annotation]) -> str:
     return text.getvalue()
 
 
-def _announce(
-    console: Console | None,
-    recipe: Recipe,
-    model: UniFormerV2,
-    training: Sequence[Annotation],
-    held_out: Sequence[Annotation],
-) -> None:
+def _announce(console: Console | None, recipe: Recipe, model: UniFormerV2, videos: Division) -> None:
     if console is None:
         return
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     for line in (
-        f"{len(training)} videos of {len(model.labels)} classes to learn from, {len(held_out)} held out; "
+        f"{len(videos.training)} videos of {len(model.labels)} classes to learn from, {len(videos.held_out)} held out; "
         f"{size:.1f} M parameters on {model_device(model)}",
         *(f"{name}: {values}" for name, values in recipe.lines()),
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _measure(
-    trainer: Trainer, task: Classification, recipe: Recipe, held_out: Sequence[Annotation], workers: int
-) -> Evaluation:
+def measure(trainer: Trainer, parts: Parts, held_out: Sequence[Annotation], *, workers: int = 0) -> Evaluation:
     """The evaluation of the run, with the views of the recipe; that of the last epoch where it is the same."""
-    model = trainer.model
-    assert isinstance(model, UniFormerV2)
+    recipe, model = parts.recipe, parts.model
     views = Views(recipe.evaluation.clips, recipe.evaluation.crops, batch_size=micro_batch(recipe))
-    if task.evaluation is not None and views.num_clips * views.num_crops == 1:
-        return task.evaluation
+    if parts.task.evaluation is not None and views.num_clips * views.num_crops == 1:
+        return parts.task.evaluation
     with trainer.averaged():
         return evaluate_loader(model, evaluation_loader(model, held_out, views, workers=workers), views)
 
