@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from uniformerv2.report import Column, Example, Report, overlay, png, render, write_report
-from uniformerv2.tasks.classification import ClassAccuracy, Evaluation, VideoResult
+from uniformerv2.tasks.evaluation import ClassAccuracy, Evaluation, VideoResult
 
 LABELS = ("open_door", "close_door")
 

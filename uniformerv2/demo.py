@@ -28,7 +28,8 @@ from uniformerv2.data.motions import MOTIONS, PAIRS, draw, write_dataset, write_
 from uniformerv2.errors import RecipeError
 from uniformerv2.predict import Prediction, Predictor
 from uniformerv2.report import Column, Example, Report, write_report
-from uniformerv2.tasks.classification import Evaluation, evaluate, of_split, train_classifier
+from uniformerv2.tasks.classification import train_classifier
+from uniformerv2.tasks.evaluation import Evaluation, evaluate, of_split
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.video.augment import Augmentation

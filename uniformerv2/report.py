@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from uniformerv2.tasks.classification import Evaluation
+from uniformerv2.tasks.evaluation import Evaluation
 from uniformerv2.atomic import write_text
 
 Array = np.ndarray[Any, np.dtype[Any]]
