@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from uniformerv2.train.engine import SAVE_EVERY, Cost, Trainer
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.precision import pick_precision
 from uniformerv2.train.recipe import Recipe
+from uniformerv2.train.writers import Program, check_programs
 from uniformerv2.weights import save_model
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def train_classifier(
     device: str = "auto",
     console: Console | None = None,
     save_every: float = SAVE_EVERY,
+    programs: Sequence[Program] = (),
 ) -> TrainingResult:
     """Train a classifier on a folder that has one folder per class, or on a manifest.
 
@@ -141,6 +143,7 @@ def train_classifier(
         device: "auto" (a GPU where there is one), or a name that torch knows.
         console: shows a bar on a terminal and a line per epoch; None shows nothing.
         save_every: seconds after which a killed run has lost nothing, whatever the length of an epoch.
+        programs: "tensorboard" or "wandb" (Weights & Biases), to show the curves; each has to be installed.
 
     Raises:
         RecipeError: values that contradict each other, a folder that must not be touched or that a live process uses.
@@ -152,6 +155,7 @@ def train_classifier(
     """
     run = RunFolder(output)
     run.check(resume=resume, overwrite=overwrite)
+    check_programs(programs)
     place = pick_device(device)
     videos = divide(data, recipe, root=root, holdout=holdout, holdout_list=holdout_list)
     parts = assemble(recipe, videos, device=place, workers=workers, console=console)
@@ -164,7 +168,16 @@ def train_classifier(
         run.start(given, resume=resume)
         _announce(console, recipe, model, videos)
         trainer = Trainer(
-            model, task, parts.loader, recipe.optimization, run=run, save=save, console=console, save_every=save_every
+            model,
+            task,
+            parts.loader,
+            recipe.optimization,
+            run=run,
+            save=save,
+            console=console,
+            save_every=save_every,
+            programs=programs,
+            recipe=asdict(recipe),
         )
         if resume:
             trainer.resume()

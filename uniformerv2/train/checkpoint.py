@@ -100,6 +100,7 @@ class RunFolder:
             return
         with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
             for file in self.files():
                 file.unlink(missing_ok=True)
             for file, text in texts.items():

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +31,7 @@ from uniformerv2.train.optim import build_optimizer, learning_rate, set_learning
 from uniformerv2.train.precision import allow_tf32, autocast, loss_scaler
 from uniformerv2.train.recipe import Optimization
 from uniformerv2.train.termination import Terminated, Termination
+from uniformerv2.train.writers import Program, Writer, open_writers
 
 SAVE_EVERY = 600.0  # seconds
 
@@ -104,6 +106,8 @@ class Trainer:
         save: writes the model to a file.
         console: shows the progress; None shows nothing.
         save_every: seconds after which the state is saved in the middle of an epoch.
+        programs: that show curves, see `open_writers`.
+        recipe: what they say is run.
     """
 
     def __init__(
@@ -117,9 +121,12 @@ class Trainer:
         save: Callable[[Path], None],
         console: Console | None = None,
         save_every: float = SAVE_EVERY,
+        programs: Sequence[Program] = (),
+        recipe: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.model, self.task, self.loader, self.optimization = model, task, loader, optimization
         self.run, self.save, self.console, self.save_every = run, save, console, save_every
+        self.programs, self.recipe = programs, recipe
         self.device = model_device(model)
         self.optimizer = build_optimizer(model, optimization)
         self.scaler = loss_scaler(optimization.precision, self.device)
@@ -133,6 +140,7 @@ class Trainer:
         self._progress = Progress()  # of the epoch that runs
         self._generators: list[Tensor] = []  # as they were when a resumed epoch was broken off
         self._termination = Termination()
+        self._writers: list[Writer] = []
 
     def resume(self) -> None:
         """Go back to the last state that was saved, if there is one. Raises CheckpointError."""
@@ -162,7 +170,8 @@ class Trainer:
         display = RunDisplay(self.console, epochs=epochs, steps=epochs * steps, finished_steps=finished)
         allow_tf32(self.optimization.precision)
         try:
-            with display, self._termination:
+            showing = open_writers(self.programs, self.run.path, self.recipe, finished_steps=finished)
+            with showing as self._writers, display, self._termination:
                 for epoch in range(self.finished_epochs + 1, epochs + 1):
                     if self._stops_early():
                         break
@@ -345,6 +354,9 @@ class Trainer:
     def _record(self, metrics: MetricsFile, record: Mapping[str, Any]) -> None:
         with self.run.saving(self.run.metrics):
             metrics.write(record)
+        numbers = {name: value for name, value in record.items() if name not in ("kind", "epoch", "step")}
+        for writer in self._writers:
+            writer.write(record["kind"], numbers, record.get("step", record["epoch"] * self.steps_per_epoch))
 
     def _say(self, line: str) -> None:
         if self.console is not None:
