@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from uniformerv2.train.lock import locked
 from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.train.termination import TERMINATED
+from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.weights import load_model
 
 FORK = multiprocessing.get_context("fork")  # a process that has imported everything, to be killed while it works
@@ -38,7 +40,8 @@ def recipe(image_model: Path) -> Recipe:
     return Recipe(
         ModelRecipe(arm=str(image_model), head_dropout=0.1, drop_path=0.2),
         ClipRecipe(num_frames=4, size=32),
-        Optimization(epochs=4, batch_size=2, lr=2e-3, warmup_epochs=1, precision="fp32"),
+        Optimization(epochs=4, batch_size=2, accumulate=2, lr=2e-3, warmup_epochs=1, precision="fp32", ema=0.9),
+        Augmentation(erasing=0.5, mixup=0.4, cutmix=1.0),
     )
 
 
@@ -143,9 +146,7 @@ def test_sigterm_says_how_to_go_on(colours: Path, recipe: Recipe, tmp_path: Path
     with pytest.raises(SystemExit) as caught:
         train_classifier(colours, tmp_path / "run", recipe, console=Console(file=Watcher()))
     assert caught.value.code == TERMINATED
-    assert text.getvalue().splitlines()[-1] == (
-        "stopped by SIGTERM after step 12 of 24, and saved: continue with --resume"
-    )
+    assert text.getvalue().splitlines()[-1] == ("stopped by SIGTERM after step 12 of 24; it can go on with --resume")
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -227,3 +228,13 @@ def test_a_full_disk_is_named_whatever_is_written(colours: Path, recipe: Recipe,
     with largest_file(20_000), pytest.raises(CheckpointError, match=r"last\.safetensors: could not be written"):
         train_classifier(colours, tmp_path / "run", recipe)
     assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_a_state_of_something_else_is_no_traceback(
+    colours: Path, recipe: Recipe, unbroken: Path, tmp_path: Path
+) -> None:
+    for state in ({"epoch": 1, "best": None}, {"model": {"weight": torch.zeros(1)}}):
+        shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+        RunFolder(tmp_path).save_state(state)
+        with pytest.raises(CheckpointError, match=r"state\.pt: of another version or another model \(.*--overwrite"):
+            train_classifier(colours, tmp_path, recipe, resume=True)

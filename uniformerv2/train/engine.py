@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, islice
@@ -21,7 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
 from uniformerv2.device import model_device
-from uniformerv2.errors import RecipeError, VideoError
+from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.train.checkpoint import RunFolder
 from uniformerv2.train.ema import WeightAverage
 from uniformerv2.train.frozen import train_mode
@@ -147,13 +147,19 @@ class Trainer:
         state = self.run.load_state()
         if state is None:
             return
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.finished_epochs, self.best, self.stalled = state["epoch"], state["best"], state["stalled"]
-        self._progress, self._generators = Progress(**state["progress"]), state["generators"]
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.finished_epochs, self.best, self.stalled = state["epoch"], state["best"], state["stalled"]
+            self._progress, self._generators = Progress(**state["progress"]), state["generators"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(
+                f"{self.run.state}: of another version or another model ({reason}); start again with --overwrite"
+            ) from error
 
     def fit(self) -> None:
         """Train until the last epoch, or until evaluations get no better if the optimization stops early.
@@ -169,20 +175,19 @@ class Trainer:
         metrics = MetricsFile(self.run.metrics, finished_epochs=self.finished_epochs, finished_steps=finished)
         display = RunDisplay(self.console, epochs=epochs, steps=epochs * steps, finished_steps=finished)
         allow_tf32(self.optimization.precision)
-        try:
-            showing = open_writers(self.programs, self.run.path, self.recipe, finished_steps=finished)
-            with showing as self._writers, display, self._termination:
+        showing = open_writers(self.programs, self.run.path, self.recipe, finished_steps=finished)
+        with closing(metrics), showing as self._writers, display, self._termination:
+            try:
                 for epoch in range(self.finished_epochs + 1, epochs + 1):
                     if self._stops_early():
                         break
                     self._run_epoch(epoch, metrics, display)
-        except Terminated:
-            self._save_state()
-            done = self.finished_epochs * steps + self._progress.steps
-            self._say(f"stopped by SIGTERM after step {done} of {epochs * steps}, and saved: continue with --resume")
-            raise
-        finally:
-            metrics.close()
+                self._termination.check()
+            except Terminated:
+                self._save_state()
+                done = self.finished_epochs * steps + self._progress.steps
+                self._say(f"stopped by SIGTERM after step {done} of {epochs * steps}; it can go on with --resume")
+                raise
 
     def _stops_early(self) -> bool:
         patience = self.optimization.early_stop
