@@ -118,6 +118,22 @@ def test_flags_reach_the_recipe(uniformerv2: Run, colours: Path, tiny: list[obje
     )
 
 
+def test_what_is_asked_before_the_long_run_touches_no_folder(
+    uniformerv2: Run, colours: Path, tiny: list[object], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    start = ("train", colours, "--output", output, *tiny)
+    status, tried, _ = uniformerv2(*start, "--dry-run")
+    assert status == 0
+    assert "everything works" in tried
+    assert "GiB of memory" in tried
+    status, learned, _ = uniformerv2(*start, "--overfit-batch")
+    assert (status, "the batch is learned" in learned) == (0, True)
+    status, learned, _ = uniformerv2(*start, "--overfit-batch", "--lr", 1e-9, "--start-lr", 0, "--end-lr", 0)
+    assert (status, "the batch is learned" in learned) == (2, False)
+    assert not output.exists()
+
+
 def test_evaluate_prints_a_table_and_saves_json_beside_the_checkpoint(uniformerv2: Run, checkpoint: Path) -> None:
     held_out = checkpoint.with_name("held_out.csv")
     status, output, _ = uniformerv2("evaluate", checkpoint, held_out, "--clips", 2, "--crops", 3, "--workers", 0)

@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from uniformerv2.cli.speech import FAILED
 from uniformerv2.train.recipe import (
     START,
     AugmentationOptions,
@@ -57,6 +58,16 @@ class Train:
     """Processes that read videos; 0 reads between the steps."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda, ..."""
+    save_every: float = 600.0
+    """Seconds after which a killed run has lost nothing, whatever the length of an epoch."""
+    log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Programs that show the curves too; each has to be installed."""
+    dry_run: FlagCreatePairsOff[bool] = False
+    """Only try it: a few steps, an evaluation, saving; tells memory and time. The output folder is not touched."""
+    overfit_batch: FlagCreatePairsOff[bool] = False
+    """Only learn one batch by heart, which must work; says what is wrong where it does not."""
+    find_batch_size: FlagCreatePairsOff[bool] = False
+    """Only find out how many clips fit into memory at once."""
 
     def run(self) -> int:
         from rich.console import Console
@@ -71,6 +82,8 @@ class Train:
             print(*find_recipe(self.recipe).lines(), sep="\n")
         if scaled:
             print(f"scaled with the batch size: {', '.join(scaled)}")
+        if self.dry_run or self.overfit_batch or self.find_batch_size:
+            return self._rehearse(resolved)
         result = train_classifier(
             self.data,
             self.output,
@@ -83,10 +96,32 @@ class Train:
             workers=self.workers,
             device=self.device,
             console=Console(),
+            save_every=self.save_every,
+            programs=self.log_to,
         )
         evaluation = result.evaluation
         print(f"{result.last}: {evaluation.correct} of {len(evaluation.videos)} held-out videos right")
         return 0
+
+    def _rehearse(self, recipe: Recipe) -> int:
+        """What was asked for before the long run; the exit status."""
+        from rich.console import Console
+
+        from uniformerv2.data.annotations import class_names, read_annotations
+        from uniformerv2.tasks.batch_size import find_batch_size
+        from uniformerv2.tasks.rehearsal import dry_run, overfit_batch
+
+        console, status = Console(), 0
+        split: Any = {"root": self.root, "holdout": self.holdout, "holdout_list": self.holdout_list}
+        if self.find_batch_size:
+            classes = class_names(read_annotations(self.data, root=self.root), minimum=2)
+            find_batch_size(recipe, len(classes), device=self.device, console=console)
+        if self.overfit_batch:
+            learned = overfit_batch(self.data, recipe, device=self.device, console=console, **split).learned
+            status = 0 if learned else FAILED
+        if self.dry_run:
+            dry_run(self.data, recipe, workers=self.workers, device=self.device, console=console, **split)
+        return status
 
 
 def train_by_recipe(arguments: Sequence[str]) -> Train | None:
