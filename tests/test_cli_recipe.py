@@ -50,7 +50,6 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
         return Trained
 
     monkeypatch.setattr("uniformerv2.tasks.classification.train_classifier", train)
-    monkeypatch.setattr("uniformerv2.train.recipe.NOT_YET", frozenset())
     return recipes
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from uniformerv2.tasks.evaluation import Evaluation
 from uniformerv2.atomic import write_text
+from uniformerv2.tasks.evaluation import Evaluation
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

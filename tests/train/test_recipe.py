@@ -8,7 +8,6 @@ import pytest
 
 from uniformerv2.errors import RecipeError
 from uniformerv2.train.recipe import (
-    NOT_YET,
     AugmentationOptions,
     ClipRecipe,
     EvaluationRecipe,
@@ -182,21 +181,6 @@ def test_learning_rates_are_scaled_with_the_batch_on_request_only() -> None:
     assert [line.split()[0] for line in said] == ["end_lr", "lr", "lr_base_batch", "start_lr"]
     assert "lr_base_batch 256 is now 64" in said
     assert B16.vary(batch_size=64).resolved() == B16.vary(batch_size=64)
-
-
-def test_what_no_code_does_yet_is_refused_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uniformerv2.train.recipe.NOT_YET", {"ema", "repeats", "precision fp16"})
-    assert B16.vary(precision="bf16").resolved()
-    asked = B16.vary(ema=0.999, repeats=2, precision="fp16")
-    with pytest.raises(RecipeError) as raised:
-        asked.resolved()
-    for part in ("ema 0.999, leave it at 0.0", "repeats 2, leave it at 1", "precision fp16, leave it at auto"):
-        assert part in str(raised.value)
-
-
-def test_what_no_code_does_yet_are_fields_of_recipes() -> None:
-    names = {name for values in asdict(B16).values() for name in values}
-    assert {field.split()[0] for field in NOT_YET} <= names
 
 
 def test_the_command_line_shows_an_augmentation_as_it_is() -> None:

@@ -19,10 +19,6 @@ Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 START = ("arm", "model", "checkpoint")  # of these fields of `ModelRecipe`, a recipe gives exactly one
 
-# What recipes can already say and no code does yet: fields that must have their default, and single values.
-# A recipe that asks for one of them can be built and printed, but not run.
-NOT_YET: frozenset[str] = frozenset()
-
 
 @dataclass(frozen=True)
 class ModelRecipe:
@@ -285,18 +281,7 @@ class Recipe:
             raise RecipeError(str(error)) from error
 
     def resolved(self) -> Recipe:
-        """The recipe that is run and saved: with learning rates for its batch size. It resolves to itself.
-
-        Raises:
-            RecipeError: it asks for something of `NOT_YET`.
-        """
-        missing = [
-            f"{option.name} {value}, leave it at {option.default}"
-            for _, option, value in self._options()
-            if value != option.default and {option.name, f"{option.name} {value}"} & NOT_YET
-        ]
-        if missing:
-            raise RecipeError(f"this version cannot train with {'; '.join(missing)}")
+        """The recipe that is run and saved: with learning rates for its batch size. It resolves to itself."""
         return replace(self, optimization=self.optimization.scaled())
 
     def _options(self) -> Iterator[tuple[str, Field[Any], Any]]:
