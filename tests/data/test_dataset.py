@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from uniformerv2.data.annotations import Annotation
-from uniformerv2.data.dataset import Batch, EpochSampler, Sample, VideoDataset, collate, make_loader
+from uniformerv2.data.batch import Batch, Sample, collate
+from uniformerv2.data.dataset import VideoDataset, make_loader
+from uniformerv2.data.order import EpochSampler
 from uniformerv2.errors import AnnotationError
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.augment import Augmentation

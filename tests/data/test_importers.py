@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from uniformerv2.data.annotations import read_annotations
-from uniformerv2.data.importers import Imported, Options, import_dataset, source_name
-from uniformerv2.data.published import SOURCES
+from uniformerv2.data.importers import Imported, Options, import_dataset
+from uniformerv2.data.published import SOURCES, source_name
 from uniformerv2.data.video_index import VideoIndex
 from uniformerv2.errors import AnnotationError
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from uniformerv2.data.annotations import read_annotations
-from uniformerv2.data.dataset import Batch
+from uniformerv2.data.batch import Batch
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.tasks import classification
@@ -20,9 +20,9 @@ from uniformerv2.tasks.classification import (
     Classification,
     TrainingResult,
     build_model,
-    evaluate,
     train_classifier,
 )
+from uniformerv2.tasks.evaluation import evaluate
 from uniformerv2.tasks.mixing import Mixing, mix
 from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Recipe

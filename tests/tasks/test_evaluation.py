@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from uniformerv2.data.annotations import Annotation, read_annotations
-from uniformerv2.data.dataset import Batch
+from uniformerv2.data.batch import Batch
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, VideoError
 from uniformerv2.model.config import Preprocessing, named_config
 from uniformerv2.model.uniformerv2 import UniFormerV2

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from uniformerv2.data.dataset import EpochSampler
+from uniformerv2.data.order import EpochSampler
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.train.checkpoint import RunFolder
 from uniformerv2.train.engine import Cost, Trainer

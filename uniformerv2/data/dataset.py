@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from uniformerv2.data.annotations import Annotation
-from uniformerv2.data.batch import Batch, Sample, collate  # noqa: F401 - for those who load
+from uniformerv2.data.batch import Sample
 from uniformerv2.data.loader import Key, VideoLoader
 from uniformerv2.data.order import EpochSampler
 from uniformerv2.data.shards import video_source
@@ -156,14 +156,13 @@ class VideoDataset(Dataset[Sample]):
 
 
 def _annotated_frames(reader: VideoReader, row: Annotation) -> tuple[int, int]:
-    """(first frame, number of frames) of the annotated interval; the frames shown at its two ends belong to it."""
-    if row.start is not None and row.start >= reader.duration:
+    """(first frame, number of frames) of the annotated interval, see `VideoReader.frames_between`; never none."""
+    first, count = reader.frames_between(row.start, row.end)
+    if not count:
         raise VideoError(
             f"{row.path}: the annotation starts at {row.start:g} s, but the video lasts {reader.duration:g} s"
         )
-    first = 0 if row.start is None else reader.index_at(row.start)
-    last = len(reader) - 1 if row.end is None else reader.index_at(row.end)
-    return first, last - first + 1
+    return first, count
 
 
 def make_loader(

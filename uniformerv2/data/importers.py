@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from uniformerv2.atomic import whole_file
 from uniformerv2.data.annotations import read_annotations
 from uniformerv2.data.manifest import MANIFEST_COLUMNS, check_target, relative_to, write_manifest, write_table
-from uniformerv2.data.published import SOURCES, Row, Source, action_names, official_rows
+from uniformerv2.data.published import SOURCES, Row, Source, action_names, official_rows, source_name
 from uniformerv2.data.video_index import VideoIndex
 from uniformerv2.errors import AnnotationError
 
@@ -60,21 +60,6 @@ class Imported:
     @property
     def rows(self) -> int:
         return self.written + self.left_out.total()
-
-
-def source_name(name: str) -> str:
-    """The name of a dataset in `SOURCES`, however it is written: k400, SSv2, Kinetics700-2020, ...
-
-    Raises:
-        AnnotationError: an unknown dataset.
-    """
-    from uniformerv2.weights.labels import ALIASES
-
-    plain = name.casefold().replace("-", "_")
-    plain = {"k700_2020": "kinetics700_2020"}.get(plain, ALIASES.get(plain, plain))
-    if plain not in SOURCES:
-        raise AnnotationError(f"dataset {name!r}: it must be one of {', '.join(SOURCES)}")
-    return plain
 
 
 def import_dataset(

@@ -119,7 +119,7 @@ def _look(
     reader: VideoReader, path: Path, intervals: Sequence[Interval], num_frames: int
 ) -> tuple[tuple[Stretch, ...], bytes]:
     """The intervals and the picture of the whole: all in one pass where the file is sound."""
-    spans = [_span(reader, *interval) for interval in intervals]
+    spans = [reader.frames_between(*interval) for interval in intervals]
     whole = _wanted(0, len(reader), num_frames)
     stretches = tuple(Stretch(count, count / reader.rate) for _, count in spans)
     wanted = {index for first, count in spans if count for index in _wanted(first, count, num_frames)}
@@ -134,22 +134,13 @@ def _stretch_alone(path: Path, interval: Interval, num_frames: int) -> Stretch:
     """An interval read as evaluation does, with a reader that has seen nothing else of a damaged file."""
     try:
         with VideoReader(path, threads=1) as reader:
-            first, count = _span(reader, *interval)
+            first, count = reader.frames_between(*interval)
             wanted = _wanted(first, count, num_frames) if count else []
             stretch = Stretch(count, count / reader.rate)
             _picture(reader, wanted, [])
     except VideoError as error:
         return Stretch(error=_without_path(error, path))
     return stretch
-
-
-def _span(reader: VideoReader, start: float | None, end: float | None) -> tuple[int, int]:
-    """(first frame, number of frames) of an interval, those shown at its two ends included; none behind the end."""
-    if start is not None and start >= reader.duration:
-        return len(reader), 0
-    first = 0 if start is None else reader.index_at(start)
-    last = len(reader) - 1 if end is None else reader.index_at(end)
-    return first, last - first + 1
 
 
 def _wanted(first: int, count: int, num_frames: int) -> list[int]:

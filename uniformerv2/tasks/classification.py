@@ -17,15 +17,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from uniformerv2.data.annotations import Annotation, class_names, read_annotations, split_annotations
-from uniformerv2.data.dataset import Batch, VideoDataset, make_loader
+from uniformerv2.data.batch import Batch
+from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.loader import VideoLoader
 from uniformerv2.device import model_device, pick_device
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.tasks.evaluation import ClassAccuracy as ClassAccuracy  # the names that others look for here
 from uniformerv2.tasks.evaluation import Evaluation, Views, evaluate_loader, evaluation_loader
-from uniformerv2.tasks.evaluation import VideoResult as VideoResult
-from uniformerv2.tasks.evaluation import evaluate as evaluate
-from uniformerv2.tasks.evaluation import of_split as of_split
 from uniformerv2.tasks.mixing import Mixing, mix
 from uniformerv2.tasks.start import build_model
 from uniformerv2.train.checkpoint import RunFolder, write_text

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from uniformerv2.data.annotations import Annotation
-from uniformerv2.data.dataset import Batch, VideoDataset, make_loader
+from uniformerv2.data.batch import Batch
+from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.manifest import write_table
 from uniformerv2.device import model_device
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, VideoError

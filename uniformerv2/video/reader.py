@@ -166,6 +166,19 @@ class VideoReader:
         """Index of the frame shown `seconds` after the start of the first one, clamped to the video."""
         return min(max(self._frames.index_at(seconds), 0), len(self) - 1)
 
+    def frames_between(self, start: float | None, end: float | None) -> tuple[int, int]:
+        """First frame and number of frames of an interval; the frames shown at its two ends belong to it.
+
+        Args:
+            start: seconds; None: the beginning. An interval that starts behind the end has no frames.
+            end: seconds, not before `start`; None: the end.
+        """
+        if start is not None and start >= self.duration:
+            return len(self), 0
+        first = 0 if start is None else self.index_at(start)
+        last = len(self) - 1 if end is None else self.index_at(end)
+        return first, last - first + 1
+
     def close(self) -> None:
         """Let go of the file; a closed reader gives no more frames."""
         self._frames.close()
