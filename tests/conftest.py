@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+
+from uniformerv2 import cli
 
 
 @pytest.fixture(scope="session")
@@ -90,3 +92,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def uniformerv2(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process: (status, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            status = cli.main([str(argument) for argument in arguments])
+        except SystemExit as wrong_usage:
+            status = int(wrong_usage.code or 0)
+        output, errors = capsys.readouterr()
+        return status, output, errors
+
+    return run

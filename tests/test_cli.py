@@ -27,25 +27,6 @@ from uniformerv2.weights.labels import class_list
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def uniformerv2(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process: (status, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as wrong_usage:
-            status = int(wrong_usage.code or 0)
-        output, errors = capsys.readouterr()
-        return status, output, errors
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so small models only wait for a second one
-    yield run
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def tiny(image_model: Path) -> list[object]:
     """Options of a run of a few seconds."""

@@ -25,19 +25,6 @@ from uniformerv2.weights.labels import class_list
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def uniformerv2(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process: (status, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = cli.main([str(argument) for argument in arguments])
-        output, errors = capsys.readouterr()
-        return status, output, errors
-
-    return run
-
-
 def draw_model(image_model: Path, path: Path, labels: Sequence[str]) -> Path:
     """A checkpoint of random weights that spread its guesses over all classes."""
     torch.manual_seed(0)

@@ -22,19 +22,6 @@ from uniformerv2.weights import arm, save_model
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def uniformerv2(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process: (status, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = cli.main([str(argument) for argument in arguments])
-        output, errors = capsys.readouterr()
-        return status, output, errors
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def checkpoint(image_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)

@@ -10,28 +10,15 @@ from typing import Any
 
 import pytest
 
-from uniformerv2 import cli
 from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.recipes import RECIPES
 
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def uniformerv2(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the command line in this process: (status, stdout, stderr)."""
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as wrong_usage:
-            status = int(wrong_usage.code or 0)
-        output, errors = capsys.readouterr()
-        return status, output, errors
-
-    return run
 
 
 @pytest.fixture
