@@ -1,0 +1,109 @@
+"""The official implementation, out of a checkout of it, with the weights of a model of ours: for comparisons of speed.
+
+Its model file imports `timm` for drop path and its own package for a logger. Both are stood in for while it is
+imported, so that a checkout is all that is needed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.model.vit import DropPath
+from uniformerv2.weights.formats import VIDEO_FORMATS, from_ours
+
+MODEL_FILE = "slowfast/models/uniformerv2_model.py"
+
+
+def load_reference(checkout: str | Path, ours: UniFormerV2, *, num_frames: int) -> nn.Module:
+    """The official model of the same architecture and weights. Its clips are floats that are normalised already.
+
+    Args:
+        checkout: a clone of OpenGVLab/UniFormerV2.
+        ours: the model to copy; its image transformer must be CLIP's, its fusion sequential.
+        num_frames: frames of a clip; the official model fixes them when it is built.
+
+    Raises:
+        FileNotFoundError: `checkout` has no model file.
+        RuntimeError: the weights do not fit.
+    """
+    config = ours.config
+    stages = len(config.global_after)
+    model = _import_official(Path(checkout) / MODEL_FILE).VisionTransformer(
+        input_resolution=config.image_size[0],
+        patch_size=config.patch_size,
+        width=config.width,
+        layers=config.depth,
+        heads=config.heads,
+        output_dim=config.width,  # not used
+        backbone_drop_path_rate=config.drop_path,
+        use_checkpoint=config.checkpoint_blocks > 0,
+        checkpoint_num=[config.checkpoint_blocks],
+        t_size=num_frames,
+        dw_reduction=config.local_reduction,
+        temporal_downsample=config.temporal_downsample,
+        no_lmhra=config.local_blocks == "none",
+        double_lmhra=config.local_blocks == "attention+mlp",
+        return_list=list(config.global_after),
+        n_layers=stages,
+        n_dim=config.width,
+        n_head=config.heads,
+        mlp_factor=config.global_mlp_ratio,
+        drop_path_rate=config.global_drop_path,
+        mlp_dropout=[config.global_dropout] * stages,
+        cls_dropout=config.head_dropout,
+        num_classes=config.num_classes,
+        frozen=not config.mix_class_token,
+    )
+    state, unknown = from_ours(ours.state_dict(), VIDEO_FORMATS["official"])
+    if unknown:
+        raise RuntimeError(f"the official model has no place for {', '.join(unknown)}")
+    model.load_state_dict({name.removeprefix("backbone."): tensor.clone() for name, tensor in state.items()})
+    return model.train(ours.training)
+
+
+def _import_official(file: Path) -> ModuleType:
+    specification = importlib.util.spec_from_file_location("official_uniformerv2", file)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    with _stand_ins():
+        specification.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _stand_ins() -> Iterator[None]:
+    """Modules by the names that the official file imports, for as long as it does."""
+    layers, messages = ModuleType("timm.models.layers"), ModuleType("slowfast.utils.logging")
+    layers.DropPath = DropPath  # type: ignore[attr-defined]
+    quiet = logging.getLogger("official_uniformerv2")
+    messages.get_logger = lambda name: quiet  # type: ignore[attr-defined]
+    utils = ModuleType("slowfast.utils")
+    utils.logging = messages  # type: ignore[attr-defined]
+    modules = {
+        "timm": ModuleType("timm"),
+        "timm.models": ModuleType("timm.models"),
+        "timm.models.layers": layers,
+        "slowfast": ModuleType("slowfast"),
+        "slowfast.utils": utils,
+        "slowfast.utils.logging": messages,
+    }
+    before = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
