@@ -11,6 +11,7 @@ from torch import Tensor
 
 from uniformerv2 import ModelConfig, Preprocessing, UniFormerV2, named_config
 from uniformerv2.model.uniblocks import DynamicPositionEncoding, LocalAggregator
+from uniformerv2.model.uniformerv2 import Encoded
 from uniformerv2.model.vit import CrossAttention, DropPath, PatchEmbedding, Places, attend, interpolate_positions
 
 TINY = ModelConfig(
@@ -57,6 +58,21 @@ def test_any_number_of_frames(frames: int, downsample: bool) -> None:
     assert features.frame_embeddings.shape == (2, -(-frames // 2) if downsample else frames, 32)
     assert features.pooled.shape == (2, 32)
     assert torch.equal(model(clips(frames)), model.head(features.pooled))
+
+
+def test_frames_that_are_encoded_one_by_one_make_the_same_clip() -> None:
+    model, clip = tiny(local_blocks="none"), clips(4)
+    encoded = [model.encode(clip[:, :, frame : frame + 1]) for frame in range(4)]
+    stages = tuple(torch.cat(tokens, 1) for tokens in zip(*(one.stages for one in encoded), strict=True))
+    frames = torch.cat([one.frame_embeddings for one in encoded], 1)
+    together = model.summarise(Encoded(stages, frames, encoded[0].places), attention=True)
+    whole = model.forward_features(clip, attention=True)
+    torch.testing.assert_close(together.pooled, whole.pooled)
+    torch.testing.assert_close(together.frame_embeddings, whole.frame_embeddings)
+    assert together.attention
+    assert whole.attention
+    for one, other in zip(together.attention, whole.attention, strict=True):
+        torch.testing.assert_close(one.patches, other.patches)
 
 
 def test_every_clip_is_seen_by_itself() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,20 @@ class StageAttention:
     patches: Tensor  # (batch, frames, rows, columns)
     class_tokens: Tensor  # (batch, frames); zero where the image model has none
     previous: Tensor  # (batch, n): the former stage's tokens under hierarchical KV fusion, else n = 0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the image transformer says of each frame, and all that the rest of the model sees of a clip.
+
+    Without local UniBlocks and temporal downsampling every frame is encoded by itself, so what was encoded once can be
+    kept, and frames of one clip can be taken into another.
+    """
+
+    # after each block that a global stage follows: (batch, frames after the stem, tokens, width)
+    stages: tuple[Tensor, ...]
+    frame_embeddings: Tensor  # as in `Features`
+    places: Places  # where the tokens of a frame stand
 
 
 @dataclass(frozen=True)
@@ -124,16 +138,36 @@ class UniFormerV2(nn.Module):
             clip: (batch, 3, frames, height, width).
             attention: also return the space-time attention of each global stage.
         """
+        stages = GlobalStages(self, attention=attention)
+        frames, _ = self._encode(clip, stages.add)
+        return self._features(stages, frames)
+
+    def encode(self, clip: Tensor) -> Encoded:
+        """The first part of `forward_features`: the image transformer, with its local UniBlocks if it has any."""
+        tokens: list[Tensor] = []
+        frames, places = self._encode(clip, lambda stage, _: tokens.append(stage))
+        return Encoded(tuple(tokens), frames, places)
+
+    def summarise(self, encoded: Encoded, *, attention: bool = False) -> Features:
+        """The second part of `forward_features`: the global stages, on clips that are encoded."""
+        stages = GlobalStages(self, attention=attention)
+        for tokens in encoded.stages:
+            stages.add(tokens, encoded.places)
+        return self._features(stages, encoded.frame_embeddings)
+
+    def _encode(self, clip: Tensor, add: Callable[[Tensor, Places], None]) -> tuple[Tensor, Places]:
+        """Frame embeddings and places; the tokens of each stage are added as they come, so that none need be kept."""
         self._check(clip)
         tokens, places = self.backbone.embed(clip)
-        stages = GlobalStages(self, clip.shape[0], places, attention=attention)
         for number, block in enumerate(self.backbone.blocks):
             tokens = block(tokens, places)
             if number in self.config.global_after:
-                stages.add(tokens)
-        frames = self.backbone.frame_embeddings(tokens, places)
+                add(tokens, places)
+        return self.backbone.frame_embeddings(tokens, places), places
+
+    def _features(self, stages: GlobalStages, frames: Tensor) -> Features:
         pooled = self._mix(stages.fused(), frames.mean(1))
-        return Features(pooled, frames, tuple(stages.attention) if attention else None)
+        return Features(pooled, frames, tuple(stages.attention) if stages.wants_attention else None)
 
     def _mix(self, summary: Tensor | None, image: Tensor) -> Tensor:
         """Global token and the image model's own view, mixed per channel (section 3.4).
@@ -166,31 +200,30 @@ class GlobalStages:
     hierarchical Q   the learned query joins the outputs of the stage before as the queries of a stage
     """
 
-    def __init__(self, model: UniFormerV2, batch: int, places: Places, *, attention: bool):
+    def __init__(self, model: UniFormerV2, *, attention: bool):
         self.model = model
-        self.places = places
         self.wants_attention = attention
         self.attention: list[StageAttention] = []
         self.outputs: list[Tensor] = []  # (batch, queries, width) of each stage so far
-        # (queries, width) -> (batch, queries, width)
-        self.learned = model.query.expand(batch, -1, -1) if model.query is not None else None
 
-    def add(self, tokens: Tensor) -> None:
+    def add(self, tokens: Tensor, places: Places) -> None:
         """Run the next stage on tokens (batch, frames, tokens, width)."""
         fusion = self.model.config.fusion
-        assert self.learned is not None
-        query, extra = self.learned, None
+        assert self.model.query is not None
+        # (queries, width) -> (batch, queries, width)
+        learned = self.model.query.expand(tokens.shape[0], -1, -1)
+        query, extra = learned, None
         if self.outputs and fusion == "sequential":
             query = self.outputs[-1]
         elif self.outputs and fusion == "hierarchical_kv":
             extra = self.outputs[-1]
         elif self.outputs and fusion == "hierarchical_q":
-            query = torch.cat([self.learned, self.outputs[-1]], dim=1)
+            query = torch.cat([learned, self.outputs[-1]], dim=1)
         block = self.model.global_blocks[len(self.outputs)]
-        output, weights = block(query, tokens, self.places, extra=extra, weights=self.wants_attention)
+        output, weights = block(query, tokens, places, extra=extra, weights=self.wants_attention)
         self.outputs.append(output)
         if weights is not None:
-            self.attention.append(self._stage_attention(weights, tokens.shape[1]))
+            self.attention.append(_stage_attention(weights, tokens.shape[1], places))
 
     def fused(self) -> Tensor | None:
         """The global token, (batch, width); several queries are averaged. None without stages."""
@@ -201,10 +234,10 @@ class GlobalStages:
             return self.model.fusion(torch.cat([output.mean(1) for output in self.outputs], dim=-1))
         return self.outputs[-1].mean(1)
 
-    def _stage_attention(self, weights: Tensor, frames: int) -> StageAttention:
-        places = self.places
-        count = frames * places.in_space
-        # (batch, frames·(class tokens + patches)) -> (batch, frames, class tokens + patches)
-        tokens = weights[:, :count].unflatten(1, (frames, places.in_space))
-        patches = tokens[:, :, places.patches].unflatten(2, places.grid)
-        return StageAttention(patches, tokens[:, :, : places.class_tokens].sum(2), weights[:, count:])
+
+def _stage_attention(weights: Tensor, frames: int, places: Places) -> StageAttention:
+    count = frames * places.in_space
+    # (batch, frames·(class tokens + patches)) -> (batch, frames, class tokens + patches)
+    tokens = weights[:, :count].unflatten(1, (frames, places.in_space))
+    patches = tokens[:, :, places.patches].unflatten(2, places.grid)
+    return StageAttention(patches, tokens[:, :, : places.class_tokens].sum(2), weights[:, count:])
