@@ -66,7 +66,7 @@ def report(**changes: object) -> Report:
 class Tags(HTMLParser):
     """Every start tag with its attributes; complains of tags that are not closed in order."""
 
-    VOID = frozenset({"meta", "img", "line", "polyline", "circle"})
+    VOID = frozenset({"meta", "img", "line", "polyline"})
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -17,9 +17,13 @@ from typing import Any
 import numpy as np
 
 from uniformerv2.atomic import write_text
+from uniformerv2.curves import averages
+from uniformerv2.page import chart, facts, header, legend, meter, page, percent, section
 from uniformerv2.tasks.evaluation import Evaluation
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+SMOOTH = 60  # points of a curve of losses
 
 
 @dataclass(frozen=True)
@@ -67,27 +71,21 @@ def render(report: Report) -> str:
     """The report as HTML."""
     sections = [
         _headline(report),
-        _section("Every pair, forwards and backwards", _PAIRS_NOTE, _pair_table(report)),
-        _section("While it learned", _CURVES_NOTE, _curves(report)),
-        _section(
+        section("Every pair, forwards and backwards", _PAIRS_NOTE, _pair_table(report)),
+        section("While it learned", _CURVES_NOTE, _curves(report)),
+        section(
             "A file it had never seen",
             "Drawn and encoded after the training, then handed to the predictor.",
             _example(report, report.unseen),
         ),
-        _section(
+        section(
             "Held-out videos, and where the model looks",
             _ATTENTION_NOTE,
             "".join(_example(report, example) for example in report.examples),
         ),
-        _section("How this was made", "", _facts(report.facts)),
+        section("How this was made", "", facts(report.facts)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(report.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(sections)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return page(report.title, sections, style=_STYLE)
 
 
 _PAIRS_NOTE = (
@@ -102,23 +100,18 @@ _ATTENTION_NOTE = (
 )
 
 
-def _section(title: str, note: str, body: str) -> str:
-    lead = f'<p class="note">{note}</p>' if note else ""
-    return f"<section>\n<h2>{html.escape(title)}</h2>\n{lead}\n{body}\n</section>"
-
-
 def _headline(report: Report) -> str:
     tiles = "".join(
-        f'<div class="tile c{number}"><div class="figure">{_percent(column.evaluation.top1)}</div>'
+        f'<div class="tile c{number}"><div class="figure">{percent(column.evaluation.top1)}</div>'
         f'<div class="name">{html.escape(_capital(column.name))}</div>'
-        f"{_meter(column.evaluation.top1, number, mark=0.5)}"
+        f"{meter(column.evaluation.top1, number, mark=0.5)}"
         f'<div class="about">{html.escape(column.about)}</div></div>'
         for number, column in enumerate(report.columns)
     )
     evaluation = report.columns[0].evaluation
     views = evaluation.num_clips * evaluation.num_crops
     return (
-        f"<header><h1>{html.escape(report.title)}</h1><p class='lead'>{html.escape(report.summary)}</p></header>\n"
+        f"{header(report.title, report.summary)}\n"
         f'<div class="tiles">{tiles}</div>\n'
         f'<p class="note">Top-1 accuracy on {len(evaluation.videos)} held-out videos of '
         f"{len(evaluation.classes)} classes, {views} views each. The tick marks 50&nbsp;%.</p>"
@@ -145,69 +138,15 @@ def _curves(report: Report) -> str:
         steps = max(len(column.steps), 1)
         losses.append([(total * (i + 1) / steps, one["loss"]) for i, one in enumerate(column.steps)])
         accuracies.append([(float(one["epoch"]), 100 * one["top1"]) for one in column.epochs if "top1" in one])
-    legend = "".join(
-        f'<span class="c{number}"><i></i>{html.escape(_capital(column.name))}</span>'
-        for number, column in enumerate(report.columns)
-    )
-    charts = _chart("training loss", [_smooth(line) for line in losses], dots=False) + _chart(
+    names = legend([_capital(column.name) for column in report.columns])
+    charts = chart("training loss", [averages(line, SMOOTH) for line in losses], dots=False) + chart(
         "held-out accuracy, %", [[(0.0, 100 / _classes(report)), *line] for line in accuracies], top=100.0, mark=50.0
     )
-    return f'<div class="legend">{legend}</div><div class="charts">{charts}</div>'
+    return f'{names}<div class="charts">{charts}</div>'
 
 
 def _classes(report: Report) -> int:
     return len(report.columns[0].evaluation.classes)
-
-
-def _smooth(line: Sequence[tuple[float, float]], points: int = 60) -> list[tuple[float, float]]:
-    """At most `points` averages of neighbouring values."""
-    parts = np.array_split(np.array(line, dtype=float).reshape(-1, 2), min(points, max(len(line), 1)))
-    return [tuple(part.mean(0)) for part in parts if len(part)]
-
-
-def _chart(
-    title: str,
-    lines: Sequence[Sequence[tuple[float, float]]],
-    *,
-    top: float | None = None,
-    mark: float | None = None,
-    dots: bool = True,
-) -> str:
-    """An SVG line chart over epochs, from zero to `top` or a round number above all values."""
-    width, height, left, right, upper, lower = 440, 250, 40, 12, 30, 34
-    values = [point for line in lines for point in line] or [(1.0, 1.0)]
-    last = max(x for x, _ in values) or 1.0
-    top = top or _round_up(max(y for _, y in values))
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return left + (width - left - right) * x / last, height - lower - (height - lower - upper) * y / top
-
-    parts = [f'<text class="title" x="{left}" y="16">{html.escape(title)}</text>']
-    for i in range(5):
-        _, y = place(0, top * i / 4)
-        parts.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{width - right}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{top * i / 4:g}</text>')
-    if mark is not None:
-        _, y = place(0, mark)
-        parts.append(f'<line class="mark" x1="{left}" y1="{y:.1f}" x2="{width - right}" y2="{y:.1f}"/>')
-    stride = max(1, round(last / 6))
-    for epoch in range(0, int(last) + 1, stride):
-        x, _ = place(epoch, 0)
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - lower + 16}" text-anchor="middle">{epoch}</text>')
-    parts.append(f'<text class="tick" x="{width - right}" y="{height - 4}" text-anchor="end">epochs</text>')
-    for number, line in reversed(list(enumerate(lines))):  # the first on top
-        points = [place(x, min(y, top)) for x, y in line]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline class="line c{number}" points="{path}"/>')
-        if dots:
-            parts += [f'<circle class="dot c{number}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points]
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(title)}">{"".join(parts)}</svg>'
-
-
-def _round_up(value: float) -> float:
-    """The smallest of 1, 2, 4, 6, 8 times a power of ten that is not below a positive value."""
-    power = 10.0 ** np.floor(np.log10(max(value, 1e-9)))
-    return float(next(step * power for step in (1, 2, 4, 6, 8, 10) if step * power >= value * (1 - 1e-9)))
 
 
 def _example(report: Report, example: Example) -> str:
@@ -237,7 +176,7 @@ def _bars(report: Report, example: Example) -> str:
     rows = "".join(
         f"<tr><th>{_words(label)}</th><td>"
         + "".join(
-            f'<div class="cell small">{_meter(scores[label], number)}<span>{_percent(scores[label])}</span></div>'
+            f'<div class="cell small">{meter(scores[label], number)}<span>{percent(scores[label])}</span></div>'
             for number, scores in enumerate(example.scores)
         )
         + "</td></tr>"
@@ -311,74 +250,35 @@ def png(image: Array) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", compressed) + chunk(b"IEND", b"")
 
 
-def _facts(facts: Mapping[str, str]) -> str:
-    rows = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in facts.items())
-    return f"<dl>{rows}</dl>"
-
-
-def _meter(share: float, column: int, *, mark: float | None = None) -> str:
-    tick = f'<b style="left:{100 * mark:g}%"></b>' if mark is not None else ""
-    return f'<div class="meter c{column}"><i style="width:{100 * share:.1f}%"></i>{tick}</div>'
-
-
 def _cell(share: float, column: int) -> str:
-    return f'<div class="cell">{_meter(share, column, mark=0.5)}<span>{_percent(share)}</span></div>'
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}&nbsp;%"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return f'<div class="cell">{meter(share, column, mark=0.5)}<span>{percent(share)}</span></div>'
 
 
 def _words(label: str) -> str:
     return html.escape(label.replace("_", " "))
 
 
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 _STYLE = """
-:root { color-scheme: light dark; --ground: #fbfbfa; --card: #ffffff; --ink: #1c1e21; --soft: #646a73;
-  --rule: #e4e5e7; --track: #eceef0; --c0: #1f6feb; --c1: #9a6b1f; --right: #1a7f45; --wrong: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ground: #131518; --card: #1b1e22; --ink: #e8eaed; --soft: #9aa1ab;
-  --rule: #2d3137; --track: #2a2e34; --c0: #5b9dff; --c1: #d6a24a; --right: #57c785; --wrong: #ff8a80; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 56px 24px 72px; }
-h1 { font-size: 34px; line-height: 1.2; letter-spacing: -0.02em; margin: 0 0 12px; font-weight: 650; }
-h2 { font-size: 21px; letter-spacing: -0.01em; margin: 0 0 6px; font-weight: 620; }
-h3 { font-size: 17px; margin: 10px 0 0; font-weight: 620; }
-section { margin-top: 56px; }
-.lead { font-size: 18px; max-width: 46em; margin: 0; }
-.note { color: var(--soft); font-size: 15px; max-width: 50em; margin: 0 0 18px; }
-.c0 { --colour: var(--c0); } .c1 { --colour: var(--c1); }
+:root { --right: #1a7f45; --wrong: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --right: #57c785; --wrong: #ff8a80; } }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 18px; margin: 32px 0 14px; }
-.tile, .example, .charts svg { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; }
+.tile, .example { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; }
 .tile { padding: 22px 24px; }
 .figure { font-size: 46px; line-height: 1.1; font-weight: 650; letter-spacing: -0.03em; color: var(--colour);
   font-variant-numeric: tabular-nums; }
 .tile .name { font-weight: 600; margin: 2px 0 12px; } .tile .about { color: var(--soft); font-size: 14.5px;
   margin-top: 12px; }
-.meter { position: relative; height: 8px; border-radius: 4px; background: var(--track); flex: 1; min-width: 60px; }
-.meter i { display: block; height: 100%; border-radius: 4px; background: var(--colour); }
-.meter b { position: absolute; top: -3px; bottom: -3px; width: 2px; margin-left: -1px; background: var(--soft); }
-table { border-collapse: collapse; width: 100%; } th { font-weight: 500; text-align: left; }
 .pairs { table-layout: fixed; } .pairs thead th:first-child { width: 10.5em; } .pairs tbody th { white-space: nowrap; }
 .pairs td, .pairs th { padding: 5px 12px 5px 0; } .pairs thead th { color: var(--soft); font-size: 14px; }
 .pairs .first th, .pairs .first td { border-top: 1px solid var(--rule);
   padding-top: 9px; } .pairs .second th, .pairs .second td { padding-bottom: 9px; }
 .pairs .total th, .pairs .total td { border-top: 2px solid var(--rule); padding-top: 10px; font-weight: 650; }
-.cell { display: flex; align-items: center; gap: 12px; } .cell span { width: 4.2em; text-align: right; font-size: 14px;
-  font-variant-numeric: tabular-nums; } .cell.small { gap: 8px; } .cell.small span { font-size: 12px; width: 4em;
+.cell.small { gap: 8px; } .cell.small span { font-size: 12px; width: 4em;
   color: var(--soft); } .cell.small .meter { height: 5px; }
-.legend { display: flex; gap: 22px; font-size: 14px; margin-bottom: 10px; } .legend i { display: inline-block;
-  width: 18px; height: 3px; border-radius: 2px; background: var(--colour); margin-right: 8px; vertical-align: middle; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 18px; }
-.charts svg { padding: 14px 14px 8px; width: 100%; height: auto; } svg .title { font-size: 13px; font-weight: 600; }
-svg text { fill: var(--ink); } svg .tick { fill: var(--soft); font-size: 11px; } svg .grid { stroke: var(--rule); }
-svg .mark { stroke: var(--soft); stroke-dasharray: 3 4; } svg .line { fill: none; stroke: var(--colour);
-  stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; } svg .dot { fill: var(--colour); }
 .example { display: grid; grid-template-columns: 250px 1fr; gap: 26px; padding: 20px; margin-bottom: 18px; }
 .example video { width: 128px; height: 128px; border-radius: 8px; image-rendering: pixelated;
   background: var(--track); }
@@ -388,8 +288,5 @@ svg .mark { stroke: var(--soft); stroke-dasharray: 3 4; } svg .line { fill: none
   width: 100%; padding: 3px 0; }
 .strips { min-width: 0; } figure { margin: 0 0 10px; } figure img { display: block; width: 100%;
   image-rendering: pixelated; } figcaption { color: var(--soft); font-size: 12.5px; margin-top: 2px; }
-dl { display: grid; grid-template-columns: minmax(9em, max-content) 1fr; gap: 6px 22px; font-size: 15px;
-  margin: 10px 0 0; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-@media (max-width: 760px) { .example { grid-template-columns: 1fr; } main { padding-top: 32px; } }
+@media (max-width: 760px) { .example { grid-template-columns: 1fr; } }
 """
