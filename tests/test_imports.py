@@ -25,7 +25,10 @@ MAY_IMPORT = {
     "train": {"errors", "atomic", "device", "model", "weights", "video", "data"},
     "tasks": {"errors", "atomic", "device", "model", "weights", "video", "data", "train"},
     "predict": {"errors", "device", "model", "weights", "video"},
-    "report": {"errors", "atomic", "train", "tasks", "predict"},
+    "curves": set(),
+    "page": {"curves"},
+    "report": {"errors", "atomic", "train", "tasks", "predict", "curves", "page"},
+    "runs": {"errors", "atomic", "train", "curves", "page"},
     "demo": {"errors", "model", "weights", "video", "data", "train", "tasks", "predict", "report"},
 }
 ON_TOP = {"__init__", "__main__", "cli"}  # these see everything and are seen by nothing

@@ -15,7 +15,7 @@ def averages(line: Points, most: int) -> list[tuple[float, float]]:
     return [(math.fsum(x for x, _ in part) / len(part), math.fsum(y for _, y in part) / len(part)) for part in parts]
 
 
-def neighbours(line: Points, most: int) -> int:
+def neighbours(line: Sequence[object], most: int) -> int:
     """How many points each of the `averages` stands for."""
     return max(1, math.ceil(len(line) / most))
 

@@ -52,19 +52,26 @@ def colour(number: int) -> str:
 
 
 def chart(
-    title: str, lines: Sequence[Points], *, top: float | None = None, mark: float | None = None, dots: bool = True
+    title: str,
+    lines: Sequence[Points],
+    *,
+    last: int | None = None,
+    top: float | None = None,
+    mark: float | None = None,
+    dots: bool = True,
 ) -> str:
-    """An SVG line chart over epochs, from zero to `top` or a round number above all values.
+    """An SVG line chart over epochs, from zero on.
 
     Args:
         title: what is drawn.
         lines: the curves, by colour; one may be empty.
-        top: where the vertical axis ends.
+        last: epoch where the horizontal axis ends; default: behind all points.
+        top: where the vertical axis ends; default: at a round number above all values.
         mark: a value that a dashed line shows.
         dots: mark the points, each with its value as a tooltip.
     """
-    width, height, left, right, upper, lower = 440, 250, 48, 12, 30, 34
-    last, top = last_epoch(lines), top or round_top(lines)
+    width, height, left, right, upper, lower = 440, 250, 56, 12, 30, 34
+    last, top = last or last_epoch(lines), top or round_top(lines)
 
     def place(x: float, y: float) -> tuple[float, float]:
         return left + (width - left - right) * x / last, height - lower - (height - lower - upper) * y / top
@@ -100,6 +107,11 @@ def meter(share: float, number: int, *, mark: float | None = None) -> str:
     return f'<div class="meter {colour(number)}"><i style="width:{100 * share:.1f}%"></i>{tick}</div>'
 
 
+def cell(share: float, number: int, *, mark: float | None = None) -> str:
+    """A bar with its figure."""
+    return f'<div class="cell">{meter(share, number, mark=mark)}<span>{percent(share)}</span></div>'
+
+
 def percent(share: float) -> str:
     """A share in [0, 1], as HTML."""
     return f"{100 * share:.1f}&nbsp;%"
@@ -120,7 +132,7 @@ h1 { font-size: 34px; line-height: 1.2; letter-spacing: -0.02em; margin: 0 0 12p
 h2 { font-size: 21px; letter-spacing: -0.01em; margin: 0 0 6px; font-weight: 620; }
 h3 { font-size: 17px; margin: 10px 0 0; font-weight: 620; }
 section { margin-top: 56px; }
-.lead { font-size: 18px; max-width: 46em; margin: 0; }
+.lead { font-size: 18px; max-width: 46em; margin: 0; overflow-wrap: anywhere; }
 .note { color: var(--soft); font-size: 15px; max-width: 50em; margin: 0 0 18px; }
 .c0 { --colour: var(--c0); } .c1 { --colour: var(--c1); } .c2 { --colour: var(--c2); } .c3 { --colour: var(--c3); }
 .c4 { --colour: var(--c4); } .c5 { --colour: var(--c5); } .c6 { --colour: var(--c6); } .c7 { --colour: var(--c7); }
@@ -133,7 +145,7 @@ table { border-collapse: collapse; width: 100%; } th { font-weight: 500; text-al
 .legend { display: flex; flex-wrap: wrap; gap: 6px 22px; font-size: 14px; margin-bottom: 10px;
   overflow-wrap: anywhere; } .legend i { display: inline-block; width: 18px; border-top: 3px solid var(--colour);
   border-radius: 2px; margin-right: 8px; vertical-align: middle; } .legend .again i { border-top-style: dashed; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(320px, 100%), 1fr)); gap: 18px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); gap: 18px; }
 .charts svg { padding: 14px 14px 8px; width: 100%; height: auto; background: var(--card);
   border: 1px solid var(--rule); border-radius: 12px; } svg .title { font-size: 13px; font-weight: 600; }
 svg text { fill: var(--ink); } svg .tick { fill: var(--soft); font-size: 11px; } svg .grid { stroke: var(--rule); }

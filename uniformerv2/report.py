@@ -18,7 +18,7 @@ import numpy as np
 
 from uniformerv2.atomic import write_text
 from uniformerv2.curves import averages
-from uniformerv2.page import chart, facts, header, legend, meter, page, percent, section
+from uniformerv2.page import cell, chart, facts, header, legend, meter, page, percent, section
 from uniformerv2.tasks.evaluation import Evaluation
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -124,9 +124,11 @@ def _pair_table(report: Report) -> str:
     rows = []
     for first, second in report.pairs:
         for label, kind in ((first, "first"), (second, "second")):
-            cells = "".join(f"<td>{_cell(of[label], number)}</td>" for number, of in enumerate(accuracy))
+            cells = "".join(f"<td>{cell(of[label], number, mark=0.5)}</td>" for number, of in enumerate(accuracy))
             rows.append(f'<tr class="{kind}"><th scope="row">{_words(label)}</th>{cells}</tr>')
-    cells = "".join(f"<td>{_cell(column.evaluation.top1, number)}</td>" for number, column in enumerate(report.columns))
+    cells = "".join(
+        f"<td>{cell(column.evaluation.top1, number, mark=0.5)}</td>" for number, column in enumerate(report.columns)
+    )
     rows.append(f'<tr class="total"><th scope="row">all</th>{cells}</tr>')
     return f"<table class='pairs'><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
@@ -248,10 +250,6 @@ def png(image: Array) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)  # 8 bits, RGBA
     compressed = zlib.compress(lines.tobytes(), 9)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", compressed) + chunk(b"IEND", b"")
-
-
-def _cell(share: float, column: int) -> str:
-    return f'<div class="cell">{meter(share, column, mark=0.5)}<span>{percent(share)}</span></div>'
 
 
 def _words(label: str) -> str:

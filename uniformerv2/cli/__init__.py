@@ -15,12 +15,14 @@ from tyro.conf import subcommand
 from uniformerv2.cli.checkpoints import Convert, Info, Models
 from uniformerv2.cli.datasets import Data
 from uniformerv2.cli.measuring import Evaluate, Features, Predict
+from uniformerv2.cli.runs import Runs
 from uniformerv2.cli.speech import FAILED, INTERRUPTED, complain
 from uniformerv2.cli.training import Demo, Train, train_by_recipe
 from uniformerv2.errors import UniFormerV2Error
 
 Command = (
     Annotated[Train, subcommand("train")]
+    | Annotated[Runs, subcommand("runs")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Features, subcommand("features")]
     | Annotated[Predict, subcommand("predict")]

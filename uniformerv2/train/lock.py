@@ -40,6 +40,21 @@ def locked(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a live process holds the lock of a file, as far as the system and the file system tell."""
+    path = path.absolute()
+    if path in _held:
+        return True
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _lock(handle, shared=True)
+    finally:
+        os.close(handle)  # gives it up at once
+
+
 def _acquire(path: Path) -> int:
     if path in _held:  # not even opened: closing any handle of a file gives up this process's lock on it
         raise _in_use(path, "this process")
@@ -60,11 +75,11 @@ def _in_use(path: Path, holder: str) -> RecipeError:
     return RecipeError(f"{path.parent}: in use by {holder}; wait until it ends, stop it, or choose another folder")
 
 
-def _lock(handle: int) -> bool:
+def _lock(handle: int, *, shared: bool = False) -> bool:
     if fcntl is None:
         return True
     try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno not in (errno.EACCES, errno.EAGAIN)  # a file system without locks must not stop a run
     return True

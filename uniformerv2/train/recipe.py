@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -305,14 +305,23 @@ class Recipe:
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What two recipes, read from JSON, disagree on: ["epochs 20 is now 30", ...]."""
-    found = []
-    for name in before.keys() | after.keys():
-        old, new = before.get(name), after.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new)
-        elif old != new:
-            found.append(f"{name} {old} is now {new}")
-    return sorted(found)
+    return [f"{name} {old} is now {new}" for name, (old, new) in disagreements([before, after]).items()]
+
+
+def disagreements(recipes: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
+    """The fields, by name, that recipes read from JSON disagree on, with the value of each; None where it has none."""
+    values = [_flat(recipe) for recipe in recipes]
+    names = sorted({name for one in values for name in one})
+    of_each = {name: tuple(one.get(name) for one in values) for name in names}
+    return {name: found for name, found in of_each.items() if any(value != found[0] for value in found)}
+
+
+def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The fields of all parts together: no two parts have one of the same name."""
+    flat: dict[str, Any] = {}
+    for name, value in recipe.items():
+        flat |= _flat(value) if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
