@@ -23,7 +23,7 @@ class LocalAggregator(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         channels = int(config.width / config.local_reduction)
-        self.norm = nn.BatchNorm1d(config.width)
+        self.norm: nn.BatchNorm1d | None = nn.BatchNorm1d(config.width)  # None once it is folded into `reduce`
         self.reduce = nn.Linear(config.width, channels)
         self.temporal = nn.Conv1d(
             channels, channels, config.local_kernel, padding=config.local_kernel // 2, groups=channels
@@ -51,15 +51,19 @@ class LocalAggregator(nn.Module):
         return F.pad(self.expand(mixed.permute(0, 2, 3, 1)), (0, 0, *others))
 
     def _normalise_and_reduce(self, patches: Tensor) -> Tensor:
+        if self.norm is None:
+            return self.reduce(patches)
         if self.training:
             return self.reduce(self.norm(patches.flatten(0, 2)).unflatten(0, patches.shape[:3]))
-        # fixed statistics are an affine map: fold them into the linear layer
-        norm, linear = self.norm, self.reduce
+        return F.linear(patches, *self.folded_norm(self.norm))
+
+    def folded_norm(self, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+        """Weight and bias of `reduce` behind the norm: with fixed statistics, that is an affine map."""
         assert norm.running_mean is not None
         assert norm.running_var is not None
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = norm.bias - norm.running_mean * scale
-        return F.linear(patches, linear.weight * scale, linear.bias + linear.weight @ shift)
+        return self.reduce.weight * scale, self.reduce.bias + self.reduce.weight @ shift
 
 
 class LocalUniBlock(Block):

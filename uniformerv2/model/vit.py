@@ -7,7 +7,9 @@ width) throughout: the class token where there is one, the patches row by row, t
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -54,19 +56,19 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Ten
     Returns:
         (batch, heads, queries, dim).
     """
-    if _has_slow_backward(query, key):
-        scores = query * scale @ key.transpose(-1, -2)
+    if _plain_is_faster(query, key):
+        scaled = query if scale == 1 else query * scale
+        scores = scaled @ key.transpose(-1, -2)
         return (scores if bias is None else scores + bias).softmax(-1) @ value
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
 
 
-def _has_slow_backward(query: Tensor, key: Tensor) -> bool:
-    """Fused attention in bfloat16 on a CPU: its backward takes 2 to 4 times as long as plain products'.
+def _plain_is_faster(query: Tensor, key: Tensor) -> bool:
+    """Fused attention in bfloat16 on a CPU takes 1.5 to 2 times as long as plain products, its backward 2 to 4 times.
 
     Seen up to 1024 tokens (benchmarks/attention.py); beyond, the memory for the weights counts for more.
     """
-    trains = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
-    return trains and query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[-2] <= 1024
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[-2] <= 1024
 
 
 class QuickGELU(nn.Module):
@@ -122,38 +124,24 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """(batch, 3, frames, height, width) -> (batch, frames after the stem, patches, width)."""
-        raw = clip.dtype == torch.uint8
-        weight, shift = self._folded_normalisation() if raw else (self.weight, None)
-        # (batch, frames, patches, 3·patch·patch)
-        patches = self._patches(clip).to(weight.dtype)
-        # one matrix per frame that the kernel sees: (taps, width, 3·patch·patch)
-        taps = weight.permute(2, 0, 1, 3, 4).flatten(2)
-        if self.temporal_kernel == 1:
-            tokens = F.linear(patches, taps[0], None if shift is None else shift[0])
-        else:
-            tokens = self._downsampled(patches, taps, shift)
-        return tokens if self.bias is None else tokens + self.bias
+        taps = [partial(F.linear, weight=weight, bias=bias) for weight, bias in self.taps(clip.dtype == torch.uint8)]
+        return embed_patches(split_into_patches(clip, self.patch_size).to(self.weight.dtype), taps)
 
-    def _patches(self, clip: Tensor) -> Tensor:
-        batch, channels, frames, height, width = clip.shape
-        size = self.patch_size
-        # (batch, channels, frames, rows, size, columns, size) -> (batch, frames, rows, columns, channels, size, size)
-        grid = clip.view(batch, channels, frames, height // size, size, width // size, size)
-        return grid.permute(0, 2, 3, 5, 1, 4, 6).reshape(batch, frames, -1, channels * size * size)
+    def taps(self, raw: bool) -> list[tuple[Tensor, Tensor | None]]:
+        """The linear layer of each frame that the kernel sees: weight (width, 3·patch·patch) and bias (width,).
 
-    def _downsampled(self, patches: Tensor, taps: Tensor, shift: Tensor | None) -> Tensor:
-        """Kernel 3, stride 2, padding 1 in time: output t sees the frames 2t-1, 2t and 2t+1 that exist.
-
-        Taps outside the clip are left out instead of padded, which is the padding with zeros after
-        normalisation for uint8 clips too.
+        Args:
+            raw: for uint8 clips.
         """
-        before, centre, after = (None, None, None) if shift is None else shift.unbind()
-        even, odd = patches[:, 0::2], patches[:, 1::2]
-        tokens = F.linear(even, taps[1], centre)
-        if odd.shape[1]:
-            tokens[:, : odd.shape[1]] += F.linear(odd, taps[2], after)
-            tokens[:, 1:] += F.linear(odd[:, : even.shape[1] - 1], taps[0], before)
-        return tokens
+        weight, shift = self._folded_normalisation() if raw else (self.weight, None)
+        # (width, 3, taps, patch, patch) -> taps of (width, 3·patch·patch)
+        weights = weight.permute(2, 0, 1, 3, 4).flatten(2).unbind()
+        biases: list[Tensor | None] = [None] * len(weights) if shift is None else list(shift.unbind())
+        if self.bias is not None:  # once, so with the centre
+            centre = len(weights) // 2
+            shifted = biases[centre]
+            biases[centre] = self.bias if shifted is None else self.bias + shifted
+        return list(zip(weights, biases, strict=True))
 
     def _folded_normalisation(self) -> tuple[Tensor, Tensor]:
         """Weights for values in [0, 255] and RGB order, and what the mean takes away: (taps, width)."""
@@ -165,6 +153,32 @@ class PatchEmbedding(nn.Module):
         return weight.to(self.weight.dtype), shift.to(self.weight.dtype)
 
 
+def split_into_patches(clip: Tensor, size: int) -> Tensor:
+    """(batch, 3, frames, height, width) -> (batch, frames, patches, 3·size·size), row by row."""
+    batch, channels, frames, height, width = clip.shape
+    # (batch, channels, frames, rows, size, columns, size) -> (batch, frames, rows, columns, channels, size, size)
+    grid = clip.view(batch, channels, frames, height // size, size, width // size, size)
+    return grid.permute(0, 2, 3, 5, 1, 4, 6).reshape(batch, frames, -1, channels * size * size)
+
+
+def embed_patches(patches: Tensor, taps: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
+    """Patches to tokens: (batch, frames, patches, 3·size·size) -> (batch, frames after the stem, patches, width).
+
+    One tap is applied to every frame. Three are a kernel of 3 with stride 2 and padding 1 in time: output t sees the
+    frames 2t-1, 2t and 2t+1 that exist. Taps outside the clip are left out instead of padded, which is the padding with
+    zeros after normalisation for uint8 clips too.
+    """
+    if len(taps) == 1:
+        return taps[0](patches)
+    before, centre, after = taps
+    even, odd = patches[:, 0::2], patches[:, 1::2]
+    tokens = centre(even)
+    if odd.shape[1]:
+        tokens[:, : odd.shape[1]] += after(odd)
+        tokens[:, 1:] += before(odd[:, : even.shape[1] - 1])
+    return tokens
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over the tokens of one frame."""
 
@@ -172,6 +186,7 @@ class Attention(nn.Module):
         super().__init__()
         width = config.width
         self.heads = config.heads
+        self.scale = (width // config.heads) ** -0.5
         self.grid = config.grid
         self.rotary = config.rotary
         self.qkv = nn.Linear(width, 3 * width)
@@ -188,7 +203,7 @@ class Attention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if self.rotary is not None:
             query, key = (rotate(one, places, halves=self.rotary.halves) for one in (query, key))
-        mixed = attend(query, key, value, scale=(width // self.heads) ** -0.5, bias=self._bias(places))
+        mixed = attend(query, key, value, scale=self.scale, bias=self._bias(places))
         # (batch·frames, heads, tokens, width / heads) -> (batch, frames, tokens, width)
         return self.proj(self.norm(mixed.transpose(1, 2).reshape(batch, frames, tokens, width)))
 
