@@ -81,6 +81,36 @@ def test_resuming_something_else_says_what_changed(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
+def test_a_run_that_was_killed_at_its_beginning_can_be_resumed_or_begun_again(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    texts = {run.recipe: "{}", run.train: "path,label\na,b\n"}
+    (tmp_path / ".lock").write_text("process 1")
+    (tmp_path / ".recipe.json.0.partial").write_text("{")  # killed while it wrote the first file
+    run.check(resume=False, overwrite=False)
+    with run.locked():
+        run.start({run.recipe: texts[run.recipe]}, resume=False)  # killed after the first file
+    run.check(resume=True, overwrite=False)
+    run.start(texts, resume=True)
+    assert contents(tmp_path) == {file.name: text.encode() for file, text in texts.items()}
+
+
+def test_a_run_that_is_half_overwritten_is_still_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = started(tmp_path, {"epochs": 1})
+    run.save_state({"epoch": 1})
+    unlink = Path.unlink
+
+    def killed_after_the_state(file: Path, missing_ok: bool = False) -> None:
+        if file != run.state:
+            raise KeyboardInterrupt
+        unlink(file, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", killed_after_the_state)
+    with pytest.raises(KeyboardInterrupt):
+        started(tmp_path, {"epochs": 2})
+    run.check(resume=False, overwrite=True)
+    assert run.load_state() is None
+
+
 def test_a_damaged_recipe_is_no_traceback(tmp_path: Path) -> None:
     run = started(tmp_path, {})
     run.recipe.write_text("{")

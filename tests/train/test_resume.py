@@ -60,9 +60,7 @@ def start(data: Path, folder: Path, recipe: Recipe) -> Any:
 
 
 def _work(data: Path, folder: Path, recipe: Recipe) -> None:
-    resume = (folder / "recipe.json").is_file() and all((folder / f"{n}.csv").is_file() for n in ("train", "held_out"))
-    overwrite = (folder / "recipe.json").is_file() and not resume  # killed while it began
-    train_classifier(data, folder, recipe, resume=resume, overwrite=overwrite, save_every=0.0)
+    train_classifier(data, folder, recipe, resume=(folder / "recipe.json").is_file(), save_every=0.0)
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:

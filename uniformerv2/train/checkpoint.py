@@ -59,7 +59,7 @@ class RunFolder:
         if resume:
             if not self.recipe.is_file():
                 raise RecipeError(f"{self.path}: no run to resume here (recipe.json is missing)")
-        elif self.path.is_dir() and any(file.name != ".lock" for file in self.path.iterdir()):
+        elif self.path.is_dir() and set(self.path.iterdir()) - {self.path / ".lock", *self._partial_files()}:
             if not overwrite:
                 raise RecipeError(
                     f"{self.path}: not empty; continue its run with --resume, replace it with --overwrite, "
@@ -80,41 +80,49 @@ class RunFolder:
             lock = ExitStack()
             lock.enter_context(locked(self.path / ".lock"))
         with lock:
-            for file in self.files():  # what a process left that was killed while it wrote
-                for partial in self.path.glob(f".{file.name}.*.partial"):
-                    partial.unlink(missing_ok=True)
+            for file in self._partial_files():
+                file.unlink(missing_ok=True)
             yield
+
+    def _partial_files(self) -> list[Path]:
+        """What a process left that was killed while it wrote."""
+        return [partial for file in self.files() for partial in self.path.glob(f".{file.name}.*.partial")]
 
     def start(self, texts: dict[Path, str], *, resume: bool) -> None:
         """Begin to write: make the folder, remove the files of a former run, write these texts.
 
         Args:
             texts: what the run is given, file by file.
-            resume: compare instead, and touch nothing.
+            resume: compare instead, and write only what is missing because a kill came at the beginning.
 
         Raises:
             RecipeError: the run that is to be resumed was given something else.
         """
         if resume:
-            self._check_same(texts)
-            return
+            texts = {file: text for file, text in texts.items() if not self._has_same(file, text)}
         with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
-            for file in self.files():
-                file.unlink(missing_ok=True)
+            if not resume:
+                self._remove_run()
             for file, text in texts.items():
                 write_text(file, text)
 
-    def _check_same(self, texts: dict[Path, str]) -> None:
-        for file, text in texts.items():
-            before = file.read_text(encoding="utf-8") if file.is_file() else ""
-            if before == text:
-                continue
-            if file == self.recipe:
-                changed = "; ".join(differences(_parse(before, file), json.loads(text)))
-                raise RecipeError(f"{self.path}: resume with the options that it was started with ({changed})")
-            raise RecipeError(f"{self.path}: the videos or their split are not those of {file.name}; start another run")
+    def _remove_run(self) -> None:
+        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        for file in reversed(self.files()):  # recipe.json last: what a kill leaves is still known as a run
+            file.unlink(missing_ok=True)
+
+    def _has_same(self, file: Path, text: str) -> bool:
+        """Whether a file of the run says this; False if it is missing. Raises RecipeError if it says something else."""
+        if not file.is_file():
+            return False
+        before = file.read_text(encoding="utf-8")
+        if before == text:
+            return True
+        if file == self.recipe:
+            changed = "; ".join(differences(_parse(before, file), json.loads(text)))
+            raise RecipeError(f"{self.path}: resume with the options that it was started with ({changed})")
+        raise RecipeError(f"{self.path}: the videos or their split are not those of {file.name}; start another run")
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write state.pt, whole or not at all. Raises CheckpointError."""
