@@ -151,7 +151,7 @@ def table(results: Sequence[Result], people: Sequence[str], layouts: Sequence[st
 
 
 def named_misses(results: Iterable[Result], views: str) -> str:
-    """ "run for walk 3 (daria, eli, ira), jump for side 1 (moshe)"."""
+    """As in: run for walk 3 (daria, eli, ira), jump for side 1 (moshe)."""
     found = [(f"{action} for {other}", result.person) for result in results for action, other in getattr(result, views)]
     return ", ".join(
         f"{miss} {count} ({', '.join(person for one, person in found if one == miss)})"
