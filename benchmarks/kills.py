@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("image_model", metavar="IMAGE_MODEL", type=Path)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="decides the moments")
-    parser.add_argument("--output", type=Path, default=Path("kills"), help="new folder for both runs")
+    parser.add_argument("--output", type=Path, default=Path("runs/kills"), help="new folder for both runs")
     arguments = parser.parse_args()
 
     arguments.output.mkdir(parents=True)

@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("image_model", metavar="IMAGE_MODEL", type=Path)
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--people", nargs="+", help="who is left out, one after another; default: everybody")
-    parser.add_argument("--output", type=Path, default=Path("weizmann-runs"), help="folder of the runs")
+    parser.add_argument("--output", type=Path, default=Path("runs/weizmann"), help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=2, help="folds at a time, with one thread each")
     parser.add_argument(
         "--vary", nargs="+", type=field_value, default=[], metavar="NAME=JSON", help="other fields of the recipe"
