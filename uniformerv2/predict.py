@@ -70,11 +70,8 @@ class Predictor:
         """
         clips = self.views(video).to(self.device)
         scores = torch.cat([self.model(clip[None]).float().softmax(-1) for clip in clips]).mean(0)
-        count = len(scores) if top_k is None else min(top_k, len(scores))
-        best, classes = scores.topk(count)
-        names = self.model.labels or [f"class {number}" for number in range(len(scores))]
         title = f"{len(video)} bytes" if isinstance(video, bytes) else str(video)
-        return Prediction(title, tuple(names[number] for number in classes.tolist()), tuple(best.tolist()))
+        return Prediction(title, *ranked(self.model, scores, top_k))
 
     def views(self, video: str | Path | bytes) -> Tensor:
         """The clips that `predict` looks at.
@@ -89,3 +86,15 @@ class Predictor:
             return evaluation_views(
                 reader, self.model.preprocessing, num_clips=self.num_clips, num_crops=self.num_crops
             )
+
+
+def class_names(model: UniFormerV2) -> tuple[str, ...]:
+    """The labels of a model's classes, or their numbers."""
+    return model.labels or tuple(f"class {number}" for number in range(model.config.num_classes))
+
+
+def ranked(model: UniFormerV2, scores: Tensor, top_k: int | None) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Labels and scores of the `top_k` most likely classes (None: all), out of the scores (classes) of all."""
+    best, classes = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
+    names = class_names(model)
+    return tuple(names[number] for number in classes.tolist()), tuple(best.tolist())

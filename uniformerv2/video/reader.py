@@ -274,7 +274,7 @@ class _VideoFile:
         self.rate = self._average_rate()
         _, first = next(self._decode([0]))
         self._coded_size = (first.width, first.height)
-        self.size = _upright(np.empty((first.height, first.width, 0)), first).shape[:2]
+        self.size = upright(np.empty((first.height, first.width, 0)), first).shape[:2]
 
     def __len__(self) -> int:
         if self._index is not None:
@@ -297,7 +297,7 @@ class _VideoFile:
         converter = VideoReformatter()  # of one's own, every frame would make a new one
         for index, frame in self._decode(wanted):
             image = converter.reformat(frame, format="rgb24", width=width, height=height, threads=self._threads)
-            yield index, _upright(image.to_ndarray(), frame)
+            yield index, upright(image.to_ndarray(), frame)
 
     def close(self) -> None:
         self._container.close()
@@ -310,7 +310,7 @@ class _VideoFile:
             self._container = av.open(source, "r")
         except av.FFmpegError as error:
             raise VideoError(f"{self._name}: cannot be read as a video ({error.strerror})") from None
-        self._stream = _main_stream(self._container, self._name)
+        self._stream = main_stream(self._container, self._name)
         self._tick = float(self._stream.time_base or 1)  # seconds
         self._stream.thread_type = threading
         self._stream.thread_count = threads
@@ -508,8 +508,8 @@ class _ImageFolder:
         try:
             # by content: a name with a percent sign would be taken for a pattern
             with av.open(io.BytesIO(path.read_bytes())) as container:
-                frame = next(container.decode(_main_stream(container, str(path))))
-                return _upright(frame.to_ndarray(format="rgb24", threads=self._threads), frame)
+                frame = next(container.decode(main_stream(container, str(path))))
+                return upright(frame.to_ndarray(format="rgb24", threads=self._threads), frame)
         except (av.FFmpegError, OSError, StopIteration) as error:
             raise VideoError(f"{path}: cannot be read as an image ({error})") from None
 
@@ -521,7 +521,7 @@ def _size(source: str | Path | bytes, name: str) -> int:
         raise VideoError(f"{name}: {error.strerror}") from None
 
 
-def _main_stream(container: InputContainer, name: str) -> VideoStream:
+def main_stream(container: InputContainer, name: str) -> VideoStream:
     """The video stream that a player would show."""
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams or container.format.name == "tty":  # FFmpeg draws text files as a terminal would
@@ -533,7 +533,7 @@ def _main_stream(container: InputContainer, name: str) -> VideoStream:
     return stream
 
 
-def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
+def upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
     """Turn and mirror an image (height, width, channels) as the display matrix of its frame asks for."""
     side_data: Any = frame.side_data
     matrix = side_data.get("DISPLAYMATRIX")

@@ -53,6 +53,19 @@ def test_crops(
     return torch.stack([clip[..., rows, columns] for rows, columns in windows], out=out)
 
 
+def test_frame(image: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """One frame as `test_crops` sees it in the centre crop of a clip.
+
+    Args:
+        image: uint8 (3, height, width), RGB.
+        preprocessing: as of `test_crops`.
+
+    Returns:
+        float32 (3, H, W).
+    """
+    return test_crops(image[None], preprocessing)[0, :, 0]
+
+
 def _window(start: list[int], shape: tuple[int, int]) -> tuple[slice, slice]:
     rows, columns = (slice(first, first + pixels) for first, pixels in zip(start, shape, strict=True))
     return rows, columns

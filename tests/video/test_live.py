@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from uniformerv2.errors import VideoError
+from uniformerv2.video.live import Address, LiveFrame, LiveFrames, Pace, live_frames, read
+from uniformerv2.video.reader import VideoReader
+
+NOISE = np.random.default_rng(0)
+
+
+def image(value: int = 0, side: int = 4) -> torch.Tensor:
+    return torch.full((3, side, side), value, dtype=torch.uint8)
+
+
+class Clock:
+    """Seconds that pass only by waiting."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.waits: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+
+
+def everything(
+    source: str | Path, clock: Clock | None = None, *, rate: float | None = None, timeout: float = 5.0
+) -> tuple[LiveFrames, list[LiveFrame]]:
+    """All that a source gives, read in this thread."""
+    clock = clock or Clock()
+    address = Address.of(source)
+    frames = LiveFrames(address.name, room=1000, clock=clock)
+    read(address, frames, rate=rate, timeout=timeout, pace=Pace(clock, clock.wait), stopped=lambda: False)
+    frames.end()
+    return frames, list(iter(frames.take, None))
+
+
+class TestQueue:
+    def test_the_oldest_goes_when_there_is_no_room(self) -> None:
+        frames = LiveFrames(room=2)
+        for number in range(5):
+            frames.push(image(number), time=10 + number / 4)
+        frames.end()
+        taken = list(iter(frames.take, None))
+        assert [frame.number for frame in taken] == [3, 4]
+        assert [int(frame.image[0, 0, 0]) for frame in taken] == [3, 4]
+        assert [frame.time for frame in taken] == [0.75, 1.0]  # since the first, which is gone
+        assert frames.dropped == 3
+
+    def test_time_is_the_clock_s_where_none_is_given(self) -> None:
+        clock = Clock()
+        frames = LiveFrames(clock=clock)
+        frames.push(image())
+        clock.now = 3.0
+        frames.push(image())
+        assert [frames.take().time, frames.take().time] == [0.0, 3.0]  # type: ignore[union-attr]
+
+    def test_no_frame_in_time(self) -> None:
+        with pytest.raises(VideoError, match=r"^kitchen: no frame for 0.01 s$"):
+            LiveFrames("kitchen").take(0.01)
+
+    def test_whoever_waits_is_woken(self) -> None:
+        frames = LiveFrames()
+        threading.Timer(0.01, frames.push, [image(7)]).start()
+        assert int(frames.take(60).image[0, 0, 0]) == 7  # type: ignore[union-attr]
+        threading.Timer(0.01, frames.end).start()
+        assert frames.take(60) is None
+
+    def test_an_error_comes_after_the_frames_before_it(self) -> None:
+        frames = LiveFrames()
+        frames.push(image())
+        frames.end(VideoError("cable cut"))
+        assert frames.take() is not None
+        with pytest.raises(VideoError, match="cable cut"):
+            frames.take()
+
+    @pytest.mark.parametrize("wrong", [image().float(), image()[0], image().repeat(2, 1, 1)])
+    def test_what_is_no_frame_is_refused(self, wrong: torch.Tensor) -> None:
+        with pytest.raises(ValueError, match="uint8"):
+            LiveFrames().push(wrong)
+
+
+class TestPace:
+    def test_frames_are_due_at_their_times(self) -> None:
+        clock = Clock()
+        pace = Pace(clock, clock.wait)
+        clock.now = 100.0
+        for time in (5.0, 5.5, 6.5):
+            pace.hold(time)
+        assert clock.waits == [0.5, 1.0]
+
+    def test_who_is_late_is_not_held_until_caught_up(self) -> None:
+        clock = Clock()
+        pace = Pace(clock, clock.wait)
+        pace.hold(0.0)
+        clock.now = 2.5
+        for time in (1.0, 2.0, 3.0):
+            pace.hold(time)
+        assert clock.waits == [0.5]
+
+    @pytest.mark.parametrize("jump", [-3.0, 5000.0])
+    def test_a_jump_of_the_times_is_no_pause(self, jump: float) -> None:
+        clock = Clock()
+        pace = Pace(clock, clock.wait)
+        for time in (5.0, 6.0, 6.0 + jump, 7.0 + jump):
+            pace.hold(time)
+        assert clock.waits == [1.0, 1.0]
+
+
+class TestFiles:
+    def test_a_file_plays_as_fast_as_it_was_made(self, colours: Path) -> None:
+        clock, video = Clock(), colours / "red" / "red0.mp4"
+        frames, taken = everything(video, clock)
+        assert [frame.time for frame in taken] == pytest.approx([number / 10 for number in range(12)])
+        assert [frame.arrival for frame in taken] == pytest.approx([number / 10 for number in range(12)])
+        assert (frames.dropped, frames.damaged, frames.ending) == (0, 0, "")
+        with VideoReader(video) as reader:
+            assert torch.equal(torch.stack([frame.image for frame in taken]), reader.frames_at(range(12)))
+
+    def test_the_first_frame_of_each_slot_is_taken(self, colours: Path) -> None:
+        _, taken = everything(colours / "red" / "red0.mp4", rate=4)
+        assert [frame.time for frame in taken] == pytest.approx([0, 0.3, 0.5, 0.8, 1.0])
+
+    def test_what_cannot_be_opened(self, tmp_path: Path) -> None:
+        (tmp_path / "text.mp4").write_text("no video")
+        for name in ("absent.mp4", "text.mp4"):
+            with pytest.raises(VideoError, match=name):
+                everything(tmp_path / name)
+
+
+def test_sources_are_told_apart() -> None:
+    assert Address.of("film.mp4") == Address("film.mp4", "file:film.mp4")
+    assert Address.of(Path("a:b.mp4")).url == "file:a:b.mp4"
+    rtsp = Address.of("rtsp://user:secret@cam.local:554/live?x=1")
+    assert rtsp.name == "rtsp://cam.local:554/live?x=1"
+    assert "secret" in rtsp.url
+    assert rtsp.options == {"rtsp_transport": "tcp"}
+    assert Address.of("http://host/film.mp4").options == {}
+
+
+@pytest.mark.parametrize(
+    ("platform", "expected"),
+    [("linux", ("v4l2", "/dev/video1")), ("darwin", ("avfoundation", "1")), ("win32", ("dshow", "video=1"))],
+)
+def test_cameras_have_a_name_on_each_system(
+    platform: str, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", platform)
+    for source in ("camera:1", 1):
+        address = Address.of(source)
+        assert (address.format, address.url, address.name) == (*expected, "camera 1")
+    monkeypatch.setattr("sys.platform", "toaster")
+    with pytest.raises(VideoError, match="toaster"):
+        Address.of("camera")
+
+
+# over HTTP: the multipart JPEG that cameras send, and a file
+
+
+def encoded(codec: str, form: str, side: int, frames: int = 1) -> bytes:
+    content = io.BytesIO()
+    with av.open(content, "w", format=form) as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for _ in range(frames):
+            pixels = NOISE.integers(0, 255, (side, side, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return content.getvalue()
+
+
+def part(content: bytes) -> bytes:
+    header = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
+    return header.encode() + content + b"\r\n"
+
+
+SMALL, LARGE = part(encoded("mjpeg", "mjpeg", 48)), part(encoded("mjpeg", "mjpeg", 64))
+GARBAGE = part(NOISE.bytes(300))
+FILM = encoded("mpeg4", "avi", 48, frames=12)
+STREAMS = {
+    "/even": SMALL * 5,
+    "/resized": SMALL * 3 + LARGE * 3,
+    "/damaged": SMALL * 3 + GARBAGE * 4 + SMALL * 3,
+    "/garbage": SMALL * 3 + GARBAGE * 600,
+    "/stalling": SMALL * 3,
+}
+
+
+class Handler(BaseHTTPRequestHandler):
+    released: threading.Event
+
+    def do_GET(self) -> None:
+        if self.path == "/film":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(FILM)))
+            self.end_headers()
+            self.wfile.write(FILM)
+            return
+        if self.path not in (*STREAMS, "/silent"):
+            self.send_error(404)
+            return
+        if self.path == "/silent":
+            self.released.wait()
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        self.wfile.write(STREAMS.get(self.path, b""))
+        if self.path == "/stalling":
+            self.released.wait()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of an HTTP server on this machine."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    handler = type("Released", (Handler,), {"released": threading.Event()})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        http.daemon_threads = True
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        handler.released.set()
+        http.shutdown()
+        thread.join()
+
+
+class TestAddresses:
+    def test_a_live_stream_is_not_held_back(self, server: str) -> None:
+        clock = Clock()
+        frames, taken = everything(f"{server}/even", clock)
+        assert [tuple(frame.image.shape) for frame in taken] == [(3, 48, 48)] * 5
+        assert clock.waits == []
+        assert "reading stopped" in frames.ending
+
+    def test_a_file_behind_an_address_plays_at_its_own_pace(self, server: str) -> None:
+        clock = Clock()
+        _, taken = everything(f"{server}/film", clock)
+        assert [frame.arrival for frame in taken] == pytest.approx([number / 10 for number in range(12)])
+
+    def test_frames_of_another_size_midway(self, server: str) -> None:
+        _, taken = everything(f"{server}/resized")
+        assert [frame.image.shape[1] for frame in taken] == [48] * 3 + [64] * 3
+
+    def test_what_cannot_be_decoded_is_counted(self, server: str) -> None:
+        frames, taken = everything(f"{server}/damaged")
+        assert (len(taken), frames.damaged) == (6, 4)
+
+    def test_nothing_but_garbage_is_an_error(self, server: str) -> None:
+        with pytest.raises(VideoError, match=r"/garbage: 500 packets in a row cannot be decoded"):
+            everything(f"{server}/garbage")
+
+    def test_an_address_that_is_not_there(self, server: str) -> None:
+        with pytest.raises(VideoError, match=r"/absent: cannot be opened as a video .*404"):
+            everything(f"{server}/absent")
+
+    def test_silence(self, server: str) -> None:
+        with pytest.raises(VideoError, match=r"/silent: no answer for 0.2 s"):
+            everything(f"{server}/silent", timeout=0.2)
+        with pytest.raises(VideoError, match=r"/stalling: no frame for 0.2 s"):
+            everything(f"{server}/stalling", timeout=0.2)
+
+    @pytest.mark.parametrize("path", ["even", "stalling", "silent", "absent"])
+    def test_the_thread_that_reads_ends(self, server: str, path: str) -> None:
+        before = set(threading.enumerate())
+        with live_frames(f"{server}/{path}", timeout=0.2) as frames:
+            reader = [thread for thread in threading.enumerate() if thread.name == f"{server}/{path}"]
+            assert len(reader) == 1
+            try:
+                list(iter(partial(frames.take, 60), None))
+            except VideoError as error:
+                assert path != "even", error
+            else:
+                assert path == "even"
+        assert not reader[0].is_alive()
+        assert {thread for thread in threading.enumerate() if thread in before} == before
+
+    def test_a_reader_that_is_not_wanted_any_more_ends(self, colours: Path) -> None:
+        with live_frames(colours / "red" / "red0.mp4") as frames:  # plays for 1.2 s
+            assert frames.take(60) is not None
+            reader = [thread for thread in threading.enumerate() if thread.name == frames.name]
+        assert not reader[0].is_alive()

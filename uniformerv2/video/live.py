@@ -1,0 +1,309 @@
+"""Frames as they come: from a camera, an address, a file that plays at its own pace, or pushed by the caller.
+
+Whoever makes frames and whoever looks at them work side by side, with a short queue between them. When it is full, its
+oldest frame goes, so that no more memory is taken and nobody falls behind.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from errno import EIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import av
+import torch
+from av.video.reformatter import VideoReformatter
+from torch import Tensor
+
+from uniformerv2.errors import VideoError
+from uniformerv2.video.reader import UNTIMED_RATE, main_stream, upright
+from uniformerv2.video.transforms import check_frames
+
+if TYPE_CHECKING:
+    from av import VideoFrame, VideoStream
+    from av.container import InputContainer
+
+CAMERA = "camera"  # the source "camera" is the first one, "camera:1" the second
+
+_CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
+_MOST_DAMAGED = 500  # packets in a row: some 20 seconds, while a decoder may have to wait for a key frame
+_LONGEST_GAP = 10.0  # seconds between frames; more is a jump of the source's clock, not a pause
+_ROUNDING = 1e-6  # of a frame: an inexact time must not fall into the slot before
+_GRACE = 1.0  # seconds that a reader gets to end in; a read that hangs ends by its own timeout
+
+
+@dataclass(frozen=True)
+class LiveFrame:
+    """One frame on its way."""
+
+    image: Tensor  # uint8 (3, height, width), RGB
+    number: int  # of the frames that were pushed, from 0
+    time: float  # seconds since the first frame
+    arrival: float  # when it was pushed, by the queue's clock
+
+
+class LiveFrames:
+    """A short queue of frames between whoever pushes them and whoever looks at them; safe between threads.
+
+    Args:
+        name: what messages call the source.
+        room: frames that may wait; where another comes, the oldest goes.
+        clock: gives seconds.
+
+    Attributes:
+        dropped: frames that went unseen, so far.
+        damaged: packets of the source that could not be decoded, or only in part, so far.
+        ending: why there are no more frames, where there is something to say.
+    """
+
+    def __init__(self, name: str = "pushed frames", *, room: int = 2, clock: Callable[[], float] = time.monotonic):
+        if room < 1:
+            raise ValueError(f"room must be at least 1 frame, got {room}")
+        self.name = name
+        self.clock = clock
+        self.dropped = self.damaged = 0
+        self.ending = ""
+        self._room = room
+        self._waiting: deque[LiveFrame] = deque()
+        self._pushed = 0
+        self._start: float | None = None
+        self._ended = False
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+
+    def push(self, image: Tensor, time: float | None = None) -> None:
+        """Add a frame.
+
+        Args:
+            image: uint8 (3, height, width), RGB; of any size, which may change.
+            time: seconds, by whatever clock; None: now.
+
+        Raises:
+            ValueError: an image of another shape or dtype.
+        """
+        check_frames(image[None])
+        arrival = self.clock()
+        time = arrival if time is None else time
+        with self._changed:
+            self._start = time if self._start is None else self._start
+            if len(self._waiting) == self._room:
+                self._waiting.popleft()
+                self.dropped += 1
+            self._waiting.append(LiveFrame(image, self._pushed, time - self._start, arrival))
+            self._pushed += 1
+            self._changed.notify()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """No more frames come; whoever looks gets those that wait, and then the error if there is one."""
+        with self._changed:
+            self._ended, self._error = True, error
+            self._changed.notify()
+
+    def take(self, timeout: float | None = None) -> LiveFrame | None:
+        """The next frame; None after the last.
+
+        Args:
+            timeout: seconds to wait for it; None: for ever.
+
+        Raises:
+            VideoError: no frame came in time, or the source failed.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._waiting or self._ended, timeout):
+                damaged = f"; {self.damaged} packets could not be decoded" if self.damaged else ""
+                raise VideoError(f"{self.name}: no frame for {timeout:g} s{damaged}")
+            if self._waiting:
+                return self._waiting.popleft()
+            if self._error is not None:
+                raise self._error
+            return None
+
+
+@dataclass(frozen=True)
+class Address:
+    """What FFmpeg has to know of a source."""
+
+    name: str  # for messages, without passwords
+    url: str
+    format: str | None = None  # None: by its content
+    options: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, source: str | Path | int) -> Address:
+        """A camera ("camera", "camera:1", or a number), a network address (rtsp://, http://, ...) or a file."""
+        text = str(source)
+        device, _, which = text.partition(":")
+        if isinstance(source, int) or device == CAMERA:
+            return cls._camera(text if isinstance(source, int) else which or "0")
+        if "://" in text:
+            parts = urlsplit(text)
+            name = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+            # over UDP, cameras lose packets and whole key frames with them
+            return cls(name, text, options={"rtsp_transport": "tcp"} if parts.scheme.startswith("rtsp") else {})
+        if Path(text).is_char_device():
+            return cls(text, text, _CAMERAS["linux"][0])
+        return cls(text, f"file:{text}")  # the prefix keeps a name with a colon from being taken for an address
+
+    @classmethod
+    def _camera(cls, which: str) -> Address:
+        if sys.platform not in _CAMERAS:
+            raise VideoError(f"{CAMERA} {which}: no cameras on {sys.platform}; give an address or a file")
+        form, device = _CAMERAS[sys.platform]
+        return cls(f"{CAMERA} {which}", device.format(which), form)
+
+
+class Pace:
+    """Holds frames back until they are due, so that a recording plays as fast as it was made.
+
+    Args:
+        clock: gives seconds.
+        wait: waits for so many seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float], wait: Callable[[float], object]) -> None:
+        self._clock, self._wait = clock, wait
+        self._last: float | None = None
+        self._origin = 0.0  # on the clock, of the recording's time 0
+
+    def hold(self, time: float) -> None:
+        """Wait until a frame is due; `time` in seconds of the recording."""
+        if self._last is None or not 0 <= time - self._last <= _LONGEST_GAP:  # the first, or the times have jumped
+            self._origin = self._clock() - time
+        self._last = time
+        ahead = self._origin + time - self._clock()
+        if ahead > 0:
+            self._wait(ahead)
+
+
+@contextmanager
+def live_frames(
+    source: str | Path | int, *, rate: float | None = None, timeout: float | None = None, room: int = 2
+) -> Iterator[LiveFrames]:
+    """Read a source in a thread for as long as the context lasts.
+
+    Args:
+        source: see `Address.of`.
+        rate: frames per second that are wanted; None: all.
+        timeout: seconds that opening, and each read, may take; None: for ever.
+        room: as of `LiveFrames`.
+    """
+    address = Address.of(source)
+    frames, stop = LiveFrames(address.name, room=room), threading.Event()
+    work = {"rate": rate, "timeout": timeout, "pace": Pace(frames.clock, stop.wait), "stopped": stop.is_set}
+    reader = threading.Thread(target=_read_all, args=(address, frames), kwargs=work, name=address.name, daemon=True)
+    reader.start()
+    try:
+        yield frames
+    finally:
+        stop.set()
+        reader.join(_GRACE)
+
+
+def _read_all(address: Address, frames: LiveFrames, **work: object) -> None:
+    try:
+        read(address, frames, **work)  # type: ignore[arg-type]
+    except BaseException as error:  # whoever looks at the frames has to learn of it
+        frames.end(error)
+    else:
+        frames.end()
+
+
+def read(
+    address: Address,
+    frames: LiveFrames,
+    *,
+    rate: float | None,
+    timeout: float | None,
+    pace: Pace,
+    stopped: Callable[[], bool],
+) -> None:
+    """Push what a source gives, to its end or until `stopped`.
+
+    Recordings (files, and addresses of a known length) are held back to their own pace. Frames of other sources have
+    the time at which they come, as few of them state a true one.
+
+    Raises:
+        VideoError: it cannot be opened or read, or nearly nothing of it can be decoded.
+    """
+    with _open(address, timeout) as container:
+        stream = main_stream(container, address.name)
+        stream.thread_type = "SLICE"  # threads for frames would hold back as many frames
+        recorded = address.url.startswith("file:") or container.duration is not None
+        wanted, converter, last = _Slots(rate), VideoReformatter(), 0.0
+        for frame in _decoded(address, container, stream, frames, timeout):
+            if stopped():
+                return
+            last = frame.time if frame.time is not None else last + 1 / float(stream.average_rate or UNTIMED_RATE)
+            if recorded:
+                pace.hold(last)
+            now = last if recorded else frames.clock()
+            if wanted(now):
+                image = converter.reformat(frame, format="rgb24").to_ndarray()
+                frames.push(torch.from_numpy(upright(image, frame)).permute(2, 0, 1), now)
+
+
+class _Slots:
+    """Whether a frame is wanted: the first in each slot of 1 / rate seconds is."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._rate = rate
+        self._slot: int | None = None
+        self._start = 0.0
+
+    def __call__(self, time: float) -> bool:
+        if self._rate is None:
+            return True
+        if self._slot is None:
+            self._start = time
+        slot = int((time - self._start) * self._rate + _ROUNDING)
+        wanted, self._slot = slot != self._slot, slot
+        return wanted
+
+
+def _open(address: Address, timeout: float | None) -> InputContainer:
+    try:
+        return av.open(address.url, "r", format=address.format, options=address.options, timeout=timeout)
+    except av.ExitError:
+        raise VideoError(f"{address.name}: no answer for {timeout:g} s") from None
+    except av.FFmpegError as error:
+        raise VideoError(f"{address.name}: cannot be opened as a video ({error.strerror})") from None
+
+
+def _decoded(
+    address: Address, container: InputContainer, stream: VideoStream, frames: LiveFrames, timeout: float | None
+) -> Iterator[VideoFrame]:
+    """Every frame, stepping over what cannot be read or decoded and counting it."""
+    packets, in_a_row = container.demux(stream), 0
+    while in_a_row < _MOST_DAMAGED:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+            decoded = stream.codec_context.decode(packet)
+        except av.InvalidDataError:
+            frames.damaged += 1
+            in_a_row += 1
+            packets = container.demux(stream)  # the error has ended the former iterator
+            continue
+        except av.ExitError:
+            raise VideoError(f"{address.name}: no frame for {timeout:g} s") from None
+        except av.FFmpegError as error:
+            if error.errno != EIO:
+                raise VideoError(f"{address.name}: cannot be read on ({error.strerror})") from None
+            # how FFmpeg takes it that a server without a known end has closed the connection
+            frames.ending = f"reading stopped: {error.strerror}"
+            yield from stream.codec_context.decode(None)
+            return
+        for frame in decoded:
+            in_a_row = 0
+            frames.damaged += frame.is_corrupt
+            yield frame
+    raise VideoError(f"{address.name}: {in_a_row} packets in a row cannot be decoded")
