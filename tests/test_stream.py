@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import gc
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from uniformerv2.errors import RecipeError, VideoError
+from uniformerv2.model.config import ModelConfig, Preprocessing
+from uniformerv2.model.sharing import SharedFrames
+from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.stream import StreamEvent, StreamPredictor
+from uniformerv2.video.live import LiveFrames
+from uniformerv2.video.reader import VideoReader, VideoWarning
+from uniformerv2.video.transforms import test_crops as crops
+
+LABELS = ("appear", "recede", "uncover")
+
+
+def tiny(**options: object) -> UniFormerV2:
+    torch.manual_seed(0)
+    fields: dict[str, object] = {"width": 32, "depth": 3, "heads": 2, "global_after": (1, 2), "num_classes": 3}
+    config = ModelConfig(**{**fields, "image_size": (32, 32), **options})  # type: ignore[arg-type]
+    model = UniFormerV2(config, Preprocessing(num_frames=4, size=config.image_size), labels=LABELS).eval()
+    for parameter in model.parameters():  # nothing may be hidden behind a zero
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> UniFormerV2:
+    return tiny()
+
+
+def images(count: int, *, height: int = 40, width: int = 50) -> Tensor:
+    """uint8 (count, 3, height, width)."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def pushed(frames: Tensor) -> LiveFrames:
+    """A source in which all frames wait already."""
+    live = LiveFrames(room=len(frames))
+    for number, frame in enumerate(frames):
+        live.push(frame, time=number / 10)
+    live.end()
+    return live
+
+
+@pytest.mark.parametrize(
+    ("options", "report"),
+    [
+        ({}, "each frame is encoded once"),
+        ({"local_blocks": "attention+mlp"}, "computed whole: local UniBlocks"),
+        ({"temporal_downsample": True}, "computed whole: the stem"),
+    ],
+    ids=["scene", "local", "downsampling"],
+)
+@pytest.mark.parametrize(("window", "stride"), [(4, 1), (4, 3), (3, 5), (1, 1)])
+@torch.inference_mode()
+def test_scores_are_those_of_the_whole_window(
+    options: dict[str, object], report: str, window: int, stride: int
+) -> None:
+    model, frames = tiny(**options), images(14)
+    predictor = StreamPredictor(model, window=window, stride=stride)
+    assert report in predictor.report[0]
+    predictions = list(predictor.run(pushed(frames), top_k=None))
+    starts = range(0, len(frames) - window + 1, stride)
+    assert [prediction.frame for prediction in predictions] == [start + window - 1 for start in starts]
+    for start, prediction in zip(starts, predictions, strict=True):
+        clip = crops(frames[start : start + window], model.preprocessing)
+        expected = model(clip)[0].softmax(-1)
+        scores = dict(zip(prediction.labels, prediction.scores, strict=True))
+        assert [scores[label] for label in LABELS] == pytest.approx(expected.tolist(), abs=1e-5)
+        assert (prediction.start, prediction.end) == pytest.approx((start / 10, (start + window - 1) / 10))
+        assert list(prediction.scores) == sorted(prediction.scores, reverse=True)
+
+
+def test_the_window_is_as_long_as_the_model_s_clips(model: UniFormerV2) -> None:
+    assert StreamPredictor(model).window == 4
+    assert [prediction.frame for prediction in StreamPredictor(model).run(images(5))] == [3, 4]
+
+
+def test_top_k(model: UniFormerV2) -> None:
+    predictor = StreamPredictor(model)
+    everything = next(predictor.run(images(4), top_k=9))
+    assert next(predictor.run(images(4), top_k=2)).labels == everything.labels[:2]
+
+
+def test_a_file(model: UniFormerV2, colours: Path) -> None:
+    video = colours / "red" / "red0.mp4"
+    events: list[StreamEvent] = []
+    predictions = list(StreamPredictor(model, rate=5, room=20).run(str(video), on_event=events.append))
+    assert [prediction.end for prediction in predictions] == pytest.approx([0.6, 0.8, 1.0])
+    with VideoReader(video) as reader:
+        frames = reader.frames_at(range(0, 12, 2))
+    for prediction, expected in zip(predictions, StreamPredictor(model).run(frames), strict=True):
+        assert prediction.labels == expected.labels
+        assert prediction.scores == pytest.approx(expected.scores, abs=1e-6)
+    assert [(event.kind, event.message, event.frame) for event in events] == [
+        ("end", f"{video}: ended after 6 frames, 0 dropped", 6)
+    ]
+
+
+def test_old_frames_go_where_the_model_is_too_slow(model: UniFormerV2) -> None:
+    live = LiveFrames(room=2)
+    frames = images(12)
+    for frame in frames[:4]:
+        live.push(frame)
+    predictions = StreamPredictor(model, window=2).run(live)
+    assert next(predictions).frame == 3
+    for frame in frames[4:]:  # while the model is at work
+        live.push(frame)
+    live.end()
+    rest = list(predictions)
+    assert [prediction.frame for prediction in rest] == [10, 11]
+    assert [prediction.dropped for prediction in rest] == [8, 8]
+
+
+def test_latency_is_from_the_arrival_of_the_newest_frame(model: UniFormerV2) -> None:
+    now = iter(range(100))
+    live = LiveFrames(room=4, clock=lambda: next(now))
+    for frame in images(4):
+        live.push(frame)  # at 0, 1, 2, 3
+    assert next(StreamPredictor(model).run(live)).latency == 1  # 4 - 3
+
+
+def test_a_change_of_size_is_told_and_resized(model: UniFormerV2) -> None:
+    small, large = images(4), images(4, height=64, width=48)
+    events: list[StreamEvent] = []
+    predictor = StreamPredictor(model)
+    predictions = list(predictor.run([*small, *large], on_event=events.append))
+    assert len(predictions) == 5
+    assert predictions[-1].scores == pytest.approx(next(predictor.run(large)).scores, abs=1e-5)
+    assert [(event.kind, event.frame) for event in events] == [("size", 4), ("end", 8)]
+    assert "48x64 pixels" in events[0].message
+    with pytest.warns(VideoWarning, match="48x64"):  # where nobody listens
+        list(predictor.run([*small, *large]))
+
+
+def test_damage_is_told_once_and_counted(model: UniFormerV2) -> None:
+    live = pushed(images(6))
+    live.damaged = 3
+    events: list[StreamEvent] = []
+    predictions = list(StreamPredictor(model).run(live, on_event=events.append))
+    assert [prediction.damaged for prediction in predictions] == [3, 3, 3]
+    assert [event.kind for event in events] == ["damage", "end"]
+    assert "3 packets damaged" in events[-1].message
+
+
+def test_a_stream_that_is_shorter_than_a_window(model: UniFormerV2) -> None:
+    with pytest.raises(VideoError, match="ended after 3 frames, but a window has 4"):
+        list(StreamPredictor(model).run(images(3)))
+
+
+def test_a_stream_that_stalls(model: UniFormerV2) -> None:
+    live = LiveFrames("porch", room=9)
+    for frame in images(4):
+        live.push(frame)
+    predictions = StreamPredictor(model, timeout=0.02).run(live)
+    next(predictions)
+    with pytest.raises(VideoError, match=r"porch: no frame for 0.02 s"):
+        next(predictions)
+
+
+def test_whoever_stops_looking_stops_the_reader(model: UniFormerV2, colours: Path) -> None:
+    video = str(colours / "red" / "red0.mp4")
+    predictions = StreamPredictor(model, window=1).run(video)
+    next(predictions)
+    assert video in {thread.name for thread in threading.enumerate()}
+    predictions.close()  # type: ignore[attr-defined]
+    assert video not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("name", ["window", "stride", "rate", "timeout", "room"])
+def test_numbers_that_make_no_sense(model: UniFormerV2, name: str) -> None:
+    with pytest.raises(RecipeError, match=f"{name} of a stream must be positive, got -1"):
+        StreamPredictor(model, **{name: -1})
+
+
+def test_a_rate_is_for_sources_that_are_read(model: UniFormerV2) -> None:
+    with pytest.raises(RecipeError, match="push fewer"):
+        next(StreamPredictor(model, rate=2).run(images(4)))
+
+
+def test_memory_over_20000_frames_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(width=8, depth=1, heads=1, image_size=(16, 16), global_after=(0,))
+    held = set()
+    forget = SharedFrames.forget_before
+
+    def watched(shared: SharedFrames, number: int) -> None:
+        held.add(len(shared))
+        forget(shared, number)
+
+    monkeypatch.setattr(SharedFrames, "forget_before", watched)
+    tensors, memory = [], []
+
+    def stream() -> Iterator[Tensor]:
+        image = images(1, height=16, width=16)[0]
+        for number in range(20_000):
+            if number % 5000 == 1000:
+                gc.collect()
+                tensors.append(sum(isinstance(one, Tensor) for one in gc.get_objects()))
+                memory.append(tracemalloc.get_traced_memory()[0])
+            yield image
+
+    tracemalloc.start()
+    try:
+        predictions = sum(1 for _ in StreamPredictor(model, window=2, stride=2).run(stream()))
+    finally:
+        tracemalloc.stop()
+    assert predictions == 10_000
+    assert held == {2}
+    assert len(set(tensors)) == 1
+    assert memory[-1] - memory[0] < 10_000  # bytes; one number kept for each frame would be 15000 x 24
