@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from uniformerv2.device import pick_device
 from uniformerv2.errors import RecipeError
+from uniformerv2.model.sharing import SharedFrames
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.video.reader import VideoReader
+from uniformerv2.timeline import Timeline
+from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.views import evaluation_views
+from uniformerv2.video.windows import Windows, middle_frames, window_frames
 from uniformerv2.weights.checkpoint import load_model
 from uniformerv2.weights.labels import map_head
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -70,8 +80,55 @@ class Predictor:
         """
         clips = self.views(video).to(self.device)
         scores = torch.cat([self.model(clip[None]).float().softmax(-1) for clip in clips]).mean(0)
-        title = f"{len(video)} bytes" if isinstance(video, bytes) else str(video)
-        return Prediction(title, *ranked(self.model, scores, top_k))
+        return Prediction(_title(video), *ranked(self.model, scores, top_k))
+
+    @torch.inference_mode()
+    def timeline(
+        self,
+        video: str | Path | bytes,
+        *,
+        window: float = 2.0,
+        stride: float | None = None,
+        console: Console | None = None,
+    ) -> Timeline:
+        """Rank the classes for every window that slides over a video.
+
+        The video is decoded once, and without local UniBlocks and temporal downsampling a frame that several windows
+        have in common is encoded once: all of them where `stride` is a multiple of `window` / frames. No more frames
+        are held than the windows need that are open at a time; only the scores are kept.
+
+        Args:
+            video: as of `predict`.
+            window: seconds; the model's number of frames is spread evenly over it.
+            stride: seconds from the start of a window to that of the next; None: as `window`. See `Windows.times`.
+            console: shows a bar on a terminal; None shows nothing.
+
+        Raises:
+            RecipeError: a window or stride that makes no sense.
+            VideoError: it cannot be read.
+
+        Warns:
+            VideoWarning: the video is damaged, yet the wanted frames are there.
+        """
+        windows = Windows(window, stride)
+        with VideoReader(video) as reader:
+            times = windows.times(0.0, reader.duration, tolerance=0.5 / reader.rate)
+            places = [middle_frames(reader, *time, self.model.preprocessing.num_frames) for time in times]
+            scores = np.empty((len(times), self.model.config.num_classes), dtype=np.float32)
+            for number, one in enumerate(_shown(self._window_scores(reader, places), len(times), console)):
+                scores[number] = one.cpu()
+            if reader.damage:
+                warnings.warn(f"{_title(video)}: damaged video ({reader.damage})", VideoWarning, stacklevel=2)
+        start, end = np.array(times, dtype=np.float64).T
+        return Timeline(_title(video), class_names(self.model), start, end, scores)
+
+    def _window_scores(self, reader: VideoReader, places: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        """Probabilities (classes) of each window."""
+        shared = SharedFrames(self.model)
+        for indices, frames in zip(places, window_frames(reader, places, self.model.preprocessing), strict=True):
+            shared.forget_before(indices[0])
+            shared.add({index: frame.to(self.device) for index, frame in frames.items()})
+            yield self.model.head(shared.clip(indices).pooled)[0].float().softmax(-1)
 
     def views(self, video: str | Path | bytes) -> Tensor:
         """The clips that `predict` looks at.
@@ -98,3 +155,16 @@ def ranked(model: UniFormerV2, scores: Tensor, top_k: int | None) -> tuple[tuple
     best, classes = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
     names = class_names(model)
     return tuple(names[number] for number in classes.tolist()), tuple(best.tolist())
+
+
+def _title(video: str | Path | bytes) -> str:
+    return f"{len(video)} bytes" if isinstance(video, bytes) else str(video)
+
+
+def _shown(scores: Iterator[Tensor], total: int, console: Console | None) -> Iterator[Tensor]:
+    """The same, with a bar on a terminal."""
+    if console is None or not console.is_terminal:
+        return scores
+    from rich.progress import track
+
+    return iter(track(scores, "windows", total, console=console, transient=True))

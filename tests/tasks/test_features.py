@@ -17,11 +17,12 @@ from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, Vi
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.evaluation import evaluate
-from uniformerv2.tasks.features import Windows, extract_features, find_videos, read_windows
+from uniformerv2.tasks.features import extract_features, find_videos, read_windows
 from uniformerv2.tasks.ledger import journal_beside
 from uniformerv2.video.reader import VideoReader, _VideoFile
 from uniformerv2.video.sampling import segment_indices
 from uniformerv2.video.transforms import test_crops as crops_of
+from uniformerv2.video.windows import Windows
 from uniformerv2.weights import arm
 
 RATE, SECONDS = 10, 6  # of the long video
@@ -48,40 +49,6 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return path
-
-
-# --- where windows lie
-
-
-@pytest.mark.parametrize(
-    ("seconds", "stride", "interval", "expected"),
-    [
-        (None, None, (0, 9), [(0, 9)]),
-        (3, None, (0, 9), [(0, 3), (3, 6), (6, 9)]),
-        (4, 2, (0, 9), [(0, 4), (2, 6), (4, 8), (6, 9)]),  # the last is cut at the end
-        (4, None, (0, 9), [(0, 4), (4, 8), (8, 9)]),
-        (4, None, (10, 13), [(10, 13)]),  # shorter than a window
-        (1, 4, (0, 9), [(0, 1), (4, 5), (8, 9)]),
-        (1, 5, (0, 9), [(0, 1), (5, 6)]),  # the next would begin behind the end
-        (3, 3, (0, 9.04), [(0, 3), (3, 6), (6, 9.04)]),  # what is left over is not worth a window
-    ],
-)
-def test_windows(
-    seconds: float | None, stride: float | None, interval: tuple[float, float], expected: list[tuple[float, float]]
-) -> None:
-    assert Windows(seconds, stride).times(*interval, tolerance=0.05) == expected
-
-
-def test_windows_do_not_drift() -> None:
-    times = Windows(0.1, 0.1).times(0, 7200, tolerance=0.02)
-    assert len(times) == 72000
-    assert times[-1][0] == 71999 * 0.1
-
-
-@pytest.mark.parametrize(("seconds", "stride"), [(None, 1.0), (0.0, None), (-1.0, 1.0), (2.0, 0.0), (float("nan"), 1)])
-def test_windows_that_make_no_sense(seconds: float | None, stride: float | None) -> None:
-    with pytest.raises(RecipeError, match=r"window|stride"):
-        Windows(seconds, stride)
 
 
 # --- what is in them
@@ -112,14 +79,6 @@ def test_a_video_is_decoded_once_however_windows_overlap(long: Path, monkeypatch
     clips = list(read_windows(Annotation(long, ""), windows, Preprocessing(num_frames=8, size=(32, 32)), []))
     assert len(clips) == 17
     assert len(decoded) <= RATE * SECONDS + 1  # and the first, which opening a video looks at
-
-
-def test_no_more_frames_are_held_than_open_windows_need(long: Path) -> None:
-    windows = Windows(1, 0.5)
-    reading = read_windows(Annotation(long, ""), windows, Preprocessing(num_frames=4, size=(32, 32)), [])
-    held = [len(reading.gi_frame.f_locals["frames"]) for _ in reading]  # type: ignore[attr-defined]
-    assert len(held) == 11
-    assert max(held) <= 2 * 4  # two windows are open at a time
 
 
 # --- features

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from uniformerv2.tasks.ledger import Ledger, Part, Record, videos_digest, weight
 from uniformerv2.tasks.streams import stream
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.sampling import segment_indices
-from uniformerv2.video.transforms import test_crops
+from uniformerv2.video.windows import Windows, window_frames
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,41 +39,6 @@ FORMATS = frozenset({".npz", *PARQUET_SUFFIXES})
 _JUST_BEFORE = 1e-3  # seconds: the frame at the end of a window belongs to the next one
 _ATTEMPTS = 2  # a process may be ended by chance
 _ROW_GROUP = 4096  # rows that Parquet keeps together
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Which parts of a video get an embedding each."""
-
-    seconds: float | None = None  # length of a window; None: the whole video is one
-    stride: float | None = None  # seconds from one start to the next; None: windows follow each other
-
-    def __post_init__(self) -> None:
-        if self.seconds is None and self.stride is not None:
-            raise RecipeError(f"a stride of {self.stride:g} s needs a window; give its seconds too")
-        for name, value in (("window", self.seconds), ("stride", self.stride)):
-            if value is not None and not 0 < value < math.inf:
-                raise RecipeError(f"the {name} must be a positive number of seconds, got {value:g}")
-
-    def times(self, start: float, end: float, *, tolerance: float = 0.0) -> list[tuple[float, float]]:
-        """Start and end of every window of an interval, in seconds.
-
-        Windows begin at every multiple of the stride, up to the first that reaches the end, where it is cut; what is
-        left over is not longer than `tolerance`. A short interval is one window.
-        """
-        if self.seconds is None:
-            return [(start, end)]
-        found = [(start, start + self.seconds)]
-        while found[-1][1] < end - tolerance:
-            first = start + len(found) * (self.stride or self.seconds)
-            if first >= end - tolerance:  # strides may be longer than windows
-                return found
-            found.append((first, first + self.seconds))
-        found[-1] = (found[-1][0], end)
-        return found
-
-    def __str__(self) -> str:
-        return "whole videos" if self.seconds is None else f"{self.seconds:g} s every {self.stride or self.seconds:g} s"
 
 
 @dataclass(frozen=True, eq=False)
@@ -363,17 +327,11 @@ def read_windows(
     with VideoReader(video_source(row.path), threads=1, name=str(row.path)) as reader:
         times = _times(reader, row, windows)
         places = [_frames_between(reader, preprocessing, windows, row, *time) for time in times]
-        last_use = {index: number for number, indices in enumerate(places) for index in indices}
-        stream = reader.stream(sorted(last_use))
-        frames: dict[int, Tensor] = {}  # (3, height, width), of those that are still wanted
-        for number, ((start, end), indices) in enumerate(zip(times, places, strict=True)):
-            while not frames.keys() >= set(indices):
-                index, image = next(stream)
-                if last_use[index] >= number:
-                    frames[index] = test_crops(image[None], preprocessing)[0, :, 0]
+        for (start, end), indices, frames in zip(
+            times, places, window_frames(reader, places, preprocessing), strict=True
+        ):
             # frames x (3, height, width) -> (3, frames, height, width)
             yield start, end, torch.stack([frames[index] for index in indices], dim=1)
-            frames = {index: frame for index, frame in frames.items() if last_use[index] > number}
         if reader.damage:
             damage.append(reader.damage)
 

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from uniformerv2.errors import RecipeError
+from uniformerv2.model.config import Preprocessing
+from uniformerv2.video.reader import VideoReader
+from uniformerv2.video.transforms import test_crops as crops_of
+from uniformerv2.video.windows import Windows, middle_frames, window_frames
+
+
+@pytest.mark.parametrize(
+    ("seconds", "stride", "interval", "expected"),
+    [
+        (None, None, (0, 9), [(0, 9)]),
+        (3, None, (0, 9), [(0, 3), (3, 6), (6, 9)]),
+        (4, 2, (0, 9), [(0, 4), (2, 6), (4, 8), (6, 9)]),  # the last is cut at the end
+        (4, None, (0, 9), [(0, 4), (4, 8), (8, 9)]),
+        (4, None, (10, 13), [(10, 13)]),  # shorter than a window
+        (1, 4, (0, 9), [(0, 1), (4, 5), (8, 9)]),
+        (1, 5, (0, 9), [(0, 1), (5, 6)]),  # the next would begin behind the end
+        (3, 3, (0, 9.04), [(0, 3), (3, 6), (6, 9.04)]),  # what is left over is not worth a window
+    ],
+)
+def test_windows(
+    seconds: float | None, stride: float | None, interval: tuple[float, float], expected: list[tuple[float, float]]
+) -> None:
+    assert Windows(seconds, stride).times(*interval, tolerance=0.05) == expected
+
+
+def test_windows_do_not_drift() -> None:
+    times = Windows(0.1, 0.1).times(0, 7200, tolerance=0.02)
+    assert len(times) == 72000
+    assert times[-1][0] == 71999 * 0.1
+
+
+@pytest.mark.parametrize(("seconds", "stride"), [(None, 1.0), (0.0, None), (-1.0, 1.0), (2.0, 0.0), (float("nan"), 1)])
+def test_windows_that_make_no_sense(seconds: float | None, stride: float | None) -> None:
+    with pytest.raises(RecipeError, match=r"window|stride"):
+        Windows(seconds, stride)
+
+
+@pytest.fixture
+def reader(colours: Path) -> VideoReader:
+    """Twelve frames, ten in a second."""
+    return VideoReader(colours / "red" / "red0.mp4")
+
+
+def test_middle_frames(reader: VideoReader) -> None:
+    assert middle_frames(reader, 0, 1.2, 4) == [1, 4, 7, 10]
+    assert middle_frames(reader, 0.4, 0.8, 4) == [4, 5, 6, 7]
+    assert middle_frames(reader, 0.4, 0.6, 4) == [4, 4, 5, 5]
+
+
+def test_windows_share_frames_where_the_stride_is_a_multiple_of_a_part(reader: VideoReader) -> None:
+    first, second = (middle_frames(reader, start, start + 0.8, 4) for start in (0.0, 0.2))
+    assert first[1:] == second[:-1]
+
+
+def test_the_frames_of_each_window(reader: VideoReader) -> None:
+    preprocessing = Preprocessing(num_frames=4, size=(32, 32))
+    places = [[0, 2, 4], [1, 3, 5], [4, 4, 6]]
+    clips = [crops_of(reader.frames_at(indices), preprocessing)[0] for indices in places]
+    for indices, expected, frames in zip(places, clips, window_frames(reader, places, preprocessing), strict=True):
+        assert torch.equal(torch.stack([frames[index] for index in indices], dim=1), expected)
+
+
+def test_no_more_frames_are_held_than_open_windows_need(reader: VideoReader) -> None:
+    places = [[start, start + 1, start + 2, start + 3] for start in range(0, 9, 2)]  # two are open at a time
+    reading = window_frames(reader, places, Preprocessing(size=(32, 32)))
+    held = [len(reading.gi_frame.f_locals["frames"]) for _ in reading]  # type: ignore[attr-defined]
+    assert held == [4] * 5

@@ -1,0 +1,74 @@
+"""What a model sees in a long video, window by window: kept, written as a table, drawn."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from uniformerv2.atomic import write_text
+from uniformerv2.errors import RecipeError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Moment(NamedTuple):
+    """One window and its most likely classes."""
+
+    start: float  # seconds
+    end: float
+    labels: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """The scores of all windows of a video, in order of time."""
+
+    video: str
+    labels: tuple[str, ...]  # of all classes
+    start: Array  # float64 (windows): seconds
+    end: Array  # float64 (windows): seconds
+    scores: Array  # float32 (windows, classes): probabilities
+
+    def moments(self, top_k: int = 5) -> Iterator[Moment]:
+        """Each window with its most likely classes."""
+        best = np.argsort(-self.scores, axis=1, kind="stable")[:, :top_k]
+        for start, end, scores, classes in zip(self.start, self.end, self.scores, best, strict=True):
+            labels = tuple(self.labels[number] for number in classes)
+            yield Moment(float(start), float(end), labels, tuple(scores[classes].tolist()))
+
+    def save(self, target: Path, *, top_k: int = 5) -> None:
+        """Write to one file, whole or not at all.
+
+        Args:
+            target: .csv (start, end, label1, score1, ... of the most likely classes) or .svg, a picture.
+            top_k: how many classes the table has.
+
+        Raises:
+            RecipeError: another suffix.
+        """
+        if target.suffix == ".csv":
+            write_text(target, self._table(top_k))
+        elif target.suffix == ".svg":
+            from uniformerv2.timeline_picture import draw
+
+            write_text(target, draw(self))
+        else:
+            raise RecipeError(f"{target}: a timeline is written to .csv or .svg; choose one of these suffixes")
+
+    def _table(self, top_k: int) -> str:
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        places = range(1, min(top_k, len(self.labels)) + 1)
+        table.writerow(["start", "end", *(f"{name}{place}" for place in places for name in ("label", "score"))])
+        for moment in self.moments(top_k):
+            pairs = zip(moment.labels, moment.scores, strict=True)
+            cells = [cell for label, score in pairs for cell in (label, f"{score:.6f}")]
+            table.writerow([f"{moment.start:.3f}", f"{moment.end:.3f}", *cells])
+        return text.getvalue()
