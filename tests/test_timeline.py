@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import csv
+import re
+import xml.etree.ElementTree as xml
+from pathlib import Path
+from unittest.mock import patch
+
+import av
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from uniformerv2.errors import RecipeError, VideoError
+from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.predict import Predictor
+from uniformerv2.timeline import Timeline
+from uniformerv2.timeline_picture import CLASSES, COLUMNS, clock, draw
+from uniformerv2.video.reader import VideoReader
+from uniformerv2.video.transforms import test_crops as crops
+from uniformerv2.weights import arm
+
+
+@pytest.fixture(scope="module", params=["scene", "temporal"])
+def model(request: pytest.FixtureRequest, image_model: Path) -> UniFormerV2:
+    torch.manual_seed(0)
+    armed = arm(
+        image_model, layout=request.param, num_classes=3, labels=("blue", "green", "red"), num_frames=4, size=(32, 32)
+    )
+    for parameter in armed.parameters():  # nothing may be hidden behind a zero
+        torch.nn.init.normal_(parameter, std=0.2)
+    return armed.eval()
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six seconds, ten frames in each, of three colours."""
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    noise = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 48, "yuv420p"
+        for number in range(60):
+            frame = noise.integers(0, 80, (48, 48, 3), dtype=np.uint8)
+            frame[..., number // 20] += 150
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def drawn(windows: int = 5, classes: int = 3) -> Timeline:
+    """One second each, every half second."""
+    start = np.arange(windows) / 2
+    scores = np.full((windows, classes), 0.1, dtype=np.float32)
+    scores[:, 1] = np.linspace(0.2, 0.8, windows)
+    return Timeline("a & b.mp4", tuple(f"class_{number}" for number in range(classes)), start, start + 1, scores)
+
+
+@torch.inference_mode()
+def test_scores_are_those_of_each_window_by_itself(model: UniFormerV2, film: Path) -> None:
+    timeline = Predictor(model).timeline(film, window=2.0, stride=0.5)
+    assert timeline.start.tolist() == [0.5 * number for number in range(9)]
+    assert timeline.end.tolist() == [0.5 * number + 2 for number in range(9)]
+    assert timeline.labels == ("blue", "green", "red")
+    with VideoReader(film) as reader:
+        for number, scores in enumerate(timeline.scores):
+            # four parts of half a second; their middles, 5 frames apart
+            indices = [5 * number + index for index in (2, 7, 12, 17)]
+            clip = crops(reader.frames_at(indices), model.preprocessing)
+            np.testing.assert_allclose(scores, model(clip)[0].softmax(-1).numpy(), atol=1e-5)
+
+
+def test_each_frame_is_encoded_once(image_model: Path, film: Path) -> None:
+    model = arm(image_model, num_classes=3, num_frames=4, size=(32, 32)).eval()
+    encode, frames = model.encode, []
+
+    def counted(clip: Tensor) -> object:
+        frames.append(clip.shape[2])
+        return encode(clip)
+
+    with patch.object(model, "encode", counted):
+        Predictor(model).timeline(film, window=2.0, stride=0.5)
+    assert frames == [4] + [1] * 8
+
+
+@pytest.mark.parametrize(("window", "stride", "windows"), [(2.5, None, 3), (9.0, 1.0, 1), (1.0, 5.0, 2)])
+def test_windows_reach_to_the_end(
+    model: UniFormerV2, film: Path, window: float, stride: float | None, windows: int
+) -> None:
+    timeline = Predictor(model).timeline(film, window=window, stride=stride)
+    assert timeline.scores.shape == (windows, 3)
+    assert timeline.end[-1] == pytest.approx(6.0)
+
+
+def test_bad_input(image_model: Path, film: Path, tmp_path: Path) -> None:
+    predictor = Predictor(arm(image_model, num_classes=3, size=(32, 32)))
+    with pytest.raises(RecipeError, match="window"):
+        predictor.timeline(film, window=0)
+    with pytest.raises(VideoError, match="absent"):
+        predictor.timeline(tmp_path / "absent.mp4")
+    with pytest.raises(RecipeError, match=r"\.txt: .*\.csv or \.svg"):
+        drawn().save(tmp_path / "a.txt")
+
+
+def test_the_table(tmp_path: Path) -> None:
+    drawn().save(tmp_path / "a.csv", top_k=2)
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["start", "end", "label1", "score1", "label2", "score2"]
+    assert len(rows) == 5
+    assert rows[4] == {
+        **{"start": "2.000", "end": "3.000", "label1": "class_1", "score1": "0.800000"},
+        **{"label2": "class_0", "score2": "0.100000"},
+    }
+    drawn().save(tmp_path / "a.csv", top_k=9)
+    assert (tmp_path / "a.csv").read_text().splitlines()[0].endswith("label3,score3")
+
+
+def test_the_picture(tmp_path: Path) -> None:
+    drawn().save(tmp_path / "a.svg")
+    picture = xml.parse(tmp_path / "a.svg").getroot()
+    texts = [element.text for element in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[0] == "a & b.mp4"
+    assert [text for text in texts if text and text.startswith("class")] == ["class 1", "class 0", "class 2"]
+    assert "80 %" in texts
+    path = next(picture.iter("{http://www.w3.org/2000/svg}path")).attrib["d"]
+    heights = [float(one) for one in re.findall(r"V([\d.]+)", path)]
+    assert heights[:5] == sorted(heights[:5], reverse=True)  # the score rises, upwards on the screen
+    assert "http" not in (tmp_path / "a.svg").read_text().replace("http://www.w3.org/2000/svg", "")
+
+
+def test_a_picture_of_a_long_video_stays_small_and_shows_what_is_short() -> None:
+    timeline = drawn(windows=20_000, classes=30)
+    timeline.scores[:] = 0.01
+    timeline.scores[12_345, 7] = 0.9
+    picture = draw(timeline)
+    assert len(picture) < 20 * CLASSES * COLUMNS
+    assert picture.count("<path") == CLASSES
+    assert "90 %" in picture
+    assert picture.count("V") <= CLASSES * (COLUMNS + 1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (3.5, "3.5 s"), (60, "1:00"), (754, "12:34"), (7384, "2:03:04")]
+)
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
