@@ -16,7 +16,7 @@ from uniformerv2.model.sharing import SharedFrames
 from uniformerv2.model.uniformerv2 import Encoded, Features, UniFormerV2
 from uniformerv2.model.vit import Places
 from uniformerv2.stream import StreamEvent, StreamPredictor
-from uniformerv2.video.live import LiveFrames
+from uniformerv2.video.live import LiveFrames, Pace
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.transforms import test_crops as crops
 
@@ -93,7 +93,8 @@ def test_top_k(model: UniFormerV2) -> None:
     assert next(predictor.run(images(4), top_k=2)).labels == everything.labels[:2]
 
 
-def test_a_file(model: UniFormerV2, colours: Path) -> None:
+def test_a_file(model: UniFormerV2, colours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "hold", lambda pace, time: None)  # all at once
     video = colours / "red" / "red0.mp4"
     events: list[StreamEvent] = []
     predictions = list(StreamPredictor(model, rate=5, room=20).run(str(video), on_event=events.append))
@@ -169,7 +170,10 @@ def test_a_stream_that_stalls(model: UniFormerV2) -> None:
         next(predictions)
 
 
-def test_whoever_stops_looking_stops_the_reader(model: UniFormerV2, colours: Path) -> None:
+def test_whoever_stops_looking_stops_the_reader(
+    model: UniFormerV2, colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pace, "hold", lambda pace, time: pace._wait(60) if time else None)  # no second frame
     video = str(colours / "red" / "red0.mp4")
     predictions = StreamPredictor(model, window=1).run(video)
     next(predictions)

@@ -26,6 +26,8 @@ from uniformerv2.weights.labels import map_head
 if TYPE_CHECKING:
     from rich.console import Console
 
+TIMELINE_WINDOW = 2.0  # seconds
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -87,7 +89,7 @@ class Predictor:
         self,
         video: str | Path | bytes,
         *,
-        window: float = 2.0,
+        window: float = TIMELINE_WINDOW,
         stride: float | None = None,
         console: Console | None = None,
     ) -> Timeline:

@@ -17,6 +17,7 @@ from uniformerv2.cli.datasets import Data
 from uniformerv2.cli.measuring import Evaluate, Features, Predict
 from uniformerv2.cli.runs import Runs
 from uniformerv2.cli.speech import FAILED, INTERRUPTED, complain
+from uniformerv2.cli.streaming import Stream
 from uniformerv2.cli.training import Demo, Train, train_by_recipe
 from uniformerv2.errors import UniFormerV2Error
 
@@ -26,6 +27,7 @@ Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Features, subcommand("features")]
     | Annotated[Predict, subcommand("predict")]
+    | Annotated[Stream, subcommand("stream")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Info, subcommand("info")]
     | Annotated[Convert, subcommand("convert")]

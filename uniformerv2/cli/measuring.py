@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from uniformerv2.errors import RecipeError, UniFormerV2Error
 
 if TYPE_CHECKING:
     from uniformerv2.model.uniformerv2 import UniFormerV2
+    from uniformerv2.predict import Predictor
     from uniformerv2.tasks.evaluation import Evaluation
     from uniformerv2.train.distributed import Ranks
 
@@ -196,6 +198,12 @@ class Predict:
     """Clips spread over each video, averaged."""
     crops: Literal[1, 3] = 1
     """1: the centre of each clip; 3: three crops along its longer side, averaged."""
+    timeline: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Where to write what windows show that slide over each video: NAME.svg, a picture, and NAME.csv, a table."""
+    window: float | None = None
+    """Seconds of a window of the timeline; None: 2."""
+    stride: float | None = None
+    """Seconds from the start of a window to that of the next; None: as long as a window."""
     head: Literal["k400", "k600", "k700"] | None = None
     """Only these classes of a Kinetics-710 head."""
     as_json: Annotated[FlagCreatePairsOff[bool], arg(name="json")] = False
@@ -208,30 +216,66 @@ class Predict:
             raise RecipeError(
                 f"need a video and top_k of at least 1, got {len(self.videos)} videos, top_k {self.top_k}"
             )
+        self._check_timeline()
         from uniformerv2.predict import Predictor
 
         predictor = Predictor(
             self.checkpoint, device=self.device, num_clips=self.clips, num_crops=self.crops, head=self.head
         )
         note(predictor.model.label_note)
+        look = self._look_at_windows if self.timeline else self._look
         failures = []
         for video in self.videos:
             try:
-                prediction = predictor.predict(video, top_k=self.top_k)
+                look(predictor, video)
             except UniFormerV2Error as error:
                 failures.append(error)
-                continue
-            if self.as_json:
-                print(json.dumps(asdict(prediction)), flush=True)
-                continue
-            print(video)
-            for label, score in zip(prediction.labels, prediction.scores, strict=True):
-                print(f"  {score:6.1%}  {label}", flush=True)
         for failure in failures:
             complain(failure)
         if failures and len(self.videos) > 1:
             complain(f"{len(failures)} of {len(self.videos)} videos could not be read")
         return FAILED if failures else 0
+
+    def _look(self, predictor: Predictor, video: Path) -> None:
+        prediction = predictor.predict(video, top_k=self.top_k)
+        if self.as_json:
+            print(json.dumps(asdict(prediction)), flush=True)
+            return
+        print(video)
+        for label, score in zip(prediction.labels, prediction.scores, strict=True):
+            print(f"  {score:6.1%}  {label}", flush=True)
+
+    def _look_at_windows(self, predictor: Predictor, video: Path) -> None:
+        from rich.console import Console
+
+        from uniformerv2.predict import TIMELINE_WINDOW
+
+        window = TIMELINE_WINDOW if self.window is None else self.window
+        timeline = predictor.timeline(video, window=window, stride=self.stride, console=Console(stderr=True))
+        table, picture = self._targets(video)
+        timeline.save(table, top_k=self.top_k)
+        timeline.save(picture)
+        if self.as_json:
+            for moment in timeline.moments(self.top_k):
+                print(json.dumps({"video": str(video), **moment._asdict()}))
+        else:
+            print(f"{video}: {len(timeline.start)} windows, written to {table} and {picture}", flush=True)
+
+    def _targets(self, video: Path) -> tuple[Path, Path]:
+        assert self.timeline is not None
+        return self.timeline / f"{video.stem}.csv", self.timeline / f"{video.stem}.svg"
+
+    def _check_timeline(self) -> None:
+        if self.timeline is None:
+            if self.window is not None or self.stride is not None:
+                raise RecipeError("--window and --stride are for a timeline; give --timeline FOLDER too")
+            return
+        if self.clips != 1 or self.crops != 1:
+            raise RecipeError("a window of a timeline is one clip; leave --clips and --crops out")
+        stems = Counter(video.stem for video in self.videos)
+        if stems and (most := stems.most_common(1)[0])[1] > 1:
+            raise RecipeError(f"{most[1]} videos would be written to {most[0]}.csv; give one at a time")
+        self.timeline.mkdir(parents=True, exist_ok=True)
 
 
 def _print_evaluation(result: Evaluation) -> None:
