@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from uniformerv2.model.config import ModelConfig, Preprocessing, named_config
     from uniformerv2.model.uniformerv2 import Features, StageAttention
     from uniformerv2.predict import Prediction, Predictor
+    from uniformerv2.stream import StreamEvent, StreamPrediction, StreamPredictor
     from uniformerv2.tasks.classification import train_classifier
     from uniformerv2.tasks.evaluation import Evaluation, evaluate
     from uniformerv2.tasks.features import VideoFeatures, extract_features
+    from uniformerv2.timeline import Timeline
     from uniformerv2.train.recipe import Recipe
+    from uniformerv2.video.live import LiveFrames
     from uniformerv2.video.reader import VideoReader
     from uniformerv2.weights.checkpoint import load_model, load_weights, save_model
     from uniformerv2.weights.convert import convert
@@ -38,6 +41,11 @@ _HOMES = {
     "StageAttention": "model.uniformerv2",
     "Prediction": "predict",
     "Predictor": "predict",
+    "StreamEvent": "stream",
+    "StreamPrediction": "stream",
+    "StreamPredictor": "stream",
+    "Timeline": "timeline",
+    "LiveFrames": "video.live",
     "Evaluation": "tasks.evaluation",
     "evaluate": "tasks.evaluation",
     "VideoFeatures": "tasks.features",

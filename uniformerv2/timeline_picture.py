@@ -12,7 +12,7 @@ from uniformerv2.timeline import Array, Timeline
 CLASSES = 8  # that are drawn: those with the most probability over the whole video
 COLUMNS = 600  # at most; each shows the highest score of its windows, so that short events can be seen
 
-_LEFT, _RIGHT, _TOP, _ROW, _HEIGHT, _WIDTH = 190, 60, 44, 38, 28, 1000  # pixels
+_LEFT, _RIGHT, _TOP, _ROW, _HEIGHT, _WIDTH = 220, 60, 44, 38, 28, 1000  # pixels
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds
 _LABEL = 26  # letters that there is room for
 
