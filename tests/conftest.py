@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import pickle
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -13,6 +17,9 @@ import torch
 from safetensors.torch import save_file
 
 from uniformerv2 import cli
+from uniformerv2.train.distributed import current_ranks, process_group
+
+FORK = multiprocessing.get_context("fork")  # processes that have imported everything already
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +99,48 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def start_together() -> Callable[[int, Callable[[], object]], list[Any]]:
+    """Starts work in so many processes of one group, as torchrun does."""
+
+    def start(world: int, work: Callable[[], object], **environment: str) -> list[Any]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(world)}
+
+        def run(rank: int) -> None:
+            os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank), **environment)
+            with process_group():
+                work()
+
+        processes = [FORK.Process(target=run, args=(rank,)) for rank in range(world)]
+        for process in processes:
+            process.start()
+        return processes
+
+    return start
+
+
+@pytest.fixture
+def together(start_together: Callable[..., list[Any]], tmp_path: Path) -> Callable[..., list[Any]]:
+    """Does work in so many processes of one group, and returns what it gave in each."""
+
+    def run(world: int, work: Callable[[], object]) -> list[Any]:
+        results = [FORK.Pipe(duplex=False) for _ in range(world)]
+        processes = start_together(world, lambda: results[current_ranks().rank][1].send_bytes(pickle.dumps(work())))
+        found = []
+        for process, (result, _) in zip(processes, results, strict=True):
+            while not result.poll(0.05):
+                assert process.exitcode in (None, 0), f"ended with {process.exitcode}"
+            found.append(pickle.loads(result.recv_bytes()))
+        for process in processes:
+            process.join(60)
+            assert process.exitcode == 0
+        return found
+
+    return run
 
 
 @pytest.fixture

@@ -25,3 +25,7 @@ class AnnotationError(UniFormerV2Error):
 
 class RecipeError(UniFormerV2Error):
     """Options that contradict each other, or a run directory that must not be touched."""
+
+
+class ProcessError(UniFormerV2Error):
+    """Another process that works on the same thing has ended."""

@@ -224,7 +224,7 @@ def batch_of(labels: list[int]) -> Batch:
 
 
 def test_the_loss_is_smoothed_cross_entropy() -> None:
-    task = Classification(None, label_smoothing=0.3, batch_size=2)  # type: ignore[arg-type]
+    task = Classification(None, label_smoothing=0.3)  # type: ignore[arg-type]
     cost = task.cost(Constant([2.0, 1.0, 0.0]), batch_of([0, 0, 2, 1]))
     assert cost is not None
     total = math.log(math.exp(2) + math.exp(1) + 1)
@@ -238,7 +238,7 @@ def test_the_loss_is_smoothed_cross_entropy() -> None:
 @pytest.mark.parametrize("mixing", [Mixing(mixup=0.8), Mixing(cutmix=1.0)])
 def test_the_loss_of_mixed_clips_is_that_of_the_mixed_and_smoothed_target(mixing: Mixing) -> None:
     logits = [2.0, 1.0, 0.0]
-    task = Classification(None, label_smoothing=0.3, batch_size=2, mixing=mixing)  # type: ignore[arg-type]
+    task = Classification(None, label_smoothing=0.3, mixing=mixing)  # type: ignore[arg-type]
     labels = torch.tensor([0, 0, 2, 1])
     torch.manual_seed(3)
     cost = task.cost(Constant(logits), batch_of(labels.tolist()))
@@ -255,7 +255,7 @@ def test_the_loss_of_mixed_clips_is_that_of_the_mixed_and_smoothed_target(mixing
 
 
 def test_each_view_of_a_repeated_video_is_a_clip() -> None:
-    task = Classification(None, label_smoothing=0.0, batch_size=2)  # type: ignore[arg-type]
+    task = Classification(None, label_smoothing=0.0)  # type: ignore[arg-type]
     batch = batch_of([0, 1])
     batch.clips = batch.clips.repeat(1, 3, 1, 1, 1, 1)
     model = Constant([5.0, 0.0])

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import json
-import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from uniformerv2.errors import CheckpointError, RecipeError
+from uniformerv2.errors import RecipeError
 from uniformerv2.train.checkpoint import RunFolder
 
 
@@ -50,7 +47,7 @@ def test_overwriting_removes_the_old_run_and_nothing_else(tmp_path: Path) -> Non
     run = started(tmp_path, {"epochs": 1})
     (tmp_path / "notes.txt").write_text("mine")
     run.best.write_text("old weights")
-    run.save_state({"epoch": 1})
+    (run.states / "000001-00000000").mkdir(parents=True)
     run.check(resume=False, overwrite=True)
     started(tmp_path, {"epochs": 2})
     assert {file.name for file in tmp_path.iterdir()} == {"recipe.json", "train.csv", "notes.txt"}
@@ -96,19 +93,19 @@ def test_a_run_that_was_killed_at_its_beginning_can_be_resumed_or_begun_again(tm
 
 def test_a_run_that_is_half_overwritten_is_still_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = started(tmp_path, {"epochs": 1})
-    run.save_state({"epoch": 1})
+    (run.states / "000001-00000000").mkdir(parents=True)
     unlink = Path.unlink
 
-    def killed_after_the_state(file: Path, missing_ok: bool = False) -> None:
-        if file != run.state:
+    def killed_at_the_recipe(file: Path, missing_ok: bool = False) -> None:
+        if file == run.recipe:
             raise KeyboardInterrupt
         unlink(file, missing_ok)
 
-    monkeypatch.setattr(Path, "unlink", killed_after_the_state)
+    monkeypatch.setattr(Path, "unlink", killed_at_the_recipe)
     with pytest.raises(KeyboardInterrupt):
         started(tmp_path, {"epochs": 2})
     run.check(resume=False, overwrite=True)
-    assert run.load_state() is None
+    assert list(tmp_path.iterdir()) == [run.recipe]
 
 
 def test_a_damaged_recipe_is_no_traceback(tmp_path: Path) -> None:
@@ -124,38 +121,3 @@ def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     run.check(resume=False, overwrite=False)
     with pytest.raises(RecipeError, match=r"file/run: cannot be written to \(Not a directory\)"):
         run.start({run.recipe: "{}"}, resume=False)
-
-
-def test_state_comes_back_and_its_absence_is_no_error(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    assert run.load_state() is None
-    run.save_state({"epoch": 3, "best": 0.5, "model": {"weight": torch.arange(3)}})
-    state = run.load_state()
-    assert state is not None
-    assert (state["epoch"], state["best"], state["model"]["weight"].tolist()) == (3, 0.5, [0, 1, 2])
-    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
-
-
-class Payload:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.target),)
-
-
-@pytest.mark.parametrize("kind", ["torch", "pickle", "truncated", "text"])
-def test_a_state_that_is_no_state_is_refused_and_runs_no_code(tmp_path: Path, kind: str) -> None:
-    run, target = RunFolder(tmp_path), tmp_path / "owned"
-    if kind == "torch":
-        torch.save({"epoch": Payload(target)}, run.state)
-    elif kind == "pickle":
-        run.state.write_bytes(pickle.dumps(Payload(target)))
-    elif kind == "truncated":
-        run.save_state({"epoch": 1, "model": torch.zeros(1000)})
-        run.state.write_bytes(run.state.read_bytes()[:1000])
-    else:
-        run.state.write_text("this is no state")
-    with pytest.raises(CheckpointError, match=r"state\.pt: not a readable training state"):
-        run.load_state()
-    assert not target.exists()

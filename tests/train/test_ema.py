@@ -31,13 +31,3 @@ def test_the_model_has_the_average_only_inside_and_gets_its_weights_back_bit_for
         assert torch.equal(model.weight, mean)
     assert torch.equal(model.weight, weights)
     assert torch.equal(average.average["weight"], mean)
-
-
-def test_a_state_comes_back() -> None:
-    model = nn.Linear(3, 3)
-    one, other = WeightAverage(model, 0.9), WeightAverage(nn.Linear(3, 3), 0.9)
-    nn.init.zeros_(model.weight)
-    one.update()
-    other.load_state_dict(one.state_dict())
-    assert other.updates == 1
-    assert torch.equal(other.average["weight"], one.average["weight"])

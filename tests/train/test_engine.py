@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from uniformerv2.data.order import EpochSampler
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.train.checkpoint import RunFolder
+from uniformerv2.train.distributed import Ranks
 from uniformerv2.train.engine import Cost, Trainer
 from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import Optimization
@@ -75,8 +76,14 @@ def build(
     model = nn.Sequential(nn.Linear(3, 16), nn.BatchNorm1d(16), nn.Dropout(dropout), nn.Linear(16, 1))
     size = optimization.batch_size
     loader = DataLoader(Points(), batch_size=size, sampler=EpochSampler(8, seed=optimization.seed, batch_size=size))
-    save = lambda path: save_file(model.state_dict(), path)  # noqa: E731
+    save = lambda model, path: save_file(model.state_dict(), path)  # noqa: E731
     return Trainer(model, task, loader, optimization, run=RunFolder(folder), save=save, **options)
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    facts = RunFolder(folder).open_states(Ranks()).facts()
+    assert facts is not None
+    return facts
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
@@ -209,7 +216,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(tm
     with pytest.raises(RecipeError, match=rf"{tmp_path}: loss {bad} .*step 6, epoch 2.*lower lr than 0.05"):
         trainer.fit()
     assert all(tensor.isfinite().all() for tensor in trainer.model.state_dict().values())
-    assert RunFolder(tmp_path).load_state()["epoch"] == 1
+    assert state_of(tmp_path)["epoch"] == 1
 
 
 def test_gradients_are_scaled_down_to_the_largest_norm(tmp_path: Path) -> None:
@@ -293,7 +300,7 @@ def weights_after(folder: Path, **options: Any) -> dict[str, torch.Tensor]:
     optimization = Optimization(epochs=6, batch_size=8, lr=0.05, warmup_epochs=1, precision="fp32", **options)
     sampler = EpochSampler(8, seed=optimization.seed, batch_size=8)
     loader = DataLoader(Points(), batch_size=8 // optimization.accumulate, sampler=sampler)
-    Trainer(model, Regression(), loader, optimization, run=RunFolder(folder), save=lambda path: None).fit()
+    Trainer(model, Regression(), loader, optimization, run=RunFolder(folder), save=lambda model, path: None).fit()
     return model.state_dict()
 
 
@@ -327,7 +334,7 @@ def test_batches_of_different_sizes_weigh_as_many_clips_as_they_have(tmp_path: P
     model = nn.Linear(3, 1)
     optimization = Optimization(epochs=1, batch_size=6, accumulate=3, warmup_epochs=0, precision="fp32", clip_norm=1e9)
     loader = DataLoader(Points(), batch_size=2, sampler=EpochSampler(8, seed=0, batch_size=6))
-    trainer = Trainer(model, Short([0.0]), loader, optimization, run=RunFolder(tmp_path), save=lambda path: None)
+    trainer = Trainer(model, Short([0.0]), loader, optimization, run=RunFolder(tmp_path), save=lambda model, path: None)
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     trainer.fit()
     gradient = model.weight.grad
@@ -391,9 +398,11 @@ def test_the_average_of_the_weights_is_evaluated_and_saved_and_both_are_kept(tmp
         average = decay * average + (1 - decay) * weights
     torch.testing.assert_close(evaluated[-1], average)
     assert torch.equal(load_file(tmp_path / "last.safetensors")["0.weight"], evaluated[-1])
-    state = RunFolder(tmp_path).load_state()
-    assert torch.equal(state["model"]["0.weight"], trained[-1])
-    assert torch.equal(state["average"]["average"]["0.weight"], evaluated[-1])
+    states = RunFolder(tmp_path).open_states(Ranks())
+    saved = {name: torch.empty(16, 3) for name in ("model/0.weight", "average/0.weight")}
+    states.load(saved)
+    assert torch.equal(saved["model/0.weight"], trained[-1])
+    assert torch.equal(saved["average/0.weight"], evaluated[-1])
 
 
 def test_a_run_stops_when_it_gets_no_better(tmp_path: Path) -> None:
@@ -426,7 +435,7 @@ def test_fp16_scales_the_loss_and_leaves_out_steps_that_overflow(tmp_path: Path)
     assert trainer.average is not None
     assert trainer.average.updates == overflowed.count(False)
     assert trainer.scaler.get_scale() == 2.0 ** (40 - overflowed.count(True))
-    assert RunFolder(tmp_path).load_state()["scaler"]["scale"] == trainer.scaler.get_scale()
+    assert state_of(tmp_path)["scaler"]["scale"] == trainer.scaler.get_scale()
 
 
 def test_what_is_compiled_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,7 +492,7 @@ def test_the_error_names_the_step_the_files_and_the_first_bad_layer(tmp_path: Pa
     model = nn.Sequential(Explodes(), nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
     optimization = Optimization(epochs=1, batch_size=4, accumulate=2, warmup_epochs=0, precision="fp32")
     loader = DataLoader(OneBad(), batch_size=2, sampler=EpochSampler(8, seed=0, batch_size=4), collate_fn=collate)
-    trainer = Trainer(model, Named(), loader, optimization, run=RunFolder(tmp_path), save=lambda path: None)
+    trainer = Trainer(model, Named(), loader, optimization, run=RunFolder(tmp_path), save=lambda model, path: None)
     with pytest.raises(
         RecipeError, match=r"at step \d, epoch 1; the first that is not finite: the output of 0; "
     ) as caught:

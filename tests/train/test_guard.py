@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from uniformerv2.train.distributed import Ranks
 from uniformerv2.train.guard import NOTHING_BAD, first_bad
 
 
@@ -35,19 +36,19 @@ def model(last: nn.Module) -> nn.Module:
 def test_the_first_layer_is_named(last: nn.Module, reason: str) -> None:
     net, clips = model(last), torch.tensor([[0.0, 0.0]])
     nn.init.zeros_(net[0][0].bias)
-    assert first_bad(net, lambda: net(clips).sum()) == reason
+    assert first_bad(net, lambda: net(clips).sum(), Ranks()) == reason
 
 
 def test_bad_clips_and_bad_weights_are_named() -> None:
     net = model(nn.Identity())
-    assert first_bad(net, lambda: net(torch.tensor([[1.0, float("nan")]])).sum()) == "the clips themselves"
+    assert first_bad(net, lambda: net(torch.tensor([[1.0, float("nan")]])).sum(), Ranks()) == "the clips themselves"
     with torch.no_grad():
         net[0][0].bias[1] = float("inf")
-    assert first_bad(net, lambda: net(torch.ones(1, 2)).sum()) == "the weights 0.0.bias"
+    assert first_bad(net, lambda: net(torch.ones(1, 2)).sum(), Ranks()) == "the weights 0.0.bias"
 
 
 def test_the_loss_itself_may_be_bad_and_no_hook_stays() -> None:
     net = model(nn.Identity())
-    assert first_bad(net, lambda: net(torch.ones(1, 2)).sum() / 0) == NOTHING_BAD
-    assert first_bad(net, lambda: None) == NOTHING_BAD
+    assert first_bad(net, lambda: net(torch.ones(1, 2)).sum() / 0, Ranks()) == NOTHING_BAD
+    assert first_bad(net, lambda: None, Ranks()) == NOTHING_BAD
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in net.modules())

@@ -11,10 +11,13 @@ from torch import nn
 
 from uniformerv2 import ModelConfig, UniFormerV2
 from uniformerv2.model.config import named_config
+from uniformerv2.train.frozen import freeze_backbone
 from uniformerv2.train.optim import (
     build_optimizer,
-    freeze_backbone,
     learning_rate,
+    load_optimizer_tensors,
+    optimizer_templates,
+    optimizer_tensors,
     parameter_groups,
     set_learning_rate,
 )
@@ -197,3 +200,24 @@ def test_a_frozen_image_transformer_is_not_in_the_optimizer(small: UniFormerV2) 
     changed = {name for name, tensor in small.named_parameters() if not tensor.equal(before[name])}
     assert "head.linear.weight" in changed
     assert not any(name.startswith("backbone.") and ".local" not in name for name in changed)
+
+
+def test_the_state_of_an_optimizer_comes_back_by_name(small: UniFormerV2) -> None:
+    small.backbone.patch_embedding.requires_grad_(False)
+    optimizer = build_optimizer(small, Optimization())
+    small(torch.rand(1, 3, 4, 16, 16)).sum().backward()
+    optimizer.step()
+    tensors = optimizer_tensors(small, optimizer)
+    assert "head.linear.weight exp_avg" in tensors
+    assert not any(key.startswith("backbone.patch_embedding") for key in tensors)  # frozen
+
+    other = build_optimizer(small, Optimization(layer_decay=0.5))  # in other groups
+    templates = optimizer_templates(small, {key: tensor.shape for key, tensor in tensors.items()})
+    for key, template in templates.items():
+        template.copy_(tensors[key])
+    load_optimizer_tensors(small, other, templates)
+    found = optimizer_tensors(small, other)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in tensors.items())
+    with pytest.raises(KeyError):
+        optimizer_templates(small, {"tail.weight exp_avg": torch.Size([1])})

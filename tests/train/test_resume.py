@@ -24,9 +24,11 @@ from rich.console import Console
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.tasks.classification import train_classifier
 from uniformerv2.train.checkpoint import RunFolder
+from uniformerv2.train.distributed import Ranks
 from uniformerv2.train.lock import locked
 from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.train.state import StateFolder
 from uniformerv2.train.termination import TERMINATED
 from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.weights import load_model
@@ -117,11 +119,9 @@ def test_after_sigterm_a_run_is_saved_and_goes_on(
 
 
 def state_steps(folder: Path) -> int:
-    try:
-        state = RunFolder(folder).load_state()
-    except CheckpointError:
-        return 0
-    return 0 if state is None else state["epoch"] * 6 + state["progress"]["steps"]
+    newest = RunFolder(folder).open_states(Ranks()).newest
+    epoch, steps = map(int, newest.name.split("-")) if newest else (0, 0)
+    return epoch * 6 + steps
 
 
 def wait_until(condition: Any) -> None:
@@ -200,14 +200,15 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def test_a_full_disk_leaves_the_last_state(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    run.save_state({"epoch": 1, "model": torch.zeros(10)})
-    with largest_file(20_000), pytest.raises(CheckpointError, match=r"state\.pt: could not be written \(.*--resume"):
-        run.save_state({"epoch": 2, "model": torch.zeros(100_000)})
-    state = run.load_state()
-    assert state is not None
-    assert state["epoch"] == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+    states = StateFolder(tmp_path / "state", Ranks())
+    states.save("1", {"epoch": 1}, {"weight": torch.zeros(10)})
+    states.finish()
+    with largest_file(20_000):
+        states.save("2", {"epoch": 2}, {"weight": torch.zeros(100_000)})
+        with pytest.raises(CheckpointError, match=r"state: could not be written \(.*--resume"):
+            states.finish()
+    assert states.facts() == {"epoch": 1}
+    assert [one.name for one in states.path.iterdir()] == ["1"]
 
 
 def test_a_run_whose_disk_fills_up_goes_on_when_there_is_room(
@@ -231,8 +232,9 @@ def test_a_full_disk_is_named_whatever_is_written(colours: Path, recipe: Recipe,
 def test_a_state_of_something_else_is_no_traceback(
     colours: Path, recipe: Recipe, unbroken: Path, tmp_path: Path
 ) -> None:
-    for state in ({"epoch": 1, "best": None}, {"model": {"weight": torch.zeros(1)}}):
-        shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
-        RunFolder(tmp_path).save_state(state)
-        with pytest.raises(CheckpointError, match=r"state\.pt: of another version or another model \(.*--overwrite"):
-            train_classifier(colours, tmp_path, recipe, resume=True)
+    shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+    states = RunFolder(tmp_path).open_states(Ranks())
+    states.save("000009-00000000", {"epoch": 9}, {"model/weight": torch.zeros(1)})
+    states.finish()
+    with pytest.raises(CheckpointError, match=r"state/000009-0+: damaged, or of .* another model \(.*--overw"):
+        train_classifier(colours, tmp_path, recipe, resume=True)

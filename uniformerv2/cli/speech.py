@@ -26,15 +26,14 @@ def note(text: str) -> None:
         print(f"note: {text}", file=sys.stderr)
 
 
-def in_every_process(work: Callable[[Ranks], None]) -> int:
+def in_every_process(work: Callable[[Ranks], int | None]) -> int:
     """Do what the processes that torchrun started share; returns the exit status."""
     from uniformerv2.train.distributed import process_group
 
     with process_group() as ranks:
         try:
-            work(ranks)
+            return work(ranks) or 0
         except UniFormerV2Error:
             if ranks.first:  # all of them fail alike, and one says why
                 raise
             return FAILED
-    return 0

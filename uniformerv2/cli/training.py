@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from uniformerv2.cli.speech import FAILED
+from uniformerv2.cli.speech import FAILED, in_every_process
+from uniformerv2.errors import RecipeError
 from uniformerv2.train.recipe import (
     START,
     AugmentationOptions,
@@ -22,6 +23,11 @@ from uniformerv2.train.recipe import (
     Recipe,
     differences,
 )
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from uniformerv2.train.distributed import Ranks
 
 
 @dataclass(frozen=True)
@@ -69,21 +75,32 @@ class Train:
     find_batch_size: FlagCreatePairsOff[bool] = False
     """Only find out how many clips fit into memory at once."""
 
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes (torchrun) share the training; ddp: each has the whole model; fsdp: weights, gradients and
+    the state of the optimizer are divided among them."""
+
     def run(self) -> int:
+        return in_every_process(self._run)
+
+    def _run(self, ranks: Ranks) -> int:
         from rich.console import Console
 
         from uniformerv2.tasks.classification import train_classifier
+        from uniformerv2.train.distributed import restarted
         from uniformerv2.train.recipes import find_recipe
 
+        console = Console() if ranks.first else None
         recipe = Recipe(self.model, self.clip, self.optimization, self.augmentation.build(), self.evaluation)
         resolved = recipe.resolved()
         scaled = differences(asdict(recipe), asdict(resolved))
-        if self.recipe:
+        if self.recipe and ranks.first:
             print(*find_recipe(self.recipe).lines(), sep="\n")
-        if scaled:
+        if scaled and ranks.first:
             print(f"scaled with the batch size: {', '.join(scaled)}")
         if self.dry_run or self.overfit_batch or self.find_batch_size:
-            return self._rehearse(resolved)
+            return self._rehearse(resolved, ranks, console)
+        # a process group that torchrun has started again goes on, where it has begun
+        again = restarted() and (self.output / "recipe.json").is_file()
         result = train_classifier(
             self.data,
             self.output,
@@ -91,27 +108,29 @@ class Train:
             root=self.root,
             holdout=self.holdout,
             holdout_list=self.holdout_list,
-            resume=self.resume,
-            overwrite=self.overwrite,
+            resume=self.resume or again,
+            overwrite=self.overwrite and not again,
             workers=self.workers,
             device=self.device,
-            console=Console(),
+            console=console,
             save_every=self.save_every,
             programs=self.log_to,
+            parallel=self.parallel,
         )
         evaluation = result.evaluation
-        print(f"{result.last}: {evaluation.correct} of {len(evaluation.videos)} held-out videos right")
+        if ranks.first:
+            print(f"{result.last}: {evaluation.correct} of {len(evaluation.videos)} held-out videos right")
         return 0
 
-    def _rehearse(self, recipe: Recipe) -> int:
+    def _rehearse(self, recipe: Recipe, ranks: Ranks, console: Console | None) -> int:
         """What was asked for before the long run; the exit status."""
-        from rich.console import Console
-
         from uniformerv2.data.annotations import class_names, read_annotations
         from uniformerv2.tasks.batch_size import find_batch_size
         from uniformerv2.tasks.rehearsal import dry_run, overfit_batch
 
-        console, status = Console(), 0
+        if ranks.world > 1 and (self.overfit_batch or self.find_batch_size):
+            raise RecipeError("--overfit-batch and --find-batch-size are for one process: run them without torchrun")
+        status = 0
         split: Any = {"root": self.root, "holdout": self.holdout, "holdout_list": self.holdout_list}
         if self.find_batch_size:
             classes = class_names(read_annotations(self.data, root=self.root), minimum=2)
@@ -120,7 +139,8 @@ class Train:
             learned = overfit_batch(self.data, recipe, device=self.device, console=console, **split).learned
             status = 0 if learned else FAILED
         if self.dry_run:
-            dry_run(self.data, recipe, workers=self.workers, device=self.device, console=console, **split)
+            options: Any = {"workers": self.workers, "device": self.device, "parallel": self.parallel}
+            dry_run(self.data, recipe, console=console, **options, **split)
         return status
 
 

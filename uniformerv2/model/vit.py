@@ -156,9 +156,10 @@ class PatchEmbedding(nn.Module):
 def split_into_patches(clip: Tensor, size: int) -> Tensor:
     """(batch, 3, frames, height, width) -> (batch, frames, patches, 3·size·size), row by row."""
     batch, channels, frames, height, width = clip.shape
+    rows, columns = height // size, width // size
     # (batch, channels, frames, rows, size, columns, size) -> (batch, frames, rows, columns, channels, size, size)
-    grid = clip.view(batch, channels, frames, height // size, size, width // size, size)
-    return grid.permute(0, 2, 3, 5, 1, 4, 6).reshape(batch, frames, -1, channels * size * size)
+    grid = clip.view(batch, channels, frames, rows, size, columns, size)
+    return grid.permute(0, 2, 3, 5, 1, 4, 6).reshape(batch, frames, rows * columns, channels * size * size)
 
 
 def embed_patches(patches: Tensor, taps: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:

@@ -6,44 +6,45 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from uniformerv2.data.annotations import Annotation, class_names, read_annotations, split_annotations
 from uniformerv2.data.batch import Batch
 from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.loader import VideoLoader
-from uniformerv2.device import model_device, pick_device
+from uniformerv2.device import model_device
+from uniformerv2.errors import RecipeError
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.tasks.evaluation import Evaluation, Views, evaluate_loader, evaluation_loader
+from uniformerv2.tasks.evaluation import Evaluation, HeldOut, Views
 from uniformerv2.tasks.mixing import Mixing, mix
 from uniformerv2.tasks.start import build_model
 from uniformerv2.train.checkpoint import RunFolder, write_text
+from uniformerv2.train.distributed import current_ranks, noticing_deaths, rank_device
 from uniformerv2.train.engine import SAVE_EVERY, Cost, Trainer
 from uniformerv2.train.log import read_metrics
+from uniformerv2.train.parallel import Parallel, check_parallel
 from uniformerv2.train.precision import pick_precision
 from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.writers import Program, check_programs
 from uniformerv2.weights import save_model
-
-if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
 
 
 class Classification:
     """The task: cross entropy with label smoothing, of mixed clips if asked for; single-view accuracy when held out.
 
     Args:
-        held_out: single views of the held-out videos.
+        held_out: what is measured after an epoch.
         label_smoothing: share of the target probability that is spread over all classes.
-        batch_size: clips that the model sees at once in evaluation.
         mixing: how the clips of a training batch are mixed.
         console: is told of each unreadable or damaged video once; None stays silent.
     """
@@ -52,15 +53,15 @@ class Classification:
 
     def __init__(
         self,
-        held_out: DataLoader[Any],
+        held_out: HeldOut,
         *,
         label_smoothing: float,
-        batch_size: int,
         mixing: Mixing = Mixing(),  # noqa: B008 - it is frozen
         console: Console | None = None,
     ) -> None:
-        self.held_out, self.label_smoothing, self.batch_size = held_out, label_smoothing, batch_size
+        self.held_out, self.label_smoothing = held_out, label_smoothing
         self.mixing, self.console = mixing, console
+        self.together = current_ranks().world > 1
         self.evaluation: Evaluation | None = None  # the latest
         self.skipped: dict[str, str] = {}  # path -> reason
         self.damaged: dict[str, str] = {}  # path -> what is damaged
@@ -70,7 +71,7 @@ class Classification:
         self._report(self.skipped, "skipped", batch.errors)
         self._report(self.damaged, "damaged", batch.warnings)
         if not len(batch):
-            return None
+            return self._nothing(model) if self.together else None
         device, views = model_device(model), batch.clips.shape[1]
         # (videos, views, ...) -> (clips, ...)
         clips = batch.clips.flatten(0, 1).to(device, non_blocking=True)
@@ -85,9 +86,17 @@ class Classification:
         accuracy = (logits.argmax(1) == wanted).float().mean().item()
         return Cost(loss, {"accuracy": accuracy}, len(clips))
 
+    def _nothing(self, model: nn.Module) -> Cost:
+        """Of no clip, with a gradient of zeros: the other processes wait for one."""
+        video = model.module if isinstance(model, DistributedDataParallel) else model
+        assert isinstance(video, UniFormerV2)
+        size = video.preprocessing.size
+        no_clip = torch.empty(0, 3, video.preprocessing.num_frames, *size, device=model_device(model))
+        return Cost(model(no_clip).float().sum(), {"accuracy": 0.0}, 0)
+
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         assert isinstance(model, UniFormerV2)
-        self.evaluation = evaluate_loader(model, self.held_out, Views(batch_size=self.batch_size))
+        self.evaluation = self.held_out.evaluate(model)
         self._report(self.skipped, "skipped", ((one.path, one.reason) for one in self.evaluation.skipped))
         return {"held_out_loss": self.evaluation.loss, "top1": self.evaluation.top1, "top5": self.evaluation.top5}
 
@@ -124,8 +133,12 @@ def train_classifier(
     console: Console | None = None,
     save_every: float = SAVE_EVERY,
     programs: Sequence[Program] = (),
+    parallel: Parallel = "ddp",
 ) -> TrainingResult:
     """Train a classifier on a folder that has one folder per class, or on a manifest.
+
+    In a process group of torch.distributed the processes train one model: a step has the recipe's batch size, of which
+    each has its part, and the gradient is that of one process. All of them see the same files, and return the same.
 
     Args:
         data: the folder, or a CSV file with the columns path, label and optionally start, end, split.
@@ -141,6 +154,8 @@ def train_classifier(
         console: shows a bar on a terminal and a line per epoch; None shows nothing.
         save_every: seconds after which a killed run has lost nothing, whatever the length of an epoch.
         programs: "tensorboard" or "wandb" (Weights & Biases), to show the curves; each has to be installed.
+        parallel: "ddp": each process has the whole model; "fsdp": weights, gradients and the state of the optimizer are
+            divided among them.
 
     Raises:
         RecipeError: values that contradict each other, a folder that must not be touched or that a live process uses.
@@ -148,21 +163,27 @@ def train_classifier(
         CheckpointError: a checkpoint to start from or a training state that cannot be read, or a file of the run that
             cannot be written.
         VideoError: no video can be read.
+        ProcessError: another process of the group has ended.
         Terminated: after a SIGTERM; the run can be resumed. It is a SystemExit.
     """
-    run = RunFolder(output)
-    run.check(resume=resume, overwrite=overwrite)
+    run, ranks = RunFolder(output), current_ranks()
     check_programs(programs)
-    place = pick_device(device)
+    check_parallel(parallel)
+    ranks.of_first(lambda: run.check(resume=resume, overwrite=overwrite))
     videos = divide(data, recipe, root=root, holdout=holdout, holdout_list=holdout_list)
-    parts = assemble(recipe, videos, device=place, workers=workers, console=console)
+    parts = assemble(recipe, videos, device=rank_device(device), workers=workers, console=console)
     recipe, model, task = parts.recipe, parts.model, parts.task
     given = {run.recipe: recipe.to_json(), run.train: _manifest(videos.training)}
     given[run.held_out] = _manifest(videos.held_out)
     start = recipe.model.arm or recipe.model.model or recipe.model.checkpoint
-    save = partial(save_model, model, origin=f"trained on {Path(data).name}, from {start}")
-    with run.locked():
-        run.start(given, resume=resume)
+    save = partial(save_model, origin=f"trained on {Path(data).name}, from {start}")
+    with noticing_deaths(ranks, "its own message says why; continue with --resume"), ExitStack() as stack:
+
+        def begin() -> None:
+            stack.enter_context(run.locked())
+            run.start(given, resume=resume)
+
+        ranks.of_first(begin)
         _announce(console, recipe, model, videos)
         trainer = Trainer(
             model,
@@ -175,15 +196,21 @@ def train_classifier(
             save_every=save_every,
             programs=programs,
             recipe=asdict(recipe),
+            parallel=parallel,
         )
         if resume:
             trainer.resume()
         trainer.fit()
         evaluation = measure(trainer, parts, videos.held_out, workers=workers)
-        with run.saving(run.evaluation):
-            write_text(run.evaluation, json.dumps(evaluation.to_json(), indent=2) + "\n")
+        ranks.of_first(lambda: _write_evaluation(run, evaluation))
     history = tuple(record for record in read_metrics(run.metrics) if record["kind"] == "epoch")
-    return TrainingResult(run.last, run.best, evaluation, history, task.skipped)
+    skipped = {path: reason for some in ranks.gather(task.skipped) for path, reason in some.items()}
+    return TrainingResult(run.last, run.best, evaluation, history, skipped)
+
+
+def _write_evaluation(run: RunFolder, evaluation: Evaluation) -> None:
+    with run.saving(run.evaluation):
+        write_text(run.evaluation, json.dumps(evaluation.to_json(), indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -230,11 +257,9 @@ def assemble(
     torch.manual_seed(recipe.optimization.seed)
     model = build_model(recipe, videos.labels).to(device)
     recipe = _with_precision(recipe, device, width=model.config.width)
-    batch_size = micro_batch(recipe)
     task = Classification(
-        evaluation_loader(model, videos.held_out, Views(batch_size=batch_size), workers=workers),
+        HeldOut(model, videos.held_out, Views(batch_size=micro_batch(recipe)), workers=workers),
         label_smoothing=recipe.optimization.label_smoothing,
-        batch_size=batch_size,
         mixing=Mixing(recipe.augmentation.mixup, recipe.augmentation.cutmix),
         console=console,
     )
@@ -242,8 +267,19 @@ def assemble(
 
 
 def micro_batch(recipe: Recipe) -> int:
-    """Clips that the model sees at once."""
-    return recipe.optimization.batch_size // recipe.optimization.accumulate
+    """Clips that a process trains on at once.
+
+    Raises:
+        RecipeError: the batch cannot be divided.
+    """
+    world, optimization = current_ranks().world, recipe.optimization
+    parts = world * optimization.accumulate * recipe.augmentation.repeats
+    if optimization.batch_size % parts:
+        raise RecipeError(
+            f"batch_size must be divisible by {world} processes times accumulate times repeats, {parts}, "
+            f"got {optimization.batch_size}"
+        )
+    return optimization.batch_size // (world * optimization.accumulate)
 
 
 def training_loader(
@@ -258,8 +294,15 @@ def training_loader(
     dataset = VideoDataset(
         training, model.labels, model.preprocessing, augmentation=recipe.augmentation, repeats=repeats, threads=1
     )
+    ranks = current_ranks()
     whole = make_loader(
-        dataset, batch_size=optimization.batch_size // repeats, workers=workers, seed=optimization.seed, training=True
+        dataset,
+        batch_size=optimization.batch_size // (repeats * ranks.world),
+        workers=workers,
+        seed=optimization.seed,
+        training=True,
+        rank=ranks.rank,
+        world=ranks.world,
     )
     if optimization.accumulate == 1:
         return whole
@@ -278,7 +321,7 @@ def training_loader(
 
 def _with_precision(recipe: Recipe, device: torch.device, *, width: int) -> Recipe:
     """The recipe that is run and saved: with the precision that "auto" means here."""
-    precision = pick_precision(recipe.optimization.precision, device, width=width)
+    precision = current_ranks().gather(pick_precision(recipe.optimization.precision, device, width=width))[0]
     return replace(recipe, optimization=replace(recipe.optimization, precision=precision))
 
 
@@ -292,7 +335,7 @@ def _manifest(annotations: Sequence[Annotation]) -> str:
 
 
 def _announce(console: Console | None, recipe: Recipe, model: UniFormerV2, videos: Division) -> None:
-    if console is None:
+    if console is None or not current_ranks().first:
         return
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     for line in (
@@ -309,8 +352,9 @@ def measure(trainer: Trainer, parts: Parts, held_out: Sequence[Annotation], *, w
     views = Views(recipe.evaluation.clips, recipe.evaluation.crops, batch_size=micro_batch(recipe))
     if parts.task.evaluation is not None and views.num_clips * views.num_crops == 1:
         return parts.task.evaluation
-    with trainer.averaged():
-        return evaluate_loader(model, evaluation_loader(model, held_out, views, workers=workers), views)
+    with trainer.evaluated() as evaluated:
+        assert isinstance(evaluated, UniFormerV2)
+        return HeldOut(model, held_out, views, workers=workers).evaluate(evaluated)
 
 
 def _path(value: str | Path | None) -> Path | None:

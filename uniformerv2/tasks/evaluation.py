@@ -22,6 +22,7 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.class_order import order_warning
 from uniformerv2.tasks.ledger import Ledger, Record, videos_digest, weights_digest
 from uniformerv2.tasks.published import Published, published_figure
+from uniformerv2.train.distributed import current_ranks
 from uniformerv2.weights.labels import matching
 
 if TYPE_CHECKING:
@@ -265,22 +266,42 @@ def evaluate(
     )
 
 
-def evaluate_loader(model: UniFormerV2, loader: DataLoader[Any], views: Views) -> Evaluation:
-    """`evaluate` on what `evaluation_loader` gave, in this process alone and without a look at the order of the labels.
+class HeldOut:
+    """Videos on which a model is measured again and again, as `evaluate` does it once.
+
+    Args:
+        model: its labels and its preprocessing count.
+        annotations: the videos, under the model's labels.
+        views: what is looked at.
+        workers: processes that read videos; 0 reads in this one.
 
     Raises:
-        CheckpointError, VideoError: as `evaluate`.
+        AnnotationError, CheckpointError: as `evaluation_loader`.
     """
-    model.eval()
-    dataset = loader.dataset
-    assert isinstance(dataset, VideoDataset)
-    rows = range(len(dataset))
-    step = views.videos_at_once
-    records = [
-        score(model, batch, views, rows[first : first + step], first=first)
-        for first, batch in zip(rows[::step], loader, strict=True)
-    ]
-    return summarise(model.labels, dataset.annotations, records, views)
+
+    def __init__(
+        self, model: UniFormerV2, annotations: Sequence[Annotation], views: Views, *, workers: int = 0
+    ) -> None:
+        self.annotations, self.views, self._ranks = annotations, views, current_ranks()
+        self._units = _units(annotations, views)[self._ranks.rank :: self._ranks.world]
+        self._rows = [annotations[row] for unit in self._units for row in unit]
+        # made of all of them where none is for this process: what is wrong with them shows in every process
+        self._loader = evaluation_loader(model, self._rows or annotations, views, workers=workers)
+
+    def evaluate(self, model: UniFormerV2) -> Evaluation:
+        """The result, in every process. Raises CheckpointError and VideoError, as `evaluate`."""
+        model.eval()
+        step = self.views.videos_at_once
+        batches = self._loader if self._rows else ()
+
+        def records() -> list[Record]:
+            return [
+                score(model, batch, self.views, unit, first=place * step)
+                for place, (unit, batch) in enumerate(zip(self._units, batches, strict=True))
+            ]
+
+        every = [record for some in self._ranks.each(records) for record in some]
+        return summarise(model.labels, self.annotations, every, self.views)
 
 
 def of_split(annotations: Sequence[Annotation], split: str) -> list[Annotation]:
@@ -461,8 +482,7 @@ def _score_open_units(
 
     A unit is a fixed number of rows that follow each other, so that a video has the same company in every run.
     """
-    step = views.videos_at_once
-    units = [range(first, min(first + step, len(annotations))) for first in range(0, len(annotations), step)]
+    units = _units(annotations, views)
     mine = [number for number in ledger.mine(len(units)) if (number,) not in ledger.done]
     order = [annotations[row] for number in mine for row in units[number]]
     if not order:
@@ -470,7 +490,13 @@ def _score_open_units(
     model.eval()
     loader = evaluation_loader(model, order, views, workers=workers)
     for place, (number, batch) in enumerate(zip(mine, _tracked(loader, console), strict=True)):
-        ledger.add((number,), score(model, batch, views, units[number], first=place * step))
+        ledger.add((number,), score(model, batch, views, units[number], first=place * views.videos_at_once))
+
+
+def _units(annotations: Sequence[Annotation], views: Views) -> list[range]:
+    """Rows that are computed together."""
+    rows = range(len(annotations))
+    return [rows[first : first + views.videos_at_once] for first in rows[:: views.videos_at_once]]
 
 
 def _work(model: UniFormerV2, annotations: Sequence[Annotation], views: Views) -> dict[str, str]:

@@ -50,20 +50,19 @@ class Ledger:
         self._records: dict[Part, Record] = {}
         self._journal: Journal | None = None
         self._begun = False
-        problem: UniFormerV2Error | None = None
-        if journal is not None:
-            try:
+
+        def known() -> list[Part]:
+            if journal is not None:
                 self._open(journal, dict(work), resume)
-            except UniFormerV2Error as error:
-                problem = error
-        # one process must not wait for another that has given up
-        views = self._ranks.gather((problem, list(self._records)))
-        for problem, _ in views:
-            if problem:
-                self.close()
-                raise problem
-        self.done = {part for _, parts in views for part in parts}  # of all processes
-        known_before = {part for _, parts in views[: self._ranks.rank] for part in parts}
+            return list(self._records)
+
+        try:
+            views = self._ranks.each(known)
+        except UniFormerV2Error:
+            self.close()
+            raise
+        self.done = {part for parts in views for part in parts}  # of all processes
+        known_before = {part for parts in views[: self._ranks.rank] for part in parts}
         # of what several processes have read in the same files, the first keeps it
         self._records = {part: record for part, record in self._records.items() if part not in known_before}
         if self._journal is not None and not self._begun:

@@ -6,7 +6,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from uniformerv2.data.annotations import Annotation
@@ -33,10 +33,14 @@ from uniformerv2.tasks.classification import (
     measure,
     micro_batch,
 )
+from uniformerv2.tasks.evaluation import HeldOut
 from uniformerv2.train.checkpoint import RunFolder
+from uniformerv2.train.distributed import Ranks, current_ranks, rank_device
 from uniformerv2.train.engine import Cost, Trainer
 from uniformerv2.train.log import read_metrics
+from uniformerv2.train.parallel import Parallel
 from uniformerv2.train.recipe import Recipe
+from uniformerv2.train.state import StateFolder
 from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.weights import save_model
 
@@ -75,12 +79,13 @@ def dry_run(
     workers: int = 0,
     device: str = "auto",
     console: Console | None = None,
+    parallel: Parallel = "ddp",
     **split: Any,
 ) -> DryRun:
     """A run in little: a few steps, the evaluation, saving, all as in `train_classifier`, in a folder that vanishes.
 
     Args:
-        data, recipe, workers, device: as for `train_classifier`.
+        data, recipe, workers, device, parallel: as for `train_classifier`.
         console: is shown the result.
         split: root, holdout and holdout_list of `train_classifier`.
 
@@ -90,19 +95,28 @@ def dry_run(
     videos = divide(data, recipe, **split)
     some = recipe.optimization.batch_size // recipe.augmentation.repeats
     little = Division(videos.labels, _spread(videos.training, STEPS * some), _spread(videos.held_out, some))
-    parts = assemble(_one_epoch(recipe), little, device=pick_device(device), workers=workers, console=console)
+    parts = assemble(_one_epoch(recipe), little, device=rank_device(device), workers=workers, console=console)
     with tempfile.TemporaryDirectory() as folder:
-        run = RunFolder(folder)
-        trainer = _trainer(parts, run)
+        run = RunFolder(current_ranks().gather(folder)[0])
+        trainer = Trainer(
+            parts.model,
+            parts.task,
+            parts.loader,
+            parts.recipe.optimization,
+            run=run,
+            save=save_model,
+            parallel=parallel,
+        )
         trainer.fit()
         start = time.perf_counter()
-        with trainer.averaged():
-            parts.task.evaluate(parts.model)
+        with trainer.evaluated() as model:
+            parts.task.evaluate(model)
         evaluating = (time.perf_counter() - start) / len(little.held_out) * len(videos.held_out)
         start = time.perf_counter()
         measure(trainer, parts, little.held_out, workers=workers)
         measuring = (time.perf_counter() - start) / len(little.held_out) * len(videos.held_out)
         records = read_metrics(run.metrics)
+        current_ranks().wait()  # until all have read what the first removes
     result = _projection(recipe, [one for one in records if one["kind"] == "step"], videos, evaluating, measuring)
     show(console, result.lines())
     return result
@@ -115,13 +129,6 @@ def _spread(rows: Sequence[Annotation], count: int) -> list[Annotation]:
 
 def _one_epoch(recipe: Recipe) -> Recipe:
     return replace(recipe, optimization=replace(recipe.optimization, epochs=1, warmup_epochs=0.0))
-
-
-def _trainer(parts: Parts, run: RunFolder) -> Trainer:
-    def save(path: Path) -> None:
-        save_model(parts.model, path)
-
-    return Trainer(parts.model, parts.task, parts.loader, parts.recipe.optimization, run=run, save=save)
 
 
 def _projection(
@@ -244,7 +251,7 @@ class OneBatch(Classification):
     """The task until a batch is learned; nothing is evaluated."""
 
     def __init__(self, target: float = 0.0) -> None:
-        super().__init__(cast("DataLoader[Any]", None), label_smoothing=0.0, batch_size=1)
+        super().__init__(cast("HeldOut", None), label_smoothing=0.0)
         self.target = target
         self.losses: list[float] = []
         self.times: list[float] = []  # when each step had its loss, in seconds
@@ -266,7 +273,7 @@ class _Again:
     """A loader of one batch, so many times."""
 
     def __init__(self, batch: Batch, times: int) -> None:
-        self.batch, self.times = batch, times
+        self.batch, self.times, self.batch_size = batch, times, len(batch)
         self.sampler = self
 
     def set_epoch(self, epoch: int, *, first_batch: int = 0) -> None:
@@ -282,7 +289,12 @@ class _Again:
 class _Nowhere(RunFolder):
     """The folder of a run of which no state is kept."""
 
-    def save_state(self, state: dict[str, Any]) -> None:
+    def open_states(self, ranks: Ranks) -> StateFolder:
+        return _NoStates(self.states, ranks)
+
+
+class _NoStates(StateFolder):
+    def save(self, name: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Not here."""
 
 
@@ -290,7 +302,7 @@ def train_on(model: UniFormerV2, recipe: Recipe, task: Classification, batch: Ba
     """So many steps on one batch, of which nothing is kept."""
     loader = cast("DataLoader[Any]", _Again(batch, times))
     with tempfile.TemporaryDirectory() as folder:
-        Trainer(model, task, loader, recipe.optimization, run=_Nowhere(folder), save=lambda path: None).fit()
+        Trainer(model, task, loader, recipe.optimization, run=_Nowhere(folder), save=lambda model, path: None).fit()
 
 
 def _losses(parts: Parts, batch: Batch, steps: int) -> list[float]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.model.config import Preprocessing, named_config
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.train.frozen import freeze_backbone
+from uniformerv2.train.frozen import freeze_backbone, freeze_unused
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Recipe
 from uniformerv2.weights import arm, load_model
 from uniformerv2.weights.labels import matching
@@ -48,6 +48,7 @@ def build_model(recipe: Recipe, labels: Sequence[str]) -> UniFormerV2:
         raise RecipeError(f"no such model: {error}") from error
     if start.frozen_backbone:
         freeze_backbone(model)
+    freeze_unused(model)
     return model
 
 

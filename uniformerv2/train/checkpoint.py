@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
-from uniformerv2.atomic import whole_file, write_text
-from uniformerv2.errors import CheckpointError, RecipeError
+from uniformerv2.atomic import write_text
+from uniformerv2.errors import RecipeError
+from uniformerv2.train.distributed import Ranks
 from uniformerv2.train.lock import locked
 from uniformerv2.train.recipe import differences
+from uniformerv2.train.state import PARTIAL, StateFolder, unwritable
 
 
 class RunFolder:
@@ -29,8 +28,8 @@ class RunFolder:
     evaluation.json     of the last model, video by video; written at the end
     last.safetensors    the model after the last finished epoch
     best.safetensors    the model after the epoch with the best held-out metric
-    state.pt            what resuming needs: weights, optimizer, how far the run has come; written last, so it is
-                        always consistent
+    state/              what resuming needs: weights, optimizer, how far the run has come; begun last, so it is
+                        always consistent; see `StateFolder`
 
     While a process works on the run, it holds the lock of .lock.
     """
@@ -44,11 +43,11 @@ class RunFolder:
         self.evaluation = self.path / "evaluation.json"
         self.last = self.path / "last.safetensors"
         self.best = self.path / "best.safetensors"
-        self.state = self.path / "state.pt"
+        self.states = self.path / "state"
 
     def files(self) -> list[Path]:
-        """Everything that a run writes."""
-        return [self.recipe, self.train, self.held_out, self.metrics, self.evaluation, self.last, self.best, self.state]
+        """All files that a run writes, beside what is in folders."""
+        return [self.recipe, self.train, self.held_out, self.metrics, self.evaluation, self.last, self.best]
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Whether this folder may be used so. Raises RecipeError and touches nothing."""
@@ -82,6 +81,8 @@ class RunFolder:
         with lock:
             for file in self._partial_files():
                 file.unlink(missing_ok=True)
+            for partial in self.states.glob(f"*{PARTIAL}"):
+                shutil.rmtree(partial)
             yield
 
     def _partial_files(self) -> list[Path]:
@@ -108,7 +109,8 @@ class RunFolder:
                 write_text(file, text)
 
     def _remove_run(self) -> None:
-        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        for folder in (self.states, self.path / "tensorboard"):
+            shutil.rmtree(folder, ignore_errors=True)
         for file in reversed(self.files()):  # recipe.json last: what a kill leaves is still known as a run
             file.unlink(missing_ok=True)
 
@@ -124,12 +126,9 @@ class RunFolder:
             raise RecipeError(f"{self.path}: resume with the options that it was started with ({changed})")
         raise RecipeError(f"{self.path}: the videos or their split are not those of {file.name}; start another run")
 
-    def save_state(self, state: dict[str, Any]) -> None:
-        """Write state.pt, whole or not at all. Raises CheckpointError."""
-        with self.saving(self.state), whole_file(self.state) as partial:
-            torch.save(state, partial)
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())  # on disk before it takes the place of the former, even if power fails
+    def open_states(self, ranks: Ranks) -> StateFolder:
+        """Where the states are; all processes call this together."""
+        return StateFolder(self.states, ranks)
 
     @contextmanager
     def saving(self, file: Path) -> Iterator[None]:
@@ -137,25 +136,7 @@ class RunFolder:
         try:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:  # how torch and safetensors tell of a full disk
-            free = shutil.disk_usage(self.path).free / 2**20
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-            raise CheckpointError(
-                f"{file}: could not be written ({reason}; {free:.0f} MiB are free there); what was saved before is "
-                "intact: make room and continue with --resume"
-            ) from error
-
-    def load_state(self) -> dict[str, Any] | None:
-        """What `save_state` wrote; None where nothing was saved yet. Raises CheckpointError."""
-        if not self.state.is_file():
-            return None
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of torch, about files that it did not write
-                return torch.load(self.state, map_location="cpu", weights_only=True)
-        except Exception as error:  # what is no state can make the unpickler fail in any way
-            raise CheckpointError(
-                f"{self.state}: not a readable training state; start again with --overwrite"
-            ) from error
+            raise unwritable(file, error) from error
 
 
 @contextmanager

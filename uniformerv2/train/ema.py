@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from uniformerv2.train.parallel import local_tensor
 
 
 class WeightAverage:
@@ -20,6 +21,9 @@ class WeightAverage:
     Args:
         model: what to average.
         decay: in [0, 1); what the average keeps of itself in a step.
+
+    Attributes:
+        updates: how many there were; with `average`, all that has to be kept to go on.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -35,8 +39,8 @@ class WeightAverage:
         averages, weights = [], []
         for name, tensor in self.model.state_dict().items():
             if tensor.is_floating_point():
-                averages.append(self.average[name])
-                weights.append(tensor)
+                averages.append(local_tensor(self.average[name]))
+                weights.append(local_tensor(tensor))
             else:
                 self.average[name].copy_(tensor)
         torch._foreach_lerp_(averages, weights, 1 - decay)
@@ -56,13 +60,3 @@ class WeightAverage:
             weights = tensor.clone()
             tensor.copy_(self.average[name])
             self.average[name].copy_(weights)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs."""
-        return {"updates": self.updates, "average": self.average}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a former state."""
-        self.updates = state["updates"]
-        for name, tensor in self.average.items():
-            tensor.copy_(state["average"][name])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, islice
@@ -17,19 +18,31 @@ from typing import Any, Protocol
 import torch
 from rich.console import Console
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
 from uniformerv2.device import model_device
-from uniformerv2.errors import CheckpointError, RecipeError, VideoError
+from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.train.checkpoint import RunFolder
+from uniformerv2.train.distributed import current_ranks
 from uniformerv2.train.ema import WeightAverage
 from uniformerv2.train.frozen import train_mode
-from uniformerv2.train.guard import NOTHING_BAD, first_bad
+from uniformerv2.train.guard import BAD_CLIPS, NOTHING_BAD, first_bad
 from uniformerv2.train.log import MetricsFile, RunDisplay, Speed
-from uniformerv2.train.optim import build_optimizer, learning_rate, set_learning_rate
+from uniformerv2.train.optim import (
+    build_optimizer,
+    learning_rate,
+    load_optimizer_tensors,
+    optimizer_templates,
+    optimizer_tensors,
+    set_learning_rate,
+)
+from uniformerv2.train.parallel import Parallel, copy_whole, share, whole_tensor
 from uniformerv2.train.precision import allow_tf32, autocast, loss_scaler
 from uniformerv2.train.recipe import Optimization
+from uniformerv2.train.state import under, within
 from uniformerv2.train.termination import Terminated, Termination
 from uniformerv2.train.writers import Program, Writer, open_writers
 
@@ -77,14 +90,17 @@ class Task(Protocol):
     monitor: str  # the metric of `evaluate` that decides which epoch was best; more is better
 
     def cost(self, model: nn.Module, batch: Any) -> Cost | None:
-        """The loss of a batch, called under autocast; None if nothing in the batch could be read."""
+        """The loss of a batch, called under autocast; None if nothing in the batch could be read.
+
+        Of several processes each runs the model all the same, on no clip: the others wait for its gradient.
+        """
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Held-out metrics; empty where nothing is held out."""
 
 
 class Trainer:
-    """Trains a model for a task and keeps the folder of the run.
+    """Trains a model for a task and keeps the folder of the run, in one process or in several that train as one.
 
     The order of an epoch follows from (seed, epoch) alone, and everything else is saved after each epoch and from time
     to time inside one, so a run that was killed and is resumed has the loss curve of an unbroken one. After a SIGTERM
@@ -94,8 +110,13 @@ class Trainer:
     as one. It differs from that of one large batch in what the batches share: BatchNorm, in the local UniBlocks,
     normalises each with its own statistics.
 
-    Where the optimization has an `ema`, the average of the weights is evaluated and saved as the model; state.pt has
+    Where the optimization has an `ema`, the average of the weights is evaluated and saved as the model; the state has
     both.
+
+    All processes of a group make a trainer, of equal models, and call its methods together. A step takes the batches of
+    all of them; the gradient is again that of the mean loss of all clips, and BatchNorm normalises over the processes.
+    A state that any number of processes has saved can be resumed by any other number: where it was saved in the middle
+    of an epoch, only dropout and drop path are then drawn anew. The first process writes and shows.
 
     Args:
         model: on the device that computes.
@@ -103,11 +124,12 @@ class Trainer:
         loader: training batches; its sampler has `set_epoch`, as `EpochSampler`, and a batch of it is a step.
         optimization: rates, lengths, and a precision that is no longer "auto".
         run: the folder, already created.
-        save: writes the model to a file.
+        save: writes a model to a file.
         console: shows the progress; None shows nothing.
         save_every: seconds after which the state is saved in the middle of an epoch.
         programs: that show curves, see `open_writers`.
         recipe: what they say is run.
+        parallel: how several processes share the model, see `share`.
     """
 
     def __init__(
@@ -118,16 +140,23 @@ class Trainer:
         optimization: Optimization,
         *,
         run: RunFolder,
-        save: Callable[[Path], None],
+        save: Callable[[Any, Path], None],
         console: Console | None = None,
         save_every: float = SAVE_EVERY,
         programs: Sequence[Program] = (),
         recipe: Mapping[str, Any] = MappingProxyType({}),
+        parallel: Parallel = "ddp",
     ) -> None:
+        self.ranks = current_ranks()
         self.model, self.task, self.loader, self.optimization = model, task, loader, optimization
-        self.run, self.save, self.console, self.save_every = run, save, console, save_every
-        self.programs, self.recipe = programs, recipe
+        self.run, self.save, self.save_every = run, save, save_every
+        self.console = console if self.ranks.first else None
+        self.programs, self.recipe = programs if self.ranks.first else (), recipe
         self.device = model_device(model)
+        # what is evaluated and saved: the model itself, or a copy of one that is divided
+        self._whole = copy.deepcopy(model) if self.ranks.world > 1 and parallel == "fsdp" else model
+        trained = share(model, parallel, optimization.precision) if self.ranks.world > 1 else model
+        self._shared = trained if isinstance(trained, DistributedDataParallel) else None
         self.optimizer = build_optimizer(model, optimization)
         self.scaler = loss_scaler(optimization.precision, self.device)
         self.average = WeightAverage(model, optimization.ema) if optimization.ema else None
@@ -136,30 +165,34 @@ class Trainer:
         self.best: float | None = None  # the monitored metric of the best epoch so far
         self.stalled = 0  # evaluations since then
         # what is trained; the same parameters
-        self._compiled: nn.Module = torch.compile(model) if optimization.compile else model  # type: ignore[assignment]
+        self._trained: nn.Module = torch.compile(trained) if optimization.compile else trained  # type: ignore[assignment]
+        self._states = run.open_states(self.ranks)
         self._progress = Progress()  # of the epoch that runs
         self._generators: list[Tensor] = []  # as they were when a resumed epoch was broken off
         self._termination = Termination()
+        self._saved, self._save_now, self._stop = time.perf_counter(), False, False
         self._writers: list[Writer] = []
 
     def resume(self) -> None:
         """Go back to the last state that was saved, if there is one. Raises CheckpointError."""
-        state = self.run.load_state()
-        if state is None:
+        facts = self._states.facts()
+        if facts is None:
             return
-        try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
+        with self._states.reading():
+            shapes = self._states.shapes()
+            kept = optimizer_templates(self.model, within("optimizer", shapes))
+            generators = {
+                name: torch.empty(shape, dtype=torch.uint8) for name, shape in within("generators", shapes).items()
+            }
+            self._states.load(self._weights() | under("optimizer", kept) | under("generators", generators))
+            load_optimizer_tensors(self.model, self.optimizer, kept)
+            self.scaler.load_state_dict(facts["scaler"])
             if self.average is not None:
-                self.average.load_state_dict(state["average"])
-            self.finished_epochs, self.best, self.stalled = state["epoch"], state["best"], state["stalled"]
-            self._progress, self._generators = Progress(**state["progress"]), state["generators"]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CheckpointError(
-                f"{self.run.state}: of another version or another model ({reason}); start again with --overwrite"
-            ) from error
+                self.average.updates = facts["updates"]
+            self.finished_epochs, self.best, self.stalled = facts["epoch"], facts["best"], facts["stalled"]
+            self._progress = Progress(**facts["progress"])
+            if facts["world"] == self.ranks.world:
+                self._generators = list(within(str(self.ranks.rank), generators).values())
 
     def fit(self) -> None:
         """Train until the last epoch, or until evaluations get no better if the optimization stops early.
@@ -172,22 +205,26 @@ class Trainer:
         """
         epochs, steps = self.optimization.epochs, self.steps_per_epoch
         finished = self.finished_epochs * steps + self._progress.steps
-        metrics = MetricsFile(self.run.metrics, finished_epochs=self.finished_epochs, finished_steps=finished)
+        metrics: MetricsFile | None = None
+        if self.ranks.first:
+            metrics = MetricsFile(self.run.metrics, finished_epochs=self.finished_epochs, finished_steps=finished)
         display = RunDisplay(self.console, epochs=epochs, steps=epochs * steps, finished_steps=finished)
         allow_tf32(self.optimization.precision)
         showing = open_writers(self.programs, self.run.path, self.recipe, finished_steps=finished)
-        with closing(metrics), showing as self._writers, display, self._termination:
+        with closing(metrics) if metrics else nullcontext(), showing as self._writers, display, self._termination:
             try:
                 for epoch in range(self.finished_epochs + 1, epochs + 1):
                     if self._stops_early():
                         break
                     self._run_epoch(epoch, metrics, display)
-                self._termination.check()
+                self._termination.check_all(self.ranks)
             except Terminated:
                 self._save_state()
                 done = self.finished_epochs * steps + self._progress.steps
                 self._say(f"stopped by SIGTERM after step {done} of {epochs * steps}; it can go on with --resume")
                 raise
+            finally:
+                self._states.finish()
 
     def _stops_early(self) -> bool:
         patience = self.optimization.early_stop
@@ -199,7 +236,7 @@ class Trainer:
         )
         return True
 
-    def _run_epoch(self, epoch: int, metrics: MetricsFile, display: RunDisplay) -> None:
+    def _run_epoch(self, epoch: int, metrics: MetricsFile | None, display: RunDisplay) -> None:
         """Train, measure, save."""
         speed = Speed(self.device)
         self._train_epoch(epoch, metrics, display, speed)
@@ -208,12 +245,12 @@ class Trainer:
         self._save_epoch(epoch, means)
         display.epoch(epoch, means, speed.total)
 
-    def _train_epoch(self, epoch: int, metrics: MetricsFile, display: RunDisplay, speed: Speed) -> None:
+    def _train_epoch(self, epoch: int, metrics: MetricsFile | None, display: RunDisplay, speed: Speed) -> None:
         """One pass over the training files, or what is left of it."""
-        progress, saved = self._progress, time.perf_counter()
+        progress, self._saved = self._progress, time.perf_counter()
         batches = speed.waiting(self._batches(epoch))
         while True:
-            with self._termination.at_once():
+            with self._stopping_at_once():
                 batch = next(batches, None)
             if batch is None:
                 break
@@ -225,19 +262,26 @@ class Trainer:
                 timings = speed.step(clips)
                 self._record(metrics, {"kind": "step", "epoch": epoch, "step": number + 1, **means, **facts, **timings})
             display.step(epoch, progress.means, facts, speed.total)
-            if time.perf_counter() - saved > self.save_every and progress.steps < self.steps_per_epoch:
+            if self._stop:
+                raise Terminated
+            if self._save_now and progress.steps < self.steps_per_epoch:
                 self._save_state()
-                saved = time.perf_counter()
+                self._saved = time.perf_counter()
         if not progress.clips:
             raise VideoError("not one training video could be read; the reasons are above")
 
+    def _stopping_at_once(self) -> AbstractContextManager[None]:
+        """Around what SIGTERM may break off. Several processes stop together, after a step."""
+        return self._termination.at_once() if self.ranks.world == 1 else nullcontext()
+
     def _batches(self, epoch: int) -> Iterator[Any]:
         """The batches of an epoch that are still to come, with torch's generators where they belong."""
-        torch.manual_seed(random.Random(f"{self.optimization.seed} {epoch}").getrandbits(32))
+        rank = f" {self.ranks.rank}" if self.ranks.rank else ""  # each process drops out something else
+        torch.manual_seed(random.Random(f"{self.optimization.seed} {epoch}{rank}").getrandbits(32))
         self.loader.sampler.set_epoch(epoch, first_batch=self._progress.steps)  # type: ignore[attr-defined]
         train_mode(self.model)
         batches = iter(self.loader)  # may draw from a generator
-        if self._progress.steps:
+        if self._progress.steps and self._generators:
             set_generators(self._generators)
         return batches
 
@@ -247,25 +291,44 @@ class Trainer:
         Returns:
             Means over the clips, and what else is worth logging; both empty if there was nothing to learn from.
         """
-        seen, total, unit = [], Totals(), 0
+        seen, total = [], Totals()
+        unit = self.loader.batch_size or 1  # whose gradient has the weight 1
+        accumulate = self.optimization.accumulate
+        in_step = min(accumulate, len(self.loader) - self._progress.steps * accumulate)
         self.optimizer.zero_grad()
         for batch in batches:
             seen.append((batch, get_generators()))
-            cost = self._cost(self._compiled, batch)
-            if cost is not None:
-                unit = unit or cost.clips  # a single batch weighs 1
-                total.add({"loss": cost.loss.item(), **cost.scalars}, cost.clips)
-                self.scaler.scale(cost.loss * (cost.clips / unit)).backward()
+            with self._sharing_gradients(len(seen) == in_step):
+                cost = self._cost(self._trained, batch)
+                if cost is not None:
+                    total.add({"loss": cost.loss.item(), **cost.scalars}, cost.clips)
+                    self.scaler.scale(cost.loss * (cost.clips / unit)).backward()
+        total = self._of_all_processes(total)
         if not total.clips:
             return {}, {}
         rate = learning_rate(number, steps_per_epoch=self.steps_per_epoch, optimization=self.optimization)
         set_learning_rate(self.optimizer, rate)
-        loss, norm = total.means["loss"], self._clip(total.clips / unit)
+        # the gradient is a sum over batches and a mean over processes
+        loss, norm = total.means["loss"], self._clip(total.clips / (unit * self.ranks.world))
         finite = math.isfinite(norm)
         if not math.isfinite(loss) or not (finite or self._may_overflow()):
             raise RecipeError(self._not_finite(loss, norm, number, epoch, seen))
         self._update(finite)
         return total.means, {"lr": rate, "clips": total.clips} | ({"grad_norm": norm} if finite else {"overflow": True})
+
+    def _sharing_gradients(self, last: bool) -> AbstractContextManager[object]:
+        """Around a batch of a step: processes exchange gradients in the backward pass of the last, and not before."""
+        if isinstance(self.model, FSDPModule):
+            self.model.set_requires_gradient_sync(last)
+        return nullcontext() if last or self._shared is None else self._shared.no_sync()
+
+    def _of_all_processes(self, total: Totals) -> Totals:
+        """What the processes have seen together; they agree too on whether to save now and whether to stop."""
+        due = self.ranks.first and time.perf_counter() - self._saved > self.save_every
+        stop = self._termination.asked and self.ranks.world > 1
+        clips, save, end, *sums = self.ranks.sums([total.clips, due, stop, *total.sums.values()])
+        self._save_now, self._stop = save > 0, end > 0
+        return Totals(int(clips), dict(zip(total.sums, sums, strict=True)))
 
     def _cost(self, model: nn.Module, batch: Any) -> Cost | None:
         try:
@@ -282,7 +345,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         if weight != 1:
             torch._foreach_div_([one.grad for one in self.model.parameters() if one.grad is not None], weight)
-        return clip_grad_norm_(self.model.parameters(), self.optimization.clip_norm).item()
+        return whole_tensor(clip_grad_norm_(self.model.parameters(), self.optimization.clip_norm)).item()
 
     def _may_overflow(self) -> bool:
         """Whether a gradient that is not finite is only one that was scaled too much; the scaler then leaves it out."""
@@ -296,13 +359,17 @@ class Trainer:
 
     def _not_finite(self, loss: float, norm: float, number: int, epoch: int, seen: Sequence[tuple[Any, Any]]) -> str:
         """The error of a step: which layer turned bad first, on which files, and what to do."""
-        reason = NOTHING_BAD
+        reason, files = NOTHING_BAD, ""
         for batch, generators in seen:
             set_generators(generators)  # the same dropout
-            reason = first_bad(self.model, partial(self._loss, batch))
+            with self._sharing_gradients(False):
+                found = first_bad(self.model, partial(self._loss, batch), self.ranks)
+            named = ", ".join(str(path) for path in getattr(batch, "paths", ())) or "unknown"
+            every = self.ranks.gather((found, named))
+            # what one process has from another may turn bad in both
+            reason, files = min(every, key=lambda one: (one[0] != BAD_CLIPS, one[0] == NOTHING_BAD))
             if reason != NOTHING_BAD:
                 break
-        files = ", ".join(str(path) for path in getattr(batch, "paths", ())) or "unknown"
         return (
             f"{self.run.path}: loss {loss} and gradient norm {norm} at step {number + 1}, epoch {epoch}; the first "
             f"that is not finite: {reason}; files of the batch: {files}; start again with a lower lr than "
@@ -318,12 +385,16 @@ class Trainer:
         last = epoch == self.optimization.epochs
         if not last and epoch % self.optimization.evaluate_every:
             return {}
-        with self.averaged(), self._termination.at_once():
-            return self.task.evaluate(self.model)
+        with self.evaluated() as model, self._stopping_at_once():
+            return self.task.evaluate(model)
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """Inside, the model has the weights that are evaluated: their average, if there is one."""
-        return self.average.applied() if self.average is not None else nullcontext()
+    @contextmanager
+    def evaluated(self) -> Iterator[nn.Module]:
+        """Inside, the model that is evaluated and saved: undivided, with the average of the weights if there is one."""
+        with self.average.applied() if self.average is not None else nullcontext():
+            if self._whole is not self.model:
+                copy_whole(self.model, self._whole)
+            yield self._whole
 
     def _save_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         self._save_model(self.run.last)
@@ -337,26 +408,33 @@ class Trainer:
         self._save_state()
 
     def _save_model(self, file: Path) -> None:
-        with self.run.saving(file), self.averaged():
-            self.save(file)
+        with self.evaluated() as model, self.run.saving(file):
+            if self.ranks.first:
+                self.save(model, file)
 
     def _save_state(self) -> None:
         """What resuming needs, after an epoch or after a step of the next."""
-        self.run.save_state(
-            {
-                "epoch": self.finished_epochs,
-                "best": self.best,
-                "stalled": self.stalled,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "average": self.average.state_dict() if self.average else None,
-                "progress": asdict(self._progress),
-                "generators": get_generators(),
-            }
-        )
+        facts = {
+            "epoch": self.finished_epochs,
+            "best": self.best,
+            "stalled": self.stalled,
+            "scaler": self.scaler.state_dict(),
+            "updates": self.average.updates if self.average else 0,
+            "progress": asdict(self._progress),
+            "world": self.ranks.world,
+        }
+        generators = {f"{self.ranks.rank}/{number}": state for number, state in enumerate(get_generators())}
+        optimizer = optimizer_tensors(self.model, self.optimizer)
+        tensors = self._weights() | under("optimizer", optimizer) | under("generators", generators)
+        self._states.save(f"{self.finished_epochs:06}-{self._progress.steps:08}", facts, tensors)
 
-    def _record(self, metrics: MetricsFile, record: Mapping[str, Any]) -> None:
+    def _weights(self) -> dict[str, Tensor]:
+        average = self.average.average if self.average else {}
+        return under("model", self.model.state_dict()) | under("average", average)
+
+    def _record(self, metrics: MetricsFile | None, record: Mapping[str, Any]) -> None:
+        if metrics is None:  # not the first process
+            return
         with self.run.saving(self.run.metrics):
             metrics.write(record)
         numbers = {name: value for name, value in record.items() if name not in ("kind", "epoch", "step")}

@@ -16,6 +16,17 @@ def freeze_backbone(model: UniFormerV2) -> None:
             part.requires_grad_(True)
 
 
+def freeze_unused(model: UniFormerV2) -> None:
+    """Leave out what does not reach the output, as in the frozen variant: its gradient would be awaited in vain where
+    processes share gradients."""
+    if model.mix is None and model.config.global_after:
+        backbone = model.backbone
+        for part in (backbone.post_norm, backbone.pool_norm, backbone.pool):
+            if part is not None:
+                part.requires_grad_(False)
+        backbone.blocks[model.config.global_after[-1] + 1 :].requires_grad_(False)
+
+
 def train_mode(model: nn.Module) -> None:
     """Training mode for the parts that are trained, evaluation mode for those of which no parameter is.
 

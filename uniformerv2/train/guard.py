@@ -7,15 +7,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from uniformerv2.train.distributed import Ranks
+
 NOTHING_BAD = "the loss itself"
+BAD_CLIPS = "the clips themselves"
 
 
-def first_bad(model: nn.Module, loss: Callable[[], Tensor | None]) -> str:
+def first_bad(model: nn.Module, loss: Callable[[], Tensor | None], ranks: Ranks) -> str:
     """Compute a loss and its gradient once more, and name what turns bad first.
 
     Args:
         model: its layers are watched; afterwards its gradients mean nothing.
         loss: computes the loss with the model, as it was computed when it turned bad; None if there is none.
+        ranks: the processes that do this together, with the same model or parts of it.
 
     Returns:
         "the clips themselves", "the weights of LAYER", "the output of LAYER", "the gradient at the output of LAYER",
@@ -29,7 +33,8 @@ def first_bad(model: nn.Module, loss: Callable[[], Tensor | None]) -> str:
     hooks += [part.register_forward_hook(_output_hook(name, found)) for name, part in model.named_modules() if name]
     try:
         value = loss()
-        if not found and value is not None and value.isfinite():
+        bad = found or (value is not None and not value.isfinite())
+        if not any(ranks.gather(bool(bad))) and value is not None:  # all go backward, or none
             value.backward()
             found += [f"the gradient of {name}" for name, one in model.named_parameters() if not _finite(one.grad)]
     finally:
@@ -41,7 +46,7 @@ def first_bad(model: nn.Module, loss: Callable[[], Tensor | None]) -> str:
 def _inputs_hook(found: list[str]) -> Callable[[nn.Module, Any], None]:
     def look(_: nn.Module, inputs: Any) -> None:
         if not all(_finite(tensor) for tensor in _tensors(inputs)):
-            found.append("the clips themselves")
+            found.append(BAD_CLIPS)
 
     return look
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from uniformerv2.train.recipe import Optimization
@@ -44,11 +45,39 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
         group["lr"] = rate * group["lr_scale"]
 
 
-def freeze_backbone(model: nn.Module) -> None:
-    """Keep the image transformer as it is: only what arming added is trained, local UniBlocks included."""
-    for name, parameter in model.named_parameters():
-        if IMAGE.match(name):
-            parameter.requires_grad_(False)
+def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The state of an optimizer, by the name of a parameter and what is kept of it: "head.linear.bias exp_avg"."""
+    return {
+        f"{name} {kind}": tensor
+        for name, parameter in model.named_parameters()
+        for kind, tensor in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def optimizer_templates(model: nn.Module, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Empty tensors for what `optimizer_tensors` gave, divided among processes as the parameters are.
+
+    Raises:
+        KeyError: of a parameter that the model does not have.
+    """
+    parameters = dict(model.named_parameters())
+    return {
+        key: torch.empty_like(parameter) if shape == parameter.shape else torch.empty(shape)
+        for key, shape in shapes.items()
+        for parameter in [parameters[key.rsplit(" ", 1)[0]]]
+    }
+
+
+def load_optimizer_tensors(model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Go back to what `optimizer_tensors` gave."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    kept: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, kind = key.rsplit(" ", 1)
+        kept.setdefault(name, {})[kind] = tensor
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {number: kept[names[one]] for number, one in enumerate(parameters) if names[one] in kept}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _with_scales(model: nn.Module, decay: float) -> Iterator[tuple[float, nn.Parameter]]:

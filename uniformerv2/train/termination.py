@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from uniformerv2.train.distributed import Ranks
+
 TERMINATED = 128 + signal.SIGTERM  # the exit status that shells report of a process that was terminated
 
 
@@ -46,6 +48,11 @@ class Termination:
     def check(self) -> None:
         """Raises Terminated after a SIGTERM."""
         if self.asked:
+            raise Terminated
+
+    def check_all(self, ranks: Ranks) -> None:
+        """Raises Terminated in all processes after a SIGTERM to one of them."""
+        if any(ranks.gather(self.asked)):
             raise Terminated
 
     @contextmanager

@@ -1,0 +1,320 @@
+"""Several processes train as one would: the same gradients, statistics, losses, and states for any number of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from uniformerv2.errors import ProcessError, RecipeError
+from uniformerv2.model.config import ModelConfig
+from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.tasks.classification import Classification, train_classifier
+from uniformerv2.tasks.rehearsal import dry_run
+from uniformerv2.train.checkpoint import RunFolder
+from uniformerv2.train.distributed import Ranks, current_ranks
+from uniformerv2.train.engine import Cost
+from uniformerv2.train.log import read_metrics
+from uniformerv2.train.parallel import SynchronizedBatchNorm, share, whole_tensor
+from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.train.termination import TERMINATED
+from uniformerv2.video.augmentation import Augmentation
+from uniformerv2.weights import load_model
+
+Together = Callable[..., list[Any]]
+WAYS = [(2, "ddp"), (3, "ddp"), (2, "fsdp")]
+
+
+def small_model() -> UniFormerV2:
+    """With local blocks, whose BatchNorm couples the clips of a batch, and recomputed activations."""
+    torch.manual_seed(3)
+    config = ModelConfig(
+        width=24,
+        depth=3,
+        heads=2,
+        patch_size=8,
+        image_size=(16, 16),
+        local_blocks="attention+mlp",
+        temporal_downsample=True,
+        global_after=(1, 2),
+        checkpoint_blocks=2,
+        num_classes=5,
+    )
+    model = UniFormerV2(config).train()
+    for parameter in model.parameters():  # what is zero at the start would hide what is behind it
+        nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def clips_and_labels(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return torch.randn(count, 3, 4, 16, 16, generator=generator), torch.randint(5, (count,), generator=generator)
+
+
+def gradients_and_statistics(model: nn.Module) -> dict[str, torch.Tensor]:
+    gradients = {name: whole_tensor(one.grad) for name, one in model.named_parameters() if one.grad is not None}
+    return gradients | {name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name}
+
+
+def loss_share(called: nn.Module, clips: torch.Tensor, labels: torch.Tensor, count: int, world: int) -> torch.Tensor:
+    """Whose mean over the processes is the mean over all clips."""
+    return nn.functional.cross_entropy(called(clips), labels, reduction="sum") * world / count
+
+
+@pytest.mark.parametrize(("world", "way"), WAYS)
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 3, 2), (4, 0, 2)])
+def test_gradients_and_statistics_are_those_of_one_process(
+    together: Together, world: int, way: Any, sizes: tuple[int, ...]
+) -> None:
+    sizes = sizes[:world]
+    clips, labels = clips_and_labels(sum(sizes))
+    alone = small_model()
+    loss_share(alone, clips, labels, sum(sizes), 1).backward()
+    expected = gradients_and_statistics(alone)
+
+    def work() -> dict[str, torch.Tensor]:
+        rank = current_ranks().rank
+        model = small_model()
+        called = share(model, way, "fp32")
+        own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+        loss_share(called, clips[own], labels[own], sum(sizes), world).backward()
+        return gradients_and_statistics(model)
+
+    for found in together(world, work):
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert (found[name] - tensor).abs().max() <= 1e-6 * max(1.0, float(tensor.abs().max())), name
+
+
+def test_batch_norm_over_processes_is_batch_norm_over_all_rows(together: Together) -> None:
+    rows = torch.randn(12, 5, generator=torch.Generator().manual_seed(0)) * 3 + 100  # squares would lose digits
+    alone = nn.BatchNorm1d(5)
+    expected = alone(rows)
+
+    def work() -> tuple[torch.Tensor, ...]:
+        model = nn.Sequential(nn.BatchNorm1d(5))
+        called = share(model, "ddp", "fp32")
+        assert isinstance(model[0], SynchronizedBatchNorm)
+        assert list(model.state_dict()) == [f"0.{name}" for name in alone.state_dict()]
+        own = rows[:9] if current_ranks().first else rows[9:]
+        return called(own).detach(), model[0].running_mean, model[0].running_var, model[0].num_batches_tracked
+
+    (first, *statistics), (second, *others) = together(2, work)
+    torch.testing.assert_close(torch.cat([first, second]), expected.detach(), rtol=1e-5, atol=1e-5)
+    for found in (statistics, others):
+        torch.testing.assert_close(found[0], alone.running_mean)
+        torch.testing.assert_close(found[1], alone.running_var)
+        assert found[2] == 1
+
+
+# --- whole runs
+
+
+@pytest.fixture(scope="module")
+def recipe(image_model: Path) -> Recipe:
+    """12 steps without chance but the one that follows from the file, which is the same in every process."""
+    return Recipe(
+        ModelRecipe(arm=str(image_model)),
+        ClipRecipe(num_frames=4, size=32),
+        Optimization(epochs=6, batch_size=6, lr=2e-3, warmup_epochs=1, precision="fp32", ema=0.9),
+        Augmentation(erasing=0.5),
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(colours: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    train_classifier(colours, folder, recipe)
+    return folder
+
+
+def losses(folder: Path) -> list[float]:
+    return [record["loss"] for record in read_metrics(folder / "metrics.jsonl") if record["kind"] == "step"]
+
+
+def assert_same_run(run: Path, alone: Path) -> None:
+    """But for the order of additions."""
+    assert losses(run) == pytest.approx(losses(alone), rel=1e-4)
+    records, others = (read_metrics(folder / "metrics.jsonl") for folder in (run, alone))
+    assert [(one["kind"], one.get("step"), one.get("clips")) for one in records] == [
+        (one["kind"], one.get("step"), one.get("clips")) for one in others
+    ]
+    for name in ("last", "best"):
+        weights, expected = (load_model(folder / f"{name}.safetensors").state_dict() for folder in (run, alone))
+        for key, tensor in expected.items():
+            if not key.endswith(
+                "qkv.bias"
+            ):  # the keys' has a gradient of rounding errors, which Adam makes as large as any
+                torch.testing.assert_close(weights[key], tensor, rtol=1e-3, atol=1e-4)
+    found, wanted = (json.loads((folder / "evaluation.json").read_text()) for folder in (run, alone))
+    assert (found["top1"], found["evaluated"]) == (wanted["top1"], wanted["evaluated"])
+    assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-3)
+    assert sorted(file.name for file in run.iterdir()) == sorted(file.name for file in alone.iterdir())
+
+
+@pytest.mark.parametrize(("world", "way"), WAYS)
+def test_a_run_of_several_processes_is_that_of_one(
+    together: Together, colours: Path, recipe: Recipe, alone: Path, tmp_path: Path, world: int, way: Any
+) -> None:
+    def work() -> tuple[Any, ...]:
+        result = train_classifier(colours, tmp_path / "run", recipe, parallel=way)
+        return result.last, result.evaluation, len(result.history), result.skipped
+
+    results = together(world, work)
+    assert_same_run(tmp_path / "run", alone)
+    assert all(result == results[0] for result in results)
+    assert results[0][2:] == (6, {})
+
+
+def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process dies before this step, from 1."""
+    cost, seen = Classification.cost, []
+
+    def counted(task: Classification, model: nn.Module, batch: Any) -> Cost | None:
+        seen.append(1)
+        if len(seen) == step:
+            os._exit(77)
+        return cost(task, model, batch)
+
+    monkeypatch.setattr(Classification, "cost", counted)
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_a_state_of_two_processes_is_resumed_by_one_and_by_three(
+    start_together: Together,
+    together: Together,
+    colours: Path,
+    recipe: Recipe,
+    alone: Path,
+    tmp_path: Path,
+    way: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for world in (1, 3):
+        run = tmp_path / str(world)
+        with monkeypatch.context() as patch:
+            dying_at(8, patch)  # in the middle of an epoch
+            work = lambda: train_classifier(colours, run, recipe, parallel=way, save_every=0.0)  # noqa: B023, E731
+            for process in start_together(2, work):
+                process.join(60)
+                assert process.exitcode == 77
+        states = RunFolder(run).open_states(Ranks())
+        assert states.newest is not None
+        assert states.newest.name in ("000003-00000000", "000003-00000001")  # the last may have been half written
+        if world == 1:
+            train_classifier(colours, run, recipe, resume=True)
+        else:
+            together(3, lambda: train_classifier(colours, run, recipe, resume=True, parallel=way) and None)  # noqa: B023
+        assert_same_run(run, alone)
+
+
+def test_the_processes_stop_together_after_a_sigterm_to_one(
+    start_together: Together, colours: Path, recipe: Recipe, alone: Path, tmp_path: Path, together: Together
+) -> None:
+    run = tmp_path / "run"
+    processes = start_together(2, lambda: train_classifier(colours, run, recipe, save_every=0.0))
+    end = time.monotonic() + 60
+    while not (run / "state").exists():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    os.kill(processes[1].pid, signal.SIGTERM)
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == TERMINATED
+    together(2, lambda: train_classifier(colours, run, recipe, resume=True) and None)
+    assert_same_run(run, alone)
+
+
+def test_where_one_process_dies_the_others_end_and_the_state_is_intact(
+    start_together: Together, colours: Path, recipe: Recipe, alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+
+    def work() -> None:
+        with pytest.raises(ProcessError, match=r"another process of this run has ended; .*--resume"):
+            train_classifier(colours, run, recipe, save_every=0.0)
+
+    processes = start_together(2, work)
+    end = time.monotonic() + 60
+    while not (run / "state").exists():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    processes[1].kill()
+    processes[0].join(60)
+    assert processes[0].exitcode == 0
+    train_classifier(colours, run, recipe, resume=True)
+    assert_same_run(run, alone)
+
+
+def test_a_process_whose_videos_cannot_be_read_waits_for_the_others(
+    together: Together, colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.mp4").write_text("no video")
+    files = sorted(colours.rglob("*.mp4"))
+    rows = [f"{file},{file.parent.name},{'val' if file.stem.endswith('0') else 'train'}" for file in files]
+    rows.append(f"{tmp_path / 'broken.mp4'},red,train")
+    manifest = tmp_path / "videos.csv"
+    manifest.write_text("\n".join(["path,label,split", *rows]) + "\n")
+    small = recipe.vary(batch_size=3, epochs=2)  # one video for each of three processes: one of them gets none
+
+    train_classifier(manifest, tmp_path / "alone", small)
+    skipped = together(3, lambda: train_classifier(manifest, tmp_path / "run", small).skipped)
+    assert_same_run(tmp_path / "run", tmp_path / "alone")
+    assert all(list(one) == [str(tmp_path / "broken.mp4")] for one in skipped)
+    assert any(record.get("clips") == 2 for record in read_metrics(tmp_path / "run" / "metrics.jsonl"))
+
+
+def test_what_is_wrong_is_said_by_every_process(
+    together: Together, colours: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    def reason(**values: Any) -> str:
+        with pytest.raises(RecipeError) as caught:
+            train_classifier(colours, tmp_path / "run", recipe.vary(**values))
+        return str(caught.value)
+
+    assert (
+        together(2, lambda: reason(batch_size=3))
+        == ["batch_size must be divisible by 2 processes times accumulate times repeats, 2, got 3"] * 2
+    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("years of work")
+    first, second = together(2, reason)
+    assert first == second
+    assert re.search("run: not empty", first)
+
+
+def test_a_bad_loss_is_explained_by_the_process_that_has_it(
+    together: Together, colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost = Classification.cost
+
+    def spoilt(task: Classification, model: nn.Module, batch: Any) -> Cost | None:
+        if current_ranks().rank == 1:
+            batch.clips = batch.clips * float("nan")
+        return cost(task, model, batch)
+
+    monkeypatch.setattr(Classification, "cost", spoilt)
+
+    def reason() -> tuple[str, ...]:
+        with pytest.raises(
+            RecipeError, match="step 1, epoch 1; the first that is not finite: the clips themselves"
+        ) as caught:
+            train_classifier(colours, tmp_path / "run", recipe)
+        return str(caught.value)
+
+    first, second = together(2, reason)
+    assert first == second
+
+
+def test_a_dry_run_tries_all_processes(together: Together, colours: Path, recipe: Recipe) -> None:
+    results = together(2, lambda: dry_run(colours, recipe, parallel="fsdp"))
+    assert [result.steps for result in results] == [2, 2]

@@ -1,0 +1,124 @@
+"""A model that several processes train as one."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.nn.functional import all_reduce
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from uniformerv2.errors import RecipeError
+from uniformerv2.train.recipe import Precision
+
+Parallel = Literal["ddp", "fsdp"]
+
+
+def check_parallel(parallel: Parallel) -> None:
+    """Raises RecipeError for what is no way to share a training."""
+    if parallel not in get_args(Parallel):
+        raise RecipeError(f"processes share a training by {' or '.join(get_args(Parallel))}, got {parallel!r}")
+
+
+def share(model: nn.Module, parallel: Parallel, precision: Precision) -> nn.Module:
+    """Make a model one that all processes of the group train together; each has built it alike.
+
+    The gradient is then the mean over the processes, and BatchNorm sees the clips of all of them, as if one process had
+    the whole batch. Every process has to run the model as often as the others, be it on no clip.
+
+    Args:
+        model: on the device that computes. It is changed, and stays what is saved.
+        parallel: "ddp", every process has all of it (DistributedDataParallel); "fsdp", weights, gradients and the state
+            of the optimizer are divided, block by block (FSDP2, `fully_shard`).
+        precision: of the training. In "bf16" and "fp16" sharded weights travel in that type, gradients in float32.
+
+    Returns:
+        What is called in training.
+    """
+    synchronise_batch_norm(model)
+    if parallel == "fsdp":
+        narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        # inputs keep their type: autocast decides what is computed in which, as in one process
+        policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for block in _blocks(model):
+            fully_shard(block, mp_policy=policy)
+        fully_shard(model, mp_policy=policy)
+        return model
+    device = next(model.parameters()).device
+    return DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        broadcast_buffers=False,  # the statistics are the same everywhere
+    )
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """The units of sharding: what is called one after the other."""
+    return [block for part in model.modules() if isinstance(part, nn.ModuleList) for block in part]
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """A tensor, gathered from the processes if it is divided among them, who then all have to call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local_tensor(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor, as a view; all of it if it is not divided."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def copy_whole(model: nn.Module, whole: nn.Module) -> None:
+    """Give an undivided model of the same architecture the weights of one that may be divided."""
+    targets = whole.state_dict()
+    for name, tensor in model.state_dict().items():
+        targets[name].copy_(whole_tensor(tensor))
+
+
+# --- BatchNorm over processes
+
+
+class SynchronizedBatchNorm(nn.BatchNorm1d):
+    """`nn.SyncBatchNorm` for CPUs, where torch has none. A process may have no rows at all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, channels) -> the same shape."""
+        if not self.training:
+            return super().forward(x)
+        rows = x.float()
+        # (channels + 1,): sums and how many rows, of all processes
+        totals = all_reduce(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))
+        mean, count = totals[:-1] / totals[-1], totals[-1]
+        # the squares of differences, not the difference of squares: that would lose digits
+        variance = all_reduce((rows - mean).square().sum(0)) / count
+        self._remember(mean.detach(), variance.detach() * count / (count - 1))
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return ((rows - mean) * scale + self.bias).to(x.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+
+
+def synchronise_batch_norm(model: nn.Module) -> None:
+    """Let every BatchNorm inside a model see the rows of all processes. Names, weights and statistics stay the same."""
+    if next(model.parameters()).is_cuda:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return
+    for part in list(model.modules()):
+        for name, norm in part.named_children():
+            if isinstance(norm, nn.BatchNorm1d):
+                synchronized = SynchronizedBatchNorm(norm.num_features, norm.eps, norm.momentum)
+                for kind in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+                    setattr(synchronized, kind, getattr(norm, kind))
+                setattr(part, name, synchronized.train(norm.training))
