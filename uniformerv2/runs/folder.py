@@ -1,0 +1,170 @@
+"""A run as its folder tells it, while it trains, when it was stopped, or when it is over."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from uniformerv2.errors import RecipeError
+from uniformerv2.train.checkpoint import RunFolder
+from uniformerv2.train.lock import is_locked
+from uniformerv2.train.log import TIMINGS, read_metrics
+from uniformerv2.train.recipe import Recipe
+
+STEP = {"step", "clips", *TIMINGS}  # what a record of a step has
+EVALUATION = {"top1", "top5", "num_clips", "num_crops", "evaluated", "classes", "confusions", "skipped"}
+
+State = Literal["running", "stopped", "finished"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run so far. What is not known yet is None."""
+
+    folder: Path
+    name: str  # that tells it from those that it is compared with
+    state: State  # stopped: neither finished nor in the hands of a process
+    recipe: dict[str, Any]  # as recipe.json has it
+    steps: tuple[Mapping[str, Any], ...]  # records of metrics.jsonl
+    epochs: tuple[Mapping[str, Any], ...]  # the same
+    evaluation: Mapping[str, Any] | None  # evaluation.json: the last model, when the run is over
+    training_videos: int
+
+    @property
+    def planned_epochs(self) -> int:
+        return self.recipe["optimization"]["epochs"]
+
+    @property
+    def finished_epochs(self) -> int:
+        return self.epochs[-1]["epoch"] if self.epochs else 0
+
+    @property
+    def finished_steps(self) -> int:
+        return self.steps[-1]["step"] if self.steps else 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Counted, or during the first epoch computed from the videos and the recipe."""
+        if self.epochs:  # the last step of each; a step without a readable video has no record
+            return max((math.ceil(one["step"] / one["epoch"]) for one in self.steps), default=1)
+        clips = self.training_videos * self.recipe["augmentation"]["repeats"]
+        return max(1, clips // self.recipe["optimization"]["batch_size"])
+
+    def curve(self, name: str) -> list[tuple[float, float]]:
+        """What was recorded under a name at each step, or else at each epoch: (epochs since the start, value)."""
+        length = self.steps_per_epoch
+        steps = [(one["step"] / length, one[name]) for one in self.steps if name in one]
+        points = steps or [(float(one["epoch"]), one[name]) for one in self.epochs if name in one]
+        return [(epochs, value) for epochs, value in points if math.isfinite(value)]
+
+    def last(self, name: str) -> float | None:
+        """The value of the last epoch that has one."""
+        return next((one[name] for one in reversed(self.epochs) if name in one), None)
+
+    @property
+    def best(self) -> tuple[float, int] | None:
+        """Best held-out top-1 accuracy, in [0, 1], and the epoch of best.safetensors: of equals the later."""
+        return max(((one["top1"], one["epoch"]) for one in self.epochs if "top1" in one), default=None)
+
+    @property
+    def seconds(self) -> float | None:
+        """Time of all training steps, waiting for clips included, evaluating and saving not."""
+        return math.fsum(one["clips"] / one["clips_per_second"] for one in self.steps) if self.steps else None
+
+    @property
+    def clips_per_second(self) -> float | None:
+        return sum(one["clips"] for one in self.steps) / self.seconds if self.seconds else None
+
+    @property
+    def data_wait(self) -> float | None:
+        """Share of `seconds` that passed waiting for clips."""
+        if not self.seconds:
+            return None
+        waited = math.fsum(one["data_wait"] * one["clips"] / one["clips_per_second"] for one in self.steps)
+        return waited / self.seconds
+
+    @property
+    def memory_mib(self) -> float | None:
+        """Largest use: of a GPU's memory by tensors, or of the machine's by the process."""
+        return max((one["memory_mib"] for one in self.steps), default=None)
+
+
+def read_run(folder: str | Path, *, name: str = "") -> Run:
+    """A run from its folder, which is not changed.
+
+    Args:
+        folder: as `train_classifier` writes it.
+        name: of the run; default: that of the folder.
+
+    Raises:
+        RecipeError: it is no run's folder, or its files are not those of a run.
+    """
+    run = RunFolder(folder)
+    if not run.recipe.is_file():
+        raise RecipeError(f"{run.path}: not the folder of a run (recipe.json is missing)")
+    running = is_locked(run.path / ".lock")  # asked first: a run that ends meanwhile is finished
+    evaluation = _read_json(run.evaluation, EVALUATION) if run.evaluation.is_file() else None
+    steps, epochs = _read_records(run.metrics) if run.metrics.is_file() else ((), ())
+    return Run(
+        folder=run.path,
+        name=name or run.path.absolute().name,
+        state="finished" if evaluation else "running" if running else "stopped",
+        recipe=_read_json(run.recipe, {part.name for part in fields(Recipe)}),
+        steps=steps,
+        epochs=epochs,
+        evaluation=evaluation,
+        training_videos=_count_rows(run.train),
+    )
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """Several runs, under names that differ: those of the folders, or their whole paths where these are the same.
+
+    Raises:
+        RecipeError: as `read_run`, or there are none.
+    """
+    if not folders:
+        raise RecipeError("no runs to show: give the folder of one or more")
+    names = [Path(folder).absolute().name for folder in folders]
+    return [
+        read_run(folder, name=name if names.count(name) == 1 else str(folder))
+        for folder, name in zip(folders, names, strict=True)
+    ]
+
+
+def _read_json(file: Path, wanted: Set[str]) -> dict[str, Any]:
+    """The object in a file, which must have these keys."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON, or of its encoding
+        raise RecipeError(f"{file}: not a file of a run ({error})") from error
+    return _check(value, wanted, file)
+
+
+def _read_records(file: Path) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
+    """Those of the steps and those of the epochs."""
+    try:
+        records = [_check(one, {"kind", "epoch"}, file) for one in read_metrics(file)]
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file}: not a file of a run ({error})") from error
+    steps = tuple(_check(one, STEP, file) for one in records if one["kind"] == "step")
+    return steps, tuple(one for one in records if one["kind"] == "epoch")
+
+
+def _check(value: Any, wanted: Set[str], file: Path) -> dict[str, Any]:
+    missing = wanted - value.keys() if isinstance(value, dict) else wanted
+    if missing:
+        raise RecipeError(f"{file}: not a file of a run (it has no {', '.join(sorted(missing))})")
+    return value
+
+
+def _count_rows(manifest: Path) -> int:
+    if not manifest.is_file():
+        return 0
+    with manifest.open(encoding="utf-8", newline="") as file:
+        return sum(1 for _ in csv.DictReader(file))

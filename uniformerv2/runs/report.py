@@ -1,0 +1,130 @@
+"""Runs compared on one HTML page."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from uniformerv2.atomic import write_text
+from uniformerv2.curves import Points, averages, neighbours
+from uniformerv2.page import cell, chart, colour, header, legend, page, percent, section
+from uniformerv2.runs.comparison import FIGURES, FIGURES_NOTE, UNKNOWN, Quantity, axis_end, curves, recipe_differences
+from uniformerv2.runs.folder import Run
+
+POINTS = 200  # of a curve, at most
+DOTTED = 40  # points of a curve up to which each is marked
+OPEN = 30  # classes up to which they are shown unasked
+
+
+def write_report(path: str | Path, runs: Sequence[Run]) -> None:
+    """Write the page as one HTML file without outside resources, whole or not at all. Raises OSError."""
+    write_text(path, render(runs))
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page as HTML."""
+    names = [f'<span class="run {colour(number)}">{html.escape(run.name)}</span>' for number, run in enumerate(runs)]
+    sections = [
+        header("Training runs", ", ".join(f"{run.name} ({run.state})" for run in runs)),
+        _curves(runs),
+        section("Figures", FIGURES_NOTE, _figures(runs, names)),
+    ]
+    if len(runs) > 1:
+        sections.append(section("What differs between the recipes", "", _differences(runs, names)))
+    if evaluations := {number: run.evaluation for number, run in enumerate(runs) if run.evaluation is not None}:
+        sections.append(_classes(evaluations, names))
+        sections.append(section("Classes that the last models confuse", "", _confusions(evaluations, names)))
+    return page("Training runs", sections, style=_STYLE)
+
+
+def _curves(runs: Sequence[Run]) -> str:
+    found = curves(runs)
+    if not found:
+        return section("Curves", "Nothing is recorded yet.", "")
+    steps = {run.name: neighbours(run.steps, POINTS) for run in runs}
+    means = ", ".join(f"{count} in {html.escape(name)}" for name, count in steps.items() if count > 1)
+    note = "Held-out accuracy and loss are of single views. Training loss and learning rate are " + (
+        f"means of neighbouring steps: {means}." if means else "those of each step."
+    )
+    charts = "".join(_chart(quantity, lines, last=axis_end(found)) for quantity, lines in found)
+    return section("Curves", note, f'{legend([run.name for run in runs])}<div class="charts">{charts}</div>')
+
+
+def _chart(quantity: Quantity, lines: Sequence[Points], *, last: int) -> str:
+    shown = [averages(line, POINTS) for line in lines]
+    return chart(quantity.title, shown, last=last, top=quantity.top, dots=max(map(len, shown)) <= DOTTED)
+
+
+def _figures(runs: Sequence[Run], names: Sequence[str]) -> str:
+    rows = [[name, *(figure(run) for figure in FIGURES.values())] for name, run in zip(names, runs, strict=True)]
+    return _table(["", *FIGURES], rows)
+
+
+def _differences(runs: Sequence[Run], names: Sequence[str]) -> str:
+    differences = recipe_differences(runs)
+    if not differences:
+        return "<p>Nothing.</p>"
+    return _table(["", *names], ([html.escape(one) for one in (name, *of)] for name, of in differences.items()))
+
+
+def _classes(evaluations: Mapping[int, Mapping[str, Any]], names: Sequence[str]) -> str:
+    """Accuracy of each class, the hardest first."""
+    note = "<br>".join(
+        f"{names[number]}: top-1 {percent(one['top1'])}, top-5 {percent(one['top5'])} of {one['evaluated']} held-out "
+        f"videos, {one['num_clips']} x {one['num_crops']} views each; {len(one['skipped'])} skipped."
+        for number, one in evaluations.items()
+    )
+    found = {number: {of["label"]: of["top1"] for of in one["classes"]} for number, one in evaluations.items()}
+    of_each = {label: [of.get(label) for of in found.values()] for one in found.values() for label in one}
+    labels = sorted(of_each, key=lambda label: _mean(of_each[label]))
+    rows = [
+        [html.escape(label), *(_accuracy(share, number) for number, share in zip(found, of_each[label], strict=True))]
+        for label in labels
+    ]
+    table = _table(["", *(names[number] for number in found)], rows)
+    shown = "open" if len(labels) <= OPEN else ""
+    body = f"<details {shown}><summary>{len(labels)} classes, the hardest first</summary>{table}</details>"
+    return section("The last models, class by class", note, body)
+
+
+def _mean(shares: Iterable[float | None]) -> float:
+    """Of those that are known; more than any share where none is."""
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(known) if known else math.inf
+
+
+def _accuracy(share: float | None, number: int) -> str:
+    return UNKNOWN if share is None else cell(share, number)
+
+
+def _confusions(evaluations: Mapping[int, Mapping[str, Any]], names: Sequence[str]) -> str:
+    rows = [
+        [names[number], html.escape(pair["label"]), html.escape(pair["taken_for"]), str(pair["videos"])]
+        for number, one in evaluations.items()
+        for pair in one["confusions"]
+    ]
+    return _table(["", "class", "taken for", "videos"], rows) if rows else "<p>None.</p>"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Cells are HTML; the first of each row is its heading. What is wider than the screen scrolls by itself."""
+    titles = "".join(f"<th>{cell}</th>" for cell in head)
+    body = ""
+    for first, *others in rows:
+        cells = "".join(f"<td>{one}</td>" for one in others)
+        body += f'<tr><th scope="row">{first}</th>{cells}</tr>'
+    return f'<div class="wide"><table class="plain"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+_STYLE = """
+.run { border-left: 4px solid var(--colour); padding-left: 8px; overflow-wrap: anywhere; }
+.run.again { border-left-style: dashed; }
+.wide { overflow-x: auto; } .plain { width: auto; min-width: 50%; font-size: 15px; font-variant-numeric: tabular-nums; }
+.plain th, .plain td { padding: 6px 18px 6px 0; border-bottom: 1px solid var(--rule); text-align: left;
+  white-space: nowrap; } .plain thead th { color: var(--soft); font-size: 14px; }
+.plain tbody th { min-width: 8em; max-width: 20em; white-space: normal; }
+.plain .cell { min-width: 170px; } summary { cursor: pointer; color: var(--soft); font-size: 15px; margin-bottom: 8px; }
+"""
