@@ -73,7 +73,7 @@ def test_the_folder_of_a_run_tells_everything(run: TrainingResult, recipe: Recip
         "evaluation.json",
         "last.safetensors",
         "best.safetensors",
-        "state.pt",
+        "state",
     }
     assert (folder / "recipe.json").read_text() == recipe.to_json()
     training, held_out = (read_annotations(folder / name) for name in ("train.csv", "held_out.csv"))
