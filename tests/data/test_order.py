@@ -61,6 +61,15 @@ def test_a_row_is_drawn_anew_in_each_epoch_and_alike_in_every_division() -> None
     assert len(set(draws[0].values())) == 40
 
 
+def test_fixed_draws_take_turns() -> None:
+    sampler = EpochSampler(20, seed=0, batch_size=4, views=3)
+    epochs = [dict(keys(sampler, epoch)) for epoch in range(1, 7)]
+    assert epochs[:3] == epochs[3:]
+    assert all(len({epoch[row] for epoch in epochs}) == 3 for row in range(20))
+    assert list(epochs[0]) != list(epochs[3])  # the order is a new one all the same
+    assert epochs[1].items() == {sampler.key(row, 2) for row in range(20)}
+
+
 def test_what_cannot_be_divided() -> None:
     with pytest.raises(ValueError, match="2 videos cannot be divided among 3"):
         EpochSampler(2, seed=0, world=3)

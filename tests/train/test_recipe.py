@@ -75,7 +75,7 @@ def test_rates_of_the_model_are_checked(field: str, value: float) -> None:
         ModelRecipe(model="B/16", **{field: value})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("field", ["repeats", "erasing", "mixup", "cutmix", "magnitude", "num_ops"])
+@pytest.mark.parametrize("field", ["repeats", "erasing", "mixup", "cutmix", "magnitude", "num_ops", "fixed_views"])
 def test_augmentation_is_checked_on_the_command_line_and_in_python(field: str) -> None:
     with pytest.raises(RecipeError, match=f"{field} must .*-1"):
         AugmentationOptions(**{field: -1}).build()
@@ -89,6 +89,22 @@ def test_a_batch_is_divided_without_rest() -> None:
     with pytest.raises(RecipeError, match="divisible by accumulate times repeats, 16, got 8"):
         B16.vary(batch_size=8, accumulate=4, repeats=4)
     assert B16.vary(batch_size=16, accumulate=4, repeats=4).optimization.batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"frozen_backbone": False}, "cache_features needs frozen_backbone, got False"),
+        ({"fixed_views": 0}, "cache_features needs fixed_views, got 0"),
+        ({"mixup": 0.2}, r"needs clips that are not mixed, mixup 0 and cutmix 0, got \(0.2, 0.0\)"),
+        ({"cutmix": 1.0}, r"got \(0.0, 1.0\)"),
+    ],
+)
+def test_features_are_kept_only_where_they_come_again(changed: dict[str, float], said: str) -> None:
+    options = {"cache_features": "fp32", "frozen_backbone": True, "fixed_views": 2}
+    assert B16.vary(**options).model.cache_features == "fp32"
+    with pytest.raises(RecipeError, match=said):
+        B16.vary(**options | changed)
 
 
 def test_a_run_starts_from_exactly_one_model() -> None:

@@ -202,6 +202,8 @@ NO_KEY_OF_THEIRS = {  # what they cannot do otherwise, as their code does it
     "early_stop": 0,
     "op_probability": 0.5,
     "short_side": 320,
+    "fixed_views": 0,
+    "cache_features": "none",
 }
 
 # key -> recipes that differ, and what of their notes says why

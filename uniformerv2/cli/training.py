@@ -68,6 +68,8 @@ class Train:
     """Seconds after which a killed run has lost nothing, whatever the length of an epoch."""
     log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Programs that show the curves too; each has to be installed."""
+    feature_cache: Path | None = None
+    """Folder for what --cache-features keeps, which runs can share; None: features in the folder of the run."""
     dry_run: FlagCreatePairsOff[bool] = False
     """Only try it: a few steps, an evaluation, saving; tells memory and time. The output folder is not touched."""
     overfit_batch: FlagCreatePairsOff[bool] = False
@@ -116,6 +118,7 @@ class Train:
             save_every=self.save_every,
             programs=self.log_to,
             parallel=self.parallel,
+            feature_cache=self.feature_cache,
         )
         evaluation = result.evaluation
         if ranks.first:

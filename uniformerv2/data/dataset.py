@@ -174,6 +174,7 @@ def make_loader(
     training: bool,
     rank: int = 0,
     world: int = 1,
+    fixed_views: int = 0,
     max_failures: float = 0.01,
 ) -> VideoLoader:
     """A loader of `Batch`es.
@@ -191,12 +192,15 @@ def make_loader(
         training: see above.
         rank: training only: this process, in [0, world).
         world: training only: processes that train together.
+        fixed_views: training only: random views of each video that take turns, one an epoch; 0: new ones in each.
         max_failures: training only: share of the videos that may be unreadable; where this process finds more (and
             more than one), iterating ends with a VideoError that names the first.
     """
     sampler = None
     if training:
-        sampler = EpochSampler(len(dataset), seed=seed, batch_size=batch_size, rank=rank, world=world)
+        sampler = EpochSampler(
+            len(dataset), seed=seed, batch_size=batch_size, rank=rank, world=world, views=fixed_views
+        )
         batch_size = sampler.batch_size
     return VideoLoader(
         dataset,

@@ -12,25 +12,42 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.multiprocessing
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from uniformerv2.data.batch import Batch, Sample, collate
 from uniformerv2.data.crashproof import cause_of_end
 from uniformerv2.errors import RecipeError, VideoError
-
-if TYPE_CHECKING:
-    from uniformerv2.data.dataset import VideoDataset
 
 Key = int | tuple[int, int]  # row, or row and draw
 
 _ATTEMPTS = 2  # a process may be ended by chance
 _IN_FLIGHT = 64  # samples that a worker is asked for at once; their messages fit into the buffers of a pipe
 _SHARED_MEMORY = "/dev/shm"
+
+
+class Samples(Protocol):
+    """What a loader reads: a `VideoDataset`, or another source of samples by key."""
+
+    @property
+    def clips_shape(self) -> tuple[int, ...]:
+        """Of a sample's clips, whose first axis are the views."""
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    def __getitem__(self, key: Key) -> Sample:
+        """As `read`."""
+
+    def read(self, key: Key, *, out: Tensor | None = None) -> Sample:
+        """A sample whose clips, of `clips_shape`, are written to `out` or to new memory."""
+
+    def failed(self, key: Key, reason: str) -> Sample:
+        """The sample of what could not be read, for a reason that only others know."""
 
 
 class VideoLoader(DataLoader[Sample]):
@@ -47,10 +64,10 @@ class VideoLoader(DataLoader[Sample]):
         options: as for `DataLoader`; batches are those of `collate`.
     """
 
-    dataset: VideoDataset
+    dataset: Samples  # type: ignore[assignment]
 
-    def __init__(self, dataset: VideoDataset, *, max_failures: float | None = None, **options: Any) -> None:
-        super().__init__(dataset, collate_fn=collate, **options)
+    def __init__(self, dataset: Samples, *, max_failures: float | None = None, **options: Any) -> None:
+        super().__init__(cast("Dataset[Sample]", dataset), collate_fn=collate, **options)
         self.max_failures = max_failures
         self.failures: dict[int, str] = {}
         """Reason by row, of every video that could not be read so far."""
@@ -66,6 +83,18 @@ class VideoLoader(DataLoader[Sample]):
         for batch in batches:
             self._count(batch)
             yield batch
+
+    def over(self, dataset: Samples) -> VideoLoader:
+        """A loader of other samples by the same keys, in the same order."""
+        return VideoLoader(
+            dataset,
+            max_failures=self.max_failures,
+            batch_size=self.batch_size,
+            sampler=self.sampler,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            generator=self.generator,
+        )
 
     def _count(self, batch: Batch) -> None:
         """Remember what failed. Raises VideoError where that is too much."""
@@ -133,7 +162,7 @@ class _Job:
 class _Pool:
     """Worker processes and the memory that they share with this one."""
 
-    def __init__(self, context: Any, dataset: VideoDataset, *, workers: int, batch_size: int) -> None:
+    def __init__(self, context: Any, dataset: Samples, *, workers: int, batch_size: int) -> None:
         self._context, self._dataset = context, dataset
         self._ahead = 1 + -(-2 * workers // batch_size)  # batches: enough that no worker waits
         slots = self._ahead + 2  # one more that is being looked at, and one that was
@@ -221,7 +250,7 @@ class _Pool:
 class _Worker:
     """A process that reads videos, one after the other."""
 
-    def __init__(self, context: Any, dataset: VideoDataset, memory: Tensor) -> None:
+    def __init__(self, context: Any, dataset: Samples, memory: Tensor) -> None:
         self.jobs: deque[_Job] = deque()  # in the order that they were given
         self.connection, theirs = context.Pipe()
         # a fork has this end as well, and would never see that it is closed
@@ -252,7 +281,7 @@ def _stop(workers: dict[Any, _Worker]) -> None:
         workers.popitem()[1].stop()
 
 
-def _serve(dataset: VideoDataset, memory: Tensor, connection: Connection, copied: Connection | None) -> None:
+def _serve(dataset: Samples, memory: Tensor, connection: Connection, copied: Connection | None) -> None:
     """The life of a worker: until the other end is closed, be it because that process is dead."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the one that gives the jobs decides
     torch.set_num_threads(1)
@@ -264,7 +293,7 @@ def _serve(dataset: VideoDataset, memory: Tensor, connection: Connection, copied
             connection.send(_read(dataset, key, memory[slot, place]))
 
 
-def _read(dataset: VideoDataset, key: Key, memory: Tensor) -> Sample | str:
+def _read(dataset: Samples, key: Key, memory: Tensor) -> Sample | str:
     """The sample without its clips, which go to the memory; or the traceback of a programming error."""
     try:
         sample = dataset.read(key, out=memory)

@@ -24,9 +24,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
         batch_size: rows of a batch of one process.
         rank: this process, in [0, world).
         world: processes that share an epoch; at most `length`.
+        views: draws of each row that take turns, one an epoch; 0: every epoch has draws of its own.
     """
 
-    def __init__(self, length: int, *, seed: int, batch_size: int = 1, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, length: int, *, seed: int, batch_size: int = 1, rank: int = 0, world: int = 1, views: int = 0
+    ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank must lie in [0, world={world}), got {rank}")
         if length < world:
@@ -35,6 +38,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.seed = seed
         self.batch_size = min(batch_size, length // world)
         self.rank, self.world = rank, world
+        self.views = views
         self.left_over = length % (self.batch_size * world)
         """Rows that an epoch does without."""
         self.epoch = 0
@@ -53,7 +57,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
         step = self.batch_size * self.world
         for start in range(self.first_batch * step + self.rank * self.batch_size, len(order), step):
             for row in order[start : start + self.batch_size]:
-                yield row, random.Random(f"{self.seed} {self.epoch} {row}").getrandbits(32)
+                yield self.key(row, self.epoch)
+
+    def key(self, row: int, epoch: int) -> tuple[int, int]:
+        """Of a row in an epoch that it takes part in."""
+        view = epoch % self.views if self.views else epoch
+        return row, random.Random(f"{self.seed} {view} {row}").getrandbits(32)
 
     def _order(self) -> list[int]:
         """The rows that take part, shuffled."""

@@ -116,12 +116,12 @@ class UniFormerV2(nn.Module):
             for number, rate in enumerate(rates)
         ]
 
-    def forward(self, clip: Tensor) -> Tensor:
+    def forward(self, clip: Tensor | Encoded) -> Tensor:
         """Classify clips.
 
         Args:
             clip: (batch, 3, frames, height, width); uint8 RGB, or float and normalised already.
-                Any number of frames; height and width divisible by the patch size.
+                Any number of frames; height and width divisible by the patch size. Or what `encode` made of that.
 
         Returns:
             Logits, (batch, classes).
@@ -129,7 +129,8 @@ class UniFormerV2(nn.Module):
         Raises:
             ValueError: a clip of another shape.
         """
-        return self.head(self.forward_features(clip).pooled)
+        features = self.summarise(clip) if isinstance(clip, Encoded) else self.forward_features(clip)
+        return self.head(features.pooled)
 
     def forward_features(self, clip: Tensor, *, attention: bool = False) -> Features:
         """Embed clips; see `forward` for `clip`.

@@ -26,6 +26,7 @@ from uniformerv2.device import model_device
 from uniformerv2.errors import RecipeError
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.evaluation import Evaluation, HeldOut, Views
+from uniformerv2.tasks.feature_cache import FeatureCache, FeatureLayout
 from uniformerv2.tasks.mixing import Mixing, mix
 from uniformerv2.tasks.start import build_model
 from uniformerv2.train.checkpoint import RunFolder, write_text
@@ -62,14 +63,14 @@ class Classification:
         self.held_out, self.label_smoothing = held_out, label_smoothing
         self.mixing, self.console = mixing, console
         self.together = current_ranks().world > 1
+        self.features: FeatureLayout | None = None  # what training batches hold in the place of clips
         self.evaluation: Evaluation | None = None  # the latest
         self.skipped: dict[str, str] = {}  # path -> reason
         self.damaged: dict[str, str] = {}  # path -> what is damaged
 
     def cost(self, model: nn.Module, batch: Batch) -> Cost | None:
         """Where clips are mixed, an answer counts as right if it is the class with the larger share."""
-        self._report(self.skipped, "skipped", batch.errors)
-        self._report(self.damaged, "damaged", batch.warnings)
+        self.report(batch)
         if not len(batch):
             return self._nothing(model) if self.together else None
         device, views = model_device(model), batch.clips.shape[1]
@@ -77,7 +78,7 @@ class Classification:
         clips = batch.clips.flatten(0, 1).to(device, non_blocking=True)
         labels = batch.labels.repeat_interleave(views).to(device, non_blocking=True)
         clips, others, kept = mix(clips, self.mixing)
-        logits = model(clips).float()
+        logits = model(clips if self.features is None else self.features.unpack(clips)).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         if self.mixing:  # cross entropy is linear in the target: this is the one with the mixed target
             other = F.cross_entropy(logits, labels[others], label_smoothing=self.label_smoothing)
@@ -99,6 +100,11 @@ class Classification:
         self.evaluation = self.held_out.evaluate(model)
         self._report(self.skipped, "skipped", ((one.path, one.reason) for one in self.evaluation.skipped))
         return {"held_out_loss": self.evaluation.loss, "top1": self.evaluation.top1, "top5": self.evaluation.top5}
+
+    def report(self, batch: Batch) -> None:
+        """Tell of the videos of a batch that could not be read, or that are damaged."""
+        self._report(self.skipped, "skipped", batch.errors)
+        self._report(self.damaged, "damaged", batch.warnings)
 
     def _report(self, known: dict[str, str], what: str, found: Iterable[tuple[str, str]]) -> None:
         for path, reason in found:
@@ -134,6 +140,7 @@ def train_classifier(
     save_every: float = SAVE_EVERY,
     programs: Sequence[Program] = (),
     parallel: Parallel = "ddp",
+    feature_cache: str | Path | None = None,
 ) -> TrainingResult:
     """Train a classifier on a folder that has one folder per class, or on a manifest.
 
@@ -156,6 +163,8 @@ def train_classifier(
         programs: "tensorboard" or "wandb" (Weights & Biases), to show the curves; each has to be installed.
         parallel: "ddp": each process has the whole model; "fsdp": weights, gradients and the state of the optimizer are
             divided among them.
+        feature_cache: folder for the features of a recipe with `cache_features`, which runs can share; None: "features"
+            in the folder of the run.
 
     Raises:
         RecipeError: values that contradict each other, a folder that must not be touched or that a live process uses.
@@ -175,6 +184,9 @@ def train_classifier(
     recipe, model, task = parts.recipe, parts.model, parts.task
     given = {run.recipe: recipe.to_json(), run.train: _manifest(videos.training)}
     given[run.held_out] = _manifest(videos.held_out)
+    cache = None
+    if recipe.model.cache_features != "none":
+        cache = FeatureCache(model, recipe, parts.loader, Path(feature_cache or run.path / "features"))
     start = recipe.model.arm or recipe.model.model or recipe.model.checkpoint
     save = partial(save_model, origin=f"trained on {Path(data).name}, from {start}")
     with noticing_deaths(ranks, "its own message says why; continue with --resume"), ExitStack() as stack:
@@ -185,10 +197,13 @@ def train_classifier(
 
         ranks.of_first(begin)
         _announce(console, recipe, model, videos)
+        loader = parts.loader
+        if cache is not None:
+            loader, task.features = cache.fill(report=task.report, console=console), cache.layout
         trainer = Trainer(
             model,
             task,
-            parts.loader,
+            loader,
             recipe.optimization,
             run=run,
             save=save,
@@ -303,6 +318,7 @@ def training_loader(
         training=True,
         rank=ranks.rank,
         world=ranks.world,
+        fixed_views=recipe.augmentation.fixed_views,
     )
     if optimization.accumulate == 1:
         return whole

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.journal import Journal
@@ -174,10 +175,15 @@ def _check_same(file: Path, before: object, now: dict[str, str]) -> None:
 
 def weights_digest(model: UniFormerV2) -> str:
     """A short text that no other model has: its tensors, architecture, preprocessing and labels."""
-    digest = hashlib.sha256(json.dumps([asdict(model.config), asdict(model.preprocessing), model.labels]).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    return tensors_digest(model.state_dict(), [asdict(model.config), asdict(model.preprocessing), model.labels])
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], facts: object) -> str:
+    """A short text that changes with the tensors and with the facts about them, which JSON can hold."""
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

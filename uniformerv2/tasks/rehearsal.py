@@ -212,7 +212,14 @@ def without_regularisation(recipe: Recipe) -> Recipe:
     """The recipe for one batch: nothing that makes learning it by heart harder, and a constant learning rate."""
     recipe = recipe.resolved()
     rate = recipe.optimization.lr
-    model = replace(recipe.model, drop_path=0.0, global_drop_path=0.0, global_dropout=0.0, head_dropout=0.0)
+    model = replace(
+        recipe.model,
+        drop_path=0.0,
+        global_drop_path=0.0,
+        global_dropout=0.0,
+        head_dropout=0.0,
+        cache_features="none",
+    )
     optimization = replace(
         recipe.optimization,
         epochs=1,

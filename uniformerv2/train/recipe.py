@@ -49,6 +49,9 @@ class ModelRecipe:
     """Mix what stands for the frames into the video's embedding; the published frozen models do not."""
     frozen_backbone: bool = False
     """Train only what arming added, and leave the image transformer as it is."""
+    cache_features: Literal["none", "fp32", "fp16"] = "none"
+    """Keep what a frozen backbone says of the fixed_views on disk, in this number format, instead of computing it in
+    every epoch. For models without local UniBlocks."""
     drop_path: float = 0.0
     """Stochastic depth of the last image block; grows linearly from 0."""
     global_drop_path: float = 0.0
@@ -129,6 +132,8 @@ class AugmentationOptions:
     """Blend pairs of clips; alpha of the beta distribution of the share. 0: never."""
     cutmix: float = 0.0
     """Paste a rectangle of one clip into another; alpha of the beta distribution of its area. 0: never."""
+    fixed_views: int = 0
+    """So many random views of each video are drawn once and take turns, one an epoch. 0: new ones in each epoch."""
 
     @classmethod
     def of(cls, augmentation: Augmentation) -> AugmentationOptions:
@@ -256,6 +261,15 @@ class Recipe:
         together = self.optimization.accumulate * self.augmentation.repeats
         what = f"batch_size must be divisible by accumulate times repeats, {together}"
         _require(self.optimization.batch_size % together == 0, what, self.optimization.batch_size)
+        if self.model.cache_features != "none":
+            self._check_cache()
+
+    def _check_cache(self) -> None:
+        """Whether a clip that comes again is the same, and the image transformer too."""
+        _require(self.model.frozen_backbone, "cache_features needs frozen_backbone", self.model.frozen_backbone)
+        _require(self.augmentation.fixed_views > 0, "cache_features needs fixed_views", self.augmentation.fixed_views)
+        mixed = (self.augmentation.mixup, self.augmentation.cutmix)
+        _require(not any(mixed), "cache_features needs clips that are not mixed, mixup 0 and cutmix 0", mixed)
 
     def vary(self, **values: Any) -> Recipe:
         """The same with other values of some fields, wherever they stand: `recipe.vary(lr=1e-4, epochs=30)`.

@@ -24,6 +24,7 @@ class Augmentation:
     erasing: float = 0.0  # probability that a rectangle of the clip is erased
     mixup: float = 0.0  # alpha of the beta distribution that says how two clips are blended; 0: never
     cutmix: float = 0.0  # alpha for how much of a clip is pasted into another; 0: never
+    fixed_views: int = 0  # random views of each video that are drawn once and take turns; 0: new ones in each epoch
 
     def __post_init__(self) -> None:
         if self.num_ops < 0:
@@ -40,6 +41,8 @@ class Augmentation:
             raise ValueError(f"crop_area must be (smallest, largest) above 0 and up to 1, got {self.crop_area}")
         if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
             raise ValueError(f"crop_aspect must be (smallest, largest) above 0, got {self.crop_aspect}")
+        if self.fixed_views < 0:
+            raise ValueError(f"fixed_views must not be negative, got {self.fixed_views}")
         for name in ("short_side", "repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

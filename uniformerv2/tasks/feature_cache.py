@@ -1,0 +1,289 @@
+"""What a frozen image transformer says of the training clips, computed once and kept on disk.
+
+A clip that comes again must be the same clip (`fixed_views`), and the image transformer must not change while the run
+learns: local UniBlocks, which stand inside its blocks, are trained. Then only the global stages and the head are left
+to compute in an epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from uniformerv2.atomic import whole_file
+from uniformerv2.data.batch import Batch, Sample
+from uniformerv2.data.dataset import VideoDataset
+from uniformerv2.data.loader import Key, VideoLoader
+from uniformerv2.data.order import EpochSampler
+from uniformerv2.device import model_device
+from uniformerv2.errors import CheckpointError, RecipeError
+from uniformerv2.model.uniformerv2 import Encoded, UniFormerV2
+from uniformerv2.model.vit import Places
+from uniformerv2.tasks.ledger import tensors_digest, videos_digest
+from uniformerv2.train.distributed import current_ranks
+from uniformerv2.train.lock import locked
+from uniformerv2.train.precision import autocast
+from uniformerv2.train.recipe import Recipe
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+# fields of ModelConfig that change nothing of what a frozen image transformer says
+OF_THE_REST = (
+    *("num_classes", "head_dropout", "mix_class_token", "fusion", "num_queries"),
+    *("global_mlp_ratio", "global_dropout", "global_drop_path", "drop_path", "checkpoint_blocks"),
+)
+
+
+class FeatureLayout:
+    """How what `UniFormerV2.encode` gives of a clip lies in a row of numbers: the stages, then the frame embeddings."""
+
+    def __init__(self, model: UniFormerV2) -> None:
+        config, (height, width) = model.config, model.preprocessing.size
+        frames = model.preprocessing.num_frames
+        if config.temporal_downsample:
+            frames = math.ceil(frames / 2)
+        self.places = Places(int(config.class_token), (height // config.patch_size, width // config.patch_size))
+        stage = torch.Size((frames, self.places.in_space, config.width))
+        self._shapes = [stage] * len(config.global_after) + [torch.Size((frames, config.width))]
+
+    @property
+    def numbers(self) -> int:
+        """Of a clip."""
+        return sum(shape.numel() for shape in self._shapes)
+
+    def pack(self, encoded: Encoded) -> Tensor:
+        """To (batch, numbers), without the register tokens, which the global stages do not look at."""
+        stages = [tokens[:, :, : self.places.in_space].flatten(1) for tokens in encoded.stages]
+        return torch.cat([*stages, encoded.frame_embeddings.flatten(1)], dim=1)
+
+    def unpack(self, numbers: Tensor) -> Encoded:
+        """From (batch, numbers)."""
+        parts = numbers.split([shape.numel() for shape in self._shapes], dim=1)
+        *stages, frames = (part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True))
+        return Encoded(tuple(stages), frames, self.places)
+
+
+class FeatureCache:
+    """The features of all training views of a run: a file for each view, which appears whole or not at all.
+
+    What decides them names their folder, so runs that differ in nothing else share them, and a run that was killed goes
+    on where it was. In a process group the work is shared out, and all processes need the same folder.
+
+    Args:
+        model: whose backbone is frozen, on the device that computes.
+        recipe: resolved; asks for the cache.
+        loader: training batches of a `VideoDataset`, in the order of an `EpochSampler`.
+        folder: of the caches of any number of runs.
+
+    Raises:
+        RecipeError: the model has local UniBlocks.
+    """
+
+    def __init__(self, model: UniFormerV2, recipe: Recipe, loader: VideoLoader, folder: Path) -> None:
+        if model.config.local_blocks != "none":
+            raise RecipeError(
+                "cache_features needs a model without local UniBlocks, which are trained inside the frozen blocks: "
+                "take layout scene, local_blocks none, or cache_features none"
+            )
+        assert isinstance(loader.dataset, VideoDataset)
+        assert isinstance(loader.sampler, EpochSampler)
+        self.model, self.loader = model, loader
+        self.videos, self.order = loader.dataset, loader.sampler
+        self.layout = FeatureLayout(model)
+        self.precision = recipe.optimization.precision
+        self.format = recipe.model.cache_features
+        self.dtype = DTYPES[self.format]
+        self.views = min(recipe.augmentation.fixed_views, recipe.optimization.epochs)
+        self.folder = folder / self._digest(recipe)
+
+    def _digest(self, recipe: Recipe) -> str:
+        """Of everything that decides the features; row and draw, which tell the views apart, name their files."""
+        augmentation = {**asdict(recipe.augmentation), "fixed_views": None}
+        config = {name: value for name, value in asdict(self.model.config).items() if name not in OF_THE_REST}
+        facts = [config, asdict(self.model.preprocessing), augmentation, self.precision, self.format]
+        return tensors_digest(self.model.backbone.state_dict(), [*facts, videos_digest(self.videos.annotations)])
+
+    def fill(self, *, report: Callable[[Batch], None], console: Console | None = None) -> VideoLoader:
+        """Compute what is missing.
+
+        Args:
+            report: is told of every batch that was read, for the videos that could not be.
+            console: is told the size, before anything is written, and shows a bar.
+
+        Returns:
+            The loader of the features, in the place of the one of the clips; `layout` unpacks its batches.
+
+        Raises:
+            RecipeError: too little room, another process fills the same folder, or numbers that the format cannot hold.
+            CheckpointError: a file cannot be written.
+            VideoError: too many videos cannot be read.
+        """
+        ranks = current_ranks()
+        with ExitStack() as stack:
+
+            def begin() -> list[list[tuple[int, int]]]:
+                self._make_folder()
+                stack.enter_context(locked(self.folder / ".lock"))
+                self._clear()
+                missing = self._missing()
+                self._announce(missing, console)
+                return missing
+
+            missing = ranks.of_first(begin)
+            shares = [keys[ranks.rank :: ranks.world] for keys in missing]
+            found = ranks.each(lambda: [self._compute(keys, report, console) for keys in shares])
+        failures = {row: reason for one in found for some in one for row, reason in some.items()}
+        return self.loader.over(Features(self.videos, self.folder, self.layout, failures))
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder}: cannot be written to ({error.strerror}); choose another folder"
+            ) from error
+
+    def _clear(self) -> None:
+        """Remove what killed processes left half written; only while this one holds the lock."""
+        for partial in self.folder.glob(".*.partial"):
+            partial.unlink(missing_ok=True)
+
+    def _missing(self) -> list[list[tuple[int, int]]]:
+        """Keys by view, each view in the order of the rows."""
+        views = [[self.order.key(row, epoch) for row in range(len(self.videos))] for epoch in range(1, self.views + 1)]
+        return [[key for key in keys if not _is_whole(_file(self.folder, key))] for keys in views]
+
+    def _announce(self, missing: list[list[tuple[int, int]]], console: Console | None) -> None:
+        """Say what will be written and where. Raises RecipeError where that is too much."""
+        wanted = sum(map(len, missing))
+        size = self.videos.repeats * self.layout.numbers * self.dtype.itemsize
+        free = shutil.disk_usage(self.folder).free
+        what = (
+            f"features of {wanted} of {self.views * len(self.videos)} training views, {size / 1e6:.3g} MB each in "
+            f"{self.format}, need {wanted * size / 1e9:.3g} GB in {self.folder}"
+        )
+        if wanted * size > free:
+            raise RecipeError(
+                f"{what}, but {free / 1e9:.3g} GB are free there: make room, choose another folder, or take fewer "
+                "fixed_views, cache_features fp16 or none"
+            )
+        if console is not None:
+            console.print(f"{what}; {free / 1e9:.3g} GB are free", highlight=False, markup=False, soft_wrap=True)
+
+    def _compute(
+        self, keys: list[tuple[int, int]], report: Callable[[Batch], None], console: Console | None
+    ) -> dict[int, str]:
+        """Encode and write one view of these rows; returns the reason for every row that could not be read."""
+        draws = dict(keys)
+        loader = VideoLoader(
+            self.videos,
+            max_failures=self.loader.max_failures,
+            batch_size=self.loader.batch_size,
+            sampler=keys,
+            num_workers=self.loader.num_workers,
+            pin_memory=self.loader.pin_memory,
+            generator=self.loader.generator,
+        )
+        for batch in _shown(loader, console):
+            report(batch)
+            if not len(batch):
+                continue
+            for row, features in zip(batch.indices, self._encode(batch.clips), strict=True):
+                self._write(_file(self.folder, (row, draws[row])), features)
+        return loader.failures
+
+    @torch.no_grad()
+    def _encode(self, clips: Tensor) -> Tensor:
+        """(videos, views, 3, frames, height, width) -> (videos, views, numbers)."""
+        self.model.eval()
+        device = model_device(self.model)
+        with autocast(self.precision, device):
+            encoded = self.model.encode(clips.flatten(0, 1).to(device, non_blocking=True))
+        return self.layout.pack(encoded).to(self.dtype).unflatten(0, clips.shape[:2]).cpu()
+
+    def _write(self, file: Path, features: Tensor) -> None:
+        if not features.isfinite().all():
+            raise RecipeError(
+                f"{file}: a feature is not finite in {self.format}; take cache_features "
+                f"{'fp32' if self.format == 'fp16' else 'none'}"
+            )
+        try:
+            with whole_file(file) as partial:
+                save_file({"features": features.contiguous()}, partial)
+        except (OSError, SafetensorError) as error:
+            free = shutil.disk_usage(self.folder).free
+            raise CheckpointError(
+                f"{file}: could not be written ({str(error).splitlines()[0]}; {free / 1e6:.0f} MB are free there); "
+                "make room and continue with --resume"
+            ) from error
+
+
+class Features(Dataset[Sample]):
+    """Training views as numbers of a `FeatureLayout`, from disk, in the place of their clips.
+
+    Args:
+        videos: whose views they are.
+        folder: of their files.
+        layout: of the numbers.
+        failures: reason by row, of videos that could not be read.
+    """
+
+    def __init__(self, videos: VideoDataset, folder: Path, layout: FeatureLayout, failures: dict[int, str]) -> None:
+        self.videos, self.folder, self.failures = videos, folder, failures
+        self.clips_shape = (videos.repeats, layout.numbers)
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, key: Key) -> Sample:
+        return self.read(key)
+
+    def read(self, key: Key, *, out: Tensor | None = None) -> Sample:
+        """The features of one view, float32 (views, numbers); see `VideoDataset.read`."""
+        row = key[0] if isinstance(key, tuple) else key
+        sample = Sample(index=row, path=str(self.videos.annotations[row].path), label=self.videos.labels[row])
+        if row in self.failures:
+            sample.error = self.failures[row]
+            return sample
+        file = _file(self.folder, key)
+        try:
+            features = load_file(file)["features"]
+        except (OSError, SafetensorError) as error:
+            return self.failed(key, f"its features cannot be read ({file}: {error})")
+        sample.clips = (torch.empty(self.clips_shape) if out is None else out).copy_(features)
+        return sample
+
+    def failed(self, key: Key, reason: str) -> Sample:
+        """See `VideoDataset.failed`."""
+        return self.videos.failed(key, reason)
+
+
+def _file(folder: Path, key: Key) -> Path:
+    row, draw = key if isinstance(key, tuple) else (key, 0)
+    return folder / f"{row}-{draw:08x}.safetensors"
+
+
+def _is_whole(file: Path) -> bool:
+    """Not so after a loss of power, which may cut off a file that was complete."""
+    try:
+        with safe_open(file, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
+
+
+def _shown(loader: VideoLoader, console: Console | None) -> Iterator[Batch]:
+    if console is None or not console.is_terminal:
+        return iter(loader)
+    return iter(track(loader, "encoding", console=console, transient=True))
