@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "page": {"curves"},
     "report": {"errors", "atomic", "train", "tasks", "predict", "curves", "page"},
     "runs": {"errors", "atomic", "train", "curves", "page"},
+    "fine_tuning": {"errors", "device", "model", "data", "train", "tasks", "predict"},
     "demo": {"errors", "model", "weights", "video", "data", "train", "tasks", "predict", "report"},
 }
 ON_TOP = {"__init__", "__main__", "cli"}  # these see everything and are seen by nothing

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, UniFormerV2Error, VideoError
+    from uniformerv2.fine_tuning import FineTuned, fine_tune
     from uniformerv2.model.config import ModelConfig, Preprocessing, named_config
     from uniformerv2.model.uniformerv2 import Features, StageAttention
     from uniformerv2.predict import Prediction, Predictor
@@ -34,6 +35,8 @@ _HOMES = {
     "RecipeError": "errors",
     "UniFormerV2Error": "errors",
     "VideoError": "errors",
+    "FineTuned": "fine_tuning",
+    "fine_tune": "fine_tuning",
     "ModelConfig": "model.config",
     "Preprocessing": "model.config",
     "named_config": "model.config",

@@ -1,0 +1,146 @@
+"""`fine_tune`: which recipe it takes, what it says, and what comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import uniformerv2
+from uniformerv2 import FineTuned, RecipeError, fine_tune
+from uniformerv2.data.batch import Batch
+from uniformerv2.fine_tuning import _kind, _size, _varied
+from uniformerv2.tasks import classification
+from uniformerv2.tasks.batch_size import BatchSizes
+from uniformerv2.tasks.classification import Classification
+from uniformerv2.train.log import read_metrics
+from uniformerv2.train.recipes import find_recipe
+
+LITTLE: dict[str, Any] = {"num_frames": 4, "size": 32, "epochs": 5, "batch_size": 4, "lr": 2e-3, "workers": 0}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def tuned(colours: Path, image_model: Path, tmp_path_factory: pytest.TempPathFactory) -> FineTuned:
+    return fine_tune(colours, arm=image_model, output=tmp_path_factory.mktemp("runs") / "run", **LITTLE)
+
+
+def test_a_folder_of_videos_becomes_a_predictor(tuned: FineTuned, colours: Path) -> None:
+    assert repr(tuned) == f"FineTuned(3 of 3 held-out videos right (100.0%), 3 classes, run {str(tuned.run)!r})"
+    assert tuned.predict(colours / "red" / "red1.mp4").labels[0] == "red"
+    assert tuned.predict(colours / "red" / "red1.mp4", top_k=2).labels[0] == "red"
+    assert tuned.model.labels == ("blue", "green", "red")
+    assert tuned.evaluation.correct == 3
+    assert (tuned.run / "recipe.json").read_text() == tuned.recipe.vary(precision="fp32").to_json()
+
+
+def test_it_says_what_it_takes_and_never_overwrites(
+    colours: Path, image_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {**LITTLE, "epochs": 1}
+    runs = [fine_tune(colours, arm=image_model, **options).run for _ in range(2)]
+    name = f"{colours.name}-run"
+    assert runs == [Path(name), Path(f"{name}2")]
+    said = capsys.readouterr().out
+    assert f"15 videos of 3 classes: recipe own-small-vit, run folder {name}\n" in said
+    assert "epoch 1/1  loss " in said
+    with pytest.raises(RecipeError, match=f"{name}: not empty"):
+        fine_tune(colours, arm=image_model, output=runs[0], **options)
+
+
+@pytest.mark.parametrize(
+    ("videos", "size"),
+    [(2, "small"), (999, "small"), (1_000, "medium"), (99_999, "medium"), (100_000, "large")],
+)
+def test_the_number_of_videos_decides_the_size(videos: int, size: str) -> None:
+    assert _size(videos) == size
+
+
+@pytest.mark.parametrize(
+    ("arm", "kind"),
+    [
+        (None, "vit"),
+        ("openai/clip-vit-base-patch16", "clip"),
+        (Path("weights/CLIP-ViT-B-32.safetensors"), "clip"),
+        ("facebook/dinov2-small", "dinov2"),
+        ("vit_tiny_patch16_224.safetensors", "vit"),
+    ],
+)
+def test_the_name_of_the_start_decides_the_kind(arm: str | Path | None, kind: str) -> None:
+    assert _kind(arm, None) == kind
+    assert _kind(None, "k400_b16.pth") == "clip"
+
+
+def test_rates_follow_the_batch_and_the_warm_up_the_epochs() -> None:
+    small, medium = (find_recipe(f"own-{size}-vit").recipe for size in ("small", "medium"))
+    varied = _varied(small, {}, {"batch_size": 16, "epochs": 5}).optimization
+    assert (varied.lr, varied.warmup_epochs) == (6e-4, 0.5)  # 3e-4 for 8 clips, two of twenty epochs
+    assert _varied(medium, {}, {"batch_size": 32}).optimization.lr == 1.25e-5
+    assert _varied(small, {}, {"batch_size": 16, "lr": 1e-3}).optimization.lr == 1e-3
+    assert _varied(medium, {}, {"batch_size": 32, "lr": 1e-3}).optimization.lr == 1e-3
+    assert _varied(small, {}, {"flip": True}).augmentation.flip == 0.5
+    assert _varied(small, {}, {"flip": False}).augmentation.flip == 0.0
+
+
+def test_a_video_model_keeps_its_own_norm() -> None:
+    varied = _varied(find_recipe("own-small-clip").recipe, {"checkpoint": "mine.safetensors"}, {})
+    assert (varied.model.arm, varied.model.checkpoint, varied.model.post_norm) == (None, "mine.safetensors", None)
+
+
+def test_a_field_that_is_none_has_its_nearest(colours: Path) -> None:
+    with pytest.raises(RecipeError, match="no recipe has a field 'epoch'; did you mean epochs"):
+        fine_tune(colours, epoch=3)
+    with pytest.raises(RecipeError, match="no recipe is called 'own-smal-vit'; did you mean own-small-vit"):
+        fine_tune(colours, recipe="own-smal-vit")
+    assert not list(Path().iterdir())
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(
+    tuned: FineTuned,
+    colours: Path,
+    image_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Interrupted(Classification):
+        batches = 0
+
+        def cost(self, model: nn.Module, batch: Batch) -> Any:
+            Interrupted.batches += 1
+            if Interrupted.batches == 8:  # in the third epoch of three steps each
+                raise KeyboardInterrupt
+            return super().cost(model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classification, "Classification", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(colours, arm=image_model, **LITTLE)
+    name = f"{colours.name}-run"
+    assert f'interrupted; go on with the same call and output="{name}", resume=True' in capsys.readouterr().out
+    again = fine_tune(colours, arm=image_model, output=name, resume=True, **LITTLE)
+    losses = [
+        [record["loss"] for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "step"]
+        for run in (tuned.run, again.run)
+    ]
+    assert losses[0] == losses[1]
+    with pytest.raises(RecipeError, match="resume needs the folder of the run: give output"):
+        fine_tune(colours, arm=image_model, resume=True, **LITTLE)
+
+
+def test_a_batch_that_a_gpu_cannot_hold_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uniformerv2.fine_tuning.pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(
+        "uniformerv2.fine_tuning.find_batch_size",
+        lambda recipe, classes, **options: BatchSizes(2, {}, {}, recipe.optimization.batch_size),
+    )
+    recipe = find_recipe("own-small-vit").recipe
+    fitted = uniformerv2.fine_tuning._fitting(recipe, 3, "auto", None)  # type: ignore[arg-type]
+    assert (fitted.optimization.batch_size, fitted.optimization.accumulate) == (8, 4)
