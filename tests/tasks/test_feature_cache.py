@@ -155,6 +155,28 @@ def test_an_unreadable_video_is_named_and_left_out(colours: Path, recipe: Recipe
     assert losses(cached) == pytest.approx(losses(plain), rel=1e-5)
 
 
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_processes_share_the_encoding(
+    colours: Path, recipe: Recipe, tmp_path: Path, together: Callable[..., Any], way: Any
+) -> None:
+    def work() -> int:
+        clips, encode = [], UniFormerV2.encode
+
+        def counting(self: UniFormerV2, clip: torch.Tensor) -> Any:
+            clips.append(len(clip))
+            return encode(self, clip)
+
+        UniFormerV2.encode = counting  # type: ignore[method-assign]  # in this process alone
+        train_classifier(colours, tmp_path / "run", recipe.vary(cache_features="fp32"), parallel=way)
+        return sum(clips)
+
+    recipe = recipe.vary(head_dropout=0.0, global_dropout=0.0)  # which each process draws for itself
+    alone = train_classifier(colours, tmp_path / "alone", recipe)
+    assert together(2, work) == [12, 12]
+    records = [one for one in read_metrics(tmp_path / "run" / "metrics.jsonl") if one["kind"] == "step"]
+    assert [one["loss"] for one in records] == pytest.approx(losses(alone), rel=1e-4)
+
+
 def test_repeated_views_lie_in_one_file(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
     repeated = recipe.vary(repeats=2, epochs=2)
     plain = train_classifier(colours, tmp_path / "plain", repeated)
