@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+
+from uniformerv2.errors import RecipeError
 from uniformerv2.runs.comparison import FIGURES, recipe_differences
 from uniformerv2.runs.folder import read_run, read_runs
 from uniformerv2.runs.report import render, write_report
 from uniformerv2.runs.terminal import print_runs
-
-from uniformerv2.errors import RecipeError
 from uniformerv2.tasks.classification import train_classifier
 from uniformerv2.train.checkpoint import RunFolder
 from uniformerv2.train.log import RunDisplay

@@ -318,3 +318,20 @@ def test_a_bad_loss_is_explained_by_the_process_that_has_it(
 def test_a_dry_run_tries_all_processes(together: Together, colours: Path, recipe: Recipe) -> None:
     results = together(2, lambda: dry_run(colours, recipe, parallel="fsdp"))
     assert [result.steps for result in results] == [2, 2]
+
+
+def test_what_torchrun_starts_again_goes_on_where_it_was(
+    uniformerv2: Callable[..., tuple[int, str, str]],
+    colours: Path,
+    image_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = tmp_path / "run"
+    command = ["train", colours, "--output", run, "--arm", image_model, "--size", 32, "--num-frames", 4, "--epochs", 2]
+    command += ["--overwrite", "--workers", 0, "--batch-size", 4]
+    assert uniformerv2(*command)[0] == 0
+    finished = (run / "metrics.jsonl").read_text()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert uniformerv2(*command)[0] == 0
+    assert (run / "metrics.jsonl").read_text() == finished  # nothing was left to be done

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import warnings
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.nn.functional import all_reduce
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -47,13 +47,17 @@ def share(model: nn.Module, parallel: Parallel, precision: Precision) -> nn.Modu
             fully_shard(block, mp_policy=policy)
         fully_shard(model, mp_policy=policy)
         return model
+    # of an axis of length 1, whose stride says nothing
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     device = next(model.parameters()).device
-    return DistributedDataParallel(
-        model,
-        device_ids=[device] if device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
-        broadcast_buffers=False,  # the statistics are the same everywhere
-    )
+    with warnings.catch_warnings():  # older torch has no other name for it
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return DistributedDataParallel(
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,  # the statistics are the same everywhere
+        )
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
@@ -82,6 +86,20 @@ def copy_whole(model: nn.Module, whole: nn.Module) -> None:
 # --- BatchNorm over processes
 
 
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over the processes, and of its gradient: each process's loss depends on all summands."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradient)
+
+
 class SynchronizedBatchNorm(nn.BatchNorm1d):
     """`nn.SyncBatchNorm` for CPUs, where torch has none. A process may have no rows at all."""
 
@@ -91,10 +109,10 @@ class SynchronizedBatchNorm(nn.BatchNorm1d):
             return super().forward(x)
         rows = x.float()
         # (channels + 1,): sums and how many rows, of all processes
-        totals = all_reduce(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))
+        totals = _Sum.apply(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))
         mean, count = totals[:-1] / totals[-1], totals[-1]
         # the squares of differences, not the difference of squares: that would lose digits
-        variance = all_reduce((rows - mean).square().sum(0)) / count
+        variance = _Sum.apply((rows - mean).square().sum(0)) / count
         self._remember(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * (variance + self.eps).rsqrt()
         return ((rows - mean) * scale + self.bias).to(x.dtype)
