@@ -16,6 +16,8 @@ from types import ModuleType
 
 from torch import nn
 
+from uniformerv2.errors import RecipeError
+from uniformerv2.model.config import ModelConfig
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.model.vit import DropPath
 from uniformerv2.weights.formats import VIDEO_FORMATS, from_ours
@@ -32,12 +34,20 @@ def load_reference(checkout: str | Path, ours: UniFormerV2, *, num_frames: int) 
         num_frames: frames of a clip; the official model fixes them when it is built.
 
     Raises:
-        FileNotFoundError: `checkout` has no model file.
-        RuntimeError: the weights do not fit.
+        RecipeError: `checkout` has no model file, or its model has no place for a weight of ours.
     """
-    config = ours.config
+    model = build_reference(checkout, ours.config, num_frames=num_frames)
+    state, unknown = from_ours(ours.state_dict(), VIDEO_FORMATS["official"])
+    if unknown:
+        raise RecipeError(f"the official model has no place for {', '.join(unknown)}")
+    model.load_state_dict({name.removeprefix("backbone."): tensor.clone() for name, tensor in state.items()})
+    return model.train(ours.training)
+
+
+def build_reference(checkout: str | Path, config: ModelConfig, *, num_frames: int) -> nn.Module:
+    """The official model of an architecture, with the weights that it starts with; see `load_reference`."""
     stages = len(config.global_after)
-    model = _import_official(Path(checkout) / MODEL_FILE).VisionTransformer(
+    return _import_official(Path(checkout) / MODEL_FILE).VisionTransformer(
         input_resolution=config.image_size[0],
         patch_size=config.patch_size,
         width=config.width,
@@ -63,14 +73,11 @@ def load_reference(checkout: str | Path, ours: UniFormerV2, *, num_frames: int) 
         num_classes=config.num_classes,
         frozen=not config.mix_class_token,
     )
-    state, unknown = from_ours(ours.state_dict(), VIDEO_FORMATS["official"])
-    if unknown:
-        raise RuntimeError(f"the official model has no place for {', '.join(unknown)}")
-    model.load_state_dict({name.removeprefix("backbone."): tensor.clone() for name, tensor in state.items()})
-    return model.train(ours.training)
 
 
 def _import_official(file: Path) -> ModuleType:
+    if not file.is_file():
+        raise RecipeError(f"{file}: no such file; --reference takes a checkout of OpenGVLab/UniFormerV2")
     specification = importlib.util.spec_from_file_location("official_uniformerv2", file)
     assert specification is not None
     assert specification.loader is not None

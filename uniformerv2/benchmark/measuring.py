@@ -1,0 +1,202 @@
+"""Contenders in turn, each in a process of its own: no one's memory is another's, and all meet the same weather."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uniformerv2.benchmark.contenders import Case, Contender, build
+from uniformerv2.errors import UniFormerV2Error
+
+MEBI = 2**20
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of the counted rounds at one batch size."""
+
+    batch: int
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half of the distance between the quartiles, as a share of the median."""
+        if len(self.seconds) < 3:
+            return (max(self.seconds) - min(self.seconds)) / 2 / self.median
+        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return (high - low) / 2 / self.median
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was seen of one contender."""
+
+    contender: Contender
+    parameters: int
+    multiply_adds: int  # for one clip
+    peak_memory: int  # bytes of the whole process, with one clip at a time
+    times: tuple[Times, ...]
+
+    @property
+    def latency(self) -> float:
+        """Seconds for one clip alone."""
+        return self.times[0].median
+
+    @property
+    def throughput(self) -> Times:
+        """At the batch size that gives the most clips per second."""
+        return min(self.times, key=lambda times: times.median / times.batch)
+
+
+def measure(
+    contenders: Sequence[Contender],
+    case: Case,
+    device: torch.device,
+    *,
+    batch_sizes: Sequence[int] = (1, 4),
+    repeats: int = 5,
+    tell: Callable[[str], None] = lambda line: None,
+) -> tuple[list[Measured], list[str]]:
+    """Time all contenders, in turn A B C A B C ..., after a round that does not count.
+
+    Args:
+        batch_sizes: clips at a time; 1 comes first.
+        repeats: rounds that count.
+        tell: receives a line now and then.
+
+    Returns:
+        What was measured, and a line for each contender that failed.
+    """
+    failed: list[str] = []
+    with ExitStack() as stack:
+        workers: dict[Contender, _Worker] = {}
+        for contender in contenders:
+            tell(f"building {contender.name}")
+            worker = stack.enter_context(_Worker(contender, case, device))
+            try:
+                worker.receive()
+            except UniFormerV2Error as error:
+                failed.append(f"{contender.name}: {error}")
+            else:
+                workers[contender] = worker
+        times: dict[Contender, list[Times]] = {contender: [] for contender in workers}
+        facts: dict[Contender, Any] = {}
+        for batch in batch_sizes:
+            tell(f"timing {len(workers)} contenders, {batch} clip{'s' if batch > 1 else ''} at a time")
+            seconds: dict[Contender, list[float]] = {contender: [] for contender in workers}
+            for _ in range(repeats + 1):
+                for contender, worker in workers.items():
+                    seconds[contender].append(worker.ask(batch))
+            for contender, counted in seconds.items():
+                times[contender].append(Times(batch, tuple(counted[1:])))
+            if batch == 1:
+                facts = {contender: worker.ask("facts") for contender, worker in workers.items()}
+    return [Measured(contender, *facts[contender], tuple(times[contender])) for contender in workers], failed
+
+
+class _Worker:
+    """A process that holds one contender and runs it when asked."""
+
+    def __init__(self, contender: Contender, case: Case, device: torch.device):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        arguments = (theirs, contender, case, str(device), torch.get_num_threads())
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+
+    def __enter__(self) -> _Worker:
+        self._process.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.join()
+
+    def ask(self, what: int | str) -> Any:
+        self._pipe.send(what)
+        return self.receive()
+
+    def receive(self) -> Any:
+        answer = self._pipe.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def _serve(pipe: Connection, contender: Contender, case: Case, device_name: str, threads: int) -> None:
+    """The life of a worker: builds, then answers a batch size with seconds, and "facts" with what it knows."""
+    torch.set_num_threads(threads)
+    device = torch.device(device_name)
+    try:
+        built = build(contender, case, device)
+    except Exception as error:
+        pipe.send(error)
+        return
+    pipe.send(None)
+    while True:
+        what = pipe.recv()
+        if what == "facts":
+            pipe.send((built.parameters, built.multiply_adds, peak_memory(device)))
+            continue
+        clips = case.clips(what).to(device)
+        with torch.inference_mode():
+            start = time.perf_counter()
+            built.run(clips)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            pipe.send(time.perf_counter() - start)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process had at once: of the GPU where it computes there, else resident ones."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this system does not tell the peak of resident memory")
+
+
+def product_limit(dtype: torch.dtype, device: torch.device, *, repeats: int = 7) -> float:
+    """Floating-point operations per second that this machine reaches in large matrix products: the best of several ways.
+
+    On a CPU both PyTorch's own product and oneDNN's with weights in its own layout.
+    """
+    from torch import nn
+
+    from uniformerv2.model.packed import PackedLinear, can_pack
+
+    best = 0.0
+    for rows, inside, columns in ((2048, 2048, 2048), (1536, 768, 3072)):
+        factor = torch.randn(rows, inside, device=device).to(dtype)
+        layer = nn.Linear(inside, columns, device=device).to(dtype)
+        ways: list[nn.Module] = [layer]
+        if device.type == "cpu" and can_pack():
+            ways.append(PackedLinear(layer))
+        for way in ways:
+            best = max(best, 2 * rows * inside * columns / _fastest(lambda way=way, x=factor: way(x), device, repeats))
+    return best
+
+
+@torch.inference_mode()
+def _fastest(run: Callable[[], object], device: torch.device, repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])

@@ -1,0 +1,129 @@
+"""optimize(): a trained model -> the same model, made fast for the machine at hand."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from uniformerv2.errors import RecipeError
+from uniformerv2.inference.comparison import LIMITS, Classifier, Comparison, Limits, compare
+from uniformerv2.inference.precision import Precision, pick_precision
+from uniformerv2.model.config import ModelConfig, Preprocessing
+from uniformerv2.model.fold import fold
+from uniformerv2.model.narrow import narrow
+from uniformerv2.model.packed import can_pack, pack
+from uniformerv2.model.uniformerv2 import UniFormerV2
+
+Backend = Literal["torch", "compile", "openvino", "onnxruntime"]
+
+# what each backend can run
+PRECISIONS: dict[Backend, tuple[Precision, ...]] = {
+    "torch": ("fp32", "bf16"),
+    "compile": ("fp32", "bf16"),
+    "openvino": ("fp32", "bf16", "int8"),
+    "onnxruntime": ("fp32",),
+}
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """A model for inference. Call it with clips as the model itself: logits come out."""
+
+    classify: Classifier
+    config: ModelConfig
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    label_note: str
+    backend: Backend
+    precision: Precision
+    comparison: Comparison | None  # with the plain model; None where no clips were given
+    note: str = ""  # why the precision was chosen
+
+    @torch.inference_mode()
+    def __call__(self, clip: Tensor) -> Tensor:
+        """(batch, 3, frames, height, width), uint8 RGB or normalised floats -> float32 logits (batch, classes)."""
+        return self.classify(clip)
+
+
+def optimize(
+    model: UniFormerV2,
+    *,
+    backend: Backend = "torch",
+    precision: Precision | Literal["auto"] = "fp32",
+    calibration: Sequence[Tensor] = (),
+    check: Sequence[Tensor] = (),
+    limits: Limits | None = None,
+) -> Optimized:
+    """Make a model fast, and see what that changes.
+
+    Args:
+        model: stays as it is, on its device; only "torch" and "compile" run on another one than the CPU.
+        backend: "torch" (exact rewrites, oneDNN's layout), "compile" (torch.compile, needs a C++ compiler),
+            "openvino" or "onnxruntime" (an exported graph, for clips of the shape that the preprocessing says).
+        precision: "fp32"; "bf16" (norms, softmax and classifier in float32); "int8" (linear layers, calibrated); "auto".
+        calibration: for "int8", batches of clips (n, 3, frames, height, width) like those to come, some dozens.
+        check: batches of clips on which the result is compared with the model.
+        limits: what may differ there; None: LIMITS of the precision. ANYTHING accepts everything.
+
+    Raises:
+        RecipeError: the backend is not installed or cannot run in this precision, the processor lacks it, no clips to
+            calibrate on, or more differs than the limits allow.
+    """
+    device = next(model.parameters()).device
+    if backend not in PRECISIONS:
+        raise RecipeError(f"backend must be one of {', '.join(PRECISIONS)}, got {backend!r}")
+    chosen, note = pick_precision(precision, device)
+    if chosen not in PRECISIONS[backend]:
+        able = [name for name, precisions in PRECISIONS.items() if chosen in precisions]
+        raise RecipeError(f"backend {backend} does not run in {chosen}; {' and '.join(able)} would")
+    if chosen == "int8" and not calibration:
+        raise RecipeError("int8 needs clips to calibrate on: give some dozens like those to come")
+    plain = model.eval()
+    classify = _build(plain, backend, chosen, calibration)
+    comparison = compare(classify, plain, check) if check else None
+    limits = limits or LIMITS[chosen]
+    if comparison is not None and not comparison.within(limits):
+        raise RecipeError(
+            f"{backend} in {chosen} is refused: {comparison}; at most {limits.deviation:g} and {limits.flips:.1%} of the "
+            "clips are allowed; take another precision, other calibration clips or wider limits"
+        )
+    return Optimized(
+        classify, model.config, model.preprocessing, model.labels, model.label_note, backend, chosen, comparison, note
+    )
+
+
+def _build(model: UniFormerV2, backend: Backend, precision: Precision, calibration: Sequence[Tensor]) -> Classifier:
+    if backend == "torch":
+        return in_torch(model, precision)
+    if backend == "compile":
+        return _compiled(model, precision)
+    if next(model.parameters()).device.type != "cpu":
+        raise RecipeError(f"backend {backend} runs on the CPU here, and the model is on another device; move it")
+    # heavy packages, imported for those who ask for them
+    from uniformerv2.inference.exported import OnnxRuntimeModel, OpenVinoModel
+
+    return OnnxRuntimeModel(model) if backend == "onnxruntime" else OpenVinoModel(model, precision, calibration)
+
+
+def in_torch(model: UniFormerV2, precision: Precision) -> UniFormerV2:
+    """The folded model, narrowed where asked, its linear layers packed on a CPU."""
+    folded = fold(model)
+    if precision == "bf16":
+        folded = narrow(folded, torch.bfloat16)
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return pack(folded) if on_cpu and can_pack() else folded
+
+
+def _compiled(model: UniFormerV2, precision: Precision) -> Classifier:
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        raise RecipeError("backend compile needs a C++ compiler (g++ or clang++) on the PATH; take backend torch")
+    folded = fold(model)
+    if precision == "bf16":
+        folded = narrow(folded, torch.bfloat16)
+    # constant weights may be laid out anew, as `pack` does
+    return torch.compile(folded, options={"freezing": True})
