@@ -15,10 +15,10 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from reference import load_reference
 from timing import alternate, machine
 from torch import Tensor
 
+from uniformerv2.benchmark.reference import load_reference
 from uniformerv2.model.config import named_config
 from uniformerv2.model.sharing import SharedFrames
 from uniformerv2.model.uniformerv2 import UniFormerV2

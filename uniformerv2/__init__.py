@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, UniFormerV2Error, VideoError
     from uniformerv2.fine_tuning import FineTuned, fine_tune
+    from uniformerv2.inference.optimize import Optimized, optimize
     from uniformerv2.model.config import ModelConfig, Preprocessing, named_config
     from uniformerv2.model.uniformerv2 import Features, StageAttention
     from uniformerv2.predict import Prediction, Predictor
@@ -37,6 +38,8 @@ _HOMES = {
     "VideoError": "errors",
     "FineTuned": "fine_tuning",
     "fine_tune": "fine_tuning",
+    "Optimized": "inference.optimize",
+    "optimize": "inference.optimize",
     "ModelConfig": "model.config",
     "Preprocessing": "model.config",
     "named_config": "model.config",

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from uniformerv2.device import pick_device
 from uniformerv2.errors import RecipeError
+from uniformerv2.inference.optimize import Backend, optimize
+from uniformerv2.inference.precision import Precision
 from uniformerv2.model.sharing import SharedFrames
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.timeline import Timeline
@@ -47,10 +49,17 @@ class Predictor:
         num_clips: clips evenly spread over the video.
         num_crops: 1 (centre) or 3 (along the longer side) of each clip.
         head: "kinetics400", "kinetics600" or "kinetics700": only these classes of a Kinetics-710 head.
+        precision, backend: as of `optimize`.
+        calibration: videos like those to come: for "int8", and to see in any precision what it changes.
+
+    Attributes:
+        model: what labels, preprocessing and timelines come from.
+        optimized: what classifies, and what that changes on the calibration videos.
 
     Raises:
-        RecipeError: a device that is not here, or impossible counts.
+        RecipeError: a device that is not here, impossible counts, or as `optimize`.
         CheckpointError: the checkpoint cannot be read, or has no such head.
+        VideoError: a video to calibrate on cannot be read.
     """
 
     def __init__(
@@ -61,6 +70,9 @@ class Predictor:
         num_clips: int = 1,
         num_crops: int = 1,
         head: str | None = None,
+        precision: Precision | Literal["auto"] = "fp32",
+        backend: Backend = "torch",
+        calibration: Sequence[str | Path] = (),
     ) -> None:
         if num_clips < 1 or num_crops not in (1, 3):
             raise RecipeError(f"need num_clips >= 1 and num_crops 1 or 3, got {num_clips} and {num_crops}")
@@ -68,6 +80,10 @@ class Predictor:
         model = model if isinstance(model, UniFormerV2) else load_model(model)
         self.model = (map_head(model, head) if head else model).to(self.device).eval()
         self.num_clips, self.num_crops = num_clips, num_crops
+        clips = [self.views(video) for video in calibration]
+        self.optimized = optimize(self.model, backend=backend, precision=precision, calibration=clips, check=clips)
+        if isinstance(self.optimized.classify, UniFormerV2):
+            self.model = self.optimized.classify  # the plain weights may go
 
     @torch.inference_mode()
     def predict(self, video: str | Path | bytes, *, top_k: int | None = 5) -> Prediction:
@@ -81,7 +97,7 @@ class Predictor:
             VideoError: it cannot be read.
         """
         clips = self.views(video).to(self.device)
-        scores = torch.cat([self.model(clip[None]).float().softmax(-1) for clip in clips]).mean(0)
+        scores = torch.cat([self.optimized(clip[None]).softmax(-1) for clip in clips]).mean(0)
         return Prediction(_title(video), *ranked(self.model, scores, top_k))
 
     @torch.inference_mode()
@@ -106,12 +122,14 @@ class Predictor:
             console: shows a bar on a terminal; None shows nothing.
 
         Raises:
-            RecipeError: a window or stride that makes no sense.
+            RecipeError: a window or stride that makes no sense, or a backend that sees whole clips only.
             VideoError: it cannot be read.
 
         Warns:
             VideoWarning: the video is damaged, yet the wanted frames are there.
         """
+        if self.optimized.classify is not self.model:
+            raise RecipeError(f"backend {self.optimized.backend} cannot share frames between windows; take torch")
         windows = Windows(window, stride)
         with VideoReader(video) as reader:
             times = windows.times(0.0, reader.duration, tolerance=0.5 / reader.rate)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -112,9 +111,7 @@ def build(contender: Contender, case: Case, device: torch.device) -> Built:
     if contender.backend is None:
         return Built(model.eval(), parameters, multiply_adds)
     calibration = [case.clips(CALIBRATION_CLIPS)] if contender.precision == "int8" else []
-    optimized = optimize(
-        model, backend=contender.backend, precision=contender.precision, calibration=calibration
-    )
+    optimized = optimize(model, backend=contender.backend, precision=contender.precision, calibration=calibration)
     return Built(optimized, parameters, multiply_adds)
 
 
@@ -128,13 +125,14 @@ def _official(case: Case, precision: Precision, device: torch.device) -> Built:
     return _built(model, case, device, autocast=precision == "bf16")
 
 
-def _built(model: nn.Module, case: Case, device: torch.device, *, autocast: bool = False, swapped: bool = False) -> Built:
+def _built(
+    model: nn.Module, case: Case, device: torch.device, *, autocast: bool = False, swapped: bool = False
+) -> Built:
     """A module whose multiply-adds are counted as it runs; `swapped`: it takes (batch, frames, 3, height, width)."""
     model = model.to(device).eval()
 
     def run(clips: Tensor) -> Any:
-        context: AbstractContextManager[Any] = torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext()
-        with context:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             return model(clips.transpose(1, 2) if swapped else clips)
 
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
@@ -142,42 +140,18 @@ def _built(model: nn.Module, case: Case, device: torch.device, *, autocast: bool
     return Built(run, sum(one.numel() for one in model.parameters()), counter.get_total_flops() // 2)
 
 
-def _video_mae(case: Case) -> nn.Module:
-    from transformers import VideoMAEConfig, VideoMAEForVideoClassification
+def _peer(name: str, **sizes: int) -> nn.Module:
+    """A video classifier of transformers with random weights, its own defaults but for `sizes`."""
+    import transformers
 
-    return VideoMAEForVideoClassification(
-        VideoMAEConfig(image_size=case.size[0], num_frames=case.num_frames, num_labels=400)
-    )
-
-
-def _timesformer(case: Case) -> nn.Module:
-    from transformers import TimesformerConfig, TimesformerForVideoClassification
-
-    return TimesformerForVideoClassification(
-        TimesformerConfig(image_size=case.size[0], num_frames=case.num_frames, num_labels=400)
-    )
+    config = getattr(transformers, f"{name}Config")(**sizes)
+    return getattr(transformers, f"{name}ForVideoClassification")(config)
 
 
-def _vivit(case: Case) -> nn.Module:
-    from transformers import VivitConfig, VivitForVideoClassification
-
-    return VivitForVideoClassification(
-        VivitConfig(image_size=case.size[0], num_frames=case.num_frames, num_labels=400)
-    )
-
-
-def _vjepa2(case: Case) -> nn.Module:
-    from transformers import VJEPA2Config, VJEPA2ForVideoClassification
-
-    return VJEPA2ForVideoClassification(
-        VJEPA2Config(crop_size=case.size[0], frames_per_clip=case.num_frames, num_labels=400)
-    )
-
-
-# random weights, their own default sizes, on as many frames and pixels as ours
+# on as many frames and pixels as ours
 PEERS: dict[str, Callable[[Case], nn.Module]] = {
-    "VideoMAE-B": _video_mae,
-    "TimeSformer-B": _timesformer,
-    "ViViT-B": _vivit,
-    "V-JEPA 2 L": _vjepa2,
+    "VideoMAE-B": lambda case: _peer("VideoMAE", image_size=case.size[0], num_frames=case.num_frames),
+    "TimeSformer-B": lambda case: _peer("Timesformer", image_size=case.size[0], num_frames=case.num_frames),
+    "ViViT-B": lambda case: _peer("Vivit", image_size=case.size[0], num_frames=case.num_frames),
+    "V-JEPA 2 L": lambda case: _peer("VJEPA2", crop_size=case.size[0], frames_per_clip=case.num_frames),
 }

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from uniformerv2.benchmark.contenders import Case, Contender, build
 from uniformerv2.errors import UniFormerV2Error
-
-MEBI = 2**20
+from uniformerv2.model.packed import PackedLinear, can_pack
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def measure(
                 times[contender].append(Times(batch, tuple(counted[1:])))
             if batch == 1:
                 facts = {contender: worker.ask("facts") for contender, worker in workers.items()}
-    return [Measured(contender, *facts[contender], tuple(times[contender])) for contender in workers], failed
+    return [Measured(contender, times=tuple(times[contender]), **facts[contender]) for contender in workers], failed
 
 
 class _Worker:
@@ -148,15 +148,11 @@ def _serve(pipe: Connection, contender: Contender, case: Case, device_name: str,
     while True:
         what = pipe.recv()
         if what == "facts":
-            pipe.send((built.parameters, built.multiply_adds, peak_memory(device)))
+            facts = {"parameters": built.parameters, "multiply_adds": built.multiply_adds}
+            pipe.send({**facts, "peak_memory": peak_memory(device)})
             continue
-        clips = case.clips(what).to(device)
         with torch.inference_mode():
-            start = time.perf_counter()
-            built.run(clips)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            pipe.send(time.perf_counter() - start)
+            pipe.send(_seconds(built.run, case.clips(what).to(device), device))
 
 
 def peak_memory(device: torch.device) -> int:
@@ -169,15 +165,12 @@ def peak_memory(device: torch.device) -> int:
     raise RuntimeError("this system does not tell the peak of resident memory")
 
 
+@torch.inference_mode()
 def product_limit(dtype: torch.dtype, device: torch.device, *, repeats: int = 7) -> float:
-    """Floating-point operations per second that this machine reaches in large matrix products: the best of several ways.
+    """Operations per second, two a multiply-add, that this machine reaches in large matrix products at best.
 
-    On a CPU both PyTorch's own product and oneDNN's with weights in its own layout.
+    On a CPU the faster of PyTorch's own products and oneDNN's with weights in its own layout.
     """
-    from torch import nn
-
-    from uniformerv2.model.packed import PackedLinear, can_pack
-
     best = 0.0
     for rows, inside, columns in ((2048, 2048, 2048), (1536, 768, 3072)):
         factor = torch.randn(rows, inside, device=device).to(dtype)
@@ -186,17 +179,14 @@ def product_limit(dtype: torch.dtype, device: torch.device, *, repeats: int = 7)
         if device.type == "cpu" and can_pack():
             ways.append(PackedLinear(layer))
         for way in ways:
-            best = max(best, 2 * rows * inside * columns / _fastest(lambda way=way, x=factor: way(x), device, repeats))
+            seconds = min(_seconds(way, factor, device) for _ in range(repeats))
+            best = max(best, 2 * rows * inside * columns / seconds)
     return best
 
 
-@torch.inference_mode()
-def _fastest(run: Callable[[], object], device: torch.device, repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
+def _seconds(run: Callable[[Tensor], object], argument: Tensor, device: torch.device) -> float:
+    start = time.perf_counter()
+    run(argument)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start

@@ -208,6 +208,12 @@ class Predict:
     """Only these classes of a Kinetics-710 head."""
     as_json: Annotated[FlagCreatePairsOff[bool], arg(name="json")] = False
     """Print one JSON object a line and nothing else."""
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "fp32"
+    """auto: the fastest of fp32 and bf16 on this processor. int8 is made with OpenVINO and needs --calibration."""
+    backend: Literal["torch", "compile", "openvino", "onnxruntime"] = "torch"
+    """What runs the model (docs/inference.md)."""
+    calibration: Annotated[tuple[Path, ...], arg(metavar="VIDEO...")] = ()
+    """Some dozen videos like those to come: for int8, and to see in any precision what it changes."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda, ..."""
 
@@ -220,9 +226,17 @@ class Predict:
         from uniformerv2.predict import Predictor
 
         predictor = Predictor(
-            self.checkpoint, device=self.device, num_clips=self.clips, num_crops=self.crops, head=self.head
+            self.checkpoint,
+            device=self.device,
+            num_clips=self.clips,
+            num_crops=self.crops,
+            head=self.head,
+            precision=self.precision,
+            backend=self.backend,
+            calibration=self.calibration,
         )
-        note(predictor.model.label_note)
+        for line in (predictor.model.label_note, predictor.optimized.note, predictor.optimized.comparison):
+            note(str(line or ""))
         look = self._look_at_windows if self.timeline else self._look
         failures = []
         for video in self.videos:

@@ -13,7 +13,6 @@ from torch import Tensor
 from uniformerv2.errors import RecipeError
 from uniformerv2.inference.comparison import LIMITS, Classifier, Comparison, Limits, compare
 from uniformerv2.inference.precision import Precision, pick_precision
-from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.model.fold import fold
 from uniformerv2.model.narrow import narrow
 from uniformerv2.model.packed import can_pack, pack
@@ -35,10 +34,6 @@ class Optimized:
     """A model for inference. Call it with clips as the model itself: logits come out."""
 
     classify: Classifier
-    config: ModelConfig
-    preprocessing: Preprocessing
-    labels: tuple[str, ...]
-    label_note: str
     backend: Backend
     precision: Precision
     comparison: Comparison | None  # with the plain model; None where no clips were given
@@ -65,7 +60,8 @@ def optimize(
         model: stays as it is, on its device; only "torch" and "compile" run on another one than the CPU.
         backend: "torch" (exact rewrites, oneDNN's layout), "compile" (torch.compile, needs a C++ compiler),
             "openvino" or "onnxruntime" (an exported graph, for clips of the shape that the preprocessing says).
-        precision: "fp32"; "bf16" (norms, softmax and classifier in float32); "int8" (linear layers, calibrated); "auto".
+        precision: "fp32"; "bf16" (norms, softmax and classifier in float32); "int8" (linear layers, calibrated); or
+            "auto", see `pick_precision`.
         calibration: for "int8", batches of clips (n, 3, frames, height, width) like those to come, some dozens.
         check: batches of clips on which the result is compared with the model.
         limits: what may differ there; None: LIMITS of the precision. ANYTHING accepts everything.
@@ -89,12 +85,10 @@ def optimize(
     limits = limits or LIMITS[chosen]
     if comparison is not None and not comparison.within(limits):
         raise RecipeError(
-            f"{backend} in {chosen} is refused: {comparison}; at most {limits.deviation:g} and {limits.flips:.1%} of the "
-            "clips are allowed; take another precision, other calibration clips or wider limits"
+            f"{backend} in {chosen} is refused: {comparison}; at most {limits.deviation:g} and {limits.flips:.1%} of "
+            "the clips are allowed; take another precision, other calibration clips or wider limits"
         )
-    return Optimized(
-        classify, model.config, model.preprocessing, model.labels, model.label_note, backend, chosen, comparison, note
-    )
+    return Optimized(classify, backend, chosen, comparison, note)
 
 
 def _build(model: UniFormerV2, backend: Backend, precision: Precision, calibration: Sequence[Tensor]) -> Classifier:
