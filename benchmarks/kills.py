@@ -143,10 +143,10 @@ def run_and_kill(training: Training, moment: float, whole: Undisturbed) -> Kill 
 
 def phase(training: Training, opened: int, whole: Undisturbed) -> str:
     """What a process was doing that was just killed; `opened` is from before it started."""
-    for partial in training.run.path.glob(".*.partial"):
-        return f"while it wrote {partial.name[1:].rsplit('.', 2)[0]}"
     if training.opened() == opened:
         return "before it trained"
+    for partial in training.run.path.glob(".*.partial"):
+        return f"while it wrote {partial.name[1:].rsplit('.', 2)[0]}"
     records, step = training.records(), training.step()
     evaluated = sum(record["kind"] == "epoch" for record in records)
     if step and (step == whole.steps or step == (evaluated + 1) * whole.steps_per_epoch):
@@ -192,7 +192,7 @@ def main() -> None:
     )
     start = time.perf_counter()
     whole = run_undisturbed(unbroken)
-    print(machine())
+    print(machine(), flush=True)
     print(f"undisturbed: {whole.steps} steps, {whole.cpu:.0f} CPU s, of which {whole.starting:.1f} before it trains")
     kills = kill_often(broken, arguments.kills, random.Random(arguments.seed), whole)
     report(kills, whole.steps)
