@@ -68,7 +68,7 @@ def test_a_stream_as_json(uniformerv2: Run, checkpoint: Path, video: Path) -> No
     ("arguments", "part"),
     [
         (["absent.mp4"], "absent.mp4"),
-        (["VIDEO", "--window", 20], "ended after 12 frames, but a window has 20"),
+        (["VIDEO", "--window", 20], "ended after 12 frames, 0 dropped, but a window has 20"),
         (["VIDEO", "--stride", 0], "stride"),
         (["VIDEO", "--top-k", 0], "top_k"),
         (["http://127.0.0.1:9/"], "cannot be opened"),

@@ -147,9 +147,7 @@ class StreamPredictor:
                         frame.number, times[0], frame.time, labels, scores, latency, frames.dropped, frames.damaged
                     )
             if count < self.window:
-                raise VideoError(
-                    f"{frames.name}: ended after {count} frames, but a window has {self.window}; make it shorter"
-                )
+                raise VideoError(f"{_summary(frames, count)}, but a window has {self.window}; make it shorter")
             on_event(StreamEvent("end", _summary(frames, count), count))
 
     @contextmanager
