@@ -4,6 +4,7 @@ import gc
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,21 @@ def test_a_stream_that_stalls(model: UniFormerV2) -> None:
         next(predictions)
 
 
+def test_frames_that_are_wanted_seldom_are_waited_for(model: UniFormerV2, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = pushed(images(1))
+    waits = []
+
+    def take(timeout: float | None = None) -> None:
+        waits.append(timeout)
+
+    monkeypatch.setattr(live, "take", take)
+    monkeypatch.setattr("uniformerv2.stream.live_frames", lambda source, **_: nullcontext(live))
+    for rate, timeout in ((0.02, 10.0), (None, 10.0), (5, None)):
+        with pytest.raises(VideoError, match="ended after 0 frames"):
+            list(StreamPredictor(model, rate=rate, timeout=timeout).run("camera"))
+    assert waits == [60.0, 10.0, None]
+
+
 def test_whoever_stops_looking_stops_the_reader(
     model: UniFormerV2, colours: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,9 +199,10 @@ def test_whoever_stops_looking_stops_the_reader(
 
 
 @pytest.mark.parametrize("name", ["window", "stride", "rate", "timeout", "room"])
-def test_numbers_that_make_no_sense(model: UniFormerV2, name: str) -> None:
-    with pytest.raises(RecipeError, match=f"{name} of a stream must be positive, got -1"):
-        StreamPredictor(model, **{name: -1})
+@pytest.mark.parametrize("value", [-1, 0, float("nan"), float("inf")])
+def test_numbers_that_make_no_sense(model: UniFormerV2, name: str, value: float) -> None:
+    with pytest.raises(RecipeError, match=f"{name} of a stream must be positive, got {value:g}"):
+        StreamPredictor(model, **{name: value})
 
 
 def test_a_rate_is_for_sources_that_are_read(model: UniFormerV2) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -91,14 +92,9 @@ class StreamPredictor:
         device: str = "auto",
         head: str | None = None,
     ) -> None:
-        for name, value in (
-            ("window", window),
-            ("stride", stride),
-            ("rate", rate),
-            ("timeout", timeout),
-            ("room", room),
-        ):
-            if value is not None and not value > 0:
+        numbers = {"window": window, "stride": stride, "rate": rate, "timeout": timeout, "room": room}
+        for name, value in numbers.items():
+            if value is not None and not 0 < value < math.inf:
                 raise RecipeError(f"the {name} of a stream must be positive, got {value:g}")
         predictor = Predictor(model, device=device, head=head)
         self.model, self.device = predictor.model, predictor.device
@@ -154,8 +150,11 @@ class StreamPredictor:
     def _open(self, source: Source) -> Iterator[tuple[LiveFrames, Iterator[LiveFrame]]]:
         """The queue that frames go through, and what comes out of it."""
         if isinstance(source, str | Path | int):
+            # between two frames that are taken, the others pass by unseen
+            pause = 1 / self.rate if self.rate else 0.0
+            patience = None if self.timeout is None else self.timeout + pause
             with live_frames(source, rate=self.rate, timeout=self.timeout, room=self.room) as frames:
-                yield frames, iter(partial(frames.take, self.timeout), None)
+                yield frames, iter(partial(frames.take, patience), None)
         elif self.rate is not None:
             raise RecipeError(f"a rate of {self.rate:g} frames/s is for sources that are read; push fewer frames")
         elif isinstance(source, LiveFrames):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from errno import EIO
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -83,7 +84,7 @@ class LiveFrames:
         """Add a frame.
 
         Args:
-            image: uint8 (3, height, width), RGB; of any size, which may change.
+            image: uint8 (3, height, width), RGB; of any size, which may change. It is not copied.
             time: seconds, by whatever clock; None: now.
 
         Raises:
@@ -197,8 +198,9 @@ def live_frames(
     """
     address = Address.of(source)
     frames, stop = LiveFrames(address.name, room=room), threading.Event()
-    work = {"rate": rate, "timeout": timeout, "pace": Pace(frames.clock, stop.wait), "stopped": stop.is_set}
-    reader = threading.Thread(target=_read_all, args=(address, frames), kwargs=work, name=address.name, daemon=True)
+    pace = Pace(frames.clock, stop.wait)
+    work = partial(read, address, frames, rate=rate, timeout=timeout, pace=pace, stopped=stop.is_set)
+    reader = threading.Thread(target=_to_the_end, args=(work, frames), name=address.name, daemon=True)
     reader.start()
     try:
         yield frames
@@ -207,9 +209,9 @@ def live_frames(
         reader.join(_GRACE)
 
 
-def _read_all(address: Address, frames: LiveFrames, **work: object) -> None:
+def _to_the_end(work: Callable[[], None], frames: LiveFrames) -> None:
     try:
-        read(address, frames, **work)  # type: ignore[arg-type]
+        work()
     except BaseException as error:  # whoever looks at the frames has to learn of it
         frames.end(error)
     else:
