@@ -137,6 +137,16 @@ class TestFiles:
         _, taken = everything(colours / "red" / "red0.mp4", rate=4)
         assert [frame.time for frame in taken] == pytest.approx([0, 0.3, 0.5, 0.8, 1.0])
 
+    def test_a_phone_s_video_is_turned_upright(self, shared: Path) -> None:
+        video = shared / "data" / "videos" / "decord" / "video_90.mov"
+        _, taken = everything(video)
+        with VideoReader(video) as reader:
+            assert torch.equal(torch.stack([frame.image for frame in taken]), reader.frames_at(range(len(reader))))
+
+    def test_a_damaged_file_goes_on(self, shared: Path) -> None:
+        frames, taken = everything(shared / "data" / "videos" / "decord" / "corrupted.mp4")
+        assert (len(taken), frames.damaged) == (49, 1)  # of fifty packets
+
     def test_what_cannot_be_opened(self, tmp_path: Path) -> None:
         (tmp_path / "text.mp4").write_text("no video")
         for name in ("absent.mp4", "text.mp4"):
