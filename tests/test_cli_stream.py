@@ -93,7 +93,7 @@ def test_timelines(uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: 
         *("--timeline", folder, "--window", 0.4, "--stride", 0.2, "--top-k", 2),
     )
     assert status == 2
-    assert errors.startswith(f"error: {tmp_path / 'absent.mp4'}")
+    assert errors.startswith(f"note: each frame is encoded once\nerror: {tmp_path / 'absent.mp4'}")
     assert output.splitlines()[0] == (
         f"{videos[0]}: 5 windows, written to {folder / 'red0.csv'} and {folder / 'red0.svg'}"
     )

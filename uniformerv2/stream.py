@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from uniformerv2.errors import RecipeError, VideoError
-from uniformerv2.model.sharing import SharedFrames, sharing_obstacle
+from uniformerv2.model.sharing import SharedFrames, sharing_report
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Predictor, ranked
 from uniformerv2.video.live import LiveFrame, LiveFrames, live_frames
@@ -100,12 +100,7 @@ class StreamPredictor:
         self.model, self.device = predictor.model, predictor.device
         self.window = window or self.model.preprocessing.num_frames
         self.stride, self.rate, self.timeout, self.room = stride, rate, timeout, room
-        obstacle = sharing_obstacle(self.model.config)
-        self.report = (
-            f"every window of {self.window} frames is computed whole: {obstacle}"
-            if obstacle
-            else "each frame is encoded once",
-        )
+        self.report = (sharing_report(self.model.config),)
 
     def run(
         self, source: Source, *, top_k: int | None = 5, on_event: Callable[[StreamEvent], object] = warn

@@ -1,4 +1,4 @@
-"""What a model sees in a long video, window by window: kept, written as a table, drawn."""
+"""What a model sees in a long video, window by window, as data and as a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from uniformerv2.atomic import write_text
-from uniformerv2.errors import RecipeError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -43,24 +42,12 @@ class Timeline:
             labels = tuple(self.labels[number] for number in classes)
             yield Moment(float(start), float(end), labels, tuple(scores[classes].tolist()))
 
-    def save(self, target: Path, *, top_k: int = 5) -> None:
-        """Write to one file, whole or not at all.
+    def write_table(self, target: Path, *, top_k: int = 5) -> None:
+        """Write the most likely classes of each window as CSV, whole or not at all.
 
-        Args:
-            target: .csv (start, end, label1, score1, ... of the most likely classes) or .svg, a picture.
-            top_k: how many classes the table has.
-
-        Raises:
-            RecipeError: another suffix.
+        Columns: start, end, label1, score1, ... to `top_k`.
         """
-        if target.suffix == ".csv":
-            write_text(target, self._table(top_k))
-        elif target.suffix == ".svg":
-            from uniformerv2.timeline_picture import draw
-
-            write_text(target, draw(self))
-        else:
-            raise RecipeError(f"{target}: a timeline is written to .csv or .svg; choose one of these suffixes")
+        write_text(target, self._table(top_k))
 
     def _table(self, top_k: int) -> str:
         text = io.StringIO()

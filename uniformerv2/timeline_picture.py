@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
+from uniformerv2.atomic import write_text
 from uniformerv2.timeline import Array, Timeline
 
 CLASSES = 8  # that are drawn: those with the most probability over the whole video
@@ -15,6 +17,11 @@ COLUMNS = 600  # at most; each shows the highest score of its windows, so that s
 _LEFT, _RIGHT, _TOP, _ROW, _HEIGHT, _WIDTH = 220, 60, 44, 38, 28, 1000  # pixels
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds
 _LABEL = 26  # letters that there is room for
+
+
+def write_picture(target: Path, timeline: Timeline) -> None:
+    """Write the picture of a timeline as one SVG file without outside resources, whole or not at all."""
+    write_text(target, draw(timeline))
 
 
 def draw(timeline: Timeline) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from uniformerv2.model.config import ModelConfig
-from uniformerv2.model.sharing import SharedFrames, sharing_obstacle
+from uniformerv2.model.sharing import SharedFrames, sharing_obstacle, sharing_report
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 TINY = {"width": 32, "depth": 3, "heads": 2, "image_size": (32, 32), "global_after": (1, 2), "num_classes": 5}
@@ -84,3 +84,5 @@ def test_what_is_in_the_way_is_said() -> None:
     assert sharing_obstacle(ModelConfig()) == ""
     assert "local" in sharing_obstacle(ModelConfig(local_blocks="attention"))
     assert "stem" in sharing_obstacle(ModelConfig(temporal_downsample=True))
+    assert sharing_report(ModelConfig()) == "each frame is encoded once"
+    assert sharing_report(ModelConfig(temporal_downsample=True)).startswith("every window is computed whole: the stem")

@@ -223,6 +223,7 @@ class Predict:
                 f"need a video and top_k of at least 1, got {len(self.videos)} videos, top_k {self.top_k}"
             )
         self._check_timeline()
+        from uniformerv2.model.sharing import sharing_report
         from uniformerv2.predict import Predictor
 
         predictor = Predictor(
@@ -237,6 +238,8 @@ class Predict:
         )
         for line in (predictor.model.label_note, predictor.optimized.note, predictor.optimized.comparison):
             note(str(line or ""))
+        if self.timeline:
+            note(sharing_report(predictor.model.config))
         look = self._look_at_windows if self.timeline else self._look
         failures = []
         for video in self.videos:
@@ -263,12 +266,13 @@ class Predict:
         from rich.console import Console
 
         from uniformerv2.predict import TIMELINE_WINDOW
+        from uniformerv2.timeline_picture import write_picture
 
         window = TIMELINE_WINDOW if self.window is None else self.window
         timeline = predictor.timeline(video, window=window, stride=self.stride, console=Console(stderr=True))
         table, picture = self._targets(video)
-        timeline.save(table, top_k=self.top_k)
-        timeline.save(picture)
+        timeline.write_table(table, top_k=self.top_k)
+        write_picture(picture, timeline)
         if self.as_json:
             for moment in timeline.moments(self.top_k):
                 print(json.dumps({"video": str(video), **moment._asdict()}))

@@ -20,6 +20,12 @@ def sharing_obstacle(config: ModelConfig) -> str:
     return ""
 
 
+def sharing_report(config: ModelConfig) -> str:
+    """How windows that overlap are computed, in a line."""
+    obstacle = sharing_obstacle(config)
+    return f"every window is computed whole: {obstacle}" if obstacle else "each frame is encoded once"
+
+
 class SharedFrames:
     """Frames of a video from which clips are put together.
 
