@@ -1,10 +1,10 @@
 """What a new frame of a stream costs, where windows share frames, against the whole window.
 
-    python benchmarks/streaming.py [--model B/16] [--window 8] [--rounds 5] [--reference CHECKOUT]
+    python benchmarks/streaming.py [--model B/16] [--window 8] [--precision fp32] [--rounds 5] [--reference CHECKOUT]
 
-The model sees a window of the last frames at every new frame (stride 1), in float32, with random weights. The ways take
-turns, so that a change in the load of the machine meets all of them; the median of the rounds counts. `--reference` is
-a clone of OpenGVLab/UniFormerV2, which computes the whole window with the same weights.
+The model sees a window of the last frames at every new frame (stride 1), with random weights, as `StreamPredictor` runs
+it. The ways take turns, so that a change in the load of the machine meets all of them; the median of the rounds counts.
+`--reference` is a clone of OpenGVLab/UniFormerV2, which computes the whole window in float32 with the same weights.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from timing import alternate, machine
 from torch import Tensor
 
 from uniformerv2.benchmark.reference import load_reference
+from uniformerv2.inference.optimize import in_torch
 from uniformerv2.model.config import named_config
 from uniformerv2.model.sharing import SharedFrames
 from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -55,19 +56,19 @@ def ways(model: UniFormerV2, frames: Tensor, window: int) -> dict[str, Callable[
         "new frame": new_frame,
         "  its encoding": lambda: model.encode(clip[:, :, :1]),
         "  its global stages": lambda: model.summarise(encoded),
-        "resizing from 640x360": lambda: test_frame(picture, model.preprocessing),
+        "  resizing it from 640x360": lambda: test_frame(picture, model.preprocessing),
     }
 
 
-def deviation(model: UniFormerV2, frames: Tensor, window: int) -> float:
-    """Largest difference of the logits of shared windows from those of the whole model, relative to the largest."""
+def deviation(model: UniFormerV2, plain: UniFormerV2, frames: Tensor, window: int) -> float:
+    """Largest difference of the logits of shared windows from those of the plain model, relative to the largest."""
     shared = SharedFrames(model)
     whole, parts = [], []
     for first in range(frames.shape[1] - window + 1):
         numbers = range(first, first + window)
         shared.add({number: frames[:, number] for number in numbers})
         parts.append(model.head(shared.clip(numbers).pooled))
-        whole.append(model(frames[None, :, first : first + window]))
+        whole.append(plain(frames[None, :, first : first + window]))
     expected = torch.cat(whole)
     return float((torch.cat(parts) - expected).abs().max() / expected.abs().max())
 
@@ -77,22 +78,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="B/16", help="a named size")
     parser.add_argument("--window", type=int, default=8, help="frames of a window")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of ours")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the median counts")
     parser.add_argument("--reference", type=Path, help="a clone of OpenGVLab/UniFormerV2")
-    arguments = parser.parse_args()
-    print(f"{machine()}, float32, {arguments.model} {arguments.window}x224, median of {arguments.rounds}")
-    model = build(arguments.model)
-    frames = torch.randn(3, arguments.window + 2, *model.config.image_size)
-    worst = deviation(model, frames, arguments.window)
-    print(f"largest deviation from the whole window: {worst:.1e} of the largest logit")
-    timed = ways(model, frames, arguments.window)
-    if arguments.reference:
-        official = load_reference(arguments.reference, model, num_frames=arguments.window)
-        clip = frames[None, :, : arguments.window]
+    given = parser.parse_args()
+    print(f"{machine()}, {given.precision}, {given.model} {given.window}x224, median of {given.rounds}")
+    plain = build(given.model)
+    model = in_torch(plain, given.precision)
+    frames = torch.randn(3, given.window + 2, *model.config.image_size)
+    worst = deviation(model, plain, frames, given.window)
+    print(f"largest deviation from the plain model on whole windows: {worst:.1e} of the largest logit")
+    timed = ways(model, frames, given.window)
+    if given.reference:
+        official = load_reference(given.reference, plain, num_frames=given.window)
+        clip = frames[None, :, : given.window]
         timed = {"official, whole window": lambda: official(clip), **timed}
-    times = alternate(timed, repeats=arguments.rounds, inner=1)
+    times = alternate(timed, repeats=given.rounds, inner=1)
     for name, milliseconds in times.items():
-        print(f"{name:24} {milliseconds:9.1f} ms   {milliseconds / times['new frame']:6.2f} x new frame")
+        print(f"{name:28} {milliseconds:9.1f} ms   {milliseconds / times['new frame']:6.2f} x new frame")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from uniformerv2.errors import RecipeError, VideoError
+from uniformerv2.inference.precision import has_bf16
 from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.model.sharing import SharedFrames
 from uniformerv2.model.uniformerv2 import Encoded, Features, UniFormerV2
@@ -86,6 +87,13 @@ def test_scores_are_those_of_the_whole_window(
 def test_the_window_is_as_long_as_the_model_s_clips(model: UniFormerV2) -> None:
     assert StreamPredictor(model).window == 4
     assert [prediction.frame for prediction in StreamPredictor(model).run(images(5))] == [3, 4]
+
+
+@pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="the processor does not multiply bf16")
+def test_in_bf16(model: UniFormerV2) -> None:
+    narrow, full = (next(StreamPredictor(model, precision=one).run(images(4))) for one in ("bf16", "fp32"))
+    assert narrow.labels == full.labels
+    assert narrow.scores == pytest.approx(full.scores, abs=0.05)
 
 
 def test_top_k(model: UniFormerV2) -> None:
@@ -212,12 +220,14 @@ def test_a_rate_is_for_sources_that_are_read(model: UniFormerV2) -> None:
 
 def test_memory_over_20000_frames_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     # what computes is the cheapest that makes new tensors for each frame: it is what is kept that is tested
-    model = tiny(width=8, heads=1)
     places = Places(1, (2, 2))
-    monkeypatch.setattr(model, "encode", lambda clip: Encoded((clip[:, 0],), clip[:, 0, :, :8, 0], places))
-    monkeypatch.setattr(
-        model, "summarise", lambda encoded: Features(encoded.frame_embeddings.sum(1), encoded.stages[0])
-    )
+    predictor = StreamPredictor(tiny(width=8, heads=1), window=2, stride=2)
+    cheap = {
+        "encode": lambda clip: Encoded((clip[:, 0],), clip[:, 0, :, :8, 0], places),
+        "summarise": lambda clip: Features(clip.frame_embeddings.sum(1), clip.stages[0]),
+    }
+    for name, function in cheap.items():
+        monkeypatch.setattr(predictor.model, name, function)
     monkeypatch.setattr("uniformerv2.stream.test_frame", lambda image, preprocessing: image.float())
     held = set()
     forget = SharedFrames.forget_before
@@ -238,7 +248,7 @@ def test_memory_over_20000_frames_is_flat(monkeypatch: pytest.MonkeyPatch) -> No
                 blocks.append(sys.getallocatedblocks())
             yield image
 
-    assert sum(1 for _ in StreamPredictor(model, window=2, stride=2).run(stream())) == 10_000
+    assert sum(1 for _ in predictor.run(stream())) == 10_000
     assert held == {2}
     assert len(tensors) == 1
     assert blocks[-1] - blocks[0] < 1000  # one number kept for each frame would be 15000

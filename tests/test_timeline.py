@@ -73,14 +73,15 @@ def test_scores_are_those_of_each_window_by_itself(model: UniFormerV2, film: Pat
 
 def test_each_frame_is_encoded_once(image_model: Path, film: Path) -> None:
     model = arm(image_model, num_classes=3, num_frames=4, size=(32, 32)).eval()
-    encode, frames = model.encode, []
+    predictor, frames = Predictor(model), []
+    encode = predictor.model.encode
 
     def counted(clip: Tensor) -> object:
         frames.append(clip.shape[2])
         return encode(clip)
 
-    with patch.object(model, "encode", counted):
-        Predictor(model).timeline(film, window=2.0, stride=0.5)
+    with patch.object(predictor.model, "encode", counted):
+        predictor.timeline(film, window=2.0, stride=0.5)
     assert frames == [4] + [1] * 8
 
 

@@ -70,7 +70,7 @@ class StreamPredictor:
             seconds, which should be about what the model was trained on.
         timeout: seconds after which a source that gives no frame has failed; None: never.
         room: frames that may wait for the model; the oldest go when more come.
-        device, head: as of `Predictor`.
+        device, head, precision: as of `Predictor`.
 
     Attributes:
         report: how windows are computed, one line each.
@@ -91,12 +91,13 @@ class StreamPredictor:
         room: int = 2,
         device: str = "auto",
         head: str | None = None,
+        precision: Literal["auto", "fp32", "bf16"] = "fp32",
     ) -> None:
         numbers = {"window": window, "stride": stride, "rate": rate, "timeout": timeout, "room": room}
         for name, value in numbers.items():
             if value is not None and not 0 < value < math.inf:
                 raise RecipeError(f"the {name} of a stream must be positive, got {value:g}")
-        predictor = Predictor(model, device=device, head=head)
+        predictor = Predictor(model, device=device, head=head, precision=precision)
         self.model, self.device = predictor.model, predictor.device
         self.window = window or self.model.preprocessing.num_frames
         self.stride, self.rate, self.timeout, self.room = stride, rate, timeout, room

@@ -39,6 +39,8 @@ class Stream:
     """Only these classes of a Kinetics-710 head."""
     as_json: Annotated[FlagCreatePairsOff[bool], arg(name="json")] = False
     """Print one JSON object a line and nothing else."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """auto: the fastest of fp32 and bf16 on this processor."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda, ..."""
 
@@ -55,6 +57,7 @@ class Stream:
             timeout=self.timeout,
             device=self.device,
             head=self.head,
+            precision=self.precision,
         )
         for line in (predictor.model.label_note, *predictor.report):
             note(line)
