@@ -96,6 +96,11 @@ def test_in_bf16(model: UniFormerV2) -> None:
     assert narrow.scores == pytest.approx(full.scores, abs=0.05)
 
 
+def test_the_precision_that_was_chosen_is_told(model: UniFormerV2) -> None:
+    assert "precision auto is" in StreamPredictor(model, precision="auto").report[0]
+    assert StreamPredictor(model).report == ("each frame is encoded once",)
+
+
 def test_top_k(model: UniFormerV2) -> None:
     predictor = StreamPredictor(model)
     everything = next(predictor.run(images(4), top_k=9))

@@ -73,7 +73,7 @@ class StreamPredictor:
         device, head, precision: as of `Predictor`.
 
     Attributes:
-        report: how windows are computed, one line each.
+        report: the precision that "auto" chose and why, and how windows are computed, one line each.
 
     Raises:
         RecipeError: counts, seconds or a device that make no sense.
@@ -101,7 +101,7 @@ class StreamPredictor:
         self.model, self.device = predictor.model, predictor.device
         self.window = window or self.model.preprocessing.num_frames
         self.stride, self.rate, self.timeout, self.room = stride, rate, timeout, room
-        self.report = (sharing_report(self.model.config),)
+        self.report = tuple(filter(None, (predictor.optimized.note, sharing_report(self.model.config))))
 
     def run(
         self, source: Source, *, top_k: int | None = 5, on_event: Callable[[StreamEvent], object] = warn
