@@ -603,3 +603,13 @@ def test_frames_come_one_after_the_other_as_they_come_together(shared: Path) -> 
             assert list(frames) == wanted
             assert torch.equal(torch.stack(list(frames.values())), together)
             assert reader.damage == ""
+
+
+def test_a_stream_of_frames_ends_where_other_frames_are_asked_for(tmp_path: Path) -> None:
+    write(tmp_path / "video.mp4")
+    with VideoReader(tmp_path / "video.mp4") as reader:
+        frames = reader.stream([0, 1, 2])
+        next(frames)
+        assert len(reader.frames_at([30])) == 1
+        with pytest.raises(RuntimeError, match=r"video\.mp4: other frames were read"):
+            next(frames)

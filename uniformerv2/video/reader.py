@@ -153,6 +153,7 @@ class VideoReader:
 
         Raises:
             VideoError: a wanted frame cannot be decoded.
+            RuntimeError: other frames of the reader were asked for in between.
         """
         for index, image in self._frames.images(indices):
             yield index, torch.from_numpy(image).permute(2, 0, 1)
@@ -267,6 +268,7 @@ class _VideoFile:
         self._name = name
         self._threads = threads
         self._count: int | None = None  # frames of a full sequential decode, once counted
+        self._passes = 0  # how often images were asked for
         self._seeks = True  # until a seek lands behind its target, or in the middle of a packet
         self._kept: list[Packet[VideoStream]] = []  # all packets, or none
         self._open("AUTO", threads)
@@ -295,9 +297,13 @@ class _VideoFile:
         """
         width, height = self._coded_size
         converter = VideoReformatter()  # of one's own, every frame would make a new one
+        self._passes += 1
+        this = self._passes
         for index, frame in self._decode(wanted):
             image = converter.reformat(frame, format="rgb24", width=width, height=height, threads=self._threads)
             yield index, upright(image.to_ndarray(), frame)
+            if self._passes != this:  # there is one decoder, and it stands elsewhere now
+                raise RuntimeError(f"{self._name}: other frames were read before this stream of frames had ended")
 
     def close(self) -> None:
         self._container.close()
