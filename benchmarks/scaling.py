@@ -2,9 +2,9 @@
 
     python benchmarks/scaling.py [--model Ti/16] [--layout temporal] [--size 144] [--frames 8] [--clips 16]
 
-A step is forward, backward, clipping and AdamW on random clips in float32, with one thread a process; several exchange
-gradients through gloo (--parallel). The groups take turns, step by step, and sleep meanwhile. Prints the median of each,
-and how many times as fast as one process it is.
+A step is forward, backward, clipping and AdamW on random clips in float32, with one thread a process; several processes
+exchange gradients through gloo (--parallel). The groups take turns, step by step, and sleep meanwhile. Prints the
+median of each, and how many times as fast as one process it is.
 """
 
 from __future__ import annotations
