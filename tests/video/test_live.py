@@ -133,6 +133,11 @@ class TestFiles:
         with VideoReader(video) as reader:
             assert torch.equal(torch.stack([frame.image for frame in taken]), reader.frames_at(range(12)))
 
+    def test_frames_that_the_decoder_holds_back_to_the_end_have_times_too(self, tmp_path: Path) -> None:
+        (tmp_path / "film.mp4").write_bytes(encoded("libx264", "mp4", 48, frames=12))  # with B-frames
+        _, taken = everything(tmp_path / "film.mp4")
+        assert [frame.time for frame in taken] == pytest.approx([number / 10 for number in range(12)])
+
     def test_the_first_frame_of_each_slot_is_taken(self, colours: Path) -> None:
         _, taken = everything(colours / "red" / "red0.mp4", rate=4)
         assert [frame.time for frame in taken] == pytest.approx([0, 0.3, 0.5, 0.8, 1.0])
@@ -203,7 +208,11 @@ def part(content: bytes) -> bytes:
 
 SMALL, LARGE = part(encoded("mjpeg", "mjpeg", 48)), part(encoded("mjpeg", "mjpeg", 64))
 GARBAGE = part(NOISE.bytes(300))
-FILM = encoded("mpeg4", "avi", 48, frames=12)
+FILES = {
+    "/film": encoded("mpeg4", "avi", 48, frames=12),
+    "/piece.ts": encoded("mpeg2video", "mpegts", 48, frames=12),
+    "/live.m3u8": b"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.2,\npiece.ts\n",
+}
 STREAMS = {
     "/even": SMALL * 5,
     "/resized": SMALL * 3 + LARGE * 3,
@@ -217,11 +226,11 @@ class Handler(BaseHTTPRequestHandler):
     released: threading.Event
 
     def do_GET(self) -> None:
-        if self.path == "/film":
+        if self.path in FILES:
             self.send_response(200)
-            self.send_header("Content-Length", str(len(FILM)))
+            self.send_header("Content-Length", str(len(FILES[self.path])))
             self.end_headers()
-            self.wfile.write(FILM)
+            self.wfile.write(FILES[self.path])
             return
         if self.path not in (*STREAMS, "/silent"):
             self.send_error(404)
@@ -267,6 +276,12 @@ class TestAddresses:
         clock = Clock()
         _, taken = everything(f"{server}/film", clock)
         assert [frame.arrival for frame in taken] == pytest.approx([number / 10 for number in range(12)])
+
+    def test_what_is_live_in_pieces_is_shown_at_its_pace(self, server: str) -> None:
+        clock = Clock()
+        with pytest.raises(VideoError, match=r"no frame for 0\.2 s"):  # the list has no end, and no second piece comes
+            everything(f"{server}/live.m3u8", clock, timeout=0.2)
+        assert sum(clock.waits) == pytest.approx(1.0, abs=0.11)  # the decoder holds the last frame back
 
     def test_frames_of_another_size_midway(self, server: str) -> None:
         _, taken = everything(f"{server}/resized")

@@ -29,12 +29,13 @@ from uniformerv2.video.reader import UNTIMED_RATE, main_stream, upright
 from uniformerv2.video.transforms import check_frames
 
 if TYPE_CHECKING:
-    from av import VideoFrame, VideoStream
+    from av import Packet, VideoFrame, VideoStream
     from av.container import InputContainer
 
 CAMERA = "camera"  # the source "camera" is the first one, "camera:1" the second
 
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
+_IN_PIECES = frozenset({"hls", "dash"})  # formats in which even what is live comes as several seconds at once
 _MOST_DAMAGED = 500  # packets in a row: some 20 seconds, while a decoder may have to wait for a key frame
 _LONGEST_GAP = 10.0  # seconds between frames; more is a jump of the source's clock, not a pause
 _ROUNDING = 1e-6  # of a frame: an inexact time must not fall into the slot before
@@ -229,8 +230,8 @@ def read(
 ) -> None:
     """Push what a source gives, to its end or until `stopped`.
 
-    Recordings (files, and addresses of a known length) are held back to their own pace. Frames of other sources have
-    the time at which they come, as few of them state a true one.
+    Recordings (files, and addresses of a known length) and what is sent in pieces of seconds are held back to their own
+    pace. Frames of other sources have the time at which they come, as few of them state a true one.
 
     Raises:
         VideoError: it cannot be opened or read, or nearly nothing of it can be decoded.
@@ -239,17 +240,25 @@ def read(
         stream = main_stream(container, address.name)
         stream.thread_type = "SLICE"  # threads for frames would hold back as many frames
         recorded = address.url.startswith("file:") or container.duration is not None
+        paced = recorded or container.format.name in _IN_PIECES
         wanted, converter, last = _Slots(rate), VideoReformatter(), 0.0
         for frame in _decoded(address, container, stream, frames, timeout):
             if stopped():
                 return
-            last = frame.time if frame.time is not None else last + 1 / float(stream.average_rate or UNTIMED_RATE)
-            if recorded:
+            last = _time(frame, stream, last)
+            if paced:
                 pace.hold(last)
-            now = last if recorded else frames.clock()
+            now = last if paced else frames.clock()
             if wanted(now):
                 image = converter.reformat(frame, format="rgb24").to_ndarray()
                 frames.push(torch.from_numpy(upright(image, frame)).permute(2, 0, 1), now)
+
+
+def _time(frame: VideoFrame, stream: VideoStream, last: float) -> float:
+    """Seconds by the source; where it states none, a frame after the last."""
+    if frame.pts is None or not stream.time_base:
+        return last + 1 / float(stream.average_rate or UNTIMED_RATE)
+    return float(frame.pts * stream.time_base)  # frame.time is NaN for what a decoder gives at the end
 
 
 class _Slots:
@@ -286,26 +295,43 @@ def _decoded(
     packets, in_a_row = container.demux(stream), 0
     while in_a_row < _MOST_DAMAGED:
         try:
-            packet = next(packets, None)
-            if packet is None:
-                return
+            packet = _next_packet(packets, address, frames, timeout)
             decoded = stream.codec_context.decode(packet)
-        except av.InvalidDataError:
+        except av.FFmpegError:
             frames.damaged += 1
             in_a_row += 1
-            packets = container.demux(stream)  # the error has ended the former iterator
+            packets = container.demux(stream)  # an error ends the former iterator
             continue
-        except av.ExitError:
-            raise VideoError(f"{address.name}: no frame for {timeout:g} s") from None
-        except av.FFmpegError as error:
-            if error.errno != EIO:
-                raise VideoError(f"{address.name}: cannot be read on ({error.strerror})") from None
-            # how FFmpeg takes it that a server without a known end has closed the connection
-            frames.ending = f"reading stopped: {error.strerror}"
-            yield from stream.codec_context.decode(None)
-            return
         for frame in decoded:
             in_a_row = 0
             frames.damaged += frame.is_corrupt
             yield frame
+        if packet is None:
+            return
     raise VideoError(f"{address.name}: {in_a_row} packets in a row cannot be decoded")
+
+
+def _next_packet(
+    packets: Iterator[Packet[VideoStream]], address: Address, frames: LiveFrames, timeout: float | None
+) -> Packet[VideoStream] | None:
+    """The next packet, None at the end. Lets an InvalidDataError pass: it concerns this packet alone."""
+    start = time.monotonic()
+    try:
+        packet = next((packet for packet in packets if packet.size), None)  # an empty one would end the decoding
+    except av.InvalidDataError:
+        raise
+    except av.ExitError:
+        raise _stalled(address, timeout) from None
+    except av.FFmpegError as error:
+        if error.errno != EIO:
+            raise VideoError(f"{address.name}: cannot be read on ({error.strerror})") from None
+        # how FFmpeg takes it that a server has closed the connection without having told a length
+        frames.ending = f"reading stopped: {error.strerror}"
+        return None
+    if packet is None and timeout is not None and time.monotonic() - start >= timeout:
+        raise _stalled(address, timeout)  # HLS takes a read that was given up for the end
+    return packet
+
+
+def _stalled(address: Address, timeout: float | None) -> VideoError:
+    return VideoError(f"{address.name}: no frame for {timeout:g} s")
