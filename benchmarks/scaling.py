@@ -23,7 +23,7 @@ from torch.nn.utils import clip_grad_norm_
 from uniformerv2 import UniFormerV2, named_config
 from uniformerv2.train.distributed import process_group
 from uniformerv2.train.optim import build_optimizer
-from uniformerv2.train.parallel import share
+from uniformerv2.train.parallel import SharedModel
 from uniformerv2.train.recipe import Optimization
 
 CLASSES = 10
@@ -58,9 +58,9 @@ def take_steps(rank: int, world: int, port: int, connection: Connection, options
     torch.manual_seed(0)
     side, clips = options.size, options.clips // world
     config = named_config(options.model, options.layout, image_size=(side, side), num_classes=CLASSES)
-    with process_group():
+    with process_group() as ranks:
         model = UniFormerV2(config).train()
-        called = share(model, options.parallel, "fp32") if world > 1 else model
+        called = SharedModel(model, ranks, parallel=options.parallel, precision="fp32").called
         optimizer = build_optimizer(model, Optimization())
         batch, labels = torch.randn(clips, 3, options.frames, side, side), torch.randint(CLASSES, (clips,))
         while True:

@@ -24,7 +24,7 @@ from uniformerv2.train.checkpoint import RunFolder
 from uniformerv2.train.distributed import Ranks, current_ranks
 from uniformerv2.train.engine import Cost
 from uniformerv2.train.log import read_metrics
-from uniformerv2.train.parallel import SynchronizedBatchNorm, share, whole_tensor
+from uniformerv2.train.parallel import SharedModel, SynchronizedBatchNorm, whole_tensor
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.train.termination import TERMINATED
 from uniformerv2.video.augmentation import Augmentation
@@ -84,7 +84,7 @@ def test_gradients_and_statistics_are_those_of_one_process(
     def work() -> dict[str, torch.Tensor]:
         rank = current_ranks().rank
         model = small_model()
-        called = share(model, way, "fp32")
+        called = SharedModel(model, current_ranks(), parallel=way, precision="fp32").called
         own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
         loss_share(called, clips[own], labels[own], sum(sizes), world).backward()
         return gradients_and_statistics(model)
@@ -102,7 +102,7 @@ def test_batch_norm_over_processes_is_batch_norm_over_all_rows(together: Togethe
 
     def work() -> tuple[torch.Tensor, ...]:
         model = nn.Sequential(nn.BatchNorm1d(5))
-        called = share(model, "ddp", "fp32")
+        called = SharedModel(model, current_ranks(), parallel="ddp", precision="fp32").called
         assert isinstance(model[0], SynchronizedBatchNorm)
         assert list(model.state_dict()) == [f"0.{name}" for name in alone.state_dict()]
         own = rows[:9] if current_ranks().first else rows[9:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 import time
@@ -18,8 +17,6 @@ from typing import Any, Protocol
 import torch
 from rich.console import Console
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
@@ -39,7 +36,7 @@ from uniformerv2.train.optim import (
     optimizer_tensors,
     set_learning_rate,
 )
-from uniformerv2.train.parallel import Parallel, copy_whole, share, whole_tensor
+from uniformerv2.train.parallel import Parallel, SharedModel, whole_tensor
 from uniformerv2.train.precision import allow_tf32, autocast, loss_scaler
 from uniformerv2.train.recipe import Optimization
 from uniformerv2.train.state import under, within
@@ -129,7 +126,7 @@ class Trainer:
         save_every: seconds after which the state is saved in the middle of an epoch.
         programs: that show curves, see `open_writers`.
         recipe: what they say is run.
-        parallel: how several processes share the model, see `share`.
+        parallel: how several processes share the model, see `SharedModel`.
     """
 
     def __init__(
@@ -153,10 +150,13 @@ class Trainer:
         self.console = console if self.ranks.first else None
         self.programs, self.recipe = programs if self.ranks.first else (), recipe
         self.device = model_device(model)
-        # what is evaluated and saved: the model itself, or a copy of one that is divided
-        self._whole = copy.deepcopy(model) if self.ranks.world > 1 and parallel == "fsdp" else model
-        trained = share(model, parallel, optimization.precision) if self.ranks.world > 1 else model
-        self._shared = trained if isinstance(trained, DistributedDataParallel) else None
+        self._shared = SharedModel(
+            model,
+            self.ranks,
+            parallel=parallel,
+            precision=optimization.precision,
+            compile=optimization.compile,
+        )
         self.optimizer = build_optimizer(model, optimization)
         self.scaler = loss_scaler(optimization.precision, self.device)
         self.average = WeightAverage(model, optimization.ema) if optimization.ema else None
@@ -164,8 +164,6 @@ class Trainer:
         self.finished_epochs = 0
         self.best: float | None = None  # the monitored metric of the best epoch so far
         self.stalled = 0  # evaluations since then
-        # what is trained; the same parameters
-        self._trained: nn.Module = torch.compile(trained) if optimization.compile else trained  # type: ignore[assignment]
         self._states = run.open_states(self.ranks)
         self._progress = Progress()  # of the epoch that runs
         self._generators: list[Tensor] = []  # as they were when a resumed epoch was broken off
@@ -298,8 +296,8 @@ class Trainer:
         self.optimizer.zero_grad()
         for batch in batches:
             seen.append((batch, get_generators()))
-            with self._sharing_gradients(len(seen) == in_step):
-                cost = self._cost(self._trained, batch)
+            with self._shared.exchanging(len(seen) == in_step):
+                cost = self._cost(self._shared.called, batch)
                 if cost is not None:
                     total.add({"loss": cost.loss.item(), **cost.scalars}, cost.clips)
                     self.scaler.scale(cost.loss * (cost.clips / unit)).backward()
@@ -315,12 +313,6 @@ class Trainer:
             raise RecipeError(self._not_finite(loss, norm, number, epoch, seen))
         self._update(finite)
         return total.means, {"lr": rate, "clips": total.clips} | ({"grad_norm": norm} if finite else {"overflow": True})
-
-    def _sharing_gradients(self, last: bool) -> AbstractContextManager[object]:
-        """Around a batch of a step: processes exchange gradients in the backward pass of the last, and not before."""
-        if isinstance(self.model, FSDPModule):
-            self.model.set_requires_gradient_sync(last)
-        return nullcontext() if last or self._shared is None else self._shared.no_sync()
 
     def _of_all_processes(self, total: Totals) -> Totals:
         """What the processes have seen together; they agree too on whether to save now and whether to stop."""
@@ -362,7 +354,7 @@ class Trainer:
         reason, files = NOTHING_BAD, ""
         for batch, generators in seen:
             set_generators(generators)  # the same dropout
-            with self._sharing_gradients(False):
+            with self._shared.exchanging(False):
                 found = first_bad(self.model, partial(self._loss, batch), self.ranks)
             named = ", ".join(str(path) for path in getattr(batch, "paths", ())) or "unknown"
             every = self.ranks.gather((found, named))
@@ -392,9 +384,7 @@ class Trainer:
     def evaluated(self) -> Iterator[nn.Module]:
         """Inside, the model that is evaluated and saved: undivided, with the average of the weights if there is one."""
         with self.average.applied() if self.average is not None else nullcontext():
-            if self._whole is not self.model:
-                copy_whole(self.model, self._whole)
-            yield self._whole
+            yield self._shared.whole()
 
     def _save_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         self._save_model(self.run.last)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from uniformerv2.errors import RecipeError
+from uniformerv2.train.distributed import Ranks
 from uniformerv2.train.recipe import Precision
 
 Parallel = Literal["ddp", "fsdp"]
@@ -23,30 +26,65 @@ def check_parallel(parallel: Parallel) -> None:
         raise RecipeError(f"processes share a training by {' or '.join(get_args(Parallel))}, got {parallel!r}")
 
 
-def share(model: nn.Module, parallel: Parallel, precision: Precision) -> nn.Module:
-    """Make a model one that all processes of the group train together; each has built it alike.
+class SharedModel:
+    """A model that all processes of a group train together, each having built it alike. One process is a group, too.
 
-    The gradient is then the mean over the processes, and BatchNorm sees the clips of all of them, as if one process had
-    the whole batch. Every process has to run the model as often as the others, be it on no clip.
+    The gradient is the mean over the processes, and BatchNorm sees the clips of all of them, as if one process had the
+    whole batch. Every process has to run the model as often as the others, be it on no clip.
 
     Args:
-        model: on the device that computes. It is changed, and stays what is saved.
+        model: on the device that computes. It is changed, but for its names and its function.
+        ranks: the processes.
         parallel: "ddp", every process has all of it (DistributedDataParallel); "fsdp", weights, gradients and the state
             of the optimizer are divided, block by block (FSDP2, `fully_shard`).
-        precision: of the training. In "bf16" and "fp16" sharded weights travel in that type, gradients in float32.
+        precision: of the training. In "bf16" and "fp16" divided weights travel in that type, gradients in float32.
+        compile: whether to compile it.
 
-    Returns:
-        What is called in training.
+    Attributes:
+        called: what is called in training.
     """
-    synchronise_batch_norm(model)
-    if parallel == "fsdp":
-        narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-        # inputs keep their type: autocast decides what is computed in which, as in one process
-        policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32, cast_forward_inputs=False)
-        for block in _blocks(model):
-            fully_shard(block, mp_policy=policy)
-        fully_shard(model, mp_policy=policy)
-        return model
+
+    def __init__(
+        self, model: nn.Module, ranks: Ranks, *, parallel: Parallel, precision: Precision, compile: bool = False
+    ) -> None:
+        self.model = self._whole = model
+        self._replicated: DistributedDataParallel | None = None
+        if ranks.world > 1:
+            synchronise_batch_norm(model)
+            if parallel == "fsdp":
+                self._whole = copy.deepcopy(model)
+                _divide(model, precision)
+            else:
+                self._replicated = _replicate(model)
+        called = self._replicated or model
+        self.called: nn.Module = torch.compile(called) if compile else called  # type: ignore[assignment]
+
+    def exchanging(self, last: bool) -> AbstractContextManager[object]:
+        """Around a batch of a step: processes exchange gradients in the backward pass of the last, and not before."""
+        if isinstance(self.model, FSDPModule):
+            self.model.set_requires_gradient_sync(last)
+        return nullcontext() if last or self._replicated is None else self._replicated.no_sync()
+
+    @torch.no_grad()
+    def whole(self) -> nn.Module:
+        """The model undivided, with the weights that it has now."""
+        if self._whole is not self.model:
+            targets = self._whole.state_dict()
+            for name, tensor in self.model.state_dict().items():
+                targets[name].copy_(whole_tensor(tensor))
+        return self._whole
+
+
+def _divide(model: nn.Module, precision: Precision) -> None:
+    narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    # inputs keep their type: autocast decides what is computed in which, as in one process
+    policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for block in _blocks(model):
+        fully_shard(block, mp_policy=policy)
+    fully_shard(model, mp_policy=policy)
+
+
+def _replicate(model: nn.Module) -> DistributedDataParallel:
     # of an axis of length 1, whose stride says nothing
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     device = next(model.parameters()).device
@@ -73,14 +111,6 @@ def whole_tensor(tensor: Tensor) -> Tensor:
 def local_tensor(tensor: Tensor) -> Tensor:
     """This process's part of a tensor, as a view; all of it if it is not divided."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-@torch.no_grad()
-def copy_whole(model: nn.Module, whole: nn.Module) -> None:
-    """Give an undivided model of the same architecture the weights of one that may be divided."""
-    targets = whole.state_dict()
-    for name, tensor in model.state_dict().items():
-        targets[name].copy_(whole_tensor(tensor))
 
 
 # --- BatchNorm over processes
