@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from uniformerv2 import ModelConfig, Preprocessing
 from uniformerv2.model.config import Rotary
-from uniformerv2.model.uniblocks import GlobalUniBlock, LocalAggregator
+from uniformerv2.model.uniblocks import GlobalUniBlock, LocalUniBlock
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.model.vit import (
     MLP,
@@ -130,9 +130,11 @@ def test_registers_are_seen_by_the_spatial_attention_only() -> None:
     config, places = family("dinov2"), Places(1, (2, 3))
     tokens, others = draw(2, 4, 1 + 6 + 4, 32), draw(2, 4, 1 + 6 + 4, 32)
     others[:, :, :7] = tokens[:, :, :7]
-    local, stage = randomise(LocalAggregator(config)), randomise(GlobalUniBlock(config))
-    assert torch.equal(local(tokens, places), local(others, places))
-    assert not local(tokens, places)[:, :, 7:].any()
+    block, stage = randomise(LocalUniBlock(config)), randomise(GlobalUniBlock(config))
+    mixed = block.mix_time(block.local1, tokens, places)
+    assert torch.equal(mixed[:, :, :7], block.mix_time(block.local1, others, places)[:, :, :7])
+    assert torch.equal(mixed[:, :, [0, 7, 8, 9, 10]], tokens[:, :, [0, 7, 8, 9, 10]])
+    assert not torch.equal(mixed, tokens)
     query = draw(2, 1, 32)
     assert torch.equal(stage(query, tokens, places)[0], stage(query, others, places)[0])
 

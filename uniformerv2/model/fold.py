@@ -94,9 +94,9 @@ def _fold_scale(attention: Attention) -> None:
 
 def _fold_quick_gelu(mlp: MLP) -> None:
     """x sigmoid(1.702 x) = silu(1.702 x) / 1.702."""
-    if isinstance(mlp.activation, QuickGELU) and isinstance(mlp.norm, nn.Identity):
-        mlp.fc1 = linear(mlp.fc1.weight * 1.702, mlp.fc1.bias * 1.702)
-        mlp.fc2 = linear(mlp.fc2.weight / 1.702, mlp.fc2.bias)
+    if mlp.absorbs:
+        mlp.fc1 = linear(mlp.fc1.weight * QuickGELU.factor, mlp.fc1.bias * QuickGELU.factor)
+        mlp.fc2 = linear(mlp.fc2.weight / QuickGELU.factor, mlp.fc2.bias)
         mlp.activation = nn.SiLU()
 
 

@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uniformerv2.model.config import ModelConfig
-from uniformerv2.model.vit import MLP, Block, CrossAttention, DropPath, Places
+from uniformerv2.model.vit import MLP, Block, CrossAttention, DropPath, Places, recomputed
 
 
 class LocalAggregator(nn.Module):
     """Local temporal relation aggregator: each patch looks at its own place in the neighbouring frames.
 
-    BatchNorm, a linear layer down, a depth-wise convolution in time, a linear layer up. Class and register tokens pass
-    by.
+    BatchNorm, a linear layer down, a depth-wise convolution in time, a linear layer up.
     """
 
     def __init__(self, config: ModelConfig):
@@ -33,10 +32,11 @@ class LocalAggregator(nn.Module):
         nn.init.zeros_(self.expand.weight)
         nn.init.zeros_(self.expand.bias)
 
-    def forward(self, tokens: Tensor, places: Places) -> Tensor:
-        """The residual to add to tokens of the same shape; zero for class and register tokens."""
-        patches = tokens[:, :, places.patches]
-        reduced = self._normalise_and_reduce(patches)
+    def forward(self, patches: Tensor) -> Tensor:
+        """(batch, frames, patches, width) -> the residual to add, of the same shape."""
+        return recomputed(self._mix_and_expand, self._normalise_and_reduce(patches))
+
+    def _mix_and_expand(self, reduced: Tensor) -> Tensor:
         # a Conv2d over (frames, patches) of a channels-last view: no copy, and on a CPU faster than shifted
         # multiply-adds and than a Conv3d in channels_last_3d (benchmarks/depthwise.py)
         mixed = F.conv2d(
@@ -46,9 +46,8 @@ class LocalAggregator(nn.Module):
             padding=(self.temporal.kernel_size[0] // 2, 0),
             groups=self.temporal.groups,
         )
-        # (batch, channels, frames, patches) -> (batch, frames, patches, width), then zero rows for the other tokens
-        others = (places.class_tokens, tokens.shape[2] - places.in_space)
-        return F.pad(self.expand(mixed.permute(0, 2, 3, 1)), (0, 0, *others))
+        # (batch, channels, frames, patches) -> (batch, frames, patches, width)
+        return self.expand(mixed.permute(0, 2, 3, 1))
 
     def _normalise_and_reduce(self, patches: Tensor) -> Tensor:
         if self.norm is None:
@@ -76,10 +75,15 @@ class LocalUniBlock(Block):
 
     def forward(self, tokens: Tensor, places: Places) -> Tensor:
         # the aggregators are never recomputed in the backward pass: their BatchNorm would count the batch twice
-        tokens = self.mix_space(tokens + self.drop_path(self.local1(tokens, places)), places)
+        tokens = self.mix_space(self.mix_time(self.local1, tokens, places), places)
         if self.local2 is not None:
-            tokens = tokens + self.drop_path(self.local2(tokens, places))
+            tokens = self.mix_time(self.local2, tokens, places)
         return self.mix_channels(tokens)
+
+    def mix_time(self, aggregator: LocalAggregator, tokens: Tensor, places: Places) -> Tensor:
+        """Class and register tokens pass by."""
+        first, patches, registers = places.split(tokens)
+        return torch.cat([first, patches + self.drop_path(aggregator(patches)), registers], dim=2)
 
 
 class DynamicPositionEncoding(nn.Conv3d):
@@ -158,16 +162,18 @@ class GlobalUniBlock(nn.Module):
         Returns:
             (batch, queries, width), and (batch, frames·(class tokens + patches) + n) weights or None.
         """
-        context = self._with_positions(tokens[:, :, : places.in_space], places).flatten(1, 2)
+        context = recomputed(lambda tokens: self.context_norm(self._with_positions(tokens, places)), tokens).flatten(
+            1, 2
+        )
         if extra is not None:
-            context = torch.cat([context, extra], dim=1)
-        update, averaged = self.attention.cross(self.query_norm(query), self.context_norm(context), weights=weights)
+            context = torch.cat([context, self.context_norm(extra)], dim=1)
+        update, averaged = self.attention.cross(self.query_norm(query), context, weights=weights)
         query = query + self.drop_path(update)
-        return query + self.drop_path(self.mlp(self.mlp_norm(query))), averaged
+        return query + self.drop_path(self.mlp(query, self.mlp_norm)), averaged
 
     def _with_positions(self, tokens: Tensor, places: Places) -> Tensor:
-        # (batch, frames, patches, width) -> (batch, frames, rows, columns, width)
-        patches = tokens[:, :, places.patches].unflatten(2, places.grid)
-        encoding = self.position_encoding(patches).flatten(2, 3)
-        # never in place: autograd needs what the convolution and the image blocks saved
-        return tokens + F.pad(encoding, (0, 0, places.class_tokens, 0))
+        """Class tokens and patches, (batch, frames, class tokens + patches, width)."""
+        first, patches, _ = places.split(tokens)
+        # (batch, frames, patches, width) -> (batch, frames, rows, columns, width) and back
+        encoding = self.position_encoding(patches.unflatten(2, places.grid)).flatten(2, 3)
+        return torch.cat([first, patches + encoding], dim=2)

@@ -43,6 +43,27 @@ class Places:
         """How many of the leading tokens are not registers: class token and patches."""
         return self.class_tokens + self.grid[0] * self.grid[1]
 
+    def split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Class tokens, patches and registers of (batch, frames, tokens, width).
+
+        The gradients of the three are put together in one pass; that of a slice is filled up with zeros first.
+        """
+        sizes = [self.class_tokens, self.grid[0] * self.grid[1], tokens.shape[2] - self.in_space]
+        first, patches, registers = tokens.split(sizes, dim=2)
+        return first, patches, registers
+
+
+IDENTITY = nn.Identity()
+
+
+def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """function(*inputs), which keeps its inputs alone for the backward pass and is computed again there.
+
+    For what is cheap beside the memory that it would take. A checkpoint stops at the inputs of the last operation:
+    where that is a product, as in most uses here, only what comes before is done twice.
+    """
+    return checkpoint(function, *inputs, use_reentrant=False) if torch.is_grad_enabled() else function(*inputs)
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Tensor | None = None) -> Tensor:
     """Softmax attention, the only place of the package that computes it without its weights.
@@ -57,10 +78,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Ten
         (batch, heads, queries, dim).
     """
     if _plain_is_faster(query, key):
-        scaled = query if scale == 1 else query * scale
-        scores = scaled @ key.transpose(-1, -2)
-        return (scores if bias is None else scores + bias).softmax(-1) @ value
+        inputs = (query, key, value) if bias is None else (query, key, value, bias)
+        return recomputed(partial(_plain_attention, scale=scale), *inputs)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
+
+
+def _plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, *, scale: float) -> Tensor:
+    scaled = query if scale == 1 else query * scale
+    scores = scaled @ key.transpose(-1, -2)
+    return (scores if bias is None else scores + bias).softmax(-1) @ value
 
 
 def _plain_is_faster(query: Tensor, key: Tensor) -> bool:
@@ -74,9 +100,11 @@ def _plain_is_faster(query: Tensor, key: Tensor) -> bool:
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the activation of CLIP."""
 
+    factor = 1.702
+
     def forward(self, x: Tensor) -> Tensor:
         # the same function through silu, whose backward keeps one tensor instead of three
-        return F.silu(x * 1.702) * (1 / 1.702)
+        return F.silu(x * self.factor) * (1 / self.factor)
 
 
 def activation(name: str) -> nn.Module:
@@ -197,10 +225,12 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.norm_eps) if config.attention_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, places: Places) -> Tensor:
+    def forward(self, x: Tensor, places: Places, before: nn.Module = IDENTITY) -> Tensor:
+        """Attend to `before(x)`, a norm or an identity."""
         batch, frames, tokens, width = x.shape
         # (batch, frames, tokens, 3·width) -> three of (batch·frames, heads, tokens, width / heads), as views
-        qkv = self.qkv(x).view(batch * frames, tokens, 3, self.heads, width // self.heads)
+        qkv = recomputed(lambda x: self.qkv(before(x)), x)
+        qkv = qkv.view(batch * frames, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if self.rotary is not None:
             query, key = (rotate(one, places, halves=self.rotary.halves) for one in (query, key))
@@ -239,14 +269,30 @@ class MLP(nn.Module):
         self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(hidden, eps=norm_eps)
         self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
+    @property
+    def absorbs(self) -> bool:
+        """Whether the weights take the constants of QuickGELU, silu(1.702 x) / 1.702: tokens have more numbers."""
+        return isinstance(self.activation, QuickGELU) and isinstance(self.norm, nn.Identity)
+
+    def forward(self, x: Tensor, before: nn.Module = IDENTITY) -> Tensor:
+        """The MLP of `before(x)`, a norm or an identity."""
+        hidden = recomputed(lambda x: self._expand(before(x)), x)
+        return recomputed(self._contract, hidden)
+
+    def _expand(self, x: Tensor) -> Tensor:
+        if not self.absorbs:
+            return self.fc1(x)
+        return F.linear(x, self.fc1.weight * QuickGELU.factor, self.fc1.bias * QuickGELU.factor)
+
+    def _contract(self, hidden: Tensor) -> Tensor:
+        if self.absorbs:
+            return F.linear(self.dropout(F.silu(hidden)), self.fc2.weight * (1 / QuickGELU.factor), self.fc2.bias)
         if self.gated:
-            gate, value = x.chunk(2, dim=-1)
-            x = self.activation(gate) * value
+            gate, value = hidden.chunk(2, dim=-1)
+            hidden = self.activation(gate) * value
         else:
-            x = self.activation(x)
-        return self.fc2(self.norm(self.dropout(x)))
+            hidden = self.activation(hidden)
+        return self.fc2(self.norm(self.dropout(hidden)))
 
 
 class Block(nn.Module):
@@ -283,11 +329,12 @@ class Block(nn.Module):
 
     def _attention(self, tokens: Tensor, places: Places) -> Tensor:
         attention, norm = self.attention, self.norm1
-        update = norm(attention(tokens, places)) if self.norm_after else attention(norm(tokens), places)
+        update = norm(attention(tokens, places)) if self.norm_after else attention(tokens, places, norm)
         return update if self.scale1 is None else update * self.scale1
 
     def _mlp(self, tokens: Tensor) -> Tensor:
-        update = self.norm2(self.mlp(tokens)) if self.norm_after else self.mlp(self.norm2(tokens))
+        mlp, norm = self.mlp, self.norm2
+        update = norm(mlp(tokens)) if self.norm_after else mlp(tokens, norm)
         return update if self.scale2 is None else update * self.scale2
 
     def _run(self, branch, *inputs) -> Tensor:  # type: ignore[no-untyped-def]
@@ -362,7 +409,7 @@ class AttentionPool(nn.Module):
         context = tokens.flatten(0, 1)
         query = self.query.to(context.dtype).expand(context.shape[0], -1, -1)
         pooled = self.attention.cross(query, context, weights=False)[0][:, 0]
-        return (pooled + self.mlp(self.norm(pooled))).unflatten(0, tokens.shape[:2])
+        return (pooled + self.mlp(pooled, self.norm)).unflatten(0, tokens.shape[:2])
 
 
 def interpolate_grid(grid: Tensor, new: tuple[int, int]) -> Tensor:
