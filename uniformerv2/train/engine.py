@@ -28,6 +28,7 @@ from uniformerv2.train.ema import WeightAverage
 from uniformerv2.train.frozen import train_mode
 from uniformerv2.train.guard import BAD_CLIPS, NOTHING_BAD, first_bad
 from uniformerv2.train.log import MetricsFile, RunDisplay, Speed
+from uniformerv2.train.memory import keep_freed_memory
 from uniformerv2.train.optim import (
     build_optimizer,
     learning_rate,
@@ -208,6 +209,8 @@ class Trainer:
             metrics = MetricsFile(self.run.metrics, finished_epochs=self.finished_epochs, finished_steps=finished)
         display = RunDisplay(self.console, epochs=epochs, steps=epochs * steps, finished_steps=finished)
         allow_tf32(self.optimization.precision)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         showing = open_writers(self.programs, self.run.path, self.recipe, finished_steps=finished)
         with closing(metrics) if metrics else nullcontext(), showing as self._writers, display, self._termination:
             try:
