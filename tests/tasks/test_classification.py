@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from uniformerv2.tasks.classification import (
 from uniformerv2.tasks.evaluation import evaluate
 from uniformerv2.tasks.mixing import Mixing, mix
 from uniformerv2.train.log import TIMINGS, read_metrics
-from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Precision, Recipe
 from uniformerv2.weights import load_model
 
 
@@ -120,6 +121,22 @@ def test_a_killed_and_resumed_run_has_the_curve_of_an_unbroken_one(
     # once more, after the end: nothing is left to train, and the result is the same
     assert train_classifier(colours, tmp_path / "run", recipe, resume=True).evaluation == run.evaluation
     assert steps(tmp_path / "run") == steps(run.last.parent)
+
+
+def test_a_resumed_run_keeps_the_precision_that_it_began_with(
+    run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resume(precision: Precision) -> None:
+        changed = replace(recipe, optimization=replace(recipe.optimization, precision=precision))
+        train_classifier(colours, tmp_path / "run", changed, resume=True)
+
+    shutil.copytree(run.last.parent, tmp_path / "run")  # a run in fp32
+    meaning = {"auto": "bf16"}
+    monkeypatch.setattr(classification, "pick_precision", lambda wanted, *_, **__: meaning.get(wanted, wanted))
+    resume("auto")
+    assert steps(tmp_path / "run") == steps(run.last.parent)
+    with pytest.raises(RecipeError, match="precision fp32 is now bf16"):
+        resume("bf16")
 
 
 def test_loader_workers_change_nothing(run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path) -> None:

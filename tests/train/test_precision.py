@@ -20,6 +20,16 @@ def test_auto_on_a_cpu_needs_hardware_and_width(monkeypatch: pytest.MonkeyPatch,
     assert pick_precision("fp32", cpu, width=4096) == "fp32"
 
 
+@pytest.mark.parametrize(("ratio", "faster"), [(0.5, False), (1.2, False), (1.4, True)])
+def test_what_a_cpu_multiplies_faster_is_measured(monkeypatch: pytest.MonkeyPatch, ratio: float, faster: bool) -> None:
+    moments = [0.0]
+    for duration in (ratio, 1.0) * 5:  # float32, bfloat16
+        moments += [moments[-1], moments[-1] + duration]
+    clock = iter(moments[1:])
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: next(clock))
+    assert precision._cpu_multiplies_bf16.__wrapped__() is faster
+
+
 @pytest.mark.parametrize("precision", ["fp16", "tf32"])
 def test_what_only_gpus_compute_is_refused_elsewhere(precision: Any) -> None:
     with pytest.raises(RecipeError, match=rf"precision {precision} needs a GPU of NVIDIA's, got device cpu; take fp32"):

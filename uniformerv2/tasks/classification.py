@@ -179,6 +179,9 @@ def train_classifier(
     check_programs(programs)
     check_parallel(parallel)
     ranks.of_first(lambda: run.check(resume=resume, overwrite=overwrite))
+    if resume and recipe.optimization.precision == "auto":  # whatever it would mean now
+        begun = ranks.of_first(lambda: run.begun_with("optimization", "precision"))
+        recipe = replace(recipe, optimization=replace(recipe.optimization, precision=begun or "auto"))
     videos = divide(data, recipe, root=root, holdout=holdout, holdout_list=holdout_list)
     parts = assemble(recipe, videos, device=rank_device(device), workers=workers, console=console)
     recipe, model, task = parts.recipe, parts.model, parts.task

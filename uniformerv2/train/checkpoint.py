@@ -67,6 +67,10 @@ class RunFolder:
             if not self.recipe.is_file():
                 raise RecipeError(f"{self.path}: holds other files and no run; only a run is overwritten")
 
+    def begun_with(self, part: str, name: str) -> Any:
+        """A value of the recipe that the run was started with; None if it has none. Raises RecipeError."""
+        return _parse(self.recipe.read_text(encoding="utf-8"), self.recipe).get(part, {}).get(name)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Make the folder, and keep every other process out of it until the end.
