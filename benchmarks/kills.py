@@ -29,6 +29,7 @@ from timing import machine
 
 from uniformerv2.train.checkpoint import RunFolder
 from uniformerv2.train.log import TIMINGS, read_metrics
+from uniformerv2.train.state import PARTIAL
 
 OPTIONS = """
     --size 64 --epochs 12 --batch-size 6 --accumulate 2 --ema 0.99 --drop-path 0.1 --head-dropout 0.1 --num-ops 2
@@ -77,6 +78,10 @@ class Training:
     def step(self) -> int:
         """The last that was logged."""
         return max((record["step"] for record in self.records() if record["kind"] == "step"), default=0)
+
+    def partial(self) -> list[Path]:
+        """What is written at this moment, or was when a kill came."""
+        return [*self.run.path.glob(".*.partial"), *self.run.states.glob(f"*{PARTIAL}")]
 
     def opened(self) -> int:
         """Another number for each process that has come to train."""
@@ -145,8 +150,8 @@ def phase(training: Training, opened: int, whole: Undisturbed) -> str:
     """What a process was doing that was just killed; `opened` is from before it started."""
     if training.opened() == opened:
         return "before it trained"
-    for partial in training.run.path.glob(".*.partial"):
-        return f"while it wrote {partial.name[1:].rsplit('.', 2)[0]}"
+    if training.partial():
+        return "while it wrote"
     records, step = training.records(), training.step()
     evaluated = sum(record["kind"] == "epoch" for record in records)
     if step and (step == whole.steps or step == (evaluated + 1) * whole.steps_per_epoch):
@@ -163,8 +168,7 @@ def differences(one: Training, other: Training) -> list[str]:
     differing = [] if curves[0] == curves[1] else ["metrics.jsonl"]
     folders = (one.run.path, other.run.path)
     differing += [name for name in FILES if not filecmp.cmp(*(folder / name for folder in folders), shallow=False)]
-    left = [file.name for file in other.run.path.glob(".*")]
-    return differing + left
+    return differing + [path.name for path in other.partial()]
 
 
 def report(kills: Sequence[Kill], steps: int, bins: int = 10) -> None:
