@@ -74,7 +74,7 @@ class LocalUniBlock(Block):
         self.local2 = LocalAggregator(config) if config.local_blocks == "attention+mlp" else None
 
     def forward(self, tokens: Tensor, places: Places) -> Tensor:
-        # the aggregators are never recomputed in the backward pass: their BatchNorm would count the batch twice
+        # the norm of an aggregator is never recomputed in the backward pass: BatchNorm would count the batch twice
         tokens = self.mix_space(self.mix_time(self.local1, tokens, places), places)
         if self.local2 is not None:
             tokens = self.mix_time(self.local2, tokens, places)
@@ -162,18 +162,16 @@ class GlobalUniBlock(nn.Module):
         Returns:
             (batch, queries, width), and (batch, frames·(class tokens + patches) + n) weights or None.
         """
-        context = recomputed(lambda tokens: self.context_norm(self._with_positions(tokens, places)), tokens).flatten(
-            1, 2
-        )
+        context = recomputed(lambda tokens: self._context(tokens, places), tokens)
         if extra is not None:
             context = torch.cat([context, self.context_norm(extra)], dim=1)
         update, averaged = self.attention.cross(self.query_norm(query), context, weights=weights)
         query = query + self.drop_path(update)
         return query + self.drop_path(self.mlp(query, self.mlp_norm)), averaged
 
-    def _with_positions(self, tokens: Tensor, places: Places) -> Tensor:
-        """Class tokens and patches, (batch, frames, class tokens + patches, width)."""
+    def _context(self, tokens: Tensor, places: Places) -> Tensor:
+        """Class tokens and patches with positions, normalised: (batch, frames·(class tokens + patches), width)."""
         first, patches, _ = places.split(tokens)
         # (batch, frames, patches, width) -> (batch, frames, rows, columns, width) and back
         encoding = self.position_encoding(patches.unflatten(2, places.grid)).flatten(2, 3)
-        return torch.cat([first, patches + encoding], dim=2)
+        return self.context_norm(torch.cat([first, patches + encoding], dim=2)).flatten(1, 2)
