@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-import torch
+from uniformerv2.benchmark.machine import machine
+
+__all__ = ["alternate", "machine"]
 
 
 def alternate(functions: Mapping[str, Callable[[], object]], *, repeats: int = 7, inner: int = 3) -> dict[str, float]:
@@ -30,20 +30,3 @@ def alternate(functions: Mapping[str, Callable[[], object]], *, repeats: int = 7
             if round_number:
                 times[name].append((time.perf_counter() - start) / inner * 1e3)
     return {name: statistics.median(values) for name, values in times.items()}
-
-
-def machine() -> str:
-    """The machine, its threads and the versions that matter, in one line."""
-    return (
-        f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"Python {platform.python_version()}, {platform.system()}"
-    )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -148,8 +148,8 @@ def _serve(pipe: Connection, contender: Contender, case: Case, device_name: str,
     while True:
         what = pipe.recv()
         if what == "facts":
-            facts = {"parameters": built.parameters, "multiply_adds": built.multiply_adds}
-            pipe.send({**facts, "peak_memory": peak_memory(device)})
+            facts = {"peak_memory": peak_memory(device), "parameters": built.parameters}
+            pipe.send({**facts, "multiply_adds": built.multiply_adds()})
             continue
         with torch.inference_mode():
             pipe.send(_seconds(built.run, case.clips(what).to(device), device))

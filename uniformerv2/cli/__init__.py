@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args
 import tyro
 from tyro.conf import subcommand
 
+from uniformerv2.cli.benchmarking import Benchmark
 from uniformerv2.cli.checkpoints import Convert, Info, Models
 from uniformerv2.cli.datasets import Data
 from uniformerv2.cli.measuring import Evaluate, Features, Predict
@@ -29,6 +30,7 @@ Command = (
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Stream, subcommand("stream")]
     | Annotated[Demo, subcommand("demo")]
+    | Annotated[Benchmark, subcommand("benchmark")]
     | Annotated[Info, subcommand("info")]
     | Annotated[Convert, subcommand("convert")]
     | Annotated[Models, subcommand("models")]
