@@ -9,9 +9,9 @@ frames  B/16, scene: 64 frames against 8, time and memory
 files   B/16, scene, 8 frames, one clip: files of --videos from disk to top-5, in fp32 and bf16, against decord and the
         official model
 
-Weights are random: what they are changes no time. CHECKOUT is a clone of OpenGVLab/UniFormerV2. A Markdown table goes to
-the screen; --output also receives JSON, the tables and pictures. On a GPU the same command measures bf16 and the limit
-of that card; it has not been run on one.
+Weights are random: what they are changes no time. CHECKOUT is a clone of OpenGVLab/UniFormerV2. A Markdown table goes
+to the screen; --output also receives JSON, the tables and pictures. On a GPU the same command measures bf16 and the
+limit of that card; it has not been run on one.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def k400(options: argparse.Namespace) -> Report:
         device=pick_device(options.device),
         reference=options.reference,
         peers=True,
+        batch_sizes=options.batch_sizes,
         repeats=options.repeats,
         tell=print,
     )
@@ -152,6 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--videos", type=Path, default=Path("weizmann"))
     parser.add_argument("--output", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4], help="of k400; the first is 1")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
     for case in options.cases:
