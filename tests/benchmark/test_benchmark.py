@@ -91,6 +91,7 @@ def test_the_command_measures_a_checkpoint_in_processes_of_its_own(
     # exporting takes long, and is tested elsewhere
     monkeypatch.setattr("uniformerv2.benchmark.contenders.NEEDED", {"torch": ()})
     monkeypatch.setattr("uniformerv2.benchmark.contenders.has_bf16", lambda device: False)
+    monkeypatch.setattr("uniformerv2.benchmark.run.product_limit", lambda dtype, device: 1e11)
     save_model(model, tmp_path / "model.safetensors")
     status, output, _ = uniformerv2(
         "benchmark", tmp_path / "model.safetensors", "--repeats", 1, "--batch-sizes", 1, 2, "--output", tmp_path / "out"
