@@ -206,7 +206,7 @@ def test_a_state_of_two_processes_is_resumed_by_one_and_by_three(
             work = lambda: train_classifier(colours, run, recipe, parallel=way, save_every=0.0)  # noqa: B023, E731
             for process in start_together(2, work):
                 process.join(60)
-                assert process.exitcode == 77
+                assert process.exitcode  # 77, or what the first death made of the other
         states = RunFolder(run).open_states(Ranks())
         assert states.newest is not None
         assert states.newest.name in ("000003-00000000", "000003-00000001")  # the last may have been half written
