@@ -136,7 +136,7 @@ def together(start_together: Callable[..., list[Any]], tmp_path: Path) -> Callab
                 assert process.exitcode in (None, 0), f"ended with {process.exitcode}"
             found.append(pickle.loads(result.recv_bytes()))
         for process in processes:
-            process.join(60)
+            process.join(240)
             assert process.exitcode == 0
         return found
 

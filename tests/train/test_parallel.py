@@ -205,7 +205,7 @@ def test_a_state_of_two_processes_is_resumed_by_one_and_by_three(
             dying_at(8, patch)  # in the middle of an epoch
             work = lambda: train_classifier(colours, run, recipe, parallel=way, save_every=0.0)  # noqa: B023, E731
             for process in start_together(2, work):
-                process.join(60)
+                process.join(240)
                 assert process.exitcode  # 77, or what the first death made of the other
         states = RunFolder(run).open_states(Ranks())
         assert states.newest is not None
@@ -222,13 +222,13 @@ def test_the_processes_stop_together_after_a_sigterm_to_one(
 ) -> None:
     run = tmp_path / "run"
     processes = start_together(2, lambda: train_classifier(colours, run, recipe, save_every=0.0))
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not (run / "state").exists():
         assert time.monotonic() < end
         time.sleep(0.005)
     os.kill(processes[1].pid, signal.SIGTERM)
     for process in processes:
-        process.join(60)
+        process.join(240)
         assert process.exitcode == TERMINATED
     together(2, lambda: train_classifier(colours, run, recipe, resume=True) and None)
     assert_same_run(run, alone)
@@ -244,12 +244,12 @@ def test_where_one_process_dies_the_others_end_and_the_state_is_intact(
             train_classifier(colours, run, recipe, save_every=0.0)
 
     processes = start_together(2, work)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not (run / "state").exists():
         assert time.monotonic() < end
         time.sleep(0.005)
     processes[1].kill()
-    processes[0].join(60)
+    processes[0].join(240)
     assert processes[0].exitcode == 0
     train_classifier(colours, run, recipe, resume=True)
     assert_same_run(run, alone)

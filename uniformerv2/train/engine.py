@@ -241,9 +241,12 @@ class Trainer:
         """Train, measure, save."""
         speed = Speed(self.device)
         self._train_epoch(epoch, metrics, display, speed)
-        means = self._progress.means | self._evaluate(epoch)
-        self._record(metrics, {"kind": "epoch", "epoch": epoch, **means, **speed.total})
-        self._save_epoch(epoch, means)
+        with self.evaluated() as model:
+            means = self._progress.means | self._evaluate(model, epoch)
+            self._record(metrics, {"kind": "epoch", "epoch": epoch, **means, **speed.total})
+            self._save_models(model, means)
+        self.finished_epochs, self._progress = epoch, Progress()
+        self._save_state()
         display.epoch(epoch, means, speed.total)
 
     def _train_epoch(self, epoch: int, metrics: MetricsFile | None, display: RunDisplay, speed: Speed) -> None:
@@ -376,11 +379,11 @@ class Trainer:
         cost = self._cost(self.model, batch)
         return None if cost is None else cost.loss
 
-    def _evaluate(self, epoch: int) -> dict[str, float]:
+    def _evaluate(self, model: nn.Module, epoch: int) -> dict[str, float]:
         last = epoch == self.optimization.epochs
         if not last and epoch % self.optimization.evaluate_every:
             return {}
-        with self.evaluated() as model, self._stopping_at_once():
+        with self._stopping_at_once():
             return self.task.evaluate(model)
 
     @contextmanager
@@ -389,20 +392,19 @@ class Trainer:
         with self.average.applied() if self.average is not None else nullcontext():
             yield self._shared.whole()
 
-    def _save_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        self._save_model(self.run.last)
+    def _save_models(self, model: nn.Module, metrics: Mapping[str, float]) -> None:
+        """The last, and the best if it is that."""
+        self._save_model(model, self.run.last)
         score = metrics.get(self.task.monitor)
         if score is not None:
             self.stalled = 0 if self.best is None or score > self.best else self.stalled + 1
             if self.best is None or score >= self.best:  # of equals the later, trained longer
                 self.best = score
-                self._save_model(self.run.best)
-        self.finished_epochs, self._progress = epoch, Progress()
-        self._save_state()
+                self._save_model(model, self.run.best)
 
-    def _save_model(self, file: Path) -> None:
-        with self.evaluated() as model, self.run.saving(file):
-            if self.ranks.first:
+    def _save_model(self, model: nn.Module, file: Path) -> None:
+        if self.ranks.first:
+            with self.run.saving(file):
                 self.save(model, file)
 
     def _save_state(self) -> None:
