@@ -25,7 +25,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from official_model import official_model
 from timing import alternate, machine
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,6 +32,7 @@ from torch.optim import AdamW
 from training_steps import OPTIMIZATION, Case, Trained, build_model, measured_limit, ours, peak_memory
 
 from uniformerv2 import named_config
+from uniformerv2.benchmark.reference import load_reference
 from uniformerv2.device import pick_device
 from uniformerv2.train.optim import parameter_groups
 from uniformerv2.train.recipe import Precision
@@ -108,7 +108,7 @@ def measure(
 def build(side: str, case: Case, device: torch.device, reference: Path) -> Trained:
     if side == "ours":
         return ours(case, device)
-    model = official_model(reference, build_model(case, device), case.frames).to(device)
+    model = load_reference(reference, build_model(case, device), num_frames=case.frames).to(device)
     return Trained(model, AdamW(parameter_groups(model, OPTIMIZATION), lr=OPTIMIZATION.lr, betas=OPTIMIZATION.betas))
 
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "data": {"errors", "atomic", "model.config", "video", "weights.labels"},
     "train": {"errors", "atomic", "device", "model", "weights", "video", "data"},
     "tasks": {"errors", "atomic", "device", "model", "weights", "video", "data", "train"},
-    "inference": {"errors", "model"},
+    "inference": {"errors", "device", "model"},
     "benchmark": {"errors", "atomic", "model", "weights", "inference"},
     "timeline": {"atomic"},
     "timeline_picture": {"atomic", "timeline"},

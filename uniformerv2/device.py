@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from functools import cache
+
 import torch
 from torch import nn
 
@@ -24,3 +27,20 @@ def pick_device(name: str) -> torch.device:
 def model_device(model: nn.Module) -> torch.device:
     """The device that a model's parameters are on."""
     return next(model.parameters()).device
+
+
+@cache
+def bf16_gain(device: torch.device) -> float:
+    """How many times as fast as in float32 a device multiplies matrices in bfloat16; measured once, in some 100 ms.
+
+    No instruction set tells: with AVX512-BF16, PyTorch 2.13 was 2.1 times as fast on an AMD EPYC, and half as fast on
+    an Intel Xeon without AMX.
+    """
+    factors = {dtype: torch.ones(1024, 1024, dtype=dtype, device=device) for dtype in (torch.float32, torch.bfloat16)}
+    seconds: dict[torch.dtype, list[float]] = {dtype: [] for dtype in factors}
+    for _ in range(5):
+        for dtype, factor in factors.items():
+            start = time.perf_counter()
+            (factor @ factor)[0, 0].item()  # waits for a GPU
+            seconds[dtype].append(time.perf_counter() - start)
+    return min(seconds[torch.float32]) / min(seconds[torch.bfloat16])

@@ -12,23 +12,23 @@ from uniformerv2.inference.precision import pick_precision
 CPU = torch.device("cpu")
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, *, has_bf16: bool, share: float = 1.0) -> None:
-    """A processor that has the instructions or not, and takes `share` of the time of fp32 with them."""
+def pretend(monkeypatch: pytest.MonkeyPatch, *, has_bf16: bool, gain: float = 1.0) -> None:
+    """A processor that has the instructions or not, and is so many times as fast with them."""
     monkeypatch.setattr(precision, "has_bf16", lambda device: has_bf16)
-    monkeypatch.setattr(precision, "_product_time", lambda dtype, device: share if dtype == torch.bfloat16 else 1.0)
+    monkeypatch.setattr(precision, "bf16_gain", lambda device: gain)
 
 
 def test_auto_is_bf16_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, has_bf16=True, share=0.5)
+    pretend(monkeypatch, has_bf16=True, gain=2.0)
     assert pick_precision("auto", CPU) == (
         "bf16",
-        "precision auto is bf16: a product in bf16 takes 0.50 of the time in fp32",
+        "precision auto is bf16: a product in bf16 is 2.00 times as fast as in fp32",
     )
 
 
-@pytest.mark.parametrize(("has", "share", "why"), [(True, 1.4, "takes 1.40"), (False, 0.5, "in hardware")])
-def test_auto_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch, has: bool, share: float, why: str) -> None:
-    pretend(monkeypatch, has_bf16=has, share=share)
+@pytest.mark.parametrize(("has", "gain", "why"), [(True, 0.7, "is 0.70 times"), (False, 2.0, "in hardware")])
+def test_auto_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch, has: bool, gain: float, why: str) -> None:
+    pretend(monkeypatch, has_bf16=has, gain=gain)
     chosen, note = pick_precision("auto", CPU)
     assert chosen == "fp32"
     assert why in note
@@ -43,4 +43,3 @@ def test_what_is_asked_for_is_taken_or_refused(monkeypatch: pytest.MonkeyPatch) 
 
 def test_this_processor_can_be_asked() -> None:
     assert precision.has_bf16(CPU) in (True, False)
-    assert precision._product_time(torch.float32, CPU, side=8, repeats=1) > 0

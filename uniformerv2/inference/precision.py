@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import platform
-import statistics
-import time
 from typing import Literal
 
 import torch
 
+from uniformerv2.device import bf16_gain
 from uniformerv2.errors import RecipeError
 
 Precision = Literal["fp32", "bf16", "int8"]
 
-GAIN = 0.8  # "auto" takes bf16 where a product takes less than this share of the time in fp32
+GAIN = 1.25  # "auto" takes bf16 where a product is faster by more than this
 
 
 def pick_precision(wanted: Precision | Literal["auto"], device: torch.device) -> tuple[Precision, str]:
@@ -31,9 +30,9 @@ def pick_precision(wanted: Precision | Literal["auto"], device: torch.device) ->
         return wanted, ""
     if not has_bf16(device):
         return "fp32", f"precision auto is fp32: {_processor(device)} does not multiply bf16 in hardware"
-    share = _product_time(torch.bfloat16, device) / _product_time(torch.float32, device)
-    measured = f"a product in bf16 takes {share:.2f} of the time in fp32"
-    return ("bf16" if share < GAIN else "fp32"), f"precision auto is {'bf16' if share < GAIN else 'fp32'}: {measured}"
+    gain = bf16_gain(device)
+    chosen: Precision = "bf16" if gain > GAIN else "fp32"
+    return chosen, f"precision auto is {chosen}: a product in bf16 is {gain:.2f} times as fast as in fp32"
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -47,14 +46,3 @@ def has_bf16(device: torch.device) -> bool:
 
 def _processor(device: torch.device) -> str:
     return "this processor" if device.type == "cpu" else f"device {device}"
-
-
-def _product_time(dtype: torch.dtype, device: torch.device, *, side: int = 1024, repeats: int = 5) -> float:
-    """Seconds that a square matrix product takes: the median."""
-    factor = torch.ones(side, side, dtype=dtype, device=device)
-    seconds = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        (factor @ factor)[0, 0].item()  # waits for a GPU
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 
 import torch
 
+from uniformerv2.device import bf16_gain
 from uniformerv2.errors import RecipeError
 from uniformerv2.train.recipe import Precision
 
@@ -32,25 +31,8 @@ def pick_precision(wanted: Precision, device: torch.device, *, width: int) -> Pr
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    gains = device.type == "cpu" and width >= BF16_MIN_WIDTH and _cpu_multiplies_bf16()
+    gains = device.type == "cpu" and width >= BF16_MIN_WIDTH and bf16_gain(device) > BF16_MARGIN
     return "bf16" if gains else "fp32"
-
-
-@cache
-def _cpu_multiplies_bf16() -> bool:
-    """Whether a product takes so much less time in bfloat16 here that a training step gains too.
-
-    Measured once, in some 50 ms, because no instruction set tells: with AVX512-bf16, PyTorch 2.13 multiplied 2.1 times
-    as fast as in float32 on an AMD EPYC, and half as fast on an Intel Xeon without AMX.
-    """
-    factors = {dtype: torch.ones(768, 768, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
-    times: dict[torch.dtype, list[float]] = {dtype: [] for dtype in factors}
-    for _ in range(5):
-        for dtype, factor in factors.items():
-            start = time.perf_counter()
-            factor @ factor
-            times[dtype].append(time.perf_counter() - start)
-    return min(times[torch.float32]) > BF16_MARGIN * min(times[torch.bfloat16])
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
