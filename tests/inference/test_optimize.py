@@ -57,12 +57,26 @@ def test_torch_is_the_same_model(model: UniFormerV2) -> None:
     assert_same(optimized, model)
 
 
-def test_openvino_is_the_same_model(model: UniFormerV2) -> None:
+def test_openvino_is_the_same_model_or_is_refused(image_model: Path, model: UniFormerV2) -> None:
     needs("openvino")
-    optimized = optimize(model, backend="openvino")
-    assert_same(optimized, model)
+    longer = arm(image_model, layout="temporal", num_classes=3, num_frames=8, size=(32, 32)).eval()
+    with torch.no_grad():
+        for parameter in longer.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    optimized = optimize(longer, backend="openvino")
+    for batch in (1, 3):
+        clips = torch.randn(batch, 3, 8, 32, 32, generator=torch.Generator().manual_seed(batch))
+        with torch.inference_mode():
+            expected = longer(clips)
+        torch.testing.assert_close(optimized(clips), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
     with pytest.raises(ValueError, match="must be"):
         optimized(torch.zeros(1, 3, 6, 32, 32))
+    try:  # two frames of 2x2 patches, which OpenVINO 2026.4 gets wrong
+        short = optimize(model, backend="openvino")
+    except RecipeError as error:
+        assert "is refused" in str(error)  # noqa: PT017
+    else:
+        assert_same(short, model)
 
 
 def test_openvino_in_int8_is_nearly_the_same_model(model: UniFormerV2) -> None:
