@@ -18,11 +18,12 @@ from dataclasses import replace
 
 import torch
 from timing import alternate, machine
-from training_steps import OPTIMIZATION, Case, Trained, build_model, measured_limit, peak_memory
+from training_steps import OPTIMIZATION, Case, Trained, build_model, measured_limit
 
 from uniformerv2 import named_config
 from uniformerv2.model.config import SIZES
 from uniformerv2.train.distributed import current_ranks, process_group, rank_device
+from uniformerv2.train.log import peak_memory
 from uniformerv2.train.optim import build_optimizer
 from uniformerv2.train.parallel import SharedModel
 
@@ -69,7 +70,7 @@ def measure(case: Case, device: torch.device, arguments: argparse.Namespace) -> 
     trained = Trained(shared.called, build_optimizer(model, OPTIMIZATION))
     clips, labels = case.batch(arguments.clips, device)
     times = alternate({"step": lambda: trained.step(clips, labels, "bf16")}, repeats=arguments.rounds)
-    return times["step"] / 1e3, peak_memory(device)
+    return times["step"] / 1e3, round(peak_memory(device) * 2**20)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,12 @@ from timing import alternate, machine
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import AdamW
-from training_steps import OPTIMIZATION, Case, Trained, build_model, measured_limit, ours, peak_memory
+from training_steps import OPTIMIZATION, Case, Trained, build_model, measured_limit, ours
 
 from uniformerv2 import named_config
 from uniformerv2.benchmark.reference import load_reference
 from uniformerv2.device import pick_device
+from uniformerv2.train.log import peak_memory
 from uniformerv2.train.optim import parameter_groups
 from uniformerv2.train.recipe import Precision
 
@@ -140,7 +141,7 @@ def two_steps(name: str, side: str, precision: Precision, device: torch.device, 
     trained, batch = build(side, CASES[name], device, reference), CASES[name].batch(clips, device)
     for _ in range(2):
         trained.step(*batch, precision)
-    return peak_memory(device) - before
+    return round((peak_memory(device) - before) * 2**20)
 
 
 def table(rows: list[Row]) -> Iterator[str]:

@@ -191,7 +191,8 @@ class Trainer:
             self.finished_epochs, self.best, self.stalled = facts["epoch"], facts["best"], facts["stalled"]
             self._progress = Progress(**facts["progress"])
             if facts["world"] == self.ranks.world:
-                self._generators = list(within(str(self.ranks.rank), generators).values())
+                own = within(str(self.ranks.rank), generators)
+                self._generators = [own[name] for name in sorted(own)]  # a state has no order
 
     def fit(self) -> None:
         """Train until the last epoch, or until evaluations get no better if the optimization stops early.
