@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "timeline": {"atomic"},
     "timeline_picture": {"atomic", "timeline"},
     "predict": {"errors", "device", "model", "weights", "video", "timeline", "inference"},
-    "stream": {"errors", "model", "video", "predict"},
+    "stream": {"errors", "model", "video", "predict", "inference"},
     "curves": set(),
     "page": {"curves"},
     "report": {"errors", "atomic", "train", "tasks", "predict", "curves", "page"},

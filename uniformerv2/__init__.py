@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, UniFormerV2Error, VideoError
     from uniformerv2.fine_tuning import FineTuned, fine_tune
     from uniformerv2.inference.optimize import Optimized, optimize
+    from uniformerv2.inference.reduction import Reduction
     from uniformerv2.model.config import ModelConfig, Preprocessing, named_config
     from uniformerv2.model.uniformerv2 import Features, StageAttention
     from uniformerv2.predict import Prediction, Predictor
@@ -40,6 +41,7 @@ _HOMES = {
     "fine_tune": "fine_tuning",
     "Optimized": "inference.optimize",
     "optimize": "inference.optimize",
+    "Reduction": "inference.reduction",
     "ModelConfig": "model.config",
     "Preprocessing": "model.config",
     "named_config": "model.config",

@@ -16,6 +16,7 @@ from uniformerv2.device import pick_device
 from uniformerv2.errors import RecipeError
 from uniformerv2.inference.optimize import Backend, optimize
 from uniformerv2.inference.precision import Precision
+from uniformerv2.inference.reduction import Reduction
 from uniformerv2.model.sharing import SharedFrames
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.timeline import Timeline
@@ -49,7 +50,7 @@ class Predictor:
         num_clips: clips evenly spread over the video.
         num_crops: 1 (centre) or 3 (along the longer side) of each clip.
         head: "kinetics400", "kinetics600" or "kinetics700": only these classes of a Kinetics-710 head.
-        precision, backend: as of `optimize`.
+        precision, backend, reduction: as of `optimize`.
         calibration: videos like those to come: for "int8", and to see in any precision what it changes.
 
     Attributes:
@@ -72,6 +73,7 @@ class Predictor:
         head: str | None = None,
         precision: Precision | Literal["auto"] = "fp32",
         backend: Backend = "torch",
+        reduction: Reduction | None = None,
         calibration: Sequence[str | Path] = (),
     ) -> None:
         if num_clips < 1 or num_crops not in (1, 3):
@@ -81,7 +83,9 @@ class Predictor:
         self.model = (map_head(model, head) if head else model).to(self.device).eval()
         self.num_clips, self.num_crops = num_clips, num_crops
         clips = [self.views(video) for video in calibration]
-        self.optimized = optimize(self.model, backend=backend, precision=precision, calibration=clips, check=clips)
+        self.optimized = optimize(
+            self.model, backend=backend, precision=precision, reduction=reduction, calibration=clips, check=clips
+        )
         if isinstance(self.optimized.classify, UniFormerV2):
             self.model = self.optimized.classify  # the plain weights may go
 

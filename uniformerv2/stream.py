@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from uniformerv2.errors import RecipeError, VideoError
+from uniformerv2.inference.reduction import Reduction
 from uniformerv2.model.sharing import SharedFrames, sharing_report
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Predictor, ranked
@@ -71,6 +72,7 @@ class StreamPredictor:
         timeout: seconds after which a source that gives no frame has failed; None: never.
         room: frames that may wait for the model; the oldest go when more come.
         device, head, precision: as of `Predictor`.
+        reduction: as of `Predictor`; "merge", since each frame is computed by itself.
 
     Attributes:
         report: the precision that "auto" chose and why, and how windows are computed, one line each.
@@ -92,12 +94,15 @@ class StreamPredictor:
         device: str = "auto",
         head: str | None = None,
         precision: Literal["auto", "fp32", "bf16"] = "fp32",
+        reduction: Reduction | None = None,
     ) -> None:
         numbers = {"window": window, "stride": stride, "rate": rate, "timeout": timeout, "room": room}
         for name, value in numbers.items():
             if value is not None and not 0 < value < math.inf:
                 raise RecipeError(f"the {name} of a stream must be positive, got {value:g}")
-        predictor = Predictor(model, device=device, head=head, precision=precision)
+        if reduction is not None and reduction.method != "merge":
+            raise RecipeError(f"each frame of a stream is computed by itself, so {reduction} saves nothing; take merge")
+        predictor = Predictor(model, device=device, head=head, precision=precision, reduction=reduction)
         self.model, self.device = predictor.model, predictor.device
         self.window = window or self.model.preprocessing.num_frames
         self.stride, self.rate, self.timeout, self.room = stride, rate, timeout, room

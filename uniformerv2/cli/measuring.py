@@ -212,6 +212,8 @@ class Predict:
     """auto: the fastest of fp32 and bf16 on this processor. int8 is made with OpenVINO and needs --calibration."""
     backend: Literal["torch", "compile", "openvino", "onnxruntime"] = "torch"
     """What runs the model (docs/inference.md)."""
+    reduction: Annotated[str | None, arg(metavar="METHOD:AMOUNT")] = None
+    """Compute fewer tokens, nearly the same scores: merge:AMOUNT or unchanged:AMOUNT (docs/inference.md)."""
     calibration: Annotated[tuple[Path, ...], arg(metavar="VIDEO...")] = ()
     """Some dozen videos like those to come: for int8, and to see in any precision what it changes."""
     device: str = "auto"
@@ -223,6 +225,7 @@ class Predict:
                 f"need a video and top_k of at least 1, got {len(self.videos)} videos, top_k {self.top_k}"
             )
         self._check_timeline()
+        from uniformerv2.inference.reduction import Reduction
         from uniformerv2.model.sharing import sharing_report
         from uniformerv2.predict import Predictor
 
@@ -234,6 +237,7 @@ class Predict:
             head=self.head,
             precision=self.precision,
             backend=self.backend,
+            reduction=Reduction.parse(self.reduction) if self.reduction else None,
             calibration=self.calibration,
         )
         for line in (predictor.model.label_note, predictor.optimized.note, predictor.optimized.comparison):

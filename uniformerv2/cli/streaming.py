@@ -41,12 +41,15 @@ class Stream:
     """Print one JSON object a line and nothing else."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """auto: the fastest of fp32 and bf16 on this processor."""
+    reduction: Annotated[str | None, arg(metavar="merge:AMOUNT")] = None
+    """Compute fewer tokens of each frame, nearly the same scores (docs/inference.md)."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda, ..."""
 
     def run(self) -> int:
         if self.top_k < 1:
             raise RecipeError(f"top_k must be at least 1, got {self.top_k}")
+        from uniformerv2.inference.reduction import Reduction
         from uniformerv2.stream import StreamPredictor
 
         predictor = StreamPredictor(
@@ -58,6 +61,7 @@ class Stream:
             device=self.device,
             head=self.head,
             precision=self.precision,
+            reduction=Reduction.parse(self.reduction) if self.reduction else None,
         )
         for line in (predictor.model.label_note, *predictor.report):
             note(line)

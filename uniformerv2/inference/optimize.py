@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from uniformerv2.errors import RecipeError
-from uniformerv2.inference.comparison import LIMITS, Classifier, Comparison, Limits, compare
+from uniformerv2.inference.comparison import LIMITS, REDUCED, Classifier, Comparison, Limits, compare
 from uniformerv2.inference.precision import Precision, pick_precision
+from uniformerv2.inference.reduction import Reduction, reduce_tokens
 from uniformerv2.model.fold import fold
 from uniformerv2.model.narrow import narrow
 from uniformerv2.model.packed import can_pack, pack
@@ -50,6 +51,7 @@ def optimize(
     *,
     backend: Backend = "torch",
     precision: Precision | Literal["auto"] = "fp32",
+    reduction: Reduction | None = None,
     calibration: Sequence[Tensor] = (),
     check: Sequence[Tensor] = (),
     limits: Limits | None = None,
@@ -62,14 +64,15 @@ def optimize(
             "openvino" or "onnxruntime" (an exported graph, for clips of the shape that the preprocessing says).
         precision: "fp32"; "bf16" (norms, softmax and classifier in float32); "int8" (linear layers, calibrated); or
             "auto", see `pick_precision`.
+        reduction: compute fewer tokens, with backend "torch".
         calibration: for "int8", batches of clips (n, 3, frames, height, width) like those to come, some dozens.
         check: batches of clips on which the result is compared with the model; an exported graph in fp32 is compared on
             a random one if there are none.
-        limits: what may differ there; None: LIMITS of the precision. ANYTHING accepts everything.
+        limits: what may differ there; None: LIMITS of the precision, or REDUCED. ANYTHING accepts everything.
 
     Raises:
         RecipeError: the backend is not installed or cannot run in this precision, the processor lacks it, no clips to
-            calibrate on, or more differs than the limits allow.
+            calibrate on, the model cannot reduce its tokens, or more differs than the limits allow.
     """
     device = next(model.parameters()).device
     if backend not in PRECISIONS:
@@ -80,16 +83,22 @@ def optimize(
         raise RecipeError(f"backend {backend} does not run in {chosen}; {' and '.join(able)} would")
     if chosen == "int8" and not calibration:
         raise RecipeError("int8 needs clips to calibrate on: give some dozens like those to come")
+    if reduction is not None and backend != "torch":
+        raise RecipeError(f"backend {backend} does not reduce tokens; torch does")
     plain = model.eval()
     classify = _build(plain, backend, chosen, calibration)
+    if reduction is not None:
+        assert isinstance(classify, UniFormerV2)
+        classify = reduce_tokens(classify, reduction)
     if not check and backend in ("openvino", "onnxruntime") and chosen == "fp32":
         # OpenVINO 2026.4 computes something else for two frames of 2x2 patches: no graph is trusted unseen
         check = [torch.randn(1, 3, plain.preprocessing.num_frames, *plain.preprocessing.size)]
     comparison = compare(classify, plain, check) if check else None
-    limits = limits or LIMITS[chosen]
+    limits = limits or (REDUCED if reduction else LIMITS[chosen])
     if comparison is not None and not comparison.within(limits):
+        variant = f"{backend} in {chosen}" + (f" with {reduction}" if reduction else "")
         raise RecipeError(
-            f"{backend} in {chosen} is refused: {comparison}; at most {limits.deviation:g} and {limits.flips:.1%} of "
+            f"{variant} is refused: {comparison}; at most {limits.deviation:g} and {limits.flips:.1%} of "
             "the clips are allowed; take another precision, other calibration clips or wider limits"
         )
     return Optimized(classify, backend, chosen, comparison, note)

@@ -157,14 +157,8 @@ class UniFormerV2(nn.Module):
         return self._features(stages, encoded.frame_embeddings)
 
     def _encode(self, clip: Tensor, add: Callable[[Tensor, Places], None]) -> tuple[Tensor, Places]:
-        """Frame embeddings and places; the tokens of each stage are added as they come, so that none need be kept."""
         self._check(clip)
-        tokens, places = self.backbone.embed(clip)
-        for number, block in enumerate(self.backbone.blocks):
-            tokens = block(tokens, places)
-            if number in self.config.global_after:
-                add(tokens, places)
-        return self.backbone.frame_embeddings(tokens, places), places
+        return self.backbone.encode(clip, self.config.global_after, add)
 
     def _features(self, stages: GlobalStages, frames: Tensor) -> Features:
         pooled = self._mix(stages.fused(), frames.mean(1))

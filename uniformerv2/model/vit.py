@@ -7,9 +7,10 @@ width) throughout: the class token where there is one, the patches row by row, t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +73,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Ten
         query: (batch, heads, queries, dim).
         key, value: (batch, heads, tokens, dim).
         scale: factor on the dot products.
-        bias: (heads, queries, tokens), added to the scaled dot products.
+        bias: what (batch, heads, queries, tokens) broadcasts from, added to the scaled dot products.
 
     Returns:
         (batch, heads, queries, dim).
@@ -227,16 +228,31 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, places: Places, before: nn.Module = IDENTITY) -> Tensor:
         """Attend to `before(x)`, a norm or an identity."""
-        batch, frames, tokens, width = x.shape
-        # (batch, frames, tokens, 3·width) -> three of (batch·frames, heads, tokens, width / heads), as views
         qkv = recomputed(lambda x: self.qkv(before(x)), x)
-        qkv = qkv.view(batch * frames, tokens, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return self.output(self.mix(qkv, places))
+
+    def mix(self, qkv: Tensor, places: Places) -> Tensor:
+        """Queries, keys and values (batch, frames, tokens, 3·width) -> (batch, frames, tokens, width)."""
+        query, key, value = self.split(qkv)
         if self.rotary is not None:
             query, key = (rotate(one, places, halves=self.rotary.halves) for one in (query, key))
         mixed = attend(query, key, value, scale=self.scale, bias=self._bias(places))
-        # (batch·frames, heads, tokens, width / heads) -> (batch, frames, tokens, width)
-        return self.proj(self.norm(mixed.transpose(1, 2).reshape(batch, frames, tokens, width)))
+        return self.join(mixed).unflatten(0, qkv.shape[:2])
+
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(batch, frames, tokens, 3·width) -> three of (batch·frames, heads, tokens, width / heads), as views."""
+        heads = qkv.flatten(0, 1).unflatten(-1, (3, self.heads, -1))
+        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
+        return query, key, value
+
+    @staticmethod
+    def join(mixed: Tensor) -> Tensor:
+        """(batch·frames, heads, tokens, width / heads) -> (batch·frames, tokens, width)."""
+        return mixed.transpose(1, 2).flatten(2)
+
+    def output(self, mixed: Tensor) -> Tensor:
+        """(..., width) -> the same shape."""
+        return self.proj(self.norm(mixed))
 
     def _bias(self, places: Places) -> Tensor | None:
         """(heads, tokens, tokens), or None without a relative bias."""
@@ -322,14 +338,18 @@ class Block(nn.Module):
         return self.mix_channels(self.mix_space(tokens, places))
 
     def mix_space(self, tokens: Tensor, places: Places) -> Tensor:
-        return tokens + self.drop_path(self._run(self._attention, tokens, places))
+        def attention(x: Tensor, before: nn.Module) -> Tensor:
+            return self.attention(x, places, before)
+
+        return tokens + self.drop_path(self._run(self.space_update, tokens, attention))
 
     def mix_channels(self, tokens: Tensor) -> Tensor:
         return tokens + self.drop_path(self._run(self._mlp, tokens))
 
-    def _attention(self, tokens: Tensor, places: Places) -> Tensor:
-        attention, norm = self.attention, self.norm1
-        update = norm(attention(tokens, places)) if self.norm_after else attention(tokens, places, norm)
+    def space_update(self, tokens: Tensor, attention: Callable[[Tensor, nn.Module], Tensor]) -> Tensor:
+        """What an attention adds to tokens (..., tokens, width); it is given them and the norm before it."""
+        norm = self.norm1
+        update = norm(attention(tokens, IDENTITY)) if self.norm_after else attention(tokens, norm)
         return update if self.scale1 is None else update * self.scale1
 
     def _mlp(self, tokens: Tensor) -> Tensor:
@@ -526,11 +546,13 @@ class ImageTransformer(nn.Module):
         nn.init.trunc_normal_(self.patch_embedding.weight, std=0.02)
         if self.patch_embedding.bias is not None:
             nn.init.zeros_(self.patch_embedding.bias)
-        for block in self.blocks:
-            assert isinstance(block, Block)
+        for block in self.image_blocks():
             for linear in (block.attention.qkv, block.attention.proj, block.mlp.fc1, block.mlp.fc2):
                 nn.init.trunc_normal_(linear.weight, std=0.02)
                 nn.init.zeros_(linear.bias)
+
+    def image_blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.blocks))
 
     def embed(self, clip: Tensor) -> tuple[Tensor, Places]:
         """(batch, 3, frames, height, width) -> tokens that enter the first block, and their places."""
@@ -545,6 +567,26 @@ class ImageTransformer(nn.Module):
         if self.registers is not None:
             tokens = torch.cat([tokens, self._repeat(self.registers, patches)], dim=2)
         return self.pre_norm(tokens), places
+
+    def encode(
+        self, clip: Tensor, stages: Container[int], add: Callable[[Tensor, Places], None]
+    ) -> tuple[Tensor, Places]:
+        """Run all blocks.
+
+        Args:
+            clip: (batch, 3, frames, height, width).
+            stages: numbers of the blocks behind which `add` is given the tokens (batch, frames, tokens, width) as they
+                come, so that none need be kept.
+
+        Returns:
+            Frame embeddings (batch, frames, width), and the places of the tokens.
+        """
+        tokens, places = self.embed(clip)
+        for number, block in enumerate(self.image_blocks()):
+            tokens = block(tokens, places)
+            if number in stages:
+                add(tokens, places)
+        return self.frame_embeddings(tokens, places), places
 
     def frame_embeddings(self, tokens: Tensor, places: Places) -> Tensor:
         """What the image model says of each frame: (batch, frames, tokens, width) -> (batch, frames, width)."""

@@ -1,0 +1,113 @@
+"""Fewer tokens by one option: what it is given, what it refuses, and who takes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from uniformerv2 import Predictor, RecipeError, Reduction, StreamPredictor, arm, optimize, save_model
+from uniformerv2.cli import main
+from uniformerv2.inference.comparison import ANYTHING, REDUCED, Comparison
+from uniformerv2.model.uniformerv2 import UniFormerV2
+
+
+@pytest.fixture(scope="module")
+def model(image_model: Path) -> UniFormerV2:
+    torch.manual_seed(0)
+    made = arm(image_model, layout="scene", num_classes=3, num_frames=4, size=(64, 64))
+    with torch.no_grad():
+        for parameter in made.parameters():  # an armed model's new parts are zero
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return made.eval()
+
+
+def clips(number: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (number, 3, 4, 64, 64), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("text", ["merge:0.5", "unchanged:0.02", "unchanged:0"])
+def test_text_there_and_back(text: str) -> None:
+    assert str(Reduction.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("merge", "METHOD:AMOUNT"),
+        ("merge:half", "'merge:half'"),
+        ("drop:0.5", "merge or unchanged, got 'drop'"),
+        ("merge:1", "between 0 and 1, got 1"),
+        ("merge:0", "between 0 and 1, got 0"),
+        ("merge:nan", "between 0 and 1, got nan"),
+        ("unchanged:-0.1", "between 0 and 1, got -0.1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(RecipeError, match=complaint):
+        Reduction.parse(text)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["merge", "unchanged"])
+def test_the_given_model_stays_and_the_other_is_reduced(model: UniFormerV2, method: str, precision: str) -> None:
+    if precision == "bf16" and not torch.cpu._is_avx512_bf16_supported():
+        pytest.skip("the processor does not multiply bf16 in hardware")
+    with torch.inference_mode():
+        before = model(clips(2))
+        # far from the plain model's, so that nothing passes by being ignored
+        reduced = optimize(model, precision=precision, reduction=Reduction(method, 0.9))(clips(2))  # type: ignore[arg-type]
+        after = model(clips(2))
+    assert torch.equal(before, after)
+    assert (reduced - before).abs().max() > 0.001 * before.abs().max()
+    assert reduced.dtype == torch.float32
+
+
+def test_a_little_changes_a_little(model: UniFormerV2) -> None:
+    slight, strong = (
+        optimize(model, reduction=Reduction("merge", share), check=[clips(4)], limits=ANYTHING).comparison
+        for share in (0.1, 0.9)
+    )
+    assert slight is not None
+    assert strong is not None
+    assert 0 < slight.deviation < strong.deviation
+
+
+def test_only_changed_classes_are_limited() -> None:
+    assert Comparison(100, 3.0, 2).within(REDUCED)
+    assert not Comparison(100, 0.0, 3).within(REDUCED)
+
+
+def test_who_cannot_is_told_why(image_model: Path, model: UniFormerV2) -> None:
+    temporal = arm(image_model, layout="temporal", num_classes=3, num_frames=4, size=(64, 64))
+    for reduction in (Reduction("merge", 0.5), Reduction("unchanged", 0.02)):
+        with pytest.raises(RecipeError, match="local UniBlocks"):
+            optimize(temporal, reduction=reduction)
+    with pytest.raises(RecipeError, match="backend openvino does not reduce tokens; torch does"):
+        optimize(model, backend="openvino", reduction=Reduction("merge", 0.5))
+    with pytest.raises(RecipeError, match="saves nothing; take merge"):
+        StreamPredictor(model, reduction=Reduction("unchanged", 0.1))
+
+
+def test_a_stream_says_what_whole_windows_say(model: UniFormerV2) -> None:
+    reduction = Reduction("merge", 0.5)
+    frames = list(clips(2).transpose(1, 2).flatten(0, 1))  # 8 of (3, height, width)
+    found = list(StreamPredictor(model, stride=2, reduction=reduction).run(iter(frames), top_k=None))
+    whole = optimize(model, reduction=reduction)
+    assert len(found) == 3
+    for prediction, first in zip(found, (0, 2, 4), strict=True):
+        window = torch.stack(frames[first : first + 4], dim=1)[None]
+        expected = whole(window).softmax(-1)[0].sort(descending=True).values
+        torch.testing.assert_close(torch.tensor(prediction.scores), expected, rtol=0, atol=1e-5)
+
+
+def test_predict_takes_it(model: UniFormerV2, colours: Path, tmp_path: Path) -> None:
+    video = next((colours / "red").iterdir())
+    plain = Predictor(model).predict(video, top_k=None)
+    reduced = Predictor(model, reduction=Reduction("merge", 0.9)).predict(video, top_k=None)
+    assert sorted(plain.scores) != pytest.approx(sorted(reduced.scores), abs=1e-6)
+    save_model(model, checkpoint := tmp_path / "model.safetensors")
+    assert main(["predict", str(checkpoint), str(video), "--reduction", "merge:0.9"]) == 0
+    assert main(["predict", str(checkpoint), str(video), "--reduction", "merge:2"]) == 2

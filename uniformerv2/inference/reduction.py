@@ -1,0 +1,73 @@
+"""Fewer tokens: a model that computes less and says nearly the same."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from torch import nn
+
+from uniformerv2.errors import RecipeError
+from uniformerv2.model.merging import MergingTransformer, merging_obstacle
+from uniformerv2.model.sharing import sharing_obstacle
+from uniformerv2.model.unchanged import UnchangedTransformer
+from uniformerv2.model.uniformerv2 import UniFormerV2
+
+Method = Literal["merge", "unchanged"]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What the image blocks need not compute.
+
+    "merge" averages patches of a frame that look alike; `amount` is the share of them that is gone behind the last
+    block, between 0 and 1. "unchanged" keeps what was computed of a patch until its pixels change; `amount` is their
+    mean absolute difference, in [0, 1], that still counts as none.
+
+    Raises:
+        RecipeError: another method, or an amount that is out of range.
+    """
+
+    method: Method
+    amount: float
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise RecipeError(f"the tokens can be reduced by {' or '.join(get_args(Method))}, got {self.method!r}")
+        inside = 0 < self.amount < 1 if self.method == "merge" else 0 <= self.amount < 1
+        if not inside:
+            raise RecipeError(f"the amount of {self.method} must be between 0 and 1, got {self.amount:g}")
+
+    @classmethod
+    def parse(cls, text: str) -> Reduction:
+        """From METHOD:AMOUNT, such as "merge:0.5". Raises RecipeError for anything else."""
+        method, _, amount = text.partition(":")
+        try:
+            number = float(amount)
+        except ValueError:
+            raise RecipeError(f"a reduction is METHOD:AMOUNT, such as merge:0.5, got {text!r}") from None
+        return cls(cast(Method, method), number)  # checked when it is made
+
+    def __str__(self) -> str:
+        return f"{self.method}:{self.amount:g}"
+
+
+def reduce_tokens(model: UniFormerV2, reduction: Reduction) -> UniFormerV2:
+    """The same model on fewer tokens; it shares all weights with the one given.
+
+    Raises:
+        RecipeError: not with this architecture.
+    """
+    merging = reduction.method == "merge"
+    obstacle = merging_obstacle(model.config) if merging else sharing_obstacle(model.config)
+    if obstacle:
+        raise RecipeError(f"this model cannot reduce its tokens by {reduction.method}: {obstacle}")
+    reduced = copy.copy(model)
+    reduced._modules = dict(model._modules)
+    if merging:
+        backbone: nn.Module = MergingTransformer(model.backbone, reduction.amount)
+    else:
+        backbone = UnchangedTransformer(model.backbone, model.preprocessing, reduction.amount)
+    reduced.backbone = backbone  # type: ignore[assignment]  # all that it is asked for is `encode`
+    return reduced.eval()
