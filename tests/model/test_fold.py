@@ -6,6 +6,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def test_a_folded_model_is_the_same_function(name: str) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_packed_model_is_the_same_function(name: str) -> None:
     model = draw_model(name)
-    packed = pack(fold(model))
+    packed = fold(model, pack)
     assert sum(isinstance(module, PackedLinear) for module in packed.modules()) >= 4 * model.config.depth
     for clip in draw_clips():
         assert_same(packed, model, clip)
@@ -129,13 +130,13 @@ def test_the_recorded_models_stay_what_they_are(shared: Path) -> None:
     for _, model, clip in models:
         assert_same(fold(model), model, clip)
         if can_pack():
-            assert_same(pack(fold(model)), model, clip)
+            assert_same(fold(model, pack), model, clip)
 
 
 def test_folding_leaves_the_model_alone_and_shares_what_stays() -> None:
     model = draw_model("temporal")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    folded = pack(narrow(fold(model), torch.bfloat16)) if can_pack() else narrow(fold(model), torch.bfloat16)
+    folded = fold(model, partial(narrow, dtype=torch.bfloat16), *([pack] if can_pack() else []))
     assert not any(parameter.requires_grad for parameter in folded.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
     for name, tensor in model.state_dict().items():
@@ -146,7 +147,7 @@ def test_folding_leaves_the_model_alone_and_shares_what_stays() -> None:
 
 def test_a_narrow_model_keeps_norms_and_head_wide() -> None:
     model = draw_model("temporal")
-    narrowed = narrow(fold(model), torch.bfloat16)
+    narrowed = fold(model, partial(narrow, dtype=torch.bfloat16))
     wide = {name for name, one in narrowed.named_parameters() if one.dtype == torch.float32}
     names = (name for name, _ in narrowed.named_parameters())
     assert wide == {name for name in names if re.search(r"norm\d?\.(weight|bias)$", name) or name.startswith("head.")}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uniformerv2.errors import RecipeError
 from uniformerv2.inference.comparison import LIMITS, REDUCED, Classifier, Comparison, Limits, compare
+from uniformerv2.inference.pages import give_back_pages
 from uniformerv2.inference.precision import Precision, pick_precision
 from uniformerv2.inference.reduction import Reduction, reduce_tokens
 from uniformerv2.model.fold import fold
@@ -119,18 +121,18 @@ def _build(model: UniFormerV2, backend: Backend, precision: Precision, calibrati
 
 def in_torch(model: UniFormerV2, precision: Precision) -> UniFormerV2:
     """The folded model, narrowed where asked, its linear layers packed on a CPU."""
-    folded = fold(model)
-    if precision == "bf16":
-        folded = narrow(folded, torch.bfloat16)
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    return pack(folded) if on_cpu and can_pack() else folded
+    packing = [pack] if next(model.parameters()).device.type == "cpu" and can_pack() else []
+    return _folded(model, precision, *packing)
 
 
 def _compiled(model: UniFormerV2, precision: Precision) -> Classifier:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         raise RecipeError("backend compile needs a C++ compiler (g++ or clang++) on the PATH; take backend torch")
-    folded = fold(model)
-    if precision == "bf16":
-        folded = narrow(folded, torch.bfloat16)
     # constant weights may be laid out anew, as `pack` does
-    return torch.compile(folded, options={"freezing": True})
+    return torch.compile(_folded(model, precision), options={"freezing": True})
+
+
+def _folded(model: UniFormerV2, precision: Precision, *then: Callable[[nn.Module], object]) -> UniFormerV2:
+    narrowing = [partial(narrow, dtype=torch.bfloat16)] if precision == "bf16" else []
+    # the weights that a block was made of would stay in memory beside it
+    return fold(model, *narrowing, *then, lambda _: give_back_pages(model))

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -19,15 +20,26 @@ from torch import Tensor, nn
 
 from uniformerv2.model.uniblocks import LocalAggregator
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.model.vit import MLP, Attention, Block, PatchEmbedding, QuickGELU, embed_patches, split_into_patches
+from uniformerv2.model.vit import (
+    MLP,
+    Attention,
+    Block,
+    ImageTransformer,
+    PatchEmbedding,
+    QuickGELU,
+    embed_patches,
+    split_into_patches,
+)
 
 
 @torch.no_grad()
-def fold(model: UniFormerV2) -> UniFormerV2:
+def fold(model: UniFormerV2, *then: Callable[[nn.Module], object]) -> UniFormerV2:
     """The same function for inference, faster.
 
     Args:
         model: left as it is.
+        then: what else is to be done to the folded model, such as `pack`. Each is called, in this order, on one block
+            after the other and at last on the whole model, and must leave alone what it has rewritten before.
 
     Returns:
         A model in evaluation mode that takes the same clips. It shares the memory of the weights that no rewrite
@@ -36,7 +48,15 @@ def fold(model: UniFormerV2) -> UniFormerV2:
     shared: dict[int, Tensor] = {id(one): _fixed(one) for one in model.parameters()}
     shared |= {id(one): one for one in model.buffers()}
     folded = copy.deepcopy(model, shared).eval()
-    for module in list(folded.modules()):
+    # a block passes all rewrites before the next one is folded: what one makes for the next exists for a block at a time
+    for part in (*folded.backbone.blocks, *folded.global_blocks, folded):
+        for rewrite in (_fold, *then):
+            rewrite(part)
+    return folded
+
+
+def _fold(part: nn.Module) -> None:
+    for module in list(part.modules()):
         if isinstance(module, LocalAggregator):
             _fold_batch_norm(module)
         elif isinstance(module, Attention):
@@ -45,8 +65,8 @@ def fold(model: UniFormerV2) -> UniFormerV2:
             _fold_quick_gelu(module)
         elif isinstance(module, Block):
             _fold_layer_scales(module)
-    folded.backbone.patch_embedding = FoldedStem(folded.backbone.patch_embedding)  # type: ignore[assignment]
-    return folded
+        elif isinstance(module, ImageTransformer):
+            module.patch_embedding = FoldedStem(module.patch_embedding)  # type: ignore[assignment]
 
 
 class FoldedStem(nn.Module):
@@ -86,6 +106,8 @@ def _fold_batch_norm(aggregator: LocalAggregator) -> None:
 
 def _fold_scale(attention: Attention) -> None:
     """The rotation of queries is linear, so the scale may come before it."""
+    if attention.scale == 1:
+        return
     scale = attention.qkv.weight.new_ones(attention.qkv.out_features)
     scale[: attention.qkv.in_features] = attention.scale
     attention.qkv = _scaled(attention.qkv, scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.model.uniformerv2 import Head
 
 
 class InFloat32(nn.Module):
@@ -20,20 +20,19 @@ class InFloat32(nn.Module):
         return out.to(x.dtype) if self.narrow_again else out
 
 
-def narrow(model: UniFormerV2, dtype: torch.dtype) -> UniFormerV2:
-    """Turn the weights of a folded model into `dtype`, in place; its clips and logits stay as they are.
+def narrow(module: nn.Module, *, dtype: torch.dtype) -> None:
+    """Turn the weights of a folded model, or of a part of it, into `dtype`, in place; clips and logits stay as they are.
 
     The softmax of an attention is computed in float32 from scores of `dtype` in every kernel of PyTorch.
     """
-    head = model.head
-    del model.head
-    for parent in list(model.modules()):
-        for name, parameter in list(parent.named_parameters(recurse=False)):
-            if not isinstance(parent, nn.LayerNorm):
-                setattr(parent, name, nn.Parameter(parameter.to(dtype), requires_grad=False))
-        for name, child in list(parent.named_children()):
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        setattr(module, name, nn.Parameter(parameter.to(dtype), requires_grad=False))
+    for name, child in list(module.named_children()):
+        if isinstance(child, Head):
+            setattr(module, name, InFloat32(child, narrow_again=False))
+        elif isinstance(child, nn.LayerNorm):
             # on a CPU the norm itself takes narrow tokens with float32 weights, in one pass
-            if isinstance(child, nn.LayerNorm) and child.weight.device.type != "cpu":
-                setattr(parent, name, InFloat32(child, narrow_again=True))
-    model.head = InFloat32(head, narrow_again=False)  # type: ignore[assignment]
-    return model
+            if child.weight.device.type != "cpu":
+                setattr(module, name, InFloat32(child, narrow_again=True))
+        elif not isinstance(child, InFloat32):
+            narrow(child, dtype=dtype)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from uniformerv2.model.fold import FoldedStem
-from uniformerv2.model.uniblocks import LocalAggregator
-from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.model.uniblocks import GlobalUniBlock, LocalAggregator
 from uniformerv2.model.vit import MLP, Attention
 
 
@@ -37,20 +36,22 @@ def can_pack() -> bool:
     return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
-def pack(model: UniFormerV2) -> UniFormerV2:
-    """Pack the layers of a folded model that see every patch, in place; the others see a token a clip."""
-    for module in model.backbone.modules():
-        if isinstance(module, Attention):
-            module.qkv, module.proj = _packed(module.qkv), _packed(module.proj)
-        elif isinstance(module, LocalAggregator):
-            module.reduce, module.expand = _packed(module.reduce), _packed(module.expand)
-        elif isinstance(module, MLP):
-            _pack_mlp(module)
-        elif isinstance(module, FoldedStem):
-            module.raw, module.normalised = (
-                nn.ModuleList(_packed(tap) for tap in taps) for taps in (module.raw, module.normalised)
-            )
-    return model
+def pack(module: nn.Module) -> None:
+    """Pack the layers of a folded model, or of a part of it, that see every patch, in place."""
+    if isinstance(module, GlobalUniBlock):
+        return  # its layers see a token a clip
+    if isinstance(module, Attention):
+        module.qkv, module.proj = _packed(module.qkv), _packed(module.proj)
+    elif isinstance(module, LocalAggregator):
+        module.reduce, module.expand = _packed(module.reduce), _packed(module.expand)
+    elif isinstance(module, MLP):
+        _pack_mlp(module)
+    elif isinstance(module, FoldedStem):
+        module.raw, module.normalised = (
+            nn.ModuleList(_packed(tap) for tap in taps) for taps in (module.raw, module.normalised)
+        )
+    for child in module.children():
+        pack(child)
 
 
 def _pack_mlp(mlp: MLP) -> None:
@@ -74,5 +75,7 @@ def _names(activation: nn.Module | None) -> tuple[str, str]:
 
 
 def _packed(layer: nn.Module, activation: nn.Module | None = None) -> nn.Linear:
+    if isinstance(layer, PackedLinear):
+        return layer  # type: ignore[return-value]
     assert isinstance(layer, nn.Linear)
     return PackedLinear(layer, activation)  # type: ignore[return-value]  # what else a Linear has, nobody asks for
