@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from uniformerv2.errors import RecipeError
+from uniformerv2.inference.pages import give_back_pages
 from uniformerv2.inference.precision import Precision, has_bf16
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.model.fold import fold
@@ -103,7 +104,8 @@ def export(model: UniFormerV2) -> torch.export.ExportedProgram:
     preprocessing = model.preprocessing
     # two clips: torch.export takes a size of one for a constant
     clips = torch.zeros(2, 3, preprocessing.num_frames, *preprocessing.size)
-    return torch.export.export(fold(model), (clips,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    folded = fold(model, lambda _: give_back_pages(model))
+    return torch.export.export(folded, (clips,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
 def as_floats(clip: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -48,7 +48,7 @@ def fold(model: UniFormerV2, *then: Callable[[nn.Module], object]) -> UniFormerV
     shared: dict[int, Tensor] = {id(one): _fixed(one) for one in model.parameters()}
     shared |= {id(one): one for one in model.buffers()}
     folded = copy.deepcopy(model, shared).eval()
-    # a block passes all rewrites before the next one is folded: what one makes for the next exists for a block at a time
+    # a block passes all rewrites before the next one begins: what one makes for the next exists for a block at a time
     for part in (*folded.backbone.blocks, *folded.global_blocks, folded):
         for rewrite in (_fold, *then):
             rewrite(part)

@@ -21,9 +21,10 @@ class InFloat32(nn.Module):
 
 
 def narrow(module: nn.Module, *, dtype: torch.dtype) -> None:
-    """Turn the weights of a folded model, or of a part of it, into `dtype`, in place; clips and logits stay as they are.
+    """Turn the weights of a folded model, or of a part of it, into `dtype`, in place.
 
-    The softmax of an attention is computed in float32 from scores of `dtype` in every kernel of PyTorch.
+    Clips and logits stay as they are. The softmax of an attention is computed in float32 from scores of `dtype` in
+    every kernel of PyTorch.
     """
     for name, parameter in list(module.named_parameters(recurse=False)):
         setattr(module, name, nn.Parameter(parameter.to(dtype), requires_grad=False))
