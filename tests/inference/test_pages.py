@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uniformerv2 import ModelConfig, load_model, save_model
+from uniformerv2 import ModelConfig, load_model, optimize, save_model
 from uniformerv2.inference import pages
 from uniformerv2.inference.optimize import in_torch
 from uniformerv2.inference.pages import give_back_pages
@@ -117,3 +117,14 @@ def test_a_model_is_made_fast_in_little_more_than_the_memory_of_the_new_one(
     # 1.24 and 0.77 were seen: a block on its way, and what the C library does not give back at once; with the pages of
     # the file in memory, or with all blocks folded before the first is packed, more than 2 and 1.6
     assert int(ran.stdout) < (share + 0.5) * checkpoint.stat().st_size
+
+
+def test_a_comparison_does_not_leave_the_plain_model_in_memory(checkpoint: Path) -> None:
+    before = resident()
+    model = load_model(checkpoint)
+    clip = torch.randn(1, 3, 1, 224, 224, generator=torch.Generator().manual_seed(0))
+    assert optimize(model, check=[clip]).comparison is not None
+    assert resident() - before < 0.2 * checkpoint.stat().st_size
+    with torch.inference_mode():
+        model(clip)
+    assert resident() - before > 0.8 * checkpoint.stat().st_size

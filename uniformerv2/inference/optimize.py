@@ -96,6 +96,7 @@ def optimize(
         # OpenVINO 2026.4 computes something else for two frames of 2x2 patches: no graph is trusted unseen
         check = [torch.randn(1, 3, plain.preprocessing.num_frames, *plain.preprocessing.size)]
     comparison = compare(classify, plain, check) if check else None
+    give_back_pages(plain)  # which the comparison has read
     limits = limits or (REDUCED if reduction else LIMITS[chosen])
     if comparison is not None and not comparison.within(limits):
         variant = f"{backend} in {chosen}" + (f" with {reduction}" if reduction else "")
