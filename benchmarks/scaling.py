@@ -4,7 +4,8 @@
 
 A step is forward, backward, clipping and AdamW on random clips in float32, with one thread a process; several processes
 exchange gradients through gloo (--parallel). The groups take turns, step by step, and sleep meanwhile. Prints the
-median of each, and how many times as fast as one process it is.
+median of each, and how many times as fast as one process it is. Groups that do not exchange anything show what the
+cores, which share memory, make possible.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ SPAWN = multiprocessing.get_context("spawn")
 class Group:
     """Processes that take a step whenever they are told to."""
 
-    def __init__(self, world: int, options: argparse.Namespace) -> None:
+    def __init__(self, world: int, options: argparse.Namespace, *, exchange: bool = True) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.connections: list[Connection] = []
         for rank in range(world):
             ours, theirs = SPAWN.Pipe()
-            SPAWN.Process(target=take_steps, args=(rank, world, port, theirs, options), daemon=True).start()
+            SPAWN.Process(target=take_steps, args=(rank, world, port, theirs, options, exchange), daemon=True).start()
             self.connections.append(ours)
 
     def step(self) -> None:
@@ -50,7 +51,9 @@ class Group:
             connection.recv()
 
 
-def take_steps(rank: int, world: int, port: int, connection: Connection, options: argparse.Namespace) -> None:
+def take_steps(
+    rank: int, world: int, port: int, connection: Connection, options: argparse.Namespace, exchange: bool
+) -> None:
     """The life of a process."""
     os.sched_setaffinity(0, {rank})
     torch.set_num_threads(1)
@@ -60,7 +63,7 @@ def take_steps(rank: int, world: int, port: int, connection: Connection, options
     config = named_config(options.model, options.layout, image_size=(side, side), num_classes=CLASSES)
     with process_group() as ranks:
         model = UniFormerV2(config).train()
-        called = SharedModel(model, ranks, parallel=options.parallel, precision="fp32").called
+        called = SharedModel(model, ranks, parallel=options.parallel, precision="fp32").called if exchange else model
         optimizer = build_optimizer(model, Optimization())
         batch, labels = torch.randn(clips, 3, options.frames, side, side), torch.randint(CLASSES, (clips,))
         while True:
@@ -83,6 +86,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     worlds = [world for world in (1, 2, 4, 8) if world <= len(os.sched_getaffinity(0))]
     groups = {f"{world}": Group(world, options) for world in worlds}
+    groups |= {f"{world}, nothing exchanged": Group(world, options, exchange=False) for world in worlds[1:]}
     print(
         f"{machine()}; {options.model} {options.layout} {options.frames}x{options.size}x{options.size}, float32, ",
         end="",
@@ -90,4 +94,4 @@ if __name__ == "__main__":
     print(f"{options.clips} clips a step, {options.parallel}, one thread a process, medians of 7")
     times = alternate({name: group.step for name, group in groups.items()}, inner=1)
     for name, milliseconds in times.items():
-        print(f"{name} process(es): {milliseconds:8.1f} ms a step, {times['1'] / milliseconds:.2f} times")
+        print(f"processes: {name:24} {milliseconds:8.1f} ms a step, {times['1'] / milliseconds:.2f} times")
