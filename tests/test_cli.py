@@ -490,7 +490,7 @@ def test_ctrl_c_ends_with_status_130(
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Predictor, "predict", interrupt)
+    monkeypatch.setattr(Predictor, "predict_all", interrupt)
     status, output, errors = uniformerv2("predict", checkpoint, red)
     assert (status, output) == (130, "")
     assert_one_line(errors, "interrupted")
@@ -502,7 +502,7 @@ def test_programming_errors_keep_their_traceback(
     def fail(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Predictor, "predict", fail)
+    monkeypatch.setattr(Predictor, "predict_all", fail)
     with pytest.raises(ZeroDivisionError):
         uniformerv2("predict", checkpoint, red)
 

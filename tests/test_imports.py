@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "errors": set(),
     "atomic": set(),
     "device": {"errors"},
+    "ahead": set(),
     "model": set(),
     "video": {"errors", "model.config"},
     "weights": {"errors", "atomic", "model"},
@@ -28,7 +29,7 @@ MAY_IMPORT = {
     "benchmark": {"errors", "atomic", "model", "weights", "inference"},
     "timeline": {"atomic"},
     "timeline_picture": {"atomic", "timeline"},
-    "predict": {"errors", "device", "model", "weights", "video", "timeline", "inference"},
+    "predict": {"errors", "ahead", "device", "model", "weights", "video", "timeline", "inference"},
     "stream": {"errors", "model", "video", "predict", "inference"},
     "curves": set(),
     "page": {"curves"},
@@ -42,6 +43,7 @@ OUTSIDE = {  # third-party packages that a part may use
     "model": {"torch"},
     "video": {"torch", "numpy", "av"},
     "errors": set(),
+    "ahead": set(),
 }
 
 

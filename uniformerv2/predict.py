@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,16 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uniformerv2.ahead import ahead
 from uniformerv2.device import pick_device
-from uniformerv2.errors import RecipeError
+from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.inference.optimize import Backend, optimize
 from uniformerv2.inference.precision import Precision
 from uniformerv2.inference.reduction import Reduction
-from uniformerv2.model.sharing import SharedFrames
+from uniformerv2.model.sharing import SharedFrames, classify_shared, sharing_obstacle
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.timeline import Timeline
 from uniformerv2.video.reader import VideoReader, VideoWarning
-from uniformerv2.video.views import evaluation_views
+from uniformerv2.video.views import Views, distinct_views, joined
 from uniformerv2.video.windows import Windows, middle_frames, window_frames
 from uniformerv2.weights.checkpoint import load_model
 from uniformerv2.weights.labels import map_head
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 TIMELINE_WINDOW = 2.0  # seconds
+
+Video = str | Path | bytes
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class Predictor:
         calibration: videos like those to come: for "int8", and to see in any precision what it changes.
 
     Attributes:
+        batch_size: clips that the model sees at once where nothing else is asked for: 8 on a GPU. On a CPU 1, as
+            more gain a small model little and cost a large one the processor's cache.
         model: what labels, preprocessing and timelines come from.
         optimized: what classifies, and what that changes on the calibration videos.
 
@@ -82,15 +90,18 @@ class Predictor:
         model = model if isinstance(model, UniFormerV2) else load_model(model)
         self.model = (map_head(model, head) if head else model).to(self.device).eval()
         self.num_clips, self.num_crops = num_clips, num_crops
+        self.batch_size = 1 if self.device.type == "cpu" else 8
         clips = [self.views(video) for video in calibration]
         self.optimized = optimize(
             self.model, backend=backend, precision=precision, reduction=reduction, calibration=clips, check=clips
         )
         if isinstance(self.optimized.classify, UniFormerV2):
             self.model = self.optimized.classify  # the plain weights may go
+        # other backends see whole clips only, and where tokens are reduced, a frame may depend on the one before it
+        whole = self.optimized.classify is not self.model or reduction is not None
+        self._shares = not whole and not sharing_obstacle(self.model.config)
 
-    @torch.inference_mode()
-    def predict(self, video: str | Path | bytes, *, top_k: int | None = 5) -> Prediction:
+    def predict(self, video: Video, *, top_k: int | None = 5) -> Prediction:
         """Rank the classes for one video.
 
         Args:
@@ -100,14 +111,76 @@ class Predictor:
         Raises:
             VideoError: it cannot be read.
         """
-        clips = self.views(video).to(self.device)
-        scores = torch.cat([self.optimized(clip[None]).softmax(-1) for clip in clips]).mean(0)
+        [scores] = self._scores([self._read(video)], self.batch_size)
+        return self._prediction(video, scores, top_k)
+
+    def predict_all(
+        self, videos: Iterable[Video], *, batch_size: int | None = None, top_k: int | None = 5
+    ) -> Iterator[Prediction | VideoError]:
+        """Rank the classes for many videos, while the next ones are read.
+
+        The model sees clips of several videos together, while a thread reads as many more; no more than these two
+        batches are held. The thread ends with the iteration, also where that is broken off.
+
+        Args:
+            videos: each as of `predict`; taken as they are needed.
+            batch_size: clips that the model sees at once, at least 1; None: the predictor's. A video that has more
+                views is a batch by itself, computed in parts.
+            top_k: as of `predict`.
+
+        Yields:
+            For each video in order what `predict` would return, or the error that it would raise.
+
+        Raises:
+            RecipeError: a batch size below 1.
+        """
+        batch_size = self.batch_size if batch_size is None else batch_size
+        if batch_size < 1:
+            raise RecipeError(f"the batch size must be at least 1, got {batch_size}")
+        count = max(1, batch_size // (self.num_clips * self.num_crops))
+        with closing(ahead(self._read, videos, count=count)) as reads:
+            while outcomes := self._outcomes(list(islice(reads, count)), batch_size, top_k):
+                for outcome in outcomes:
+                    if not isinstance(outcome, Prediction | VideoError):
+                        raise outcome
+                    yield outcome
+
+    def _outcomes(
+        self, reads: Sequence[tuple[Video, Future[Views]]], batch_size: int, top_k: int | None
+    ) -> list[Prediction | BaseException]:
+        """What comes out of each video of a batch."""
+        errors = [read.exception() for _, read in reads]  # waits for them
+        views = [read.result() for (_, read), error in zip(reads, errors, strict=True) if error is None]
+        scores = iter(self._scores(views, batch_size) if views else ())
+        return [
+            error or self._prediction(video, next(scores), top_k)
+            for (video, _), error in zip(reads, errors, strict=True)
+        ]
+
+    def _prediction(self, video: Video, scores: Tensor, top_k: int | None) -> Prediction:
         return Prediction(_title(video), *ranked(self.model, scores, top_k))
+
+    @torch.inference_mode()
+    def _scores(self, videos: Sequence[Views], batch_size: int) -> Sequence[Tensor]:
+        """Probabilities (classes) of each video, averaged over its views."""
+        views = joined(videos)
+        frames = views.frames.to(self.device)
+        clips, which = views.clips.unique(dim=0, return_inverse=True)  # of a very short video, many are equal
+        logits = torch.cat([self._logits(Views(frames, some)) for some in clips.split(batch_size)])
+        scores = logits.softmax(-1)[which].split([len(video.clips) for video in videos])
+        return [one.mean(0) for one in scores]
+
+    def _logits(self, views: Views) -> Tensor:
+        """Logits (clips, classes), from frames that are encoded once where that is possible and saves any."""
+        used, clips = views.clips.unique(return_inverse=True)
+        if self._shares and len(used) < clips.numel():
+            return classify_shared(self.model, views.frames[:, used], clips)
+        return self.optimized(views.whole())
 
     @torch.inference_mode()
     def timeline(
         self,
-        video: str | Path | bytes,
+        video: Video,
         *,
         window: float = TIMELINE_WINDOW,
         stride: float | None = None,
@@ -154,7 +227,7 @@ class Predictor:
             shared.add({index: frame.to(self.device) for index, frame in frames.items()})
             yield self.model.head(shared.clip(indices).pooled)[0].float().softmax(-1)
 
-    def views(self, video: str | Path | bytes) -> Tensor:
+    def views(self, video: Video) -> Tensor:
         """The clips that `predict` looks at.
 
         Returns:
@@ -163,10 +236,11 @@ class Predictor:
         Raises:
             VideoError: it cannot be read.
         """
+        return self._read(video).whole()
+
+    def _read(self, video: Video) -> Views:
         with VideoReader(video) as reader:
-            return evaluation_views(
-                reader, self.model.preprocessing, num_clips=self.num_clips, num_crops=self.num_crops
-            )
+            return distinct_views(reader, self.model.preprocessing, num_clips=self.num_clips, num_crops=self.num_crops)
 
 
 def class_names(model: UniFormerV2) -> tuple[str, ...]:
@@ -181,7 +255,7 @@ def ranked(model: UniFormerV2, scores: Tensor, top_k: int | None) -> tuple[tuple
     return tuple(names[number] for number in classes.tolist()), tuple(best.tolist())
 
 
-def _title(video: str | Path | bytes) -> str:
+def _title(video: Video) -> str:
     return f"{len(video)} bytes" if isinstance(video, bytes) else str(video)
 
 

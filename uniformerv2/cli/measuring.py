@@ -198,6 +198,8 @@ class Predict:
     """Clips spread over each video, averaged."""
     crops: Literal[1, 3] = 1
     """1: the centre of each clip; 3: three crops along its longer side, averaged."""
+    batch_size: int | None = None
+    """Clips that the model sees at once, of several videos together; None: 1 on a CPU, 8 on a GPU."""
     timeline: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Where to write what windows show that slide over each video: NAME.svg, a picture, and NAME.csv, a table."""
     window: float | None = None
@@ -244,29 +246,35 @@ class Predict:
             note(str(line or ""))
         if self.timeline:
             note(sharing_report(predictor.model.config))
-        look = self._look_at_windows if self.timeline else self._look
-        failures = []
-        for video in self.videos:
-            try:
-                look(predictor, video)
-            except UniFormerV2Error as error:
-                failures.append(error)
+        failures = list(self._look_at_windows(predictor) if self.timeline else self._look(predictor))
         for failure in failures:
             complain(failure)
         if failures and len(self.videos) > 1:
             complain(f"{len(failures)} of {len(self.videos)} videos could not be read")
         return FAILED if failures else 0
 
-    def _look(self, predictor: Predictor, video: Path) -> None:
-        prediction = predictor.predict(video, top_k=self.top_k)
-        if self.as_json:
-            print(json.dumps(asdict(prediction)), flush=True)
-            return
-        print(video)
-        for label, score in zip(prediction.labels, prediction.scores, strict=True):
-            print(f"  {score:6.1%}  {label}", flush=True)
+    def _look(self, predictor: Predictor) -> Iterator[UniFormerV2Error]:
+        """Print what each video shows; yields what went wrong."""
+        results = predictor.predict_all(self.videos, batch_size=self.batch_size, top_k=self.top_k)
+        for result in results:
+            if isinstance(result, UniFormerV2Error):
+                yield result
+            elif self.as_json:
+                print(json.dumps(asdict(result)), flush=True)
+            else:
+                print(result.video)
+                for label, score in zip(result.labels, result.scores, strict=True):
+                    print(f"  {score:6.1%}  {label}", flush=True)
 
-    def _look_at_windows(self, predictor: Predictor, video: Path) -> None:
+    def _look_at_windows(self, predictor: Predictor) -> Iterator[UniFormerV2Error]:
+        """Write the timeline of each video; yields what went wrong."""
+        for video in self.videos:
+            try:
+                self._write_timeline(predictor, video)
+            except UniFormerV2Error as error:
+                yield error
+
+    def _write_timeline(self, predictor: Predictor, video: Path) -> None:
         from rich.console import Console
 
         from uniformerv2.predict import TIMELINE_WINDOW
@@ -294,6 +302,8 @@ class Predict:
             return
         if self.clips != 1 or self.crops != 1:
             raise RecipeError("a window of a timeline is one clip; leave --clips and --crops out")
+        if self.batch_size is not None:
+            raise RecipeError("the windows of a timeline come one by one; leave --batch-size out")
         stems = Counter(video.stem for video in self.videos)
         if stems and (most := stems.most_common(1)[0])[1] > 1:
             raise RecipeError(f"{most[1]} videos would be written to {most[0]}.csv; give one at a time")

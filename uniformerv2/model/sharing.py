@@ -75,6 +75,23 @@ class SharedFrames:
                 del held[old]
 
 
+def classify_shared(model: UniFormerV2, frames: Tensor, clips: Tensor) -> Tensor:
+    """Classify clips that have frames in common; each frame is encoded once.
+
+    Args:
+        model: one without `sharing_obstacle`, in eval mode.
+        frames: (3, frames, height, width), as in a clip: uint8 RGB, or normalised floats.
+        clips: int64 (clips, frames of a clip): which of the frames.
+
+    Returns:
+        Logits (clips, classes), as the model gives them of whole clips.
+    """
+    encoded = model.encode(frames[None])
+    # (1, frames, ...) -> (clips, frames of a clip, ...)
+    stages = tuple(tokens[0, clips] for tokens in encoded.stages)
+    return model(Encoded(stages, encoded.frame_embeddings[0, clips], encoded.places))
+
+
 def _apart(encoded: Encoded) -> list[Encoded]:
     """A clip of n frames -> n clips of one."""
     parts = zip(*(tokens.split(1, dim=1) for tokens in (encoded.frame_embeddings, *encoded.stages)), strict=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
 import torch
 from torch import Tensor
 
@@ -40,13 +44,55 @@ def evaluation_views(
         VideoError: a wanted frame cannot be decoded.
     """
     count = len(reader) - first if count is None else count
-    indices = [
-        first + index
-        for clip in range(num_clips)
-        for index in segment_indices(count, preprocessing.num_frames, clip=clip, num_clips=num_clips)
-    ]
-    clips = reader.frames_at(indices).split(preprocessing.num_frames)
+    places = _places(count, preprocessing.num_frames, num_clips)
+    clips = reader.frames_at([first + index for clip in places for index in clip]).split(preprocessing.num_frames)
     views = torch.empty((num_clips * num_crops, 3, len(clips[0]), *preprocessing.size)) if out is None else out
     for clip, crops in zip(clips, views.split(num_crops), strict=True):
         test_crops(clip, preprocessing, num_crops=num_crops, out=crops)
     return views
+
+
+@dataclass(frozen=True)
+class Views:
+    """Clips that may have frames in common, as those of a short video have; each frame is there once."""
+
+    frames: Tensor  # float32 (3, frames, height, width), normalised; a crop of a frame is a frame of its own
+    clips: Tensor  # int64 (clips, frames of a clip): places among the frames
+
+    def whole(self) -> Tensor:
+        """Each clip with all of its frames, contiguous: (clips, 3, frames of a clip, height, width)."""
+        # (3, clips, frames of a clip, height, width) -> (clips, 3, frames of a clip, height, width)
+        return self.frames[:, self.clips].transpose(0, 1).contiguous()
+
+
+def distinct_views(
+    reader: VideoReader, preprocessing: Preprocessing, *, num_clips: int = 1, num_crops: int = 1
+) -> Views:
+    """What `evaluation_views` looks at, every frame read and resized once.
+
+    Args:
+        reader, preprocessing, num_clips, num_crops: as of `evaluation_views`.
+
+    Raises:
+        VideoError: a wanted frame cannot be decoded.
+    """
+    indices = torch.tensor(_places(len(reader), preprocessing.num_frames, num_clips))
+    wanted, places = indices.unique(return_inverse=True)
+    crops = test_crops(reader.frames_at(wanted.tolist()), preprocessing, num_crops=num_crops)
+    starts = len(wanted) * torch.arange(num_crops)
+    # (crops, 3, frames, height, width) -> (3, crops·frames, height, width)
+    frames = crops.transpose(0, 1).flatten(1, 2)
+    # (clips, 1, frames of a clip) + (crops, 1) -> (clips·crops, frames of a clip)
+    return Views(frames, (places[:, None] + starts[:, None]).flatten(0, 1))
+
+
+def joined(videos: Sequence[Views]) -> Views:
+    """The clips of one video after those of the other."""
+    starts = accumulate((len(video.frames[0]) for video in videos[:-1]), initial=0)
+    clips = [video.clips + start for video, start in zip(videos, starts, strict=True)]
+    return Views(torch.cat([video.frames for video in videos], dim=1), torch.cat(clips))
+
+
+def _places(count: int, num_frames: int, num_clips: int) -> list[list[int]]:
+    """Frame indices of each clip."""
+    return [segment_indices(count, num_frames, clip=clip, num_clips=num_clips) for clip in range(num_clips)]
