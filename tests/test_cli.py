@@ -185,6 +185,17 @@ def test_predict_goes_on_past_bad_videos_and_says_so_at_the_end(
     assert [str(absent) in lines[0], str(broken) in lines[1], "2 of 4 videos" in lines[2]] == [True] * 3
 
 
+def test_predict_puts_videos_together(uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: Path) -> None:
+    videos = sorted(colours.rglob("*0.mp4"))
+    one_by_one = uniformerv2("predict", checkpoint, *videos)
+    assert uniformerv2("predict", checkpoint, *videos, "--batch-size", 2) == one_by_one
+    assert [line for line in one_by_one[1].splitlines() if line[0] != " "] == [str(video) for video in videos]
+    for wrong in ([0], [2, "--timeline", tmp_path]):
+        status, output, errors = uniformerv2("predict", checkpoint, *videos, "--batch-size", *wrong)
+        assert (status, output) == (2, "")
+        assert_one_line(errors, "batch")
+
+
 KINETICS = {"blue": "archery", "green": "bowling", "red": "yoga"}
 
 

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import threading
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import av
 import pytest
 import torch
+from torch import Tensor
 
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.predict import Predictor
+from uniformerv2.predict import Prediction, Predictor
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.sampling import segment_indices
+from uniformerv2.video.views import Views, evaluation_views
 from uniformerv2.weights import arm, save_model
 from uniformerv2.weights.labels import class_list
 
@@ -107,3 +113,112 @@ def test_bad_input_is_refused(model: UniFormerV2, tmp_path: Path) -> None:
     for views in ({"num_clips": 0}, {"num_crops": 2}):
         with pytest.raises(RecipeError, match="num_clips"):
             Predictor(model, **views)  # type: ignore[arg-type]
+
+
+# --- many videos
+
+
+@pytest.fixture(scope="module", params=["scene", "temporal"])
+def lively(request: pytest.FixtureRequest, image_model: Path) -> UniFormerV2:
+    """With weights behind which nothing is hidden; frames of clips can be shared in the layout for scenes."""
+    torch.manual_seed(0)
+    armed = arm(image_model, layout=request.param, num_classes=3, num_frames=4, size=(32, 32))
+    for parameter in armed.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return armed.eval()
+
+
+def assert_equal(found: Prediction | VideoError, expected: Prediction) -> None:
+    assert isinstance(found, Prediction)
+    assert found.video == expected.video
+    assert dict(zip(found.labels, found.scores, strict=True)) == pytest.approx(
+        dict(zip(expected.labels, expected.scores, strict=True)), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize(("num_clips", "num_crops"), [(1, 1), (4, 3)])
+@pytest.mark.parametrize("batch_size", [None, 4, 30])
+def test_many_videos_are_predicted_as_each_alone(
+    lively: UniFormerV2, colours: Path, num_clips: int, num_crops: int, batch_size: int | None
+) -> None:
+    predictor = Predictor(lively, num_clips=num_clips, num_crops=num_crops)
+    videos: list[Path | bytes] = sorted(colours.rglob("*.mp4"))[::3]
+    videos[1] = videos[0].read_bytes()
+    found = list(predictor.predict_all(iter(videos), batch_size=batch_size, top_k=None))
+    assert len(found) == len(videos) == 5
+    for one, video in zip(found, videos, strict=True):
+        assert_equal(one, predictor.predict(video, top_k=None))
+
+
+def test_a_video_that_cannot_be_read_has_its_place(model: UniFormerV2, video: Path, tmp_path: Path) -> None:
+    predictor, absent = Predictor(model), tmp_path / "absent.mp4"
+    for batch_size in (1, 2, 8):
+        found = list(predictor.predict_all([absent, video, absent, b"no video", video], batch_size=batch_size))
+        assert [isinstance(one, VideoError) for one in found] == [True, False, True, True, False]
+        assert "absent" in str(found[0])
+        assert_equal(found[4], predictor.predict(video))
+    assert list(predictor.predict_all([])) == []
+
+
+def test_a_programming_error_comes_out_at_its_place(model: UniFormerV2, video: Path) -> None:
+    results = Predictor(model).predict_all([video, 3.5, video], batch_size=8)  # type: ignore[list-item]
+    assert isinstance(next(results), Prediction)
+    with pytest.raises(TypeError):
+        next(results)
+
+
+def test_no_more_than_two_batches_are_held_and_the_thread_ends_early(model: UniFormerV2, video: Path) -> None:
+    predictor, taken, threads = Predictor(model), 0, threading.active_count()
+    held, most = weakref.WeakSet[Views](), 0
+    read = predictor._read
+
+    def endless() -> Iterator[Path]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield video
+
+    def watched(video: Path) -> Views:
+        nonlocal most
+        views = read(video)
+        held.add(views)
+        most = max(most, len(held))
+        return views
+
+    with patch.object(predictor, "_read", watched):
+        results = predictor.predict_all(endless(), batch_size=2)
+        for number in range(1, 9):
+            next(results)
+            assert taken == 2 * ((number + 1) // 2) + 2
+        assert threading.active_count() == threads + 1
+        results.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == threads
+    assert 1 < most <= 4
+    assert not held
+
+
+@torch.inference_mode()
+def test_frames_that_clips_have_in_common_are_encoded_once(lively: UniFormerV2, video: Path) -> None:
+    predictor, seen = Predictor(lively, num_clips=4), list[Tensor]()
+    clips = [tuple(segment_indices(12, 4, clip=clip, num_clips=4)) for clip in range(4)]
+    distinct = len({index for clip in clips for index in clip})
+    assert (len(set(clips)), distinct) == (3, 11)  # so two of the clips are equal, and others have a frame in common
+    embed = predictor.model._encode
+
+    def watched(clip: Tensor, *arguments: object) -> object:
+        seen.append(clip)
+        return embed(clip, *arguments)  # type: ignore[arg-type]
+
+    with patch.object(predictor.model, "_encode", watched):
+        [found] = predictor.predict_all([video], batch_size=4, top_k=None)
+    shares = lively.config.local_blocks == "none"
+    assert [tuple(clip.shape[:3]) for clip in seen] == [(1, 3, distinct) if shares else (3, 3, 4)]
+    with VideoReader(video) as reader:
+        mean = lively(evaluation_views(reader, lively.preprocessing, num_clips=4)).softmax(-1).mean(0)
+    assert isinstance(found, Prediction)
+    assert found.scores == pytest.approx(sorted(mean.tolist(), reverse=True), abs=1e-5)
+
+
+def test_a_batch_without_clips_is_refused(model: UniFormerV2, video: Path) -> None:
+    with pytest.raises(RecipeError, match="batch size"):
+        next(Predictor(model).predict_all([video], batch_size=0))

@@ -37,4 +37,6 @@ def ahead(
         while waiting:
             yield waiting.popleft()
     finally:
-        pool.shutdown(cancel_futures=True)
+        for _, future in waiting:  # those that were given out are still wanted
+            future.cancel()
+        pool.shutdown()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from uniformerv2.model.config import ModelConfig
-from uniformerv2.model.sharing import SharedFrames, sharing_obstacle, sharing_report
+from uniformerv2.model.sharing import SharedFrames, classify_shared, sharing_obstacle, sharing_report
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 TINY = {"width": 32, "depth": 3, "heads": 2, "image_size": (32, 32), "global_after": (1, 2), "num_classes": 5}
@@ -86,3 +86,12 @@ def test_what_is_in_the_way_is_said() -> None:
     assert "stem" in sharing_obstacle(ModelConfig(temporal_downsample=True))
     assert sharing_report(ModelConfig()) == "each frame is encoded once"
     assert sharing_report(ModelConfig(temporal_downsample=True)).startswith("every window is computed whole: the stem")
+
+
+@pytest.mark.parametrize("options", FRAMES.values(), ids=FRAMES)
+@torch.inference_mode()
+def test_clips_that_are_classified_together_share_their_frames(options: dict[str, object]) -> None:
+    model, frames = tiny(**options), video(6).transpose(0, 1)
+    clips = torch.tensor([[0, 1, 2, 3], [2, 3, 4, 5], [5, 5, 0, 1]])
+    whole = torch.stack([frames[:, clip] for clip in clips])
+    torch.testing.assert_close(classify_shared(model, frames, clips), model(whole), atol=1e-5, rtol=1e-5)

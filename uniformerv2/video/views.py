@@ -52,7 +52,7 @@ def evaluation_views(
     return views
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Views:
     """Clips that may have frames in common, as those of a short video have; each frame is there once."""
 
