@@ -70,11 +70,11 @@ def measure(
     repeats: int = 5,
     tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[Measured], list[str]]:
-    """Time all contenders, in turn A B C A B C ..., after a round that does not count.
+    """Time all contenders, in turn A B C A B C ...; in each turn the second run counts.
 
     Args:
         batch_sizes: clips at a time; 1 comes first.
-        repeats: rounds that count.
+        repeats: rounds.
         tell: receives a line now and then.
 
     Returns:
@@ -97,11 +97,11 @@ def measure(
         for batch in batch_sizes:
             tell(f"timing {len(workers)} contenders, {batch} clip{'s' if batch > 1 else ''} at a time")
             seconds: dict[Contender, list[float]] = {contender: [] for contender in workers}
-            for _ in range(repeats + 1):
+            for _ in range(repeats):
                 for contender, worker in workers.items():
                     seconds[contender].append(worker.ask(batch))
             for contender, counted in seconds.items():
-                times[contender].append(Times(batch, tuple(counted[1:])))
+                times[contender].append(Times(batch, tuple(counted)))
             if batch == 1:
                 facts = {contender: worker.ask("facts") for contender, worker in workers.items()}
     return [Measured(contender, times=tuple(times[contender]), **facts[contender]) for contender in workers], failed
@@ -151,8 +151,10 @@ def _serve(pipe: Connection, contender: Contender, case: Case, device_name: str,
             facts = {"peak_memory": peak_memory(device), "parameters": built.parameters}
             pipe.send({**facts, "multiply_adds": built.multiply_adds()})
             continue
+        clips = case.clips(what).to(device)
         with torch.inference_mode():
-            pipe.send(_seconds(built.run, case.clips(what).to(device), device))
+            built.run(clips)  # the turns of the others have emptied the caches
+            pipe.send(_seconds(built.run, clips, device))
 
 
 def peak_memory(device: torch.device) -> int:

@@ -39,7 +39,7 @@ class Benchmark:
     batch_sizes: tuple[int, ...] = (1, 4)
     """Clips at a time; the first is 1."""
     repeats: int = 5
-    """Rounds that count."""
+    """Rounds; in each, the second run of a contender counts."""
     output: Annotated[Path | None, arg(aliases=["-o"])] = None
     """A folder for benchmark.json, benchmark.md and benchmark.svg."""
     device: str = "auto"
