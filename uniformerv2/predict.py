@@ -61,7 +61,7 @@ class Predictor:
 
     Attributes:
         batch_size: clips that the model sees at once where nothing else is asked for: 8 on a GPU. On a CPU 1, as
-            more gain a small model little and cost a large one the processor's cache.
+            more gain little there, and a result would wait for others.
         model: what labels, preprocessing and timelines come from.
         optimized: what classifies, and what that changes on the calibration videos.
 
