@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from timing import alternate, machine
 from torch import Tensor
+from weizmann import person_of
 
 from uniformerv2 import Predictor, Reduction, load_model, named_config, optimize
 from uniformerv2.data.annotations import Annotation, read_annotations
@@ -74,29 +75,17 @@ def variants(config: ModelConfig) -> list[Variant]:
     return found + [Variant(precision, reduction=one) for one in REDUCTIONS for precision in narrow]
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the models said of all videos."""
-
-    logits: Tensor  # (videos, classes)
-    right: int
-
-
 def folds(runs: Path, rows: Sequence[Annotation]) -> Iterator[tuple[UniFormerV2, list[Annotation], list[Annotation]]]:
     """A model, the videos of the person that it has not seen, and those of three others."""
-    people = sorted({person_of(row) for row in rows})
+    people = sorted({person_of(row.path) for row in rows})
     for number, person in enumerate(people):
         others = [people[(number + step) % len(people)] for step in (1, 2, 3)]
         model = load_model(str(runs / person / "last.safetensors"))
         yield (
             model,
-            [row for row in rows if person_of(row) == person],
-            [row for row in rows if person_of(row) in others],
+            [row for row in rows if person_of(row.path) == person],
+            [row for row in rows if person_of(row.path) in others],
         )
-
-
-def person_of(row: Annotation) -> str:
-    return Path(row.path).stem.split("_")[0]
 
 
 @torch.inference_mode()
