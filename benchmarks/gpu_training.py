@@ -21,8 +21,8 @@ from timing import alternate, machine
 from training_steps import OPTIMIZATION, Case, Trained, build_model, measured_limit
 
 from uniformerv2 import named_config
+from uniformerv2.distributed import current_ranks, process_group, rank_device
 from uniformerv2.model.config import SIZES
-from uniformerv2.train.distributed import current_ranks, process_group, rank_device
 from uniformerv2.train.log import peak_memory
 from uniformerv2.train.optim import build_optimizer
 from uniformerv2.train.parallel import SharedModel

@@ -27,8 +27,8 @@ from typing import Any
 
 from timing import machine
 
-from uniformerv2.train.checkpoint import RunFolder
 from uniformerv2.train.log import TIMINGS, read_metrics
+from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.train.state import PARTIAL
 
 OPTIONS = """

@@ -40,13 +40,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from uniformerv2.data.annotations import VIDEO_SUFFIXES, Annotation
+from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.order import EpochSampler
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.train.recipe import AugmentationOptions
 from uniformerv2.video.augment import Augmentation, augment, draw_crop
 from uniformerv2.video.sampling import random_segment_indices, segment_indices
+from uniformerv2.video.suffixes import VIDEO_SUFFIXES
 from uniformerv2.video.transforms import covering_size, test_crops
 
 Indices = Callable[[int], list[int]]  # number of frames in the video -> those that are wanted

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from uniformerv2 import UniFormerV2, named_config
-from uniformerv2.train.distributed import process_group
+from uniformerv2.distributed import process_group
 from uniformerv2.train.optim import build_optimizer
 from uniformerv2.train.parallel import SharedModel
 from uniformerv2.train.recipe import Optimization

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from uniformerv2.benchmark.reference import load_reference
 from uniformerv2.inference.optimize import in_torch
+from uniformerv2.inference.sharing import SharedFrames
 from uniformerv2.model.config import named_config
-from uniformerv2.model.sharing import SharedFrames
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.video.transforms import test_frame
 

@@ -26,14 +26,15 @@ from torch import Tensor
 from weizmann import person_of
 
 from uniformerv2 import Predictor, Reduction, load_model, named_config, optimize
-from uniformerv2.data.annotations import Annotation, read_annotations
+from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.sources import read_annotations
 from uniformerv2.inference.comparison import ANYTHING, Classifier
 from uniformerv2.inference.optimize import Backend
 from uniformerv2.inference.precision import Precision, has_bf16
 from uniformerv2.inference.reduction import reduce_tokens
+from uniformerv2.inference.sharing import sharing_obstacle
+from uniformerv2.inference.unchanged import UnchangedTransformer
 from uniformerv2.model.config import ModelConfig
-from uniformerv2.model.sharing import sharing_obstacle
-from uniformerv2.model.unchanged import UnchangedTransformer
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 REDUCTIONS = (

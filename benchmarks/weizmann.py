@@ -30,10 +30,10 @@ import torch
 from timing import machine
 
 from uniformerv2.atomic import write_text
-from uniformerv2.data.annotations import read_annotations
+from uniformerv2.data.sources import read_annotations
 from uniformerv2.errors import VideoError
-from uniformerv2.tasks.classification import train_classifier
-from uniformerv2.tasks.evaluation import Evaluation, evaluate
+from uniformerv2.measuring.evaluation import Evaluation, evaluate
+from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.weights import load_model
 

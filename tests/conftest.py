@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from uniformerv2 import cli
-from uniformerv2.train.distributed import current_ranks, process_group
+from uniformerv2.distributed import current_ranks, process_group
 
 FORK = multiprocessing.get_context("fork")  # processes that have imported everything already
 

@@ -13,9 +13,9 @@ import uniformerv2
 from uniformerv2 import FineTuned, RecipeError, fine_tune
 from uniformerv2.data.batch import Batch
 from uniformerv2.fine_tuning import _kind, _size, _varied
-from uniformerv2.tasks import classification
 from uniformerv2.tasks.batch_size import BatchSizes
-from uniformerv2.tasks.classification import Classification
+from uniformerv2.tasks.classification import training as classification
+from uniformerv2.tasks.classification.training import Classification
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.recipes import find_recipe
 

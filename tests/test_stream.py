@@ -13,8 +13,8 @@ from torch import Tensor
 
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.inference.precision import has_bf16
+from uniformerv2.inference.sharing import SharedFrames
 from uniformerv2.model.config import ModelConfig, Preprocessing
-from uniformerv2.model.sharing import SharedFrames
 from uniformerv2.model.uniformerv2 import Encoded, Features, UniFormerV2
 from uniformerv2.model.vit import Places
 from uniformerv2.stream import StreamEvent, StreamPredictor

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.pages.timeline_picture import CLASSES, COLUMNS, clock, draw, write_picture
 from uniformerv2.predict import Predictor
 from uniformerv2.timeline import Timeline
-from uniformerv2.timeline_picture import CLASSES, COLUMNS, clock, draw, write_picture
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.transforms import test_crops as crops
 from uniformerv2.weights import arm

@@ -2,7 +2,7 @@
 
     python tools/pretrain_stills.py --output uniformerv2/assets/stills_vit.safetensors
 
-The stills are single frames of `uniformerv2.data.motions`, drawn on the fly and never twice. Linear layers read from
+The stills are single frames of `uniformerv2.demo.motions`, drawn on the fly and never twice. Linear layers read from
 the class token, and from every patch token by itself, what was drawn: place, size, angle and opacity of the sprite,
 place and progress of the lid. From each patch token they also read what covers its pixels (sprite, nose, lid), in
 cells of 4 x 4: without these dense targets, or with AdamW in place of Muon, place and angle were not learned in the
@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from uniformerv2.data.motions import SIZE, Stills, draw_stills
+from uniformerv2.demo.motions import SIZE, Stills, draw_stills
 from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.model.vit import ImageTransformer

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from uniformerv2.fine_tuning import FineTuned, fine_tune
     from uniformerv2.inference.optimize import Optimized, optimize
     from uniformerv2.inference.reduction import Reduction
+    from uniformerv2.measuring.evaluation import Evaluation, evaluate
+    from uniformerv2.measuring.features import VideoFeatures, extract_features
     from uniformerv2.model.config import ModelConfig, Preprocessing, named_config
     from uniformerv2.model.uniformerv2 import Features, StageAttention
     from uniformerv2.predict import Prediction, Predictor
     from uniformerv2.stream import StreamEvent, StreamPrediction, StreamPredictor
-    from uniformerv2.tasks.classification import train_classifier
-    from uniformerv2.tasks.evaluation import Evaluation, evaluate
-    from uniformerv2.tasks.features import VideoFeatures, extract_features
+    from uniformerv2.tasks.classification.training import train_classifier
     from uniformerv2.timeline import Timeline
     from uniformerv2.train.recipe import Recipe
     from uniformerv2.video.live import LiveFrames
@@ -54,11 +54,11 @@ _HOMES = {
     "StreamPredictor": "stream",
     "Timeline": "timeline",
     "LiveFrames": "video.live",
-    "Evaluation": "tasks.evaluation",
-    "evaluate": "tasks.evaluation",
-    "VideoFeatures": "tasks.features",
-    "extract_features": "tasks.features",
-    "train_classifier": "tasks.classification",
+    "Evaluation": "measuring.evaluation",
+    "evaluate": "measuring.evaluation",
+    "VideoFeatures": "measuring.features",
+    "extract_features": "measuring.features",
+    "train_classifier": "tasks.classification.training",
     "Recipe": "train.recipe",
     "VideoReader": "video.reader",
     "UniFormerV2": "weights.hub",

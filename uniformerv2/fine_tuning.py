@@ -11,17 +11,18 @@ from typing import Any
 
 from rich.console import Console
 
-from uniformerv2.data.annotations import class_names, read_annotations
+from uniformerv2.data.annotations import class_names
+from uniformerv2.data.sources import read_annotations
 from uniformerv2.device import pick_device
 from uniformerv2.errors import RecipeError
+from uniformerv2.measuring.evaluation import Evaluation
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Prediction, Predictor
 from uniformerv2.tasks.batch_size import find_batch_size
-from uniformerv2.tasks.classification import train_classifier
-from uniformerv2.tasks.evaluation import Evaluation
-from uniformerv2.train.checkpoint import RunFolder
+from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.recipes import find_recipe
+from uniformerv2.train.run_folder import RunFolder
 
 SIZES = (("small", 1_000), ("medium", 100_000))  # videos below which a recipe for data of one's own is of that size
 SAVE_EVERY = 60.0  # seconds: who interrupts a cell has watched what would be lost

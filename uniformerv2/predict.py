@@ -21,7 +21,7 @@ from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.inference.optimize import Backend, optimize
 from uniformerv2.inference.precision import Precision
 from uniformerv2.inference.reduction import Reduction
-from uniformerv2.model.sharing import SharedFrames, classify_shared, sharing_obstacle
+from uniformerv2.inference.sharing import SharedFrames, classify_shared, sharing_obstacle
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.timeline import Timeline
 from uniformerv2.video.reader import VideoReader, VideoWarning

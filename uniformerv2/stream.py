@@ -17,7 +17,7 @@ from torch import Tensor
 
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.inference.reduction import Reduction
-from uniformerv2.model.sharing import SharedFrames, sharing_report
+from uniformerv2.inference.sharing import SharedFrames, sharing_report
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Predictor, ranked
 from uniformerv2.video.live import LiveFrame, LiveFrames, live_frames

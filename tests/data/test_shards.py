@@ -12,9 +12,10 @@ import torch
 
 from uniformerv2.cli import main
 from uniformerv2.data import shards as module
-from uniformerv2.data.annotations import Annotation, read_annotations
+from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.shards import is_shards, read_shards, video_source, write_shards
+from uniformerv2.data.sources import read_annotations
 from uniformerv2.errors import AnnotationError
 from uniformerv2.model.config import Preprocessing
 

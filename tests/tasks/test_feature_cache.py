@@ -15,7 +15,7 @@ from rich.console import Console
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.tasks.classification import TrainingResult, train_classifier
+from uniformerv2.tasks.classification.training import TrainingResult, train_classifier
 from uniformerv2.tasks.feature_cache import FeatureLayout
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe

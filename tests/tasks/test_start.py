@@ -8,7 +8,7 @@ import torch
 
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.model.config import Preprocessing, named_config
-from uniformerv2.tasks.classification import train_classifier
+from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.tasks.start import build_model
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.weights import arm, load_model, save_model

@@ -18,12 +18,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from uniformerv2.data.order import EpochSampler
+from uniformerv2.distributed import Ranks
 from uniformerv2.errors import RecipeError, VideoError
-from uniformerv2.train.checkpoint import RunFolder
-from uniformerv2.train.distributed import Ranks
 from uniformerv2.train.engine import Cost, Trainer
 from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import Optimization
+from uniformerv2.train.run_folder import RunFolder
 
 
 class Points(Dataset[tuple[torch.Tensor, torch.Tensor]]):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uniformerv2.train.distributed import Ranks
+from uniformerv2.distributed import Ranks
 from uniformerv2.train.guard import NOTHING_BAD, first_bad
 
 

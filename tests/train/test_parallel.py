@@ -15,17 +15,17 @@ import pytest
 import torch
 from torch import nn
 
+from uniformerv2.distributed import Ranks, current_ranks
 from uniformerv2.errors import ProcessError, RecipeError
 from uniformerv2.model.config import ModelConfig
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.tasks.classification import Classification, train_classifier
+from uniformerv2.tasks.classification.training import Classification, train_classifier
 from uniformerv2.tasks.rehearsal import dry_run
-from uniformerv2.train.checkpoint import RunFolder
-from uniformerv2.train.distributed import Ranks, current_ranks
 from uniformerv2.train.engine import Cost
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.parallel import SharedModel, SynchronizedBatchNorm, whole_tensor
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.train.termination import TERMINATED
 from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.weights import load_model

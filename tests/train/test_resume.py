@@ -21,13 +21,13 @@ import pytest
 import torch
 from rich.console import Console
 
+from uniformerv2.distributed import Ranks
 from uniformerv2.errors import CheckpointError, RecipeError
-from uniformerv2.tasks.classification import train_classifier
-from uniformerv2.train.checkpoint import RunFolder
-from uniformerv2.train.distributed import Ranks
+from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.lock import locked
 from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.train.state import StateFolder
 from uniformerv2.train.termination import TERMINATED
 from uniformerv2.video.augmentation import Augmentation
@@ -170,7 +170,7 @@ def test_a_run_of_a_live_process_is_refused_and_one_of_a_dead_process_is_taken_o
 
 HOLD = """
 import sys
-from uniformerv2.train.checkpoint import RunFolder
+from uniformerv2.train.run_folder import RunFolder
 with RunFolder(sys.argv[1]).locked():
     print("held", flush=True)
     sys.stdin.read()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from uniformerv2.distributed import Ranks
 from uniformerv2.errors import CheckpointError
-from uniformerv2.train.distributed import Ranks
 from uniformerv2.train.state import StateFolder, under, within
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from uniformerv2.benchmark.contenders import Case, Contender, build
 from uniformerv2.errors import UniFormerV2Error
-from uniformerv2.model.packed import PackedLinear, can_pack
+from uniformerv2.inference.packed import PackedLinear, can_pack
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from uniformerv2.cli.benchmarking import Benchmark
 from uniformerv2.cli.checkpoints import Convert, Info, Models
 from uniformerv2.cli.datasets import Data
 from uniformerv2.cli.measuring import Evaluate, Features, Predict
+from uniformerv2.cli.output import FAILED, INTERRUPTED, complain
 from uniformerv2.cli.runs import Runs
-from uniformerv2.cli.speech import FAILED, INTERRUPTED, complain
 from uniformerv2.cli.streaming import Stream
 from uniformerv2.cli.training import Demo, Train, train_by_recipe
 from uniformerv2.errors import UniFormerV2Error

@@ -15,9 +15,9 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixe
 from uniformerv2.errors import RecipeError
 
 if TYPE_CHECKING:
-    from uniformerv2.data.check import CheckReport
-    from uniformerv2.data.importers import Imported
-    from uniformerv2.data.kinetics710 import Merged
+    from uniformerv2.curation.check import CheckReport
+    from uniformerv2.curation.importers import Imported
+    from uniformerv2.curation.kinetics710 import Merged
 
 FindingKind = Literal[
     "missing", "unreadable", "kills-decoder", "too-short", "beyond-end", "wrong-duration", "damaged", "duplicate",
@@ -65,7 +65,7 @@ class Import:
     def run(self) -> int:
         if self.strict and self.lenient:
             raise RecipeError("--strict and --lenient contradict each other; give one of them")
-        from uniformerv2.data.importers import Options, import_dataset
+        from uniformerv2.curation.importers import Options, import_dataset
 
         result = import_dataset(
             self.dataset,
@@ -110,7 +110,7 @@ class Kinetics710:
     """Folder with the files of the owner's lists; None: they are called ID_000010_000020.mp4."""
 
     def run(self) -> int:
-        from uniformerv2.data.kinetics710 import merge_kinetics
+        from uniformerv2.curation.kinetics710 import merge_kinetics
 
         lists = {
             "kinetics400": self.kinetics400,
@@ -154,7 +154,7 @@ class Check:
 
         from rich.console import Console
 
-        from uniformerv2.data.check import check_manifest
+        from uniformerv2.curation.check import check_manifest
 
         manifest = Path(os.path.abspath(self.manifest))
         output = self.output or manifest.with_name(manifest.stem + ".clean.csv")
@@ -202,8 +202,8 @@ class Shards:
     def run(self) -> int:
         import random
 
-        from uniformerv2.data.annotations import read_annotations
         from uniformerv2.data.shards import write_shards
+        from uniformerv2.data.sources import read_annotations
 
         rows = read_annotations(self.manifest, root=self.root)
         if self.shuffle is not None:

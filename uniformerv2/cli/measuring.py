@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from uniformerv2.cli.speech import FAILED, complain, in_every_process, note
+from uniformerv2.cli.output import FAILED, complain, in_every_process, note
 from uniformerv2.errors import RecipeError, UniFormerV2Error
 
 if TYPE_CHECKING:
+    from uniformerv2.distributed import Ranks
+    from uniformerv2.measuring.evaluation import Evaluation
     from uniformerv2.model.uniformerv2 import UniFormerV2
     from uniformerv2.predict import Predictor
-    from uniformerv2.tasks.evaluation import Evaluation
-    from uniformerv2.train.distributed import Ranks
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class Evaluate:
         from rich.console import Console
 
         from uniformerv2.atomic import write_text
-        from uniformerv2.data.annotations import read_annotations
-        from uniformerv2.tasks.evaluation import evaluate, of_split, write_predictions
-        from uniformerv2.tasks.ledger import check_targets, journal_beside, remove_journals
-        from uniformerv2.train.distributed import rank_device
+        from uniformerv2.data.sources import read_annotations
+        from uniformerv2.distributed import rank_device
+        from uniformerv2.measuring.evaluation import evaluate, of_split, write_predictions
+        from uniformerv2.measuring.ledger import check_targets, journal_beside, remove_journals
 
         output = self.output or self._default_output()
         journal = journal_beside(output)
@@ -150,9 +150,9 @@ class Features:
     def _run(self, ranks: Ranks) -> None:
         from rich.console import Console
 
-        from uniformerv2.tasks.features import check_format, extract_features, find_videos
-        from uniformerv2.tasks.ledger import check_targets, journal_beside, remove_journals
-        from uniformerv2.train.distributed import rank_device
+        from uniformerv2.distributed import rank_device
+        from uniformerv2.measuring.features import check_format, extract_features, find_videos
+        from uniformerv2.measuring.ledger import check_targets, journal_beside, remove_journals
         from uniformerv2.weights import load_model
 
         journal = journal_beside(self.output)
@@ -228,7 +228,7 @@ class Predict:
             )
         self._check_timeline()
         from uniformerv2.inference.reduction import Reduction
-        from uniformerv2.model.sharing import sharing_report
+        from uniformerv2.inference.sharing import sharing_report
         from uniformerv2.predict import Predictor
 
         predictor = Predictor(
@@ -277,8 +277,8 @@ class Predict:
     def _write_timeline(self, predictor: Predictor, video: Path) -> None:
         from rich.console import Console
 
+        from uniformerv2.pages.timeline_picture import write_picture
         from uniformerv2.predict import TIMELINE_WINDOW
-        from uniformerv2.timeline_picture import write_picture
 
         window = TIMELINE_WINDOW if self.window is None else self.window
         timeline = predictor.timeline(video, window=window, stride=self.stride, console=Console(stderr=True))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from uniformerv2.cli.speech import note
+from uniformerv2.cli.output import note
 from uniformerv2.errors import RecipeError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from uniformerv2.cli.speech import FAILED, in_every_process
+from uniformerv2.cli.output import FAILED, in_every_process
 from uniformerv2.errors import RecipeError
 from uniformerv2.train.recipe import (
     START,
@@ -27,7 +27,7 @@ from uniformerv2.train.recipe import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from uniformerv2.train.distributed import Ranks
+    from uniformerv2.distributed import Ranks
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ class Train:
     def _run(self, ranks: Ranks) -> int:
         from rich.console import Console
 
-        from uniformerv2.tasks.classification import train_classifier
-        from uniformerv2.train.distributed import restarted
+        from uniformerv2.distributed import restarted
+        from uniformerv2.tasks.classification.training import train_classifier
         from uniformerv2.train.recipes import find_recipe
 
         console = Console() if ranks.first else None
@@ -127,7 +127,8 @@ class Train:
 
     def _rehearse(self, recipe: Recipe, ranks: Ranks, console: Console | None) -> int:
         """What was asked for before the long run; the exit status."""
-        from uniformerv2.data.annotations import class_names, read_annotations
+        from uniformerv2.data.annotations import class_names
+        from uniformerv2.data.sources import read_annotations
         from uniformerv2.tasks.batch_size import find_batch_size
         from uniformerv2.tasks.rehearsal import dry_run, overfit_batch
 
@@ -191,7 +192,7 @@ class Demo:
     """Processes that read videos beside the one that trains."""
 
     def run(self) -> int:
-        from uniformerv2.demo import run_demo
+        from uniformerv2.demo.run import run_demo
 
         run_demo(self.output, seed=self.seed, overwrite=self.overwrite, workers=self.workers)
         return 0

@@ -24,9 +24,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from uniformerv2.atomic import whole_folder
-from uniformerv2.data.annotations import SPLITS, VIDEO_SUFFIXES, Annotation, parse_interval
-from uniformerv2.data.manifest import check_target, relative_to, utf8_text
+from uniformerv2.data.annotations import SPLITS, Annotation, parse_interval
+from uniformerv2.data.tables import check_target, relative_to, utf8_text
 from uniformerv2.errors import AnnotationError
+from uniformerv2.video.suffixes import VIDEO_SUFFIXES
 
 CLASSES = "classes.txt"
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from uniformerv2.errors import RecipeError
-from uniformerv2.inference.pages import give_back_pages
+from uniformerv2.inference.fold import fold
+from uniformerv2.inference.mapped import give_back_pages
 from uniformerv2.inference.precision import Precision, has_bf16
 from uniformerv2.model.config import Preprocessing
-from uniformerv2.model.fold import fold
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 

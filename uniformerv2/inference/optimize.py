@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from uniformerv2.errors import RecipeError
 from uniformerv2.inference.comparison import LIMITS, REDUCED, Classifier, Comparison, Limits, compare
-from uniformerv2.inference.pages import give_back_pages
+from uniformerv2.inference.fold import fold
+from uniformerv2.inference.mapped import give_back_pages
+from uniformerv2.inference.narrow import narrow
+from uniformerv2.inference.packed import can_pack, pack
 from uniformerv2.inference.precision import Precision, pick_precision
 from uniformerv2.inference.reduction import Reduction, reduce_tokens
-from uniformerv2.model.fold import fold
-from uniformerv2.model.narrow import narrow
-from uniformerv2.model.packed import can_pack, pack
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 Backend = Literal["torch", "compile", "openvino", "onnxruntime"]

@@ -9,9 +9,9 @@ from typing import Literal, cast, get_args
 from torch import nn
 
 from uniformerv2.errors import RecipeError
-from uniformerv2.model.merging import MergingTransformer, merging_obstacle
-from uniformerv2.model.sharing import sharing_obstacle
-from uniformerv2.model.unchanged import UnchangedTransformer
+from uniformerv2.inference.merging import MergingTransformer, merging_obstacle
+from uniformerv2.inference.sharing import sharing_obstacle
+from uniformerv2.inference.unchanged import UnchangedTransformer
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 Method = Literal["merge", "unchanged"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from uniformerv2.curves import Points, last_epoch
+from uniformerv2.pages.curves import Points, last_epoch
 from uniformerv2.runs.folder import Run
 from uniformerv2.train.recipe import disagreements
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from uniformerv2.errors import RecipeError
-from uniformerv2.train.checkpoint import RunFolder
 from uniformerv2.train.lock import is_locked
 from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import Recipe
+from uniformerv2.train.run_folder import RunFolder
 
 STEP = {"step", "clips", *TIMINGS}  # what a record of a step has
 EVALUATION = {"top1", "top5", "num_clips", "num_crops", "evaluated", "classes", "confusions", "skipped"}

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from uniformerv2.atomic import write_text
-from uniformerv2.curves import Points, averages, neighbours
-from uniformerv2.page import cell, chart, colour, header, legend, page, percent, section
+from uniformerv2.pages.curves import Points, averages, neighbours
+from uniformerv2.pages.page import cell, chart, colour, header, legend, page, percent, section
 from uniformerv2.runs.comparison import FIGURES, FIGURES_NOTE, UNKNOWN, Quantity, axis_end, curves, recipe_differences
 from uniformerv2.runs.folder import Run
 

@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from uniformerv2.curves import Points, averages, neighbours, round_top
+from uniformerv2.pages.curves import Points, averages, neighbours, round_top
 from uniformerv2.runs.comparison import FIGURES, Quantity, axis_end, curves, recipe_differences
 from uniformerv2.runs.folder import Run
 

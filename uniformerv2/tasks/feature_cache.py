@@ -28,11 +28,11 @@ from uniformerv2.data.dataset import VideoDataset
 from uniformerv2.data.loader import Key, VideoLoader
 from uniformerv2.data.order import EpochSampler
 from uniformerv2.device import model_device
+from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import CheckpointError, RecipeError
+from uniformerv2.measuring.ledger import tensors_digest, videos_digest
 from uniformerv2.model.uniformerv2 import Encoded, UniFormerV2
 from uniformerv2.model.vit import Places
-from uniformerv2.tasks.ledger import tensors_digest, videos_digest
-from uniformerv2.train.distributed import current_ranks
 from uniformerv2.train.lock import locked
 from uniformerv2.train.precision import autocast
 from uniformerv2.train.recipe import Recipe

@@ -22,9 +22,11 @@ from torch.utils.data import DataLoader
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.batch import Batch
 from uniformerv2.device import pick_device
+from uniformerv2.distributed import Ranks, current_ranks, rank_device
 from uniformerv2.errors import VideoError
+from uniformerv2.measuring.evaluation import HeldOut
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.tasks.classification import (
+from uniformerv2.tasks.classification.training import (
     Classification,
     Division,
     Parts,
@@ -33,13 +35,11 @@ from uniformerv2.tasks.classification import (
     measure,
     micro_batch,
 )
-from uniformerv2.tasks.evaluation import HeldOut
-from uniformerv2.train.checkpoint import RunFolder
-from uniformerv2.train.distributed import Ranks, current_ranks, rank_device
 from uniformerv2.train.engine import Cost, Trainer
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.parallel import Parallel
 from uniformerv2.train.recipe import Recipe
+from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.train.state import StateFolder
 from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.weights import save_model

@@ -21,13 +21,13 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
 from uniformerv2.device import model_device
+from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import RecipeError, VideoError
-from uniformerv2.train.checkpoint import RunFolder
-from uniformerv2.train.distributed import current_ranks
 from uniformerv2.train.ema import WeightAverage
 from uniformerv2.train.frozen import train_mode
 from uniformerv2.train.guard import BAD_CLIPS, NOTHING_BAD, first_bad
 from uniformerv2.train.log import MetricsFile, RunDisplay, Speed
+from uniformerv2.train.loggers import Program, Writer, open_writers
 from uniformerv2.train.memory import keep_freed_memory
 from uniformerv2.train.optim import (
     build_optimizer,
@@ -40,9 +40,9 @@ from uniformerv2.train.optim import (
 from uniformerv2.train.parallel import Parallel, SharedModel, whole_tensor
 from uniformerv2.train.precision import allow_tf32, autocast, loss_scaler
 from uniformerv2.train.recipe import Optimization
+from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.train.state import under, within
 from uniformerv2.train.termination import Terminated, Termination
-from uniformerv2.train.writers import Program, Writer, open_writers
 
 SAVE_EVERY = 600.0  # seconds
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from uniformerv2.train.distributed import Ranks
+from uniformerv2.distributed import Ranks
 
 NOTHING_BAD = "the loss itself"
 BAD_CLIPS = "the clips themselves"

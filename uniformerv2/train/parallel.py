@@ -13,8 +13,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from uniformerv2.distributed import Ranks
 from uniformerv2.errors import RecipeError
-from uniformerv2.train.distributed import Ranks
 from uniformerv2.train.recipe import Precision
 
 Parallel = Literal["ddp", "fsdp"]

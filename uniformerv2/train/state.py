@@ -21,8 +21,8 @@ from torch.distributed import checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
+from uniformerv2.distributed import Ranks, tells_of_death
 from uniformerv2.errors import CheckpointError
-from uniformerv2.train.distributed import Ranks, tells_of_death
 
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # one process is meant
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from uniformerv2.train.distributed import Ranks
+from uniformerv2.distributed import Ranks
 
 TERMINATED = 128 + signal.SIGTERM  # the exit status that shells report of a process that was terminated
 

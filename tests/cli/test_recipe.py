@@ -1,0 +1,127 @@
+"""`uniformerv2 train --recipe NAME`, and options that differ from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from uniformerv2.train.recipe import Recipe
+from uniformerv2.train.recipes import RECIPES
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
+    """The recipes that would have been trained; nothing is."""
+    recipes: list[Recipe] = []
+
+    class Trained:
+        last = Path("last.safetensors")
+
+        class evaluation:
+            correct, videos = 0, ()
+
+    def train(data: Path, output: Path, recipe: Recipe, **options: Any) -> type[Trained]:
+        recipes.append(recipe)
+        return Trained
+
+    monkeypatch.setattr("uniformerv2.tasks.classification.training.train_classifier", train)
+    return recipes
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_trained_as_it_is(uniformerv2: Run, trained: list[Recipe], name: str) -> None:
+    status, output, errors = uniformerv2("train", "videos", "--output", "run", "--recipe", name)
+    assert (status, errors) == (0, "")
+    assert trained == [RECIPES[name].recipe.resolved()]
+    assert output.splitlines()[: 1 + len(RECIPES[name].notes)] == RECIPES[name].lines()
+
+
+def test_options_replace_what_the_recipe_says(uniformerv2: Run, trained: list[Recipe]) -> None:
+    status, _, errors = uniformerv2(
+        *("train", "videos", "--output", "run", "--recipe=b16-ssv2-16x224"),
+        *("--lr", 1e-5, "--flip", "--num-frames", 8, "--head-dropout", 0.25, "--clips", 2, "--repeats", 1),
+    )
+    assert (status, errors) == (0, "")
+    expected = RECIPES["b16-ssv2-16x224"].recipe.vary(
+        lr=1e-5, flip=0.5, num_frames=8, head_dropout=0.25, clips=2, repeats=1
+    )
+    assert trained == [expected]
+
+
+def test_another_start_takes_the_place_of_the_recipes(uniformerv2: Run, trained: list[Recipe]) -> None:
+    name = "b16-k400-k710-8x224"
+    uniformerv2("train", "videos", "--output", "run", "--recipe", name, "--checkpoint", "mine.safetensors")
+    uniformerv2("train", "videos", "--output", "run", "--recipe", name, "--arm", "vit.safetensors")
+    before = RECIPES[name].recipe.model
+    assert [recipe.model for recipe in trained] == [
+        replace(before, checkpoint="mine.safetensors"),
+        replace(before, checkpoint=None, map_head=False, arm="vit.safetensors"),
+    ]
+
+
+def test_scaling_with_the_batch_is_said(uniformerv2: Run, trained: list[Recipe]) -> None:
+    _, output, _ = uniformerv2(
+        *("train", "videos", "--output", "run", "--recipe", "b16-k400-8x224"),
+        *("--batch-size", 64, "--lr-base-batch", 256),
+    )
+    assert "scaled with the batch size: end_lr 1e-06 is now 2.5e-07, lr 1e-05 is now 2.5e-06" in output
+    assert trained[0].optimization.lr == pytest.approx(2.5e-6)
+
+
+def test_help_shows_the_values_of_the_recipe(uniformerv2: Run) -> None:
+    def help_of(*arguments: str) -> str:
+        """Without spaces: names are broken at their hyphens."""
+        return "".join(uniformerv2("train", *arguments, "--help")[1].replace("│", "").split())
+
+    text = help_of("--recipe", "l14-ssv1-32x224")
+    for default in ("2e-05", "l14-ssv1-32x224", "openai/clip-vit-large-patch14", "bgr"):
+        assert f"(default:{default})" in text
+    assert "(default:0.0003)" in help_of()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--recipe", "b16-k400-9x224"], ["'b16-k400-9x224'", "did you mean b16-k400-8x224"]),
+        (["--recipe", "b16-k400-8x224", "--batch-size", "6", "--repeats", "4"], ["divisible", "got 6"]),
+        (["--recipe", "b16-k400-8x224", "--model", "B/16", "--arm", "vit"], ["--arm", "--model", "vit"]),
+    ],
+)
+def test_what_cannot_be_is_one_line(uniformerv2: Run, arguments: list[str], parts: list[str]) -> None:
+    status, output, errors = uniformerv2("train", "videos", "--output", "run", *arguments)
+    assert (status, output) == (2, "")
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert all(part in errors for part in parts)
+
+
+@pytest.mark.parametrize("recipe", [[], ["--recipe", "b16-k400-8x224"]])
+def test_an_unknown_option_is_told_the_nearest(uniformerv2: Run, recipe: list[str]) -> None:
+    status, _, errors = uniformerv2("train", "videos", "--output", "run", *recipe, "--warmup-epoch", 3)
+    assert status == 2
+    assert "--warmup-epochs" in errors
+
+
+def test_what_was_scaled_is_what_is_saved(uniformerv2: Run, colours: Path, image_model: Path, tmp_path: Path) -> None:
+    status, _, errors = uniformerv2(
+        *("train", colours, "--output", tmp_path / "run", "--recipe", "own-small-vit", "--arm", image_model),
+        *("--size", 32, "--num-frames", 4, "--batch-size", 4, "--epochs", 1, "--warmup-epochs", 0, "--workers", 0),
+        *("--lr", 4e-3, "--lr-base-batch", 8),
+    )
+    assert status == 0, errors
+    saved = json.loads((tmp_path / "run" / "recipe.json").read_text())["optimization"]
+    assert (saved["lr"], saved["lr_base_batch"], saved["batch_size"]) == (2e-3, 4, 4)
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps[0]["lr"] == pytest.approx(2e-3)

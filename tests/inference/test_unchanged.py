@@ -1,0 +1,119 @@
+"""Patches that do not change are computed once; where nothing changes at all, the model says the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from uniformerv2.inference.unchanged import UnchangedTransformer, kept_tokens
+from uniformerv2.model.config import ModelConfig, Preprocessing, Rotary
+from uniformerv2.model.uniformerv2 import UniFormerV2
+
+PLAIN = ModelConfig(width=32, depth=3, heads=2, patch_size=8, image_size=(16, 24), global_after=(0, 2), num_classes=5)
+CONSTANTS = Preprocessing(size=(16, 24), mean=(0.2, 0.5, 0.4), std=(0.1, 0.3, 0.2), channel_order="bgr")
+ARCHITECTURES = {
+    "scene": {},
+    "no class token": {"class_token": False, "pool": "attention"},
+    "registers, rotary": {"register_tokens": 2, "layer_scale": True, "rotary": Rotary()},
+    "relative bias": {"relative_bias": True, "pool": "mean"},
+    "norm after": {"norm_after": True},
+}
+
+
+def draw(**options: object) -> UniFormerV2:
+    torch.manual_seed(0)
+    model = UniFormerV2(replace(PLAIN, **options), CONSTANTS).eval()  # type: ignore[arg-type]
+    for parameter in model.parameters():  # nothing may be hidden behind a zero
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def skipping(model: UniFormerV2, threshold: float) -> UniFormerV2:
+    model.backbone = UnchangedTransformer(model.backbone, CONSTANTS, threshold)  # type: ignore[assignment]
+    return model
+
+
+def computed_rows(model: UniFormerV2) -> list[int]:
+    """Receives how many tokens the first block's MLP sees, at every pass."""
+    seen: list[int] = []
+    blocks = (part for name, part in model.named_modules() if name.endswith("blocks.0.mlp") and "global" not in name)
+    next(blocks).register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0].shape[0]))
+    return seen
+
+
+def video(frames: int) -> Tensor:
+    """(1, 3, frames, height, width), uint8, of frames that have nothing in common."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (1, 3, frames, 16, 24), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("options", ARCHITECTURES.values(), ids=ARCHITECTURES)
+@torch.inference_mode()
+def test_a_still_video_is_computed_once_and_says_the_same(options: dict[str, object]) -> None:
+    model, clip = draw(**options), video(1).expand(-1, -1, 4, -1, -1)
+    expected = model.forward_features(clip)
+    skipping(model, 0.0)
+    rows = computed_rows(model)
+    found = model.forward_features(clip)
+    torch.testing.assert_close(found.pooled, expected.pooled, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.frame_embeddings, expected.frame_embeddings, rtol=1e-4, atol=1e-5)
+    others = int(model.config.class_token) + model.config.register_tokens
+    assert rows == [6 + 4 * others]
+
+
+@pytest.mark.parametrize("options", ARCHITECTURES.values(), ids=ARCHITECTURES)
+@torch.inference_mode()
+def test_what_changes_everywhere_is_computed_everywhere(options: dict[str, object]) -> None:
+    model, clip = draw(**options), torch.cat([video(4), video(4).flip(2)])
+    expected = model(clip)
+    torch.testing.assert_close(skipping(model, 0.02)(clip), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_only_patches_that_changed_are_computed() -> None:
+    model = skipping(draw(), 0.02)
+    rows = computed_rows(model)
+    clip = video(1).repeat(1, 1, 4, 1, 1)
+    clip[:, :, 2:, :8, 8:16] = 255 - clip[:, :, 2:, :8, 8:16]  # the second patch, from the third frame on
+    features = model.forward_features(clip)
+    assert rows == [6 + 4 + 1]
+    # a frame without changes is the frame before it
+    torch.testing.assert_close(features.frame_embeddings[:, 1], features.frame_embeddings[:, 0])
+    torch.testing.assert_close(features.frame_embeddings[:, 3], features.frame_embeddings[:, 2])
+    assert not torch.allclose(features.frame_embeddings[:, 2], features.frame_embeddings[:, 1], atol=1e-3)
+
+
+def test_slow_changes_are_seen_and_both_kinds_of_clips_alike() -> None:
+    transformer = skipping(draw(), 0.05).backbone
+    assert isinstance(transformer, UnchangedTransformer)
+    # grows by 6 of 255 a frame, 0.024: past 0.05 at every third frame
+    raw = torch.full((1, 3, 8, 16, 24), 100, dtype=torch.uint8)
+    raw[:, :, :, :8, :8] += (6 * torch.arange(8, dtype=torch.uint8)).view(8, 1, 1)
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (CONSTANTS.mean, CONSTANTS.std))
+    normalised = (raw.flip(1).float() / 255 - mean) / std
+    for clip in (raw, normalised):
+        changed = transformer.changed(clip)
+        assert changed[0, :, 0].tolist() == [True, False, False, True, False, False, True, False]
+        assert changed[0, 1:, 1:].sum() == 0
+
+
+def test_the_latest_token_of_a_place_stands_for_it() -> None:
+    changed = torch.tensor([[[1, 1], [0, 1], [1, 0], [0, 0]], [[1, 1], [0, 0], [0, 1], [0, 0]]]).bool()
+    kept = kept_tokens(changed, 1, 3)
+    # class tokens 0, 3, 6, 9 of the first clip, 12, ... of the second
+    assert kept.positions.tolist() == [0, 1, 2, 3, 5, 6, 7, 9, 12, 13, 14, 15, 18, 20, 21]
+    firsts = kept.positions[kept.rows]
+    assert firsts[0].tolist() == [[0, 1, 2], [3, 1, 5], [6, 7, 5], [9, 7, 5]]
+    assert firsts[1].tolist() == [[12, 13, 14], [15, 13, 14], [18, 13, 20], [21, 13, 20]]
+
+
+@torch.inference_mode()
+def test_clips_do_not_see_each_other() -> None:
+    model = skipping(draw(), 0.02)
+    clips = torch.cat([video(1).expand(-1, -1, 3, -1, -1), video(3)])
+    together = model(clips)
+    for number in range(2):
+        torch.testing.assert_close(model(clips[number : number + 1]), together[number : number + 1])

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.shards import write_shards
+from uniformerv2.data.sources import read_annotations
+from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, VideoError
+from uniformerv2.measuring.evaluation import evaluate
+from uniformerv2.measuring.features import extract_features, find_videos, read_windows
+from uniformerv2.measuring.ledger import journal_beside
+from uniformerv2.model.config import Preprocessing
+from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.video.reader import VideoReader, _VideoFile
+from uniformerv2.video.sampling import segment_indices
+from uniformerv2.video.transforms import test_crops as crops_of
+from uniformerv2.video.windows import Windows
+from uniformerv2.weights import arm
+
+RATE, SECONDS = 10, 6  # of the long video
+
+
+@pytest.fixture(scope="module")
+def model(image_model: Path) -> UniFormerV2:
+    torch.manual_seed(0)
+    armed = arm(image_model, num_classes=3, labels=["blue", "green", "red"], num_frames=4, size=32)
+    torch.nn.init.normal_(armed.head.linear.weight)
+    return armed.eval()
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty frames that differ, in groups of pictures of twelve."""
+    path = tmp_path_factory.mktemp("long") / "long.mp4"
+    noise = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(RATE * SECONDS):
+            frame = noise.integers(0, 60, (48, 64, 3), dtype=np.uint8) + np.uint8(3 * number)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+# --- what is in them
+
+
+def test_the_frames_of_a_window_are_those_shown_in_it(long: Path) -> None:
+    preprocessing = Preprocessing(num_frames=4, size=(32, 32))
+    windows = list(read_windows(Annotation(long, ""), Windows(2, 1), preprocessing, []))
+    assert [(start, end) for start, end, _ in windows] == [(0, 2), (1, 3), (2, 4), (3, 5), (4, 6)]
+    with VideoReader(long) as reader:
+        for start, _, clip in windows:
+            first = round(start * RATE)  # twenty frames from there, and not the one that the next second begins with
+            indices = [first + index for index in segment_indices(20, 4)]
+            assert torch.equal(clip, crops_of(reader.frames_at(indices), preprocessing)[0])
+
+
+def test_a_video_is_decoded_once_however_windows_overlap(long: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[object] = []
+    feed = _VideoFile._feed
+
+    def counting(self: _VideoFile, packet: object) -> list[av.VideoFrame]:
+        frames = feed(self, packet)  # type: ignore[arg-type]
+        decoded.extend(frames)
+        return frames
+
+    monkeypatch.setattr(_VideoFile, "_feed", counting)
+    windows = Windows(2, 0.25)
+    clips = list(read_windows(Annotation(long, ""), windows, Preprocessing(num_frames=8, size=(32, 32)), []))
+    assert len(clips) == 17
+    assert len(decoded) <= RATE * SECONDS + 1  # and the first, which opening a video looks at
+
+
+# --- features
+
+
+def test_of_whole_videos_they_are_what_the_classifier_sees(model: UniFormerV2, colours: Path) -> None:
+    videos = find_videos([colours])
+    features = extract_features(model, videos, frame_embeddings=True, batch_size=4)
+    assert features.embeddings.shape == (15, 32)
+    assert features.embeddings.dtype == np.float32
+    assert features.frame_embeddings is not None
+    assert features.frame_embeddings.shape == (15, 4, 32)
+    assert features.video.tolist() == list(range(15))
+    assert (features.start.tolist(), features.end.tolist()) == ([0.0] * 15, pytest.approx([1.2] * 15))
+    rows = [Annotation(row.path, row.path.parent.name) for row in videos]
+    result = evaluate(model, rows, batch_size=4)
+    with torch.inference_mode():
+        scores = model.head(torch.from_numpy(features.embeddings)).softmax(-1)
+    assert [model.labels[best] for best in scores.argmax(1).tolist()] == [one.labels[0] for one in result.videos]
+    assert scores.max(1).values.tolist() == pytest.approx([one.scores[0] for one in result.videos], rel=1e-5)
+
+
+def test_annotated_intervals_are_all_that_is_looked_at(model: UniFormerV2, long: Path) -> None:
+    rows = [Annotation(long, "a", 1.0, 4.0), Annotation(long, "b", 4.0), Annotation(long, "c", 9.0)]
+    features = extract_features(model, rows, window=2.0)
+    assert list(zip(features.video.tolist(), features.start.tolist(), features.end.tolist(), strict=True)) == [
+        (0, 1.0, 3.0),
+        (0, 3.0, 4.0),
+        (1, 4.0, 6.0),
+    ]
+    assert [one.row for one in features.skipped] == [2]
+    assert "starts at 9 s, but the video lasts 6 s" in features.skipped[0].reason
+    assert features.labels == ("a", "b", "c")
+
+
+def test_windows_have_the_same_embedding_alone_and_among_others(model: UniFormerV2, long: Path) -> None:
+    many = extract_features(model, [long], window=2.0, stride=1.0, batch_size=2)
+    for place, (start, end) in enumerate([(0, 2), (1, 3), (2, 4), (3, 5), (4, 6)]):
+        assert (many.start[place], many.end[place]) == (start, end)
+        alone = extract_features(model, [Annotation(long, "", start, end)], window=2.0)
+        np.testing.assert_allclose(many.embeddings[place], alone.embeddings[0], rtol=1e-4, atol=1e-5)
+    assert len({tuple(row) for row in many.embeddings.tolist()}) == 5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_videos_are_named_and_have_no_windows(
+    model: UniFormerV2, colours: Path, long: Path, tmp_path: Path, workers: int
+) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("no video")
+    good = colours / "red" / "red0.mp4"
+    for options in ({}, {"window": 1.0}):
+        features = extract_features(model, [broken, long, tmp_path / "absent.mp4", good], workers=workers, **options)
+        assert [(Path(one.path).name, one.row) for one in features.skipped] == [("broken.mp4", 0), ("absent.mp4", 2)]
+        assert sorted(set(features.video.tolist())) == [1, 3]
+        assert features.video.tolist() == sorted(features.video.tolist())
+    with pytest.raises(VideoError, match=r"not one of 1 videos.*broken\.mp4"):
+        extract_features(model, [broken])
+
+
+def test_a_video_that_ends_in_the_middle_leaves_no_windows(
+    model: UniFormerV2, long: Path, colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = _VideoFile.images
+
+    def until_damage(self: _VideoFile, wanted: list[int]):  # type: ignore[no-untyped-def]
+        for index, image in images(self, wanted):
+            if index > 40:
+                raise VideoError(f"{long}: frame {index} cannot be decoded")
+            yield index, image
+
+    monkeypatch.setattr(_VideoFile, "images", until_damage)
+    features = extract_features(model, [long, colours / "red" / "red0.mp4"], window=1.0, batch_size=2)
+    assert [one.row for one in features.skipped] == [0]
+    assert set(features.video.tolist()) == {1}
+
+
+@pytest.mark.parametrize("window", [None, 1.0])
+def test_a_video_that_ends_the_process_is_found_out_and_left_out(
+    model: UniFormerV2, long: Path, colours: Path, monkeypatch: pytest.MonkeyPatch, window: float | None
+) -> None:
+    deadly = colours / "red" / "red0.mp4"
+    good = [long, colours / "red" / "red1.mp4", colours / "red" / "red2.mp4"]
+    images = _VideoFile.images
+
+    def crash(self: _VideoFile, wanted: list[int]):  # type: ignore[no-untyped-def]
+        if self._name == str(deadly):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from images(self, wanted)
+
+    monkeypatch.setattr(_VideoFile, "images", crash)
+    features = extract_features(model, [*good[:2], deadly, good[2]], window=window, workers=2)
+    assert [(one.row, one.reason) for one in features.skipped] == [
+        (2, f"{deadly}: reading it ended a process (SIGKILL)")
+    ]
+    without = extract_features(model, good, window=window)
+    assert np.allclose(features.embeddings, without.embeddings, atol=1e-5)
+
+
+def test_a_process_that_is_ended_by_chance_costs_nothing(
+    model: UniFormerV2, long: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    images = _VideoFile.images
+
+    def crash_once(self: _VideoFile, wanted: list[int]):  # type: ignore[no-untyped-def]
+        for number, found in enumerate(images(self, wanted)):
+            if number == 30 and not (tmp_path / "crashed").exists():
+                (tmp_path / "crashed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield found
+
+    monkeypatch.setattr(_VideoFile, "images", crash_once)
+    features = extract_features(model, [long], window=0.5, batch_size=2, workers=1)
+    assert (tmp_path / "crashed").exists()
+    assert features.skipped == ()
+    assert np.array_equal(features.embeddings, extract_features(model, [long], window=0.5, batch_size=2).embeddings)
+
+
+def test_programming_errors_of_other_processes_are_told(
+    model: UniFormerV2, long: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: _VideoFile, wanted: list[int]) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(_VideoFile, "images", fail)
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
+        extract_features(model, [long], workers=1)
+
+
+def test_numbers_that_are_none_end_it(model: UniFormerV2, long: Path, image_model: Path) -> None:
+    broken = arm(image_model, num_classes=3, num_frames=4, size=32)
+    torch.nn.init.constant_(broken.backbone.class_token, float("nan"))
+    with pytest.raises(CheckpointError, match="NaN"):
+        extract_features(broken, [long])
+
+
+# --- files
+
+
+def test_npz(model: UniFormerV2, long: Path, colours: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_text("no video")
+    videos = [tmp_path / "broken.mp4", long, colours / "red" / "red0.mp4"]
+    features = extract_features(model, videos, window=2.0, frame_embeddings=True)
+    features.save(tmp_path / "one.npz")
+    with np.load(tmp_path / "one.npz", allow_pickle=False) as saved:
+        assert set(saved) == {
+            *("paths", "labels", "errors", "video", "start", "end", "embeddings", "frame_embeddings"),
+        }
+        assert saved["paths"].tolist() == [str(path) for path in videos]
+        assert [bool(reason) for reason in saved["errors"].tolist()] == [True, False, False]
+        assert saved["paths"][saved["video"]].tolist() == [str(long)] * 3 + [str(videos[2])]
+        assert saved["start"].tolist() == [0, 2, 4, 0]
+        assert np.array_equal(saved["embeddings"], features.embeddings)
+        assert saved["frame_embeddings"].shape == (4, 4, 32)
+    features.save(tmp_path / "two.npz")
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+
+
+def test_parquet_has_a_row_for_each_window(model: UniFormerV2, long: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "broken.mp4").write_text("no video")
+    rows = [Annotation(tmp_path / "broken.mp4", "a"), Annotation(long, "b")]
+    features = extract_features(model, rows, window=2.0, frame_embeddings=True)
+    features.save(tmp_path / "one.parquet")
+    table = parquet.read_table(tmp_path / "one.parquet")
+    assert table.column_names == ["path", "label", "start", "end", "embedding", "frame_embeddings"]
+    assert table["path"].to_pylist() == [str(long)] * 3
+    assert table["label"].to_pylist() == ["b"] * 3
+    assert table["end"].to_pylist() == [2.0, 4.0, 6.0]
+    assert table["embedding"].to_pylist() == features.embeddings.tolist()
+    assert features.frame_embeddings is not None
+    assert table["frame_embeddings"].to_pylist() == features.frame_embeddings.tolist()
+    (skipped,) = json.loads(table.schema.metadata[b"skipped"])
+    assert skipped["path"] == str(rows[0].path)
+    with pytest.raises(RecipeError, match="npz"):
+        features.save(tmp_path / "one.csv")
+
+
+# --- a run that was stopped
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(
+    model: UniFormerV2, long: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = [long, colours / "red" / "red0.mp4", colours / "blue" / "blue0.mp4"]
+    options = {"window": 1.0, "stride": 0.5, "batch_size": 2}
+    extract_features(model, videos, **options).save(tmp_path / "whole.npz")
+    journal = journal_beside(tmp_path / "some.npz")
+    computed: list[int] = []
+    forward = UniFormerV2.forward_features
+
+    def stopping(self: UniFormerV2, clip: torch.Tensor, **kind: bool) -> object:
+        computed.append(len(clip))
+        if len(computed) == 4:
+            raise KeyboardInterrupt
+        return forward(self, clip, **kind)
+
+    monkeypatch.setattr(UniFormerV2, "forward_features", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(model, videos, **options, journal=journal)
+    assert computed == [2, 2, 2, 2]
+    extract_features(model, videos, **options, journal=journal, resume=True).save(tmp_path / "some.npz")
+    # eleven windows of the long video, two of each other: six, one and one pieces, of which three were there
+    assert computed[4:] == [2, 2, 1, 2, 2]
+    assert (tmp_path / "some.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changed", "part"),
+    [
+        ({"window": 2.0}, "windows (then 1 s every 1 s, now 2 s every 2 s)"),
+        ({"batch_size": 4}, "batch size (then 8, now 4)"),
+        ({"frame_embeddings": True}, "frame embeddings"),
+    ],
+)
+def test_a_journal_of_other_work_is_refused(
+    model: UniFormerV2, long: Path, tmp_path: Path, changed: dict[str, object], part: str
+) -> None:
+    journal = tmp_path / "a.journal"
+    options: dict[str, object] = {"window": 1.0, "batch_size": 8}
+    extract_features(model, [long], **options, journal=journal)  # type: ignore[arg-type]
+    before = journal.read_bytes()
+    with pytest.raises(RecipeError, match="cannot be resumed") as caught:
+        extract_features(model, [long], **{**options, **changed}, journal=journal, resume=True)  # type: ignore[arg-type]
+    assert part in str(caught.value)
+    assert journal.read_bytes() == before
+
+
+def test_other_weights_and_other_files_are_noticed(model: UniFormerV2, long: Path, tmp_path: Path) -> None:
+    journal, video = tmp_path / "a.journal", tmp_path / "video.mp4"
+    shutil.copyfile(long, video)
+    extract_features(model, [video], journal=journal)
+    os.utime(video, (1, 1))
+    with pytest.raises(RecipeError, match="videos"):
+        extract_features(model, [video], journal=journal, resume=True)
+    os.utime(video)
+    with torch.no_grad():
+        model.head.linear.bias[0] += 1
+    with pytest.raises(RecipeError, match="weights"):
+        extract_features(model, [video], journal=journal, resume=True)
+
+
+def test_what_was_found_is_not_thrown_away_by_accident(model: UniFormerV2, long: Path, tmp_path: Path) -> None:
+    journal = tmp_path / "a.journal"
+    extract_features(model, [long], journal=journal)
+    with pytest.raises(RecipeError, match="--resume"):
+        extract_features(model, [long], journal=journal)
+    journal.write_bytes(journal.read_bytes().partition(b"\n")[0] + b"\n")  # begun, but nothing found yet
+    extract_features(model, [long], window=1.0, journal=journal)
+
+
+# --- what can be embedded
+
+
+def test_files_folders_and_manifests(colours: Path, long: Path, tmp_path: Path) -> None:
+    frames = tmp_path / "films" / "deep" / "frames"
+    frames.mkdir(parents=True)
+    (frames / "1.jpg").write_bytes(b"")
+    shutil.copyfile(long, tmp_path / "films" / "a.mp4")
+    (tmp_path / "films" / "notes.txt").write_text("no video")
+    (tmp_path / "films" / ".hidden.mp4").write_text("no video")
+    (tmp_path / "list.csv").write_text(f"path,label,start,end,split\n{long},long,1,2,val\n{long},long,2,3,train\n")
+    found = find_videos([long, tmp_path / "films", tmp_path / "list.csv"], split="val")
+    assert found == [
+        Annotation(long, ""),
+        Annotation(tmp_path / "films" / "a.mp4", ""),
+        Annotation(frames, ""),
+        Annotation(long, "long", 1.0, 2.0, "val"),
+    ]
+    shards = tmp_path / "shards"
+    write_shards(read_annotations(tmp_path / "list.csv"), shards)
+    assert [(row.label, row.start) for row in find_videos([shards], split="val")] == [("long", 1.0)]
+    assert find_videos([frames]) == [Annotation(frames, "")]
+    assert len(find_videos([colours])) == 15
+    for source in (tmp_path / "absent", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(AnnotationError, match=source.name):
+            find_videos([source])

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from uniformerv2.data.batch import Batch
+from uniformerv2.data.sources import read_annotations
+from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError
+from uniformerv2.measuring.evaluation import evaluate
+from uniformerv2.model.config import Preprocessing
+from uniformerv2.tasks.classification import training as classification
+from uniformerv2.tasks.classification.mixing import Mixing, mix
+from uniformerv2.tasks.classification.training import (
+    Classification,
+    TrainingResult,
+    build_model,
+    train_classifier,
+)
+from uniformerv2.train.log import TIMINGS, read_metrics
+from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Precision, Recipe
+from uniformerv2.weights import load_model
+
+
+@pytest.fixture(scope="module")
+def recipe(image_model: Path) -> Recipe:
+    """Five epochs of a tiny armed model with dropout, so that randomness matters."""
+    return Recipe(
+        ModelRecipe(arm=str(image_model), head_dropout=0.1, drop_path=0.1),
+        ClipRecipe(num_frames=4, size=32),
+        Optimization(epochs=5, batch_size=4, lr=2e-3, warmup_epochs=1, precision="fp32"),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(colours: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    return train_classifier(colours, tmp_path_factory.mktemp("runs") / "colours", recipe)
+
+
+def steps(run: Path) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in record.items() if name not in TIMINGS}
+        for record in read_metrics(run / "metrics.jsonl")
+    ]
+
+
+# --- training
+
+
+def test_a_tiny_armed_model_learns_three_colours(run: TrainingResult) -> None:
+    assert run.evaluation.top1 == 1.0
+    assert run.evaluation.correct == len(run.evaluation.videos) == 3  # one of five files of each class
+    assert [record["epoch"] for record in run.history] == [1, 2, 3, 4, 5]
+    assert run.history[-1]["top1"] == 1.0
+    assert run.history[-1]["held_out_loss"] < run.history[0]["held_out_loss"] / 2
+    assert run.skipped == {}
+
+
+def test_the_folder_of_a_run_tells_everything(run: TrainingResult, recipe: Recipe) -> None:
+    folder = run.last.parent
+    assert {file.name for file in folder.iterdir()} == {
+        "recipe.json",
+        "train.csv",
+        "held_out.csv",
+        "metrics.jsonl",
+        "evaluation.json",
+        "last.safetensors",
+        "best.safetensors",
+        "state",
+    }
+    assert (folder / "recipe.json").read_text() == recipe.to_json()
+    training, held_out = (read_annotations(folder / name) for name in ("train.csv", "held_out.csv"))
+    assert (len(training), len(held_out)) == (12, 3)
+    assert not {row.path for row in training} & {row.path for row in held_out}
+    assert (folder / "evaluation.json").read_text() == json.dumps(run.evaluation.to_json(), indent=2) + "\n"
+
+
+def test_checkpoints_carry_labels_and_preprocessing(run: TrainingResult) -> None:
+    for path in (run.last, run.best):
+        model = load_model(path)
+        assert model.labels == ("blue", "green", "red")
+        assert model.preprocessing == Preprocessing(num_frames=4, size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+        assert model.config.head_dropout == 0.1
+
+
+def test_the_last_checkpoint_is_the_model_that_was_evaluated(run: TrainingResult) -> None:
+    again = evaluate(load_model(run.last), read_annotations(run.last.parent / "held_out.csv"))
+    assert again == run.evaluation
+
+
+def test_a_killed_and_resumed_run_has_the_curve_of_an_unbroken_one(
+    run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Classification):
+        batches = 0
+
+        def cost(self, model: nn.Module, batch: Batch) -> Any:
+            Killed.batches += 1
+            if Killed.batches == 8:  # in the third epoch of three steps each
+                raise KeyboardInterrupt
+            return super().cost(model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classification, "Classification", Killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_classifier(colours, tmp_path / "run", recipe)
+    result = train_classifier(colours, tmp_path / "run", recipe, resume=True)
+    assert steps(tmp_path / "run") == steps(run.last.parent)
+    assert result.evaluation == run.evaluation
+    weights = load_model(run.last).state_dict()
+    for name, tensor in load_model(result.last).state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    # once more, after the end: nothing is left to train, and the result is the same
+    assert train_classifier(colours, tmp_path / "run", recipe, resume=True).evaluation == run.evaluation
+    assert steps(tmp_path / "run") == steps(run.last.parent)
+
+
+def test_a_resumed_run_keeps_the_precision_that_it_began_with(
+    run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resume(precision: Precision) -> None:
+        changed = replace(recipe, optimization=replace(recipe.optimization, precision=precision))
+        train_classifier(colours, tmp_path / "run", changed, resume=True)
+
+    shutil.copytree(run.last.parent, tmp_path / "run")  # a run in fp32
+    meaning = {"auto": "bf16"}
+    monkeypatch.setattr(classification, "pick_precision", lambda wanted, *_, **__: meaning.get(wanted, wanted))
+    resume("auto")
+    assert steps(tmp_path / "run") == steps(run.last.parent)
+    with pytest.raises(RecipeError, match="precision fp32 is now bf16"):
+        resume("bf16")
+
+
+def test_loader_workers_change_nothing(run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path) -> None:
+    train_classifier(colours, tmp_path / "run", recipe, workers=2)
+    assert steps(tmp_path / "run") == steps(run.last.parent)
+
+
+def test_another_seed_is_another_run(run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path) -> None:
+    other = replace(recipe, optimization=replace(recipe.optimization, epochs=1, seed=1))
+    train_classifier(colours, tmp_path / "run", other, holdout_list=None)
+    assert steps(tmp_path / "run")[0]["loss"] != steps(run.last.parent)[0]["loss"]
+
+
+def test_a_list_decides_what_is_held_out(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("*0.mp4\n*4.mp4\n")
+    one = replace(recipe, optimization=replace(recipe.optimization, epochs=1))
+    result = train_classifier(colours, tmp_path / "run", one, holdout_list=tmp_path / "list.txt")
+    assert sorted(Path(video.path).name for video in result.evaluation.videos) == [
+        f"{colour}{take}.mp4" for colour in ("blue", "green", "red") for take in (0, 4)
+    ]
+
+
+def test_an_unreadable_training_video_is_named_and_the_others_are_learned(
+    colours: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("no video")
+    manifest = tmp_path / "videos.csv"
+    with manifest.open("w", newline="") as file:
+        rows = [[row.path, row.label, "val" if "4" in row.path.stem else "train"] for row in read_annotations(colours)]
+        csv.writer(file).writerows([["path", "label", "split"], *rows, [broken, "red", "train"]])
+    whole = replace(recipe, optimization=replace(recipe.optimization, epochs=1, batch_size=13))
+    result = train_classifier(manifest, tmp_path / "run", whole)
+    assert list(result.skipped) == [str(broken)]
+    assert steps(tmp_path / "run")[0]["clips"] == 12
+    assert len(result.evaluation.videos) == 3
+
+
+def test_nothing_is_written_before_everything_is_right(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "red").symlink_to(colours / "red")
+    output = tmp_path / "run"
+    for error, data, changed in (
+        (AnnotationError, tmp_path / "one", recipe),  # a single class
+        (AnnotationError, tmp_path / "absent", recipe),
+        (CheckpointError, colours, replace(recipe, model=ModelRecipe(arm=str(tmp_path / "absent.safetensors")))),
+        (RecipeError, colours, replace(recipe, model=ModelRecipe(model="XXL/7"))),
+        (RecipeError, colours, replace(recipe, clip=ClipRecipe(size=40))),  # not divisible by 16
+    ):
+        with pytest.raises(error):
+            train_classifier(data, output, changed)
+        assert not output.exists()
+
+
+def test_the_run_is_measured_with_the_views_of_the_recipe(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
+    one = replace(
+        recipe,
+        optimization=replace(recipe.optimization, epochs=1, ema=0.9),
+        evaluation=EvaluationRecipe(clips=2, crops=3),
+    )
+    result = train_classifier(colours, tmp_path / "run", one)
+    held_out = read_annotations(result.last.parent / "held_out.csv")
+    assert result.evaluation == evaluate(load_model(result.last), held_out, num_clips=2, num_crops=3)
+    assert result.evaluation.num_clips == 2
+    again = train_classifier(colours, tmp_path / "run", one, resume=True)
+    assert again.evaluation == result.evaluation
+
+
+def test_a_frozen_backbone_stays_as_it_was_armed(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
+    one = replace(
+        recipe,
+        model=replace(recipe.model, frozen_backbone=True),
+        optimization=replace(recipe.optimization, epochs=1, ema=0.9),
+    )
+    trained = load_model(train_classifier(colours, tmp_path / "run", one).last).state_dict()
+    armed = build_model(one, ["blue", "green", "red"]).state_dict()
+    changed = {name for name in armed if not torch.equal(armed[name], trained[name])}
+    assert {name for name in changed if name.startswith("backbone.") and ".local" not in name} == set()
+    assert {"head.linear.weight", "mix", "backbone.blocks.0.local1.expand.weight"} <= changed
+    assert "backbone.blocks.0.local1.norm.running_mean" in changed
+
+
+# --- the task
+
+
+class Constant(nn.Module):
+    """Gives the same logits for every clip and remembers how many clips it saw at once."""
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+        self.seen: list[int] = []
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(clips))
+        return self.logits.expand(len(clips), -1)
+
+
+def batch_of(labels: list[int]) -> Batch:
+    names = [f"{number}.mp4" for number in range(len(labels))]
+    return Batch(torch.zeros(len(labels), 1, 3, 2, 4, 4), torch.tensor(labels), [*range(len(labels))], names, [], [])
+
+
+def test_the_loss_is_smoothed_cross_entropy() -> None:
+    task = Classification(None, label_smoothing=0.3)  # type: ignore[arg-type]
+    cost = task.cost(Constant([2.0, 1.0, 0.0]), batch_of([0, 0, 2, 1]))
+    assert cost is not None
+    total = math.log(math.exp(2) + math.exp(1) + 1)
+    logs = [2 - total, 1 - total, -total]  # log probabilities
+    smoothed = [-0.7 * logs[label] - 0.3 * sum(logs) / 3 for label in (0, 0, 2, 1)]
+    assert cost.loss.item() == pytest.approx(sum(smoothed) / 4, rel=1e-6)
+    assert cost.scalars == {"accuracy": 0.5}
+    assert cost.clips == 4
+
+
+@pytest.mark.parametrize("mixing", [Mixing(mixup=0.8), Mixing(cutmix=1.0)])
+def test_the_loss_of_mixed_clips_is_that_of_the_mixed_and_smoothed_target(mixing: Mixing) -> None:
+    logits = [2.0, 1.0, 0.0]
+    task = Classification(None, label_smoothing=0.3, mixing=mixing)  # type: ignore[arg-type]
+    labels = torch.tensor([0, 0, 2, 1])
+    torch.manual_seed(3)
+    cost = task.cost(Constant(logits), batch_of(labels.tolist()))
+    torch.manual_seed(3)
+    _, others, kept = mix(torch.zeros(4, 3, 2, 4, 4), mixing)
+    assert 0 < kept < 1
+    one_hot = torch.eye(3)[labels]
+    target = (kept * one_hot + (1 - kept) * one_hot[others]) * 0.7 + 0.3 / 3
+    expected = -(target * torch.tensor(logits).log_softmax(0)).sum(1).mean()
+    assert cost is not None
+    assert cost.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    wanted = labels if kept >= 0.5 else labels[others]
+    assert cost.scalars["accuracy"] == (wanted == 0).float().mean().item()
+
+
+def test_each_view_of_a_repeated_video_is_a_clip() -> None:
+    task = Classification(None, label_smoothing=0.0)  # type: ignore[arg-type]
+    batch = batch_of([0, 1])
+    batch.clips = batch.clips.repeat(1, 3, 1, 1, 1, 1)
+    model = Constant([5.0, 0.0])
+    cost = task.cost(model, batch)
+    assert model.seen == [6]
+    assert cost is not None
+    assert cost.clips == 6
+    assert cost.scalars["accuracy"] == 0.5
+
+
+def test_a_batch_is_counted_in_clips_whatever_is_repeated_or_accumulated(
+    colours: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    one = replace(
+        recipe,
+        optimization=replace(recipe.optimization, epochs=1, batch_size=12, accumulate=2, ema=0.9),
+        augmentation=replace(recipe.augmentation, repeats=3, mixup=0.4, cutmix=1.0, erasing=0.5),
+    )
+    train_classifier(colours, tmp_path / "run", one)
+    records = [record for record in steps(tmp_path / "run") if record["kind"] == "step"]
+    assert [record["clips"] for record in records] == [12, 12, 12]  # of four videos, three clips each

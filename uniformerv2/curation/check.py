@@ -1,0 +1,325 @@
+"""Whether a manifest can be trusted: every file is opened, and what does not hold is named and left out.
+
+Evidence and judgement are apart. `probe_video` says what is in a file; that takes long, goes to a journal as it comes
+and is found there by the next run. What follows from it is decided at the end, in the order of the manifest, so it does
+not matter which process read what and how often the check was stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from uniformerv2.curation.findings import FINDINGS, KEPT, Finding, Row, intervals_of, judge
+from uniformerv2.curation.probe import Interval, Probe, probe_video
+from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.crashproof import Death, crashproof_map
+from uniformerv2.data.journal import Journal
+from uniformerv2.data.manifest import MANIFEST_COLUMNS, manifest_rows
+from uniformerv2.data.sources import read_annotations
+from uniformerv2.data.tables import PARQUET_SUFFIXES, check_target, read_rows, relative_to, write_table
+from uniformerv2.errors import AnnotationError, RecipeError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+TABLE_COLUMNS = {"line": int} | MANIFEST_COLUMNS | {"finding": str, "left_out": str, "detail": str}
+
+_JOURNAL = 1  # version of what it holds; files of another one are read anew
+
+Key = tuple[str, int, int, int, tuple[Interval, ...]]  # name, bytes, time of change, frames, intervals
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a check found."""
+
+    rows: list[Row]
+    probes: dict[str, Probe]  # by name; without the missing files
+    findings: list[Finding]  # in the order of the manifest
+    keep: frozenset[str]  # kinds of findings that cost no row its place
+
+    @cached_property
+    def left_out(self) -> set[int]:
+        """Positions of the rows that are not in the clean manifest."""
+        return {finding.row for finding in self.findings if finding.kind not in self.keep}
+
+    def counts(self) -> dict[str, int]:
+        """Rows with each kind of finding."""
+        counts = Counter(kind for kind, _ in {(finding.kind, finding.row) for finding in self.findings})
+        return {kind: counts[kind] for kind in FINDINGS if counts[kind]}
+
+    def labels(self) -> dict[str, dict[str, int]]:
+        """Rows that pass, by split ("" where there is none) and label."""
+        left_out = self.left_out
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for position, row in enumerate(self.rows):
+            if position not in left_out:
+                counts[row.annotation.split or ""][row.annotation.label] += 1
+        return {split: dict(sorted(counts[split].items())) for split in sorted(counts)}
+
+    def statistics(self) -> dict[str, Any]:
+        """Codecs, frame sizes and frame rates with their counts, and durations in seconds, of the readable files."""
+        probes = [probe for probe in self.probes.values() if not probe.error and not probe.fatal]
+        seconds = sorted(probe.seconds for probe in probes)
+        return {
+            "readable": len(probes),
+            "codecs": _counted(probe.codec for probe in probes),
+            "sizes": _counted(f"{probe.width}x{probe.height}" for probe in probes),
+            "rates": _counted(f"{probe.rate:.2f}".rstrip("0").rstrip(".") for probe in probes),
+            "seconds": {
+                "shortest": round(seconds[0], 3),
+                "median": round(seconds[len(seconds) // 2], 3),
+                "longest": round(seconds[-1], 3),
+                "total": round(sum(seconds), 3),
+            }
+            if seconds
+            else {},
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, in the order of the manifest; equal for an equal manifest and equal files."""
+        left_out = self.left_out
+        return {
+            "rows": len(self.rows),
+            "files": len({row.name for row in self.rows}),
+            "passed": len(self.rows) - len(left_out),
+            "left_out": len(left_out),
+            "counts": self.counts(),
+            "findings": [self._finding_json(finding) for finding in self.findings],
+            "labels": self.labels(),
+            "statistics": self.statistics(),
+        }
+
+    def _finding_json(self, finding: Finding) -> dict[str, Any]:
+        row = self.rows[finding.row]
+        values: dict[str, Any] = {"line": row.line, "path": row.name, "finding": finding.kind, "detail": finding.detail}
+        if finding.other is not None:
+            other = self.rows[finding.other]
+            values["other"] = {"line": other.line, "path": other.name, "split": other.annotation.split}
+        return values | {"left_out": finding.kind not in self.keep}
+
+
+def check_manifest(
+    manifest: str | Path,
+    output: str | Path,
+    *,
+    report: str | Path | None = None,
+    root: Path | None = None,
+    num_frames: int = 8,
+    minimum_seconds: float = 0.0,
+    keep: Collection[str] = KEPT,
+    workers: int = 0,
+    console: Console | None = None,
+    probe: Callable[[Path, Sequence[Interval], int], Probe] = probe_video,
+) -> CheckReport:
+    """Decode some frames of every video of a manifest, and write down which rows can be used.
+
+    What is found in a file goes to a journal beside the output at once. A check that was stopped, in whatever way, goes
+    on from there when it is run again, and gives what it would have given; so does one whose files have changed, which
+    are then read anew. The journal may be deleted.
+
+    Args:
+        manifest: as for `read_annotations`; the videos need not be there. A folder of classes will do.
+        output: the clean manifest: the rows that pass, as they were, in their order. Of a folder, the paths are
+            relative to it.
+        report: table of all findings, CSV or Parquet; None: none.
+        root: what the paths of a manifest are relative to; by default the manifest's own folder.
+        num_frames: frames of a clip; the first, middle and last are decoded, and a row needs so many.
+        minimum_seconds: that a row must last.
+        keep: kinds of `FINDINGS` that cost a row nothing.
+        workers: processes that decode, each on one thread; a file that ends its process is a finding. With 0, this
+            process decodes, and ends with such a file.
+        console: where progress is shown if it is a terminal; None: nowhere.
+        probe: what looks at a file; a function that other processes can import.
+
+    Returns:
+        The findings; the same are in the table.
+
+    Raises:
+        AnnotationError: the manifest makes no sense, or there is no folder to write to.
+        RecipeError: the options make no sense.
+    """
+    manifest, output = Path(manifest), Path(output)
+    table = None if report is None else Path(report)
+    _check_files(manifest, output, table)
+    _check_options(num_frames, minimum_seconds, keep, workers)
+    rows = _read(manifest, root)
+    with Journal(output.with_name(output.name + ".journal")) as journal:
+        probes, missing = _gather(rows, num_frames, journal, probe, workers, console)
+    findings = judge(
+        rows, probes, missing, num_frames=num_frames, minimum_seconds=minimum_seconds, keep=frozenset(keep)
+    )
+    result = CheckReport(rows, probes, findings, frozenset(keep))
+    if table:
+        write_table(table, TABLE_COLUMNS, _table_rows(result))
+    _write_clean(manifest, output, result)
+    return result
+
+
+def _check_options(num_frames: int, minimum_seconds: float, keep: Collection[str], workers: int) -> None:
+    if num_frames < 1:
+        raise RecipeError(f"the number of frames must be at least 1, got {num_frames}")
+    if not 0 <= minimum_seconds < math.inf:
+        raise RecipeError(f"the minimum of seconds must be 0 or more, got {minimum_seconds}")
+    if workers < 0:
+        raise RecipeError(f"the number of workers must be 0 or more, got {workers}")
+    if unknown := sorted(set(keep) - set(FINDINGS)):
+        raise RecipeError(f"no such finding to keep: {', '.join(unknown)}; there are {', '.join(FINDINGS)}")
+
+
+def _check_files(manifest: Path, output: Path, table: Path | None) -> None:
+    files = [path.absolute() for path in (manifest, output, table) if path]
+    if len(set(files)) < len(files):
+        raise RecipeError(f"{output}: the manifest, the clean manifest and the table must be different files")
+    for target in filter(None, (output, table)):
+        check_target(target)
+
+
+def _read(manifest: Path, root: Path | None) -> list[Row]:
+    numbered: Iterable[tuple[int, Annotation]]
+    if manifest.is_dir():
+        folder, numbered = manifest, enumerate(read_annotations(manifest), start=1)
+    elif manifest.exists():
+        folder = manifest.parent if root is None else Path(root)
+        numbered = manifest_rows(manifest, folder)
+    else:
+        raise AnnotationError(f"{manifest}: no such folder or manifest")
+    shorten = relative_to(folder)
+    rows = [Row(line, shorten(str(annotation.path)), annotation) for line, annotation in numbered]
+    if not rows:
+        raise AnnotationError(f"{manifest}: no rows below the line of column names")
+    return rows
+
+
+# --- evidence
+
+
+def _gather(
+    rows: Sequence[Row],
+    num_frames: int,
+    journal: Journal,
+    probe: Callable[[Path, Sequence[Interval], int], Probe],
+    workers: int,
+    console: Console | None,
+) -> tuple[dict[str, Probe], dict[str, str]]:
+    """What is in every file, by name in the order of the manifest, and why those that are missing are."""
+    asked = intervals_of(rows)
+    paths = {row.name: row.annotation.path for row in rows}
+    known = dict(_known(journal))
+    keys: dict[Path, Key] = {}  # of the files that are being read
+    probes: dict[str, Probe] = {}
+    missing: dict[str, str] = {}
+
+    def tasks() -> Iterator[tuple[Path, tuple[Interval, ...], int]]:
+        for name, path in paths.items():
+            try:
+                key = (name, *_stamp(path), num_frames, asked[name])
+            except OSError as error:
+                missing[name] = error.strerror or str(error)
+                continue
+            if key in known:
+                probes[name] = known[key]
+            else:
+                keys[path] = key
+                yield path, asked[name], num_frames
+
+    with _progress(console) as bar:
+        task = bar.add_task("checking", total=len(paths))
+        outcomes = crashproof_map(probe, tasks(), workers=workers)
+        for (path, *_), outcome in outcomes:
+            key = keys.pop(path)
+            found = Probe(fatal=outcome.cause) if isinstance(outcome, Death) else outcome
+            journal.add(_record(key, found))
+            probes[key[0]] = found
+            bar.update(task, completed=len(probes) + len(missing))
+    return {name: probes[name] for name in paths if name in probes}, missing
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Bytes and the time of the last change in nanoseconds, of a file or of a folder with its files.
+
+    Raises:
+        OSError: it is not there.
+    """
+    status = path.stat()
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size, status.st_mtime_ns
+    if not stat.S_ISDIR(status.st_mode):
+        raise OSError(0, "neither a file nor a folder")
+    parts = [entry.stat() for entry in os.scandir(path)]
+    return sum(part.st_size for part in parts), max(part.st_mtime_ns for part in (status, *parts))
+
+
+def _record(key: Key, found: Probe) -> dict[str, Any]:
+    name, size, mtime, num_frames, intervals = key
+    of = {"path": name, "size": size, "mtime": mtime, "frames": num_frames, "intervals": intervals}
+    return {"version": _JOURNAL, **of, "found": found.to_json()}
+
+
+def _known(journal: Journal) -> Iterator[tuple[Key, Probe]]:
+    for record in journal.records():
+        try:
+            intervals = tuple((start, end) for start, end in record["intervals"])
+            key = (record["path"], record["size"], record["mtime"], record["frames"], intervals)
+            if record["version"] == _JOURNAL:
+                hash(key)
+                yield key, Probe.from_json(record["found"])
+        except (KeyError, TypeError, ValueError):
+            continue  # not of this program, so the file is read anew
+
+
+def _progress(console: Console | None) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("files,"),
+        TimeRemainingColumn(), TextColumn("left"),
+        console=console, transient=True, disable=console is None or not console.is_terminal,
+    )  # fmt: skip
+
+
+# --- what is written
+
+
+def _table_rows(result: CheckReport) -> Iterator[tuple[object, ...]]:
+    for finding in result.findings:
+        row = result.rows[finding.row]
+        left_out = "no" if finding.kind in result.keep else "yes"
+        annotation = row.annotation
+        labelled = (annotation.label, annotation.start, annotation.end, annotation.split)
+        yield row.line, row.name, *labelled, finding.kind, left_out, finding.detail
+
+
+def _write_clean(manifest: Path, output: Path, result: CheckReport) -> None:
+    """The rows that pass, cell by cell as they are in the manifest."""
+    lines = {result.rows[position].line for position in result.left_out}
+    if manifest.is_dir():
+        passed = ((row.name, row.annotation.label) for row in result.rows if row.line not in lines)
+        write_table(output, {"path": str, "label": str}, passed)
+        return
+    table = read_rows(manifest)
+    columns = [cell.strip() for cell in next(table)[1]]
+    if len(set(columns)) < len(columns):
+        raise AnnotationError(f"{manifest}: line 1 names a column twice: {', '.join(columns)}")
+    kinds = {column: MANIFEST_COLUMNS.get(column, str) for column in columns}
+    typed = output.suffix.lower() in PARQUET_SUFFIXES
+    cells = (row + [""] * (len(columns) - len(row)) for line, row in table if line not in lines)
+    write_table(output, kinds, (_typed(row, kinds.values()) for row in cells) if typed else cells)
+
+
+def _typed(cells: Sequence[str], kinds: Iterable[type]) -> list[object]:
+    return [kind(cell) if cell.strip() else None for cell, kind in zip(cells, kinds, strict=True)]
+
+
+def _counted(values: Iterable[str]) -> dict[str, int]:
+    """How often each value comes, the most frequent first."""
+    return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,339 @@
+"""Published annotations and a folder of videos -> one manifest, and a count of every row that did not get into it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from fnmatch import fnmatch
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from uniformerv2.atomic import whole_file
+from uniformerv2.curation.published import SOURCES, Row, Source, action_names, official_rows, source_name
+from uniformerv2.curation.video_index import VideoIndex
+from uniformerv2.data.manifest import MANIFEST_COLUMNS, write_manifest
+from uniformerv2.data.sources import read_annotations
+from uniformerv2.data.tables import check_target, relative_to, write_table
+from uniformerv2.errors import AnnotationError
+
+if TYPE_CHECKING:
+    from uniformerv2.weights.labels import ClassOrder
+
+NO_FILE = "no such file"
+SEVERAL_FILES = "several files of that name"
+NO_LABEL = "no label"
+OTHER_SPLIT = "of another split"
+REPEATED = "repeats another row"
+SENSELESS = "makes no sense"
+CONTRADICTORY = "contradicts another row"
+LACKING = frozenset({NO_FILE, SEVERAL_FILES, NO_LABEL, SENSELESS, CONTRADICTORY})  # what `strict` forbids
+
+
+@dataclass(frozen=True)
+class Options:
+    """What there is to choose in an import; `import_dataset` says what each means."""
+
+    split: str | None = None
+    fold: int | None = None
+    order: ClassOrder = "official"
+    official_lists: bool = False
+    untrimmed: bool = False
+    strict: bool = False
+    lenient: bool = False
+
+
+@dataclass
+class Imported:
+    """What became of the rows."""
+
+    written: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)  # rows by cause
+    example: dict[str, str] = field(default_factory=dict)  # cause -> where the first one stands, and what it is
+    respelled: dict[str, str] = field(default_factory=dict)  # label as published -> as written, where they differ
+
+    @property
+    def rows(self) -> int:
+        return self.written + self.left_out.total()
+
+
+def import_dataset(
+    dataset: str,
+    annotations: Sequence[Path],
+    videos: Path,
+    target: Path,
+    options: Options = Options(),
+    *,
+    root: Path | None = None,
+    report: Path | None = None,
+) -> Imported:
+    """Write the manifest of a dataset, whole or not at all.
+
+    Args:
+        dataset: see `source_name`.
+        annotations: files as their owner publishes them, or folders of such files. None for `folder`.
+        videos: the folder with all videos (or folders of frames), however deep. Rows are matched with names in it.
+        target: the manifest, CSV or Parquet by its suffix. Paths in it are relative to its folder if the videos lie
+            below that, or to `root`, else absolute. AVA gives a table of boxes instead (docs/datasets.md).
+        options:
+            split: only rows of this split; where the files do not say their split, that they are of this one.
+            fold: which of the three splits of UCF101 and HMDB51, where files of several are given.
+            order: which list class numbers belong to, and in whose spelling labels are written.
+            official_lists: the files are lists of paths and class numbers, as UniFormerV2's authors share them.
+            untrimmed: videos called by the id alone are whole ones, not the clips; rows keep their start and end.
+            strict: a row without its file, without a label, or with several files is an error.
+            lenient: a row that makes no sense, or another than a former one of the same clip, is left out and counted.
+        root: what to write paths relative to.
+        report: CSV file that names every row left out, with its cause.
+
+    Raises:
+        AnnotationError: bad rows, with file and line; nothing left to write; nothing is half-written then.
+    """
+    source = SOURCES[source_name(dataset)]
+    if not videos.is_dir():
+        raise AnnotationError(f"{videos}: no such folder of videos")
+    if source_name(dataset) == "folder":
+        return Imported(write_manifest(target, read_annotations(videos), root=root))
+    files, class_files = _files(annotations, source, options)
+    shorten = relative_to(target.parent if root is None else root)
+    prefix = shorten(os.path.join(videos, "_"))[:-1]  # what stands before a path below the folder of videos
+    labels = _labels(source, options, class_files)
+    with _table_of_left_out(report) as leave_out:
+        job = _Import(source, options, labels, VideoIndex(videos), leave_out)
+        rows = ((f"{prefix}{path}", *cells) for path, *cells in job.accepted(files))
+        job.result.written = write_table(target, source.columns or MANIFEST_COLUMNS, _at_least_one(rows, job.result))
+    return job.result
+
+
+class _LeftOut(Exception):
+    """A row that does not get into the manifest: the cause, and what about it."""
+
+    def __init__(self, cause: str, detail: str = "") -> None:
+        super().__init__(cause, detail)
+        self.cause, self.detail = cause, detail
+
+
+class _Import:
+    """One pass over the rows of all files."""
+
+    def __init__(
+        self,
+        source: Source,
+        options: Options,
+        labels: Callable[[str], str],
+        videos: VideoIndex,
+        report: Callable[[Sequence[object]], object],
+    ) -> None:
+        self.result = Imported()
+        self._source, self._options, self._labels, self._videos, self._report = source, options, labels, videos, report
+        self._seen: dict[object, int] = {}  # clip -> line and kind of its row, in one number: there may be millions
+        self._kinds: dict[tuple[str, str | None, Path], int] = {}
+
+    def accepted(self, files: Sequence[Path]) -> Iterator[tuple[object, ...]]:
+        """Cells of the rows that get in; the first is the path from the folder of videos."""
+        read = partial(official_rows, source=self._source) if self._options.official_lists else self._source.read
+        assert read is not None, "checked with the files"
+        for file in files:
+            for row in read(file):
+                try:
+                    cells = self._cells(file, row)
+                except _LeftOut as left:
+                    self._leave_out(file, row, left)
+                else:
+                    yield cells
+
+    def _cells(self, file: Path, row: Row) -> tuple[object, ...]:
+        split = row.split or self._options.split
+        if row.skip or (self._options.split and split != self._options.split):
+            raise _LeftOut(row.skip or OTHER_SPLIT)
+        if row.wrong or any(".." in name and ".." in name.split("/") for name in row.names):
+            raise _LeftOut(SENSELESS, row.wrong or f"found '..' in the path {row.names[0]!r}, expected none")
+        if not row.label:
+            raise _LeftOut(NO_LABEL)
+        try:
+            label = self._labels(row.label)
+        except AnnotationError as error:
+            raise _LeftOut(SENSELESS, str(error)) from None
+        if label != row.label:
+            self.result.respelled.setdefault(row.label, label)
+        place, path = self._find(row, label, split)
+        if self._source.columns:
+            return path, *row.extra[:-1], label, row.extra[-1], split
+        is_clip = self._source.clips and (place == 0 or not self._options.untrimmed)
+        interval = (None, None) if is_clip else (row.start, row.end)
+        self._compare(file, row.line, path, interval, label, split)
+        return path, label, *interval, split
+
+    def _find(self, row: Row, label: str, split: str | None) -> tuple[int, str]:
+        for place, name in enumerate(row.names):
+            paths = self._videos.find(name, (row.label, label, split))
+            if len(paths) > 1:
+                raise _LeftOut(SEVERAL_FILES, " and ".join(paths))
+            if paths:
+                return place, paths[0]
+        raise _LeftOut(NO_FILE, row.names[0])
+
+    def _compare(
+        self, file: Path, line: int, path: str, interval: tuple[object, ...], label: str, split: str | None
+    ) -> None:
+        clip = path if interval == (None, None) else (path, *interval)
+        former = self._seen.get(clip)
+        if former is None:
+            kind = self._kinds.setdefault((label, split, file), len(self._kinds))
+            self._seen[clip] = line << 32 | kind
+            return
+        if self._kinds.get((label, split, file)) == former & 0xFFFFFFFF:
+            raise _LeftOut(REPEATED, path)
+        other, other_split, other_file = list(self._kinds)[former & 0xFFFFFFFF]
+        if (label, split) == (other, other_split):
+            raise _LeftOut(REPEATED, path)
+        raise _LeftOut(
+            CONTRADICTORY,
+            f"{path} is {label!r}{_of(split)}, but {other!r}{_of(other_split)} in {_where(other_file, former >> 32)}; "
+            "remove one of the rows, or keep the first with --lenient",
+        )
+
+    def _leave_out(self, file: Path, row: Row, left: _LeftOut) -> None:
+        where, detail = _where(file, row.line), left.detail or row.names[0]
+        if left.cause in (SENSELESS, CONTRADICTORY) and not self._options.lenient:
+            raise AnnotationError(f"{where}: {detail}")
+        if self._options.strict and left.cause in LACKING:
+            raise AnnotationError(f"{where}: {left.cause}: {detail}; without --strict such rows are counted")
+        self.result.left_out[left.cause] += 1
+        self.result.example.setdefault(left.cause, f"{where}: {detail}")
+        self._report((left.cause, file, row.line, row.names[0], row.label, left.detail))
+
+
+def _where(file: Path, line: int) -> str:
+    return f"{file}, {'entry' if file.suffix.lower() == '.json' else 'line'} {line}"
+
+
+def _of(split: str | None) -> str:
+    return f" ({split})" if split else ""
+
+
+@contextmanager
+def _table_of_left_out(report: Path | None) -> Iterator[Callable[[Sequence[object]], object]]:
+    """A function that takes the cells of a row."""
+    if report is None:
+        yield lambda cells: None
+        return
+    check_target(report)
+    with whole_file(report) as partial_file, partial_file.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("cause", "file", "line", "name", "label", "detail"))
+        yield writer.writerow
+
+
+def _at_least_one(rows: Iterator[tuple[object, ...]], result: Imported) -> Iterator[tuple[object, ...]]:
+    first = next(rows, None)
+    if first is None:
+        causes = ", ".join(f"{count} {cause}" for cause, count in result.left_out.most_common())
+        examples = "; ".join(result.example.values())[:300]
+        raise AnnotationError(f"no row is left to write: {causes or 'there are none'} ({examples})")
+    yield first
+    yield from rows
+
+
+def _files(given: Sequence[Path], source: Source, options: Options) -> tuple[list[Path], list[Path]]:
+    """What to read, and the files that list the classes."""
+    if source.read is None and not options.official_lists:
+        raise AnnotationError(
+            "kinetics710 is made by `uniformerv2 data kinetics710`; for its official lists give --format official"
+        )
+    patterns = ("*.csv", "*.txt") if options.official_lists else source.files
+    files = []
+    for path in given:
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        files += [file for file in inside if file is path or _is_one_of(file, (*patterns, *source.class_files))]
+    class_files = [file for file in files if _is_one_of(file, source.class_files)]
+    wanted = _of_fold([file for file in files if file not in class_files], source, options.fold)
+    if not wanted:
+        names = ", ".join(map(str, given)) or "nothing"
+        raise AnnotationError(f"no annotations among {names}; expected files such as {', '.join(patterns)}")
+    return wanted, class_files
+
+
+def _is_one_of(file: Path, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(file.name, pattern) for pattern in patterns)
+
+
+def _of_fold(files: list[Path], source: Source, fold: int | None) -> list[Path]:
+    if not source.fold:
+        return files
+    numbers = {file: int(found[1]) if (found := re.search(source.fold, file.name)) else None for file in files}
+    several = sorted({number for number in numbers.values() if number is not None})
+    if fold is None and len(several) > 1:
+        raise AnnotationError(f"{files[0].parent}: files of the splits {several}; choose one with --fold")
+    return [file for file in files if fold is None or numbers[file] in (None, fold)]
+
+
+def _labels(source: Source, options: Options, class_files: list[Path]) -> Callable[[str], str]:
+    """A function from labels as published to labels as they are written."""
+    if source.columns:
+        names = {number: name for file in class_files for number, name in action_names(file).items()}
+        return lambda label: names.get(label, label)
+    if not source.classes:
+        return lambda label: label
+    if options.official_lists:
+        return _by_number(source.classes, options.order)
+    return ClassNames(source.classes, options.order)
+
+
+def _by_number(dataset: str, order: ClassOrder) -> Callable[[str], str]:
+    from uniformerv2.weights.labels import class_list
+
+    names = class_list(dataset, order)
+
+    def name(label: str) -> str:
+        if int(label) >= len(names):
+            raise AnnotationError(f"found class {label}, expected one of the {len(names)} of {dataset}, from 0")
+        return names[int(label)]
+
+    return name
+
+
+class ClassNames:
+    """A function from the published names of classes to those in an order.
+
+    Args:
+        dataset: whose classes.
+        order: "official" or "mmaction2"; the latter's lists have the names as published.
+
+    It raises AnnotationError for a name that is unknown; the message lacks file and line.
+    """
+
+    def __init__(self, dataset: str, order: ClassOrder) -> None:
+        from uniformerv2.weights.labels import class_list, matching
+
+        self._dataset, self._published, names = dataset, class_list(dataset, "mmaction2"), class_list(dataset, order)
+        rows = matching(self._published, names)
+        assert rows is not None, "our own lists of a dataset fit each other"
+        self._names = {name: name for name in names}
+        self._names.update((name, names[row]) for name, row in zip(self._published, rows, strict=True))
+
+    def __call__(self, label: str) -> str:
+        name = self._names.get(label)
+        return self._look_up(label) if name is None else name
+
+    def _look_up(self, label: str) -> str:
+        from uniformerv2.weights.labels import matching
+
+        place = matching([label], self._published)  # however it is spelled
+        if place is None:
+            raise AnnotationError(
+                f"label {label!r} is none of the {len(self._published)} classes of {self._dataset}; "
+                f"the nearest is {_nearest(label, self._published)!r}"
+            )
+        return self._names.setdefault(label, self._names[self._published[place[0]]])
+
+
+@lru_cache
+def _nearest(label: str, names: tuple[str, ...]) -> str:
+    return get_close_matches(label, names, n=1, cutoff=0)[0]

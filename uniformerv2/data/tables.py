@@ -1,0 +1,205 @@
+"""Tables in files: rows with their line numbers out of CSV and Parquet, and rows into them, whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from uniformerv2.atomic import whole_file
+from uniformerv2.errors import AnnotationError
+
+PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
+
+_BATCH = 65_536  # rows that are held while Parquet is written
+
+
+# --- out of files
+
+
+def read_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a CSV or Parquet file, the line of column names first, as (line number from 1, cells).
+
+    Of Parquet, the cells are what CSV would hold: "" for null, and row i is called line i + 1.
+
+    Raises:
+        AnnotationError: the file is no such table, not in UTF-8, or has a quote that never closes.
+    """
+    return _parquet_rows(table) if table.suffix.lower() in PARQUET_SUFFIXES else csv_rows(table)
+
+
+def csv_rows(table: Path, *, delimiter: str = ",", quotes: bool = True) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a CSV file in UTF-8, with or without a byte order mark, empty lines left out.
+
+    Args:
+        table: the file.
+        delimiter: between two cells.
+        quotes: double quotes keep a cell together; if not, they are characters like all others.
+
+    Returns:
+        (number of the line, from 1, where the row ends; cells).
+
+    Raises:
+        AnnotationError: names the line.
+    """
+    reader = None
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(
+                file,
+                delimiter=delimiter,
+                quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
+                skipinitialspace=True,
+                strict=quotes,
+            )
+            for row in reader:
+                if row:
+                    yield reader.line_num, row
+    except UnicodeDecodeError:
+        raise AnnotationError(_not_utf8(table)) from None
+    except csv.Error as error:
+        line = reader.line_num if reader else 1
+        raise AnnotationError(
+            f"{table}, line {line}: cannot be read as CSV: {error}; check its double quotes"
+        ) from None
+    except OSError as error:
+        raise AnnotationError(f"{table}: cannot be read: {error.strerror or error}") from None
+
+
+def text_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Lines that hold something, stripped, with their numbers from 1. Raises as `csv_rows` does."""
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line := line.strip():
+                    yield number, line
+    except UnicodeDecodeError:
+        raise AnnotationError(_not_utf8(file)) from None
+    except OSError as error:
+        raise AnnotationError(f"{file}: cannot be read: {error.strerror or error}") from None
+
+
+def utf8_text(file: Path) -> str:
+    """The whole text of a file. Raises as `csv_rows` does."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise AnnotationError(_not_utf8(file)) from None
+    except OSError as error:
+        raise AnnotationError(f"{file}: cannot be read: {error.strerror or error}") from None
+
+
+def _not_utf8(file: Path) -> str:
+    """Decoding happens in large pieces, so the line is looked for once it is known that there is one."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                found = f"byte 0x{line[error.start]:02x} at position {error.start + 1}"
+                return f"{file}, line {number}: {found} is not UTF-8; save the file in UTF-8"
+    return f"{file}: not UTF-8; save the file in UTF-8"
+
+
+def _parquet_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
+    pyarrow, parquet = _parquet()
+    try:
+        file = parquet.ParquetFile(table)
+        yield 1, list(file.schema_arrow.names)
+        batches = ([column.to_pylist() for column in batch.columns] for batch in file.iter_batches(_BATCH))
+        rows = chain.from_iterable(zip(*columns, strict=True) for columns in batches)
+        for line, cells in enumerate(rows, start=2):
+            yield line, ["" if cell is None else str(cell) for cell in cells]
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise AnnotationError(f"{table}: cannot be read as Parquet: {reason}") from None
+
+
+def _parquet() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise AnnotationError('Parquet files need pyarrow: pip install "uniformerv2[data]"; or use .csv') from None
+    return pyarrow, parquet
+
+
+# --- into files
+
+
+def write_table(target: Path, columns: Mapping[str, type], rows: Iterable[Sequence[object]]) -> int:
+    """Write rows under column names, whole or not at all, as CSV in UTF-8 or as Parquet; None becomes an empty cell.
+
+    Args:
+        target: the file; the suffixes .parquet and .pq ask for Parquet.
+        columns: name and type (str, float or int) of each.
+        rows: their cells, in that order; may be a generator.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        AnnotationError: a name that is not UTF-8; Parquet without pyarrow; whatever `rows` raises. The
+            target is then as it was before.
+    """
+    check_target(target)
+    with whole_file(target) as partial:
+        write = _write_parquet if target.suffix.lower() in PARQUET_SUFFIXES else _write_csv
+        try:
+            return write(partial, columns, rows)
+        except UnicodeEncodeError as error:
+            name = ascii(error.object[max(0, error.start - 100) : error.start + 100])
+            raise AnnotationError(f"{target}: {name} cannot be written in UTF-8; rename that file") from None
+
+
+def check_target(target: Path) -> None:
+    """Before much work is done for nothing.
+
+    Raises:
+        AnnotationError: there is no folder to write to, or a folder that holds something where one is to be written.
+    """
+    if not target.absolute().parent.is_dir():
+        raise AnnotationError(f"{target}: there is no folder {target.parent} to write to")
+    if target.is_dir() and any(target.iterdir()):
+        raise AnnotationError(f"{target}: is there already; give a new or an empty folder")
+
+
+def _write_csv(target: Path, columns: Mapping[str, type], rows: Iterable[Sequence[object]]) -> int:
+    with target.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        count = 0
+        rows = iter(rows)
+        while batch := list(islice(rows, _BATCH)):
+            writer.writerows(batch)
+            count += len(batch)
+    return count
+
+
+def _write_parquet(target: Path, columns: Mapping[str, type], rows: Iterable[Sequence[object]]) -> int:
+    pyarrow, parquet = _parquet()
+    kinds = {str: pyarrow.string(), float: pyarrow.float64(), int: pyarrow.int64()}
+    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
+    count = 0
+    rows = iter(rows)
+    with parquet.ParquetWriter(target, schema) as writer:
+        while batch := list(islice(rows, _BATCH)):
+            cells = zip(*batch, strict=True)
+            arrays = [pyarrow.array(column, kind) for column, kind in zip(cells, schema.types, strict=True)]
+            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
+            count += len(batch)
+    return count
+
+
+def relative_to(folder: str | Path) -> Callable[[str], str]:
+    """A function that makes the paths below a folder relative to it, with "/", and all others absolute."""
+    prefix = os.path.join(os.path.abspath(folder), "")
+
+    def shorten(path: str) -> str:
+        path = os.path.abspath(path)
+        return path.removeprefix(prefix).replace(os.sep, "/")
+
+    return shorten

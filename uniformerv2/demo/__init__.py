@@ -1,0 +1,1 @@
+"""The main job from nothing: draw, train, measure, predict, report."""

@@ -1,0 +1,357 @@
+"""The demo: draw actions, arm a small image transformer, train it on their videos, and show that order matters.
+
+Everything goes the public way: H.264 files, a manifest, `train_classifier`, `evaluate`, `Predictor`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from uniformerv2.data.sources import read_annotations
+from uniformerv2.demo.motions import MOTIONS, PAIRS, draw, write_dataset, write_video
+from uniformerv2.demo.report import Column, Example, Report, write_report
+from uniformerv2.errors import RecipeError
+from uniformerv2.measuring.evaluation import Evaluation, evaluate, of_split
+from uniformerv2.predict import Prediction, Predictor
+from uniformerv2.tasks.classification.training import train_classifier
+from uniformerv2.train.log import read_metrics
+from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.video.augment import Augmentation
+from uniformerv2.video.reader import VideoReader
+from uniformerv2.video.sampling import segment_indices
+
+ASSET = "stills_vit.safetensors"  # in uniformerv2/assets, from tools/pretrain_stills.py
+NUM_FRAMES = 8
+EVALUATION_CLIPS = 3  # with 33 frames a video, the three clips are symmetric in time
+
+SUMMARY = (
+    "Twelve actions were drawn in pairs that are each other's time reversal and encoded as H.264 files; a small image "
+    "transformer, taught on drawn stills only, was armed with UniFormerV2's local and global blocks and trained on "
+    "them. The same transformer without those blocks, averaging its frames, was trained the same way for comparison."
+)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is drawn and trained. The default takes a few minutes on two cores."""
+
+    train_clips: int = 300  # of each motion
+    held_out_clips: int = 25  # of each motion
+    epochs: int = 3
+    batch_size: int = 16
+    lr: float = 7e-4
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What came of the demo."""
+
+    report: Path
+    with_order: Evaluation
+    without_order: Evaluation
+    prediction: Prediction  # for a video drawn after the training
+    seconds: float
+
+
+def run_demo(
+    output: str | Path, *, seed: int = 0, overwrite: bool = False, effort: Effort | None = None, workers: int = 1
+) -> DemoResult:
+    """Run the demo and write its videos, both runs and the report into a folder.
+
+    Args:
+        output: the folder; one that holds something is refused, unless it is a former demo and `overwrite` is given.
+        seed: decides the videos and both trainings.
+        overwrite: replace a former demo.
+        effort: how much is drawn and trained.
+        workers: processes that read videos beside the one that trains.
+
+    Raises:
+        RecipeError: the folder must not be touched.
+    """
+    effort = effort or Effort()
+    folder = DemoFolder(Path(output))
+    folder.prepare(overwrite=overwrite)
+    console, watch = Console(), Watch()
+    threads = torch.get_num_threads()
+    try:
+        # the model is so small that a second thread waits more than it computes; a core is left for the reader
+        torch.set_num_threads(1)
+        return _run(folder, effort, seed=seed, workers=workers, console=console, watch=watch)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(folder: DemoFolder, effort: Effort, *, seed: int, workers: int, console: Console, watch: Watch) -> DemoResult:
+    console.rule("1 of 4: drawing the videos")
+    with watch.measure("drawing and encoding"):
+        manifest = _draw_videos(folder.videos, effort, seed=seed, console=console)
+
+    with as_file(files("uniformerv2") / "assets" / ASSET) as asset:
+        recipe = demo_recipe(str(asset), effort, seed=seed)
+        for number, contender in enumerate(CONTENDERS, start=2):
+            console.rule(f"{number} of 4: training {contender.name}")
+            with watch.measure(f"training {contender.name}"):
+                run = folder.run(contender)
+                train_classifier(manifest, run, contender.adapt(recipe), workers=workers, console=console)
+
+    console.rule("4 of 4: measuring and reporting")
+    with watch.measure("measuring and reporting"):
+        runs = [folder.run(contender) for contender in CONTENDERS]
+        predictors = [Predictor(run / "last.safetensors", num_clips=EVALUATION_CLIPS) for run in runs]
+        held_out = of_split(read_annotations(manifest), "test")
+        evaluations = [
+            evaluate(one.model, held_out, num_clips=EVALUATION_CLIPS, batch_size=24, workers=workers, console=console)
+            for one in predictors
+        ]
+        unseen_label = _draw_unseen(folder.unseen, seed=seed)
+        prediction = predictors[0].predict(folder.unseen)
+        report = Report(
+            title="UniFormerV2: what the order of frames tells",
+            summary=SUMMARY,
+            columns=[
+                Column(contender.name, contender.about, evaluation, *_history(run / "metrics.jsonl"))
+                for contender, evaluation, run in zip(CONTENDERS, evaluations, runs, strict=True)
+            ],
+            pairs=PAIRS,
+            unseen=_example(folder.unseen, unseen_label, predictors),
+            examples=[_example(path, label, predictors) for path, label in _pick_examples(evaluations[0])],
+            facts={},
+        )
+    write_report(
+        folder.report, replace(report, facts=_facts(effort, recipe, watch, seed=seed, device=predictors[0].device))
+    )
+    result = DemoResult(folder.report, evaluations[0], evaluations[1], prediction, watch.total)
+    _print_result(console, result, unseen_label)
+    return result
+
+
+def demo_recipe(asset: str, effort: Effort, *, seed: int) -> Recipe:
+    """How the demo arms and trains: the paper's temporal layout, clips as they are, everything learned."""
+    return Recipe(
+        ModelRecipe(arm=asset, layout="temporal"),
+        ClipRecipe(num_frames=NUM_FRAMES, size=64),
+        Optimization(
+            epochs=effort.epochs,
+            batch_size=effort.batch_size,
+            lr=effort.lr,
+            warmup_epochs=effort.epochs / 20,
+            label_smoothing=0.0,
+            clip_norm=1.0,
+            precision="fp32",
+            seed=seed,
+        ),
+        # left and right are classes here, and so are large and small
+        Augmentation(num_ops=0, crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), flip=0.0),
+    )
+
+
+def order_blind(recipe: Recipe) -> Recipe:
+    """The same recipe for the image transformer alone: the mean of its frames is classified."""
+    model = replace(recipe.model, local_blocks="none", temporal_downsample=False, global_after=())
+    return replace(recipe, model=model)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the two models that are compared."""
+
+    name: str
+    about: str
+    folder: str
+    adapt: Callable[[Recipe], Recipe]  # from the demo's recipe to its own
+
+
+CONTENDERS = (
+    Contender(
+        "UniFormerV2",
+        "Armed for video: local blocks, temporal downsampling, three global stages.",
+        "uniformerv2",
+        lambda recipe: recipe,
+    ),
+    Contender(
+        "order-blind backbone",
+        "The same image transformer alone: the mean of its frames' class tokens, whichever came first.",
+        "order_blind",
+        order_blind,
+    ),
+)
+
+
+class DemoFolder:
+    """What the demo writes, and when it may."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.videos = path / "videos"
+        self.unseen = path / "unseen.mp4"
+        self.report = path / "report.html"
+
+    def run(self, contender: Contender) -> Path:
+        return self.path / contender.folder
+
+    def prepare(self, *, overwrite: bool) -> None:
+        """Make the folder, or empty a former demo's. Raises RecipeError and touches nothing else."""
+        own = {self.videos, self.unseen, self.report, *(self.run(contender) for contender in CONTENDERS)}
+        if self.path.exists() and not self.path.is_dir():
+            raise RecipeError(f"{self.path}: not a folder; the demo needs a folder of its own")
+        found = set(self.path.iterdir()) if self.path.is_dir() else set()
+        if found and not overwrite:
+            raise RecipeError(
+                f"{self.path}: not empty; replace a former demo with --overwrite, or choose another folder"
+            )
+        if others := sorted(found - own):
+            raise RecipeError(
+                f"{self.path}: holds other files than a demo's, such as {others[0].name}; choose another folder"
+            )
+        try:
+            for path in found:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecipeError(f"{self.path}: cannot be written to ({error.strerror})") from error
+
+
+class Watch:
+    """Wall time of each stage, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
+
+    @property
+    def total(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def _draw_videos(folder: Path, effort: Effort, *, seed: int, console: Console) -> Path:
+    total = len(MOTIONS) * (effort.train_clips + effort.held_out_clips)
+    with Progress(
+        TextColumn("{task.completed} of {task.total} videos"), BarColumn(), TimeRemainingColumn(),
+        console=console, transient=True,
+    ) as progress:  # fmt: skip
+        task = progress.add_task("", total=total)
+        manifest = write_dataset(
+            folder,
+            train_clips=effort.train_clips,
+            held_out_clips=effort.held_out_clips,
+            seed=seed,
+            processes=os.cpu_count() or 1,
+            progress=lambda done, _: progress.update(task, completed=done),
+        )
+    console.print(
+        f"{total} H.264 files of {len(MOTIONS)} motions in {folder}, split in {manifest.name}", highlight=False
+    )
+    return manifest
+
+
+def _draw_unseen(path: Path, *, seed: int) -> str:
+    """One more video, of a motion that the seed picks; its label."""
+    rng = np.random.default_rng((seed, len(PAIRS)))  # no clip of the data set has this seed
+    label = MOTIONS[rng.integers(len(MOTIONS))]
+    write_video(path, draw(label, rng))
+    return label
+
+
+def _history(metrics: Path) -> tuple[list[Mapping[str, float]], list[Mapping[str, float]]]:
+    """Step and epoch records."""
+    records = read_metrics(metrics)
+    return [one for one in records if one["kind"] == "step"], [one for one in records if one["kind"] == "epoch"]
+
+
+def _pick_examples(evaluation: Evaluation) -> list[tuple[Path, str]]:
+    """The first held-out video of one motion of each pair, then the first two that the model got wrong."""
+    first = {one.label: one for one in reversed(evaluation.videos)}
+    chosen = [first[pair[number % 2]] for number, pair in enumerate(PAIRS)]
+    wrong = [one for one in evaluation.videos if one.labels[0] != one.label and one not in chosen]
+    return [(Path(one.path), one.label) for one in chosen + wrong[:2]]
+
+
+@torch.inference_mode()
+def _example(path: Path, label: str, predictors: Sequence[Predictor]) -> Example:
+    with VideoReader(path) as reader:
+        frames = reader.frames_at(segment_indices(len(reader), NUM_FRAMES))
+    model = predictors[0].model
+    # (frames, 3, h, w) -> (1, 3, frames, h, w); uint8, which the model normalises itself
+    features = model.forward_features(frames.transpose(0, 1)[None].to(predictors[0].device), attention=True)
+    assert features.attention is not None
+    predictions = [predictor.predict(path, top_k=None) for predictor in predictors]
+    return Example(
+        title="/".join(path.parts[-2:]),
+        label=label,
+        video=path.read_bytes(),
+        frames=frames.numpy(),
+        attention=torch.stack([stage.patches[0] for stage in features.attention]).cpu().numpy(),
+        scores=[dict(zip(one.labels, one.scores, strict=True)) for one in predictions],
+    )
+
+
+def _facts(effort: Effort, recipe: Recipe, watch: Watch, *, seed: int, device: torch.device) -> dict[str, str]:
+    optimization = recipe.optimization
+    return {
+        "command": f"uniformerv2 demo --seed {seed}",
+        "videos": f"{len(MOTIONS)} motions; {effort.train_clips} training and {effort.held_out_clips} held-out files "
+        "of each; 33 frames of 64 x 64 pixels, H.264",
+        "image transformer": f"{ASSET}, pre-trained on drawn stills by tools/pretrain_stills.py",
+        "training": f"{optimization.epochs} epochs, batches of {optimization.batch_size}, AdamW at "
+        f"{optimization.lr:g}, {NUM_FRAMES} random frames a clip, no other augmentation; both models alike",
+        "times": ", ".join(f"{stage} {_clock(seconds)}" for stage, seconds in watch.seconds.items()),
+        "total": _clock(watch.total),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} thread for the model on {device}",
+        "versions": f"Python {platform.python_version()}, "
+        + ", ".join(f"{name} {_version(name)}" for name in ("uniformerv2", "torch", "av")),
+        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "(not installed)"
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
+
+
+def _print_result(console: Console, result: DemoResult, unseen_label: str) -> None:
+    evaluations = result.with_order, result.without_order
+    table = Table()
+    for title in ("held-out videos", *(contender.name for contender in CONTENDERS)):
+        table.add_column(title, justify="right" if table.columns else "left")
+    for pair in PAIRS:
+        table.add_row(" / ".join(pair), *(f"{100 * _pair_accuracy(one, pair):.1f} %" for one in evaluations))
+    table.add_section()
+    table.add_row("all", *(f"[bold]{100 * one.top1:.1f} %[/]" for one in evaluations))
+    console.print(table)
+    answer, score = result.prediction.labels[0], result.prediction.scores[0]
+    console.print(f"a new video of {unseen_label}: {answer} ({100 * score:.1f} %)", highlight=False)
+    console.print(f"{_clock(result.seconds)} in all. Report: {result.report}", highlight=False, soft_wrap=True)
+
+
+def _pair_accuracy(evaluation: Evaluation, pair: tuple[str, str]) -> float:
+    members = [one for one in evaluation.classes if one.label in pair]
+    return sum(one.correct for one in members) / sum(one.videos for one in members)

@@ -1,0 +1,1 @@
+"""What is done with many videos, shared out among processes and resumable."""

@@ -1,0 +1,158 @@
+"""The folder of a run: what is written, when it may be touched, and what resuming needs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from uniformerv2.atomic import write_text
+from uniformerv2.distributed import Ranks
+from uniformerv2.errors import RecipeError
+from uniformerv2.train.lock import locked
+from uniformerv2.train.recipe import differences
+from uniformerv2.train.state import PARTIAL, StateFolder, unwritable
+
+
+class RunFolder:
+    """Paths and rules of one run's folder. Touches nothing until `start`.
+
+    recipe.json         what ran
+    train.csv, held_out.csv  manifests of the split
+    metrics.jsonl       one JSON object a line: a record of each step and each epoch
+    evaluation.json     of the last model, video by video; written at the end
+    last.safetensors    the model after the last finished epoch
+    best.safetensors    the model after the epoch with the best held-out metric
+    state/              what resuming needs: weights, optimizer, how far the run has come; begun last, so it is
+                        always consistent; see `StateFolder`
+
+    While a process works on the run, it holds the lock of .lock.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.json"
+        self.train = self.path / "train.csv"
+        self.held_out = self.path / "held_out.csv"
+        self.metrics = self.path / "metrics.jsonl"
+        self.evaluation = self.path / "evaluation.json"
+        self.last = self.path / "last.safetensors"
+        self.best = self.path / "best.safetensors"
+        self.states = self.path / "state"
+
+    def files(self) -> list[Path]:
+        """All files that a run writes, beside what is in folders."""
+        return [self.recipe, self.train, self.held_out, self.metrics, self.evaluation, self.last, self.best]
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Whether this folder may be used so. Raises RecipeError and touches nothing."""
+        if resume and overwrite:
+            raise RecipeError("resume and overwrite contradict each other: choose one")
+        if self.path.exists() and not self.path.is_dir():
+            raise RecipeError(f"{self.path}: not a folder; a run needs a folder of its own")
+        if resume:
+            if not self.recipe.is_file():
+                raise RecipeError(f"{self.path}: no run to resume here (recipe.json is missing)")
+        elif self.path.is_dir() and set(self.path.iterdir()) - {self.path / ".lock", *self._partial_files()}:
+            if not overwrite:
+                raise RecipeError(
+                    f"{self.path}: not empty; continue its run with --resume, replace it with --overwrite, "
+                    "or choose another folder"
+                )
+            if not self.recipe.is_file():
+                raise RecipeError(f"{self.path}: holds other files and no run; only a run is overwritten")
+
+    def begun_with(self, part: str, name: str) -> Any:
+        """A value of the recipe that the run was started with; None if it has none. Raises RecipeError."""
+        return _parse(self.recipe.read_text(encoding="utf-8"), self.recipe).get(part, {}).get(name)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder, and keep every other process out of it until the end.
+
+        Raises:
+            RecipeError: a live process works in it, or it cannot be written to.
+        """
+        with _writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = ExitStack()
+            lock.enter_context(locked(self.path / ".lock"))
+        with lock:
+            for file in self._partial_files():
+                file.unlink(missing_ok=True)
+            for partial in self.states.glob(f"*{PARTIAL}"):
+                shutil.rmtree(partial)
+            yield
+
+    def _partial_files(self) -> list[Path]:
+        """What a process left that was killed while it wrote."""
+        return [partial for file in self.files() for partial in self.path.glob(f".{file.name}.*.partial")]
+
+    def start(self, texts: dict[Path, str], *, resume: bool) -> None:
+        """Begin to write: make the folder, remove the files of a former run, write these texts.
+
+        Args:
+            texts: what the run is given, file by file.
+            resume: compare instead, and write only what is missing because a kill came at the beginning.
+
+        Raises:
+            RecipeError: the run that is to be resumed was given something else.
+        """
+        if resume:
+            texts = {file: text for file, text in texts.items() if not self._has_same(file, text)}
+        with _writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                self._remove_run()
+            for file, text in texts.items():
+                write_text(file, text)
+
+    def _remove_run(self) -> None:
+        for folder in (self.states, self.path / "tensorboard"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in reversed(self.files()):  # recipe.json last: what a kill leaves is still known as a run
+            file.unlink(missing_ok=True)
+
+    def _has_same(self, file: Path, text: str) -> bool:
+        """Whether a file of the run says this; False if it is missing. Raises RecipeError if it says something else."""
+        if not file.is_file():
+            return False
+        before = file.read_text(encoding="utf-8")
+        if before == text:
+            return True
+        if file == self.recipe:
+            changed = "; ".join(differences(_parse(before, file), json.loads(text)))
+            raise RecipeError(f"{self.path}: resume with the options that it was started with ({changed})")
+        raise RecipeError(f"{self.path}: the videos or their split are not those of {file.name}; start another run")
+
+    def open_states(self, ranks: Ranks) -> StateFolder:
+        """Where the states are; all processes call this together."""
+        return StateFolder(self.states, ranks)
+
+    @contextmanager
+    def saving(self, file: Path) -> Iterator[None]:
+        """Around the writing of a file of the run: what goes wrong there is a CheckpointError in a line."""
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:  # how torch and safetensors tell of a full disk
+            raise unwritable(file, error) from error
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecipeError(f"{folder}: cannot be written to ({error.strerror})") from error
+
+
+def _parse(text: str, file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise RecipeError(f"{file}: not the recipe of a run ({error}); start again with --overwrite") from error
