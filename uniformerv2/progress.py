@@ -1,0 +1,62 @@
+"""Bars and lines about work that goes on, for whoever watches; results are returned or printed elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from uniformerv2.distributed import current_ranks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+Item = TypeVar("Item")
+
+
+def stderr_console() -> Console:
+    """Where progress is shown."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def say(line: str, *, progress: bool = True, style: str | None = None) -> None:
+    """One line as it is, on stderr: no markup, no wrapping, and only by the first process of a group."""
+    if progress and current_ranks().first:
+        stderr_console().print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def bar(description: str, total: int | None, *, progress: bool = True) -> Iterator[Callable[[float], object]]:
+    """A bar on a terminal, which vanishes at the end; yields what moves it on by so many steps."""
+    console = stderr_console()
+    if not (progress and current_ranks().first and console.is_terminal):
+        yield lambda steps: None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True) as shown:
+        task = shown.add_task(description, total=total)
+        yield lambda steps: shown.advance(task, steps)
+
+
+def track(
+    items: Iterable[Item], description: str, *, total: int | None = None, progress: bool = True
+) -> Iterator[Item]:
+    """The items, with a bar that follows them.
+
+    Args:
+        items: in their order.
+        description: a word or two before the bar.
+        total: how many; None: `len(items)` where that is known.
+        progress: whether to show anything.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with bar(description, total, progress=progress) as advance:
+        for item in items:
+            yield item
+            advance(1)
