@@ -136,7 +136,7 @@ def test_the_recorded_models_stay_what_they_are(shared: Path) -> None:
 def test_folding_leaves_the_model_alone_and_shares_what_stays() -> None:
     model = draw_model("temporal")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    folded = fold(model, partial(narrow, dtype=torch.bfloat16), *([pack] if can_pack() else []))
+    folded = fold(model, partial(narrow, dtype=torch.bfloat16), *([pack] if can_pack(torch.bfloat16) else []))
     assert not any(parameter.requires_grad for parameter in folded.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
     for name, tensor in model.state_dict().items():

@@ -178,7 +178,7 @@ def product_limit(dtype: torch.dtype, device: torch.device, *, repeats: int = 7)
         factor = torch.randn(rows, inside, device=device).to(dtype)
         layer = nn.Linear(inside, columns, device=device).to(dtype)
         ways: list[nn.Module] = [layer]
-        if device.type == "cpu" and can_pack():
+        if device.type == "cpu" and can_pack(dtype):
             ways.append(PackedLinear(layer))
         for way in ways:
             seconds = min(_seconds(way, factor, device) for _ in range(repeats))

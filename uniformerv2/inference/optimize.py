@@ -122,7 +122,8 @@ def _build(model: UniFormerV2, backend: Backend, precision: Precision, calibrati
 
 def in_torch(model: UniFormerV2, precision: Precision) -> UniFormerV2:
     """The folded model, narrowed where asked, its linear layers packed on a CPU."""
-    packing = [pack] if next(model.parameters()).device.type == "cpu" and can_pack() else []
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    packing = [pack] if next(model.parameters()).device.type == "cpu" and can_pack(dtype) else []
     return _folded(model, precision, *packing)
 
 

@@ -30,10 +30,12 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], algorithm)
 
 
-def can_pack() -> bool:
-    """Whether this build of PyTorch has oneDNN and the operators."""
+def can_pack(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this build of PyTorch has oneDNN and the operators, and the processor packs weights of this type."""
     names = ("_reorder_linear_weight", "_linear_pointwise")
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+    if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, name) for name in names):
+        return False
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def pack(module: nn.Module) -> None:
