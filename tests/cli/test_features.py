@@ -52,7 +52,18 @@ def test_a_folder_becomes_one_file(uniformerv2: Run, checkpoint: Path, colours: 
     (tmp_path / "broken.mp4").write_text("no video")
     output = tmp_path / "features.npz"
     status, printed, errors = uniformerv2(
-        *("features", checkpoint, colours, tmp_path / "broken.mp4", "-o", output, "--window", 0.5, "--workers", 1)
+        *(
+            "features",
+            checkpoint,
+            colours,
+            tmp_path / "broken.mp4",
+            "-o",
+            output,
+            "--window-seconds",
+            0.5,
+            "--workers",
+            1,
+        )
     )
     assert (status, errors) == (0, "")
     lines = printed.splitlines()
@@ -72,8 +83,8 @@ def test_a_folder_becomes_one_file(uniformerv2: Run, checkpoint: Path, colours: 
     [
         (["-o", "OUT/a.csv"], ".npz"),
         (["-o", "OUT/absent/a.npz"], "absent"),
-        (["-o", "OUT/a.npz", "--stride", 1], "window"),
-        (["-o", "OUT/a.npz", "--window", -1], "-1"),
+        (["-o", "OUT/a.npz", "--stride-seconds", 1], "window"),
+        (["-o", "OUT/a.npz", "--window-seconds", -1], "-1"),
         (["-o", "OUT/a.npz", "--batch-size", 0], "batch size"),
         (["-o", "OUT/a.npz", "OUT/absent.mp4"], "absent.mp4"),
     ],
@@ -102,7 +113,8 @@ def test_parquet_without_pyarrow(
 
 
 @pytest.mark.parametrize(
-    ("suffix", "window", "most"), [(".npz", ["--window", "0.3", "--stride", "0.1"], 40), (".parquet", [], 5)]
+    ("suffix", "window", "most"),
+    [(".npz", ["--window-seconds", "0.3", "--stride-seconds", "0.1"], 40), (".parquet", [], 5)],
 )
 def test_killed_at_random_and_resumed_it_gives_what_an_unbroken_run_gives(
     checkpoint: Path,
@@ -124,7 +136,7 @@ def test_killed_at_random_and_resumed_it_gives_what_an_unbroken_run_gives(
         pytest.importorskip("pyarrow")
 
     def command(name: str) -> list[object]:
-        options = ["--workers", 0, "--batch-size", 1, "--frames", *window]
+        options = ["--workers", 0, "--batch-size", 1, "--frame-embeddings", *window]
         return ["features", checkpoint, colours, "-o", tmp_path / f"{name}{suffix}", *options]
 
     whole = start(command("whole"))
@@ -157,7 +169,7 @@ def test_processes_share_the_videos(checkpoint: Path, colours: Path, tmp_path: P
     (tmp_path / "broken.mp4").write_text("no video")
 
     def command(name: str) -> list[object]:
-        options = ["--window", 0.5, "--workers", 0, "-o", tmp_path / f"{name}.npz"]
+        options = ["--window-seconds", 0.5, "--workers", 0, "-o", tmp_path / f"{name}.npz"]
         return ["features", checkpoint, tmp_path / "broken.mp4", colours, *options]
 
     groups = [[start(command("1"))]]

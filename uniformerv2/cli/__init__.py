@@ -15,8 +15,9 @@ from tyro.conf import subcommand
 from uniformerv2.cli.benchmarking import Benchmark
 from uniformerv2.cli.checkpoints import Convert, Info, Models
 from uniformerv2.cli.datasets import Data
-from uniformerv2.cli.measuring import Evaluate, Features, Predict
-from uniformerv2.cli.output import FAILED, INTERRUPTED, complain
+from uniformerv2.cli.measuring import Evaluate, Features
+from uniformerv2.cli.output import FAILED, INTERRUPTED, print_error
+from uniformerv2.cli.prediction import Predict
 from uniformerv2.cli.runs import Runs
 from uniformerv2.cli.streaming import Stream
 from uniformerv2.cli.training import Demo, Train, train_by_recipe
@@ -55,13 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return command.run()
     except UniFormerV2Error as error:
-        complain(error)
+        print_error(error)
         return FAILED
     except OSError as error:  # a full disk, a folder without permission
-        complain(f"{error.filename or 'file'}: {error.strerror or error}")
+        print_error(f"{error.filename or 'file'}: {error.strerror or error}")
         return FAILED
     except KeyboardInterrupt:
-        complain("interrupted")
+        print_error("interrupted")
         return INTERRUPTED
 
 

@@ -15,7 +15,7 @@ FAILED = 2  # what the user can mend; also what wrong options end with
 INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended
 
 
-def complain(reason: object) -> None:
+def print_error(reason: object) -> None:
     """One line on stderr."""
     print(f"error: {' '.join(str(reason).split())}", file=sys.stderr)
 

@@ -1,0 +1,63 @@
+"""Options that several commands have: one name, type, meaning and short form each.
+
+What an output is differs from command to command, so that each one says it; tests/test_signatures.py compares the
+rest, defaults included.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+Checkpoint = Annotated[
+    Positional[Path],
+    arg(
+        metavar="CHECKPOINT",
+        help="A checkpoint: a file such as RUN/last.safetensors, the name of a published one, or a repository of the "
+        "hub.",
+    ),
+]
+Data = Annotated[
+    Positional[Path],
+    arg(
+        metavar="DATA",
+        help="A folder with one folder per class, a manifest (CSV or Parquet) with the columns "
+        "path,label[,start,end][,split], or tar shards.",
+    ),
+]
+Videos = Annotated[Positional[tuple[Path, ...]], arg(metavar="VIDEO...", help="Video files, or folders of images.")]
+
+Output = Annotated[Path, arg(aliases=["-o"])]
+OptionalOutput = Annotated[Path | None, arg(aliases=["-o"])]
+Root = Annotated[Path | None, arg(help="What the paths in a manifest are relative to; None: its own folder.")]
+Split = Annotated[
+    Literal["held-out", "train", "val", "test", "all"],
+    arg(help="Which rows of a manifest that has a split column; held-out: all but train."),
+]
+Resume = Annotated[FlagCreatePairsOff[bool], arg(help="Continue what the same command has begun in this output.")]
+Overwrite = Annotated[FlagCreatePairsOff[bool], arg(help="Replace what the output holds.")]
+Json = Annotated[FlagCreatePairsOff[bool], arg(name="json", help="Print JSON and nothing else.")]
+
+BatchSize = Annotated[int, arg(help="Clips that the model sees at once.")]
+Precision = Annotated[
+    Literal["fp32", "bf16", "auto"],
+    arg(help="Number format that the model computes in; auto: the fastest of fp32 and bf16 on this processor."),
+]
+Device = Annotated[str, arg(help="auto (a GPU where there is one), cpu, cuda, ...")]
+Workers = Annotated[int, arg(help="Processes that read videos; 0 reads in the process that computes.")]
+Head = Annotated[Literal["k400", "k600", "k700"] | None, arg(help="Only these classes of a Kinetics-710 head.")]
+TopK = Annotated[int, arg(help="How many classes to name.")]
+
+Clips = Annotated[int, arg(help="Clips spread over each video.")]
+Crops = Annotated[Literal[1, 3], arg(help="Of each clip; 1: the centre; 3: along the longer side.")]
+NumFrames = Annotated[int, arg(help="Frames of a clip.")]
+WindowSeconds = Annotated[float | None, arg(help="Length of a window; None: the whole video is one window.")]
+StrideSeconds = Annotated[
+    float | None, arg(help="From the start of a window to that of the next; None: as long as a window.")
+]
+WindowFrames = Annotated[
+    int | None, arg(help="Length of a window; None: as many frames as the model was trained with.")
+]
+StrideFrames = Annotated[int, arg(help="From the start of a window to that of the next.")]
