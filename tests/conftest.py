@@ -5,21 +5,33 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import socket
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from torch.distributed import TCPStore
 
+from helpers import coloured, write_image_model, write_video
 from uniformerv2 import cli
 from uniformerv2.distributed import current_ranks, process_group
 
 FORK = multiprocessing.get_context("fork")  # processes that have imported everything already
+GPU_TESTS = Path(__file__).parent / "gpu"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Everything is computed on the CPU, by one thread: models of tests are so small that a second one only waits.
+
+    The processes that tests start inherit both. A GPU is seen only where nothing but `tests/gpu` is asked for.
+    """
+    asked = [(config.invocation_params.dir / name.partition("::")[0]).resolve() for name in config.args]
+    if not all(path.is_relative_to(GPU_TESTS) for path in asked):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -31,54 +43,10 @@ def shared() -> Path:
     return folder
 
 
-def draw_image_model(path: Path, *, width: int = 32, depth: int = 3, heads: int = 2, grid: int = 2) -> Path:
-    """A vision transformer of random weights in timm's names, patch 16, which can be armed."""
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator) * 0.05
-
-    state = {
-        "cls_token": random(1, 1, width),
-        "pos_embed": random(1, 1 + grid * grid, width),
-        "patch_embed.proj.weight": random(width, 3, 16, 16),
-        "patch_embed.proj.bias": random(width),
-        "norm.weight": torch.ones(width),
-        "norm.bias": random(width),
-    }
-    for block in (f"blocks.{number}" for number in range(depth)):
-        for norm in ("norm1", "norm2"):
-            state |= {f"{block}.{norm}.weight": torch.ones(width), f"{block}.{norm}.bias": random(width)}
-        for layer, rows, columns in (
-            ("attn.qkv", 3 * width, width),
-            ("attn.proj", width, width),
-            ("mlp.fc1", 2 * width, width),
-            ("mlp.fc2", width, 2 * width),
-        ):
-            state |= {f"{block}.{layer}.weight": random(rows, columns), f"{block}.{layer}.bias": random(rows)}
-    save_file(state, path, {"heads": str(heads)})
-    return path
-
-
-def draw_video(path: Path, *, colour: int, seed: int, num_frames: int = 12, side: int = 48) -> Path:
-    """A real video file of noise in which one colour channel (0 red, 1 green, 2 blue) is bright."""
-    noise = np.random.default_rng(seed)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width = stream.height = side
-        stream.pix_fmt = "yuv420p"
-        for _ in range(num_frames):
-            frame = noise.integers(0, 80, (side, side, 3), dtype=np.uint8)
-            frame[..., colour] += 150
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
 @pytest.fixture(scope="session")
 def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """File of a tiny image transformer (width 32, three blocks, 32x32) to arm."""
-    return draw_image_model(tmp_path_factory.mktemp("image") / "tiny.safetensors")
+    return write_image_model(tmp_path_factory.mktemp("image") / "tiny.safetensors")
 
 
 @pytest.fixture(scope="session")
@@ -86,57 +54,52 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of five videos each of the classes blue, green and red, which a tiny model learns in seconds."""
     folder = tmp_path_factory.mktemp("colours")
     for number, name in enumerate(("red", "green", "blue")):
-        (folder / name).mkdir()
         for take in range(5):
-            draw_video(folder / name / f"{name}{take}.mp4", colour=number, seed=10 * number + take)
+            write_video(folder / name / f"{name}{take}.mp4", coloured([number] * 12, seed=10 * number + take))
     return folder
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Models of these tests are so small that a second thread only waits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
-def start_together() -> Callable[[int, Callable[[], object]], list[Any]]:
-    """Starts work in so many processes of one group, as torchrun does."""
+def start_together() -> Iterator[Callable[..., list[Any]]]:
+    """Starts work in so many processes of one group, as torchrun does; they end with the test."""
+    started: list[Any] = []
 
     def start(world: int, work: Callable[[], object], **environment: str) -> list[Any]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(world)}
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # on a port that is free, and its own
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
 
         def run(rank: int) -> None:
-            os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank), **environment)
+            os.environ.update(address, WORLD_SIZE=str(world), RANK=str(rank), LOCAL_RANK=str(rank), **environment)
             with process_group():
                 work()
 
         processes = [FORK.Process(target=run, args=(rank,)) for rank in range(world)]
+        started.extend([store, *processes])
         for process in processes:
             process.start()
         return processes
 
-    return start
+    yield start
+    for process in started:
+        if isinstance(process, FORK.Process):
+            process.kill()
+            process.join()
 
 
 @pytest.fixture
-def together(start_together: Callable[..., list[Any]], tmp_path: Path) -> Callable[..., list[Any]]:
-    """Does work in so many processes of one group, and returns what it gave in each."""
+def together(start_together: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """Does work in so many processes of one group, and returns its result in each."""
 
     def run(world: int, work: Callable[[], object]) -> list[Any]:
         results = [FORK.Pipe(duplex=False) for _ in range(world)]
         processes = start_together(world, lambda: results[current_ranks().rank][1].send_bytes(pickle.dumps(work())))
         found = []
         for process, (result, _) in zip(processes, results, strict=True):
-            while not result.poll(0.05):
-                assert process.exitcode in (None, 0), f"ended with {process.exitcode}"
+            wait([result, process.sentinel])
+            assert result.poll(), f"ended with {process.exitcode}"
             found.append(pickle.loads(result.recv_bytes()))
         for process in processes:
-            process.join(240)
+            process.join()
             assert process.exitcode == 0
         return found
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import Constant, batch_of
 from uniformerv2.data.annotations import Annotation
-from uniformerv2.data.batch import Batch
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, VideoError
 from uniformerv2.measuring.evaluation import (
@@ -49,24 +49,6 @@ def checkpoint(image_model: Path, colours: Path, tmp_path_factory: pytest.TempPa
         Optimization(epochs=5, batch_size=4, lr=2e-3, warmup_epochs=1, precision="fp32"),
     )
     return train_classifier(colours, tmp_path_factory.mktemp("runs") / "colours", recipe).last
-
-
-class Constant(nn.Module):
-    """Gives the same logits for every clip and remembers how many clips it saw at once."""
-
-    def __init__(self, logits: list[float]) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(torch.tensor(logits))
-        self.seen: list[int] = []
-
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        self.seen.append(len(clips))
-        return self.logits.expand(len(clips), -1)
-
-
-def batch_of(labels: list[int]) -> Batch:
-    names = [f"{number}.mp4" for number in range(len(labels))]
-    return Batch(torch.zeros(len(labels), 1, 3, 2, 4, 4), torch.tensor(labels), [*range(len(labels))], names, [], [])
 
 
 def test_views_are_averaged_as_probabilities_whatever_the_batch_size() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import Constant, batch_of
 from uniformerv2.data.batch import Batch
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError
@@ -220,24 +221,6 @@ def test_a_frozen_backbone_stays_as_it_was_armed(colours: Path, recipe: Recipe, 
 
 
 # --- the task
-
-
-class Constant(nn.Module):
-    """Gives the same logits for every clip and remembers how many clips it saw at once."""
-
-    def __init__(self, logits: list[float]) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(torch.tensor(logits))
-        self.seen: list[int] = []
-
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        self.seen.append(len(clips))
-        return self.logits.expand(len(clips), -1)
-
-
-def batch_of(labels: list[int]) -> Batch:
-    names = [f"{number}.mp4" for number in range(len(labels))]
-    return Batch(torch.zeros(len(labels), 1, 3, 2, 4, 4), torch.tensor(labels), [*range(len(labels))], names, [], [])
 
 
 def test_the_loss_is_smoothed_cross_entropy() -> None:

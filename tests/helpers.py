@@ -1,0 +1,130 @@
+"""What tests are made of: videos that are drawn, a small image transformer, a model that always answers the same."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TypeVar
+
+import av
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from uniformerv2.data.batch import Batch
+
+Target = TypeVar("Target", Path, io.BytesIO)
+
+
+def write_video(
+    target: Target,
+    frames: Iterable[np.ndarray],
+    *,
+    codec: str = "mpeg4",
+    rate: int = 10,
+    pixels: str = "yuv420p",
+    container: str | None = None,
+    muxer: dict[str, str] | None = None,
+    times: Sequence[int] | None = None,
+    prepare: Callable[[av.VideoStream], object] = lambda stream: None,
+    **options: str | int,
+) -> Target:
+    """Encode frames, uint8 RGB (height, width, 3), into a file.
+
+    Args:
+        target: file to write, in a folder that may be missing, or memory.
+        frames: all of the same size.
+        codec, rate: rate in frames/s.
+        pixels: pixel format.
+        container: format; None: by the suffix of `target`.
+        muxer: options of the container.
+        times: presentation times in milliseconds; None: as `rate` says.
+        prepare: is called with the stream before the first frame is encoded.
+        options: of the encoder, with underscores for hyphens.
+    """
+    if isinstance(target, Path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    file = str(target) if isinstance(target, Path) else target
+    with av.open(file, "w", format=container, options=muxer or {}) as output:
+        settings = {name.replace("_", "-"): str(value) for name, value in options.items()}
+        stream = output.add_stream(codec, rate=rate, options=settings)
+        stream.pix_fmt = pixels
+        if times:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        prepare(stream)
+        for number, image in enumerate(frames):
+            if not number:
+                stream.height, stream.width = image.shape[:2]
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            if times:
+                frame.pts, frame.time_base = times[number], Fraction(1, 1000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return target
+
+
+def noise(
+    num_frames: int, height: int = 48, width: int = 48, *, brightest: int = 255, seed: int = 0
+) -> Iterator[np.ndarray]:
+    """Frames of values in [0, brightest)."""
+    generator = np.random.default_rng(seed)
+    for _ in range(num_frames):
+        yield generator.integers(0, brightest, (height, width, 3), dtype=np.uint8)
+
+
+def coloured(colours: Sequence[int], *, side: int = 48, seed: int = 0) -> Iterator[np.ndarray]:
+    """A frame of noise for each colour, with that channel bright: 0 red, 1 green, 2 blue."""
+    for colour, frame in zip(colours, noise(len(colours), side, side, brightest=80, seed=seed), strict=True):
+        frame[..., colour] += 150
+        yield frame
+
+
+def write_image_model(path: Path, *, width: int = 32, depth: int = 3, heads: int = 2, grid: int = 2) -> Path:
+    """A vision transformer of random weights in timm's names, patch 16, which can be armed."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator) * 0.05
+
+    state = {
+        "cls_token": random(1, 1, width),
+        "pos_embed": random(1, 1 + grid * grid, width),
+        "patch_embed.proj.weight": random(width, 3, 16, 16),
+        "patch_embed.proj.bias": random(width),
+        "norm.weight": torch.ones(width),
+        "norm.bias": random(width),
+    }
+    for block in (f"blocks.{number}" for number in range(depth)):
+        for norm in ("norm1", "norm2"):
+            state |= {f"{block}.{norm}.weight": torch.ones(width), f"{block}.{norm}.bias": random(width)}
+        for layer, rows, columns in (
+            ("attn.qkv", 3 * width, width),
+            ("attn.proj", width, width),
+            ("mlp.fc1", 2 * width, width),
+            ("mlp.fc2", width, 2 * width),
+        ):
+            state |= {f"{block}.{layer}.weight": random(rows, columns), f"{block}.{layer}.bias": random(rows)}
+    save_file(state, path, {"heads": str(heads)})
+    return path
+
+
+class Constant(nn.Module):
+    """Gives the same logits for every clip and remembers how many clips it saw at once."""
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+        self.seen: list[int] = []
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(clips))
+        return self.logits.expand(len(clips), -1)
+
+
+def batch_of(labels: list[int]) -> Batch:
+    """Clips of zeros that have these labels."""
+    names = [f"{number}.mp4" for number in range(len(labels))]
+    return Batch(torch.zeros(len(labels), 1, 3, 2, 4, 4), torch.tensor(labels), [*range(len(labels))], names, [], [])
