@@ -33,10 +33,10 @@ from torch import Tensor
 
 from uniformerv2 import Preprocessing, UniFormerV2, arm, load_model
 from uniformerv2.video.transforms import test_crops
-from uniformerv2.weights.formats import VIDEO_FORMATS, to_ours, video_format
-from uniformerv2.weights.image import IMAGE_FIELDS
-from uniformerv2.weights.image_formats import read_image_model
 from uniformerv2.weights.image_hints import hints_from_metadata
+from uniformerv2.weights.image_recognise import read_image_model
+from uniformerv2.weights.key_names import VIDEO_FORMATS, to_ours, video_format
+from uniformerv2.weights.loading import IMAGE_FIELDS
 
 LIMITS = {"gradients": 1e-4}
 LIMIT = 1e-5

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "model": set(),
     "video": {"errors", "model.config"},
     "inference": {"errors", "device", "model"},
-    "weights": {"errors", "atomic", "progress", "model"},
+    "weights": {"errors", "atomic", "device", "progress", "model"},
     "data": {"errors", "atomic", "model.config", "video"},
     "curation": {"errors", "atomic", "progress", "video", "data", "weights.labels"},
     "train": {"errors", "atomic", "device", "distributed", "progress", "model", "weights", "video", "data"},

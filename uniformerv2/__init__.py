@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from uniformerv2.train.recipe import Recipe
     from uniformerv2.video.live import LiveFrames
     from uniformerv2.video.reader import VideoReader
-    from uniformerv2.weights.checkpoint import load_model, load_weights, save_model
+    from uniformerv2.weights.checkpoint import save_model
     from uniformerv2.weights.convert import convert
-    from uniformerv2.weights.hub import UniFormerV2
-    from uniformerv2.weights.image import arm
     from uniformerv2.weights.labels import class_list, map_head
+    from uniformerv2.weights.loading import HubUniFormerV2 as UniFormerV2
+    from uniformerv2.weights.loading import arm, load_model, load_weights
     from uniformerv2.weights.zoo import list_models
 
 _HOMES = {
@@ -61,16 +61,18 @@ _HOMES = {
     "train_classifier": "tasks.classification.training",
     "Recipe": "train.recipe",
     "VideoReader": "video.reader",
-    "UniFormerV2": "weights.hub",
+    "UniFormerV2": "weights.loading",
     "class_list": "weights.labels",
     "convert": "weights.convert",
     "list_models": "weights.zoo",
-    "load_model": "weights.checkpoint",
-    "load_weights": "weights.checkpoint",
+    "load_model": "weights.loading",
+    "load_weights": "weights.loading",
     "map_head": "weights.labels",
     "save_model": "weights.checkpoint",
-    "arm": "weights.image",
+    "arm": "weights.loading",
 }
+
+_CLASSES = {"UniFormerV2": "HubUniFormerV2"}  # public names that differ from those where they are defined
 
 __version__ = "0.1.0"
 __all__ = ["__version__", *sorted(_HOMES)]
@@ -79,7 +81,7 @@ __all__ = ["__version__", *sorted(_HOMES)]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), _CLASSES.get(name, name))
 
 
 def __dir__() -> list[str]:

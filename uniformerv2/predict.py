@@ -27,8 +27,8 @@ from uniformerv2.timeline import Timeline
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.views import Views, distinct_views, joined
 from uniformerv2.video.windows import Windows, middle_frames, window_frames
-from uniformerv2.weights.checkpoint import load_model
 from uniformerv2.weights.labels import map_head
+from uniformerv2.weights.loading import load_model
 
 if TYPE_CHECKING:
     from rich.console import Console

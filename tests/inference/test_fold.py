@@ -20,9 +20,9 @@ from uniformerv2.inference.narrow import narrow
 from uniformerv2.inference.packed import PackedLinear, can_pack, pack
 from uniformerv2.model.config import Rotary
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.weights.image import IMAGE_FIELDS
-from uniformerv2.weights.image_formats import read_image_model
 from uniformerv2.weights.image_hints import hints_from_metadata
+from uniformerv2.weights.image_recognise import read_image_model
+from uniformerv2.weights.loading import IMAGE_FIELDS
 
 PLAIN = ModelConfig(width=32, depth=3, heads=2, patch_size=8, image_size=(16, 24), global_after=(1, 2), num_classes=5)
 LOCAL = {"local_blocks": "attention+mlp", "temporal_downsample": True}

@@ -22,7 +22,7 @@ from uniformerv2.train.optim import (
     set_learning_rate,
 )
 from uniformerv2.train.recipe import Optimization
-from uniformerv2.weights.formats import VIDEO_FORMATS, to_ours
+from uniformerv2.weights.key_names import VIDEO_FORMATS, to_ours
 
 
 def published_rate(epoch: float, *, base: float, start: float, end: float, warmup: float, epochs: int) -> float:

@@ -26,7 +26,7 @@ from uniformerv2 import (
     save_model,
 )
 from uniformerv2.weights import checkpoint_info
-from uniformerv2.weights.formats import VIDEO_FORMATS, from_ours
+from uniformerv2.weights.key_names import VIDEO_FORMATS, from_ours
 
 CONFIG = ModelConfig(
     width=32,

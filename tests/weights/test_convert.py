@@ -13,7 +13,7 @@ from torch import Tensor
 from uniformerv2 import CheckpointError, ModelConfig, Preprocessing, UniFormerV2, load_model, named_config, save_model
 from uniformerv2.weights.convert import convert
 from uniformerv2.weights.files import read_tensors
-from uniformerv2.weights.formats import VIDEO_FORMATS, to_ours
+from uniformerv2.weights.key_names import VIDEO_FORMATS, to_ours
 from uniformerv2.weights.labels import class_list
 from uniformerv2.weights.recognise import recognise
 

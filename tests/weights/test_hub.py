@@ -13,9 +13,8 @@ import torch
 from huggingface_hub import ModelHubMixin, hub_mixin
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from uniformerv2 import CheckpointError, ModelConfig, Preprocessing, arm, load_model, save_model
-from uniformerv2.weights import hub
-from uniformerv2.weights.hub import UniFormerV2
+from uniformerv2 import CheckpointError, ModelConfig, Preprocessing, UniFormerV2, arm, load_model, save_model
+from uniformerv2.weights import loading
 
 CONFIG = ModelConfig(width=32, depth=2, heads=2, patch_size=8, image_size=(16, 24), num_classes=2, global_after=(1,))
 PREPROCESSING = Preprocessing(num_frames=5, size=(16, 24), mean=(0.1, 0.2, 0.3))
@@ -98,7 +97,7 @@ def test_a_repository_is_loaded_by_its_name(
         asked.append((repo_id, filename, options["revision"]))
         return str(tmp_path / filename)
 
-    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(loading, "hf_hub_download", download)
     monkeypatch.setattr(hub_mixin, "hf_hub_download", lambda *, repo_id, filename, **_: str(tmp_path / filename))
     assert_same(UniFormerV2.from_pretrained("owner/name", revision="v1"), model)
     assert asked == [("owner/name", "model.safetensors", "v1")]
@@ -110,7 +109,7 @@ def test_a_repository_without_weights_is_named(monkeypatch: pytest.MonkeyPatch, 
     def absent(*_: object, **__: object) -> str:
         raise LocalEntryNotFoundError("not in the cache\nand offline")
 
-    monkeypatch.setattr(hub, "hf_hub_download", absent)
+    monkeypatch.setattr(loading, "hf_hub_download", absent)
     monkeypatch.setattr(hub_mixin, "hf_hub_download", lambda **_: str(tmp_path / "config.json"))
     with pytest.raises(CheckpointError, match=r"owner/name: no model\.safetensors .*not in the cache") as error:
         UniFormerV2.from_pretrained("owner/name")

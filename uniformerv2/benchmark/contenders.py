@@ -18,7 +18,7 @@ from uniformerv2.benchmark.reference import build_reference
 from uniformerv2.inference.optimize import PRECISIONS, Backend, optimize
 from uniformerv2.inference.precision import Precision, has_bf16
 from uniformerv2.model.counting import count_multiply_adds
-from uniformerv2.weights.checkpoint import load_model
+from uniformerv2.weights.loading import load_model
 
 CALIBRATION_CLIPS = 2  # of noise: enough to know the speed, which is all that is measured here
 

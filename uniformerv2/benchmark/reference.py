@@ -20,7 +20,7 @@ from uniformerv2.errors import RecipeError
 from uniformerv2.model.config import ModelConfig
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.model.vit import DropPath
-from uniformerv2.weights.formats import VIDEO_FORMATS, from_ours
+from uniformerv2.weights.key_names import VIDEO_FORMATS, from_ours
 
 MODEL_FILE = "slowfast/models/uniformerv2_model.py"
 

@@ -76,7 +76,7 @@ class Benchmark:
     def _model(self) -> UniFormerV2:
         from uniformerv2.model.config import Preprocessing, named_config
         from uniformerv2.model.uniformerv2 import UniFormerV2
-        from uniformerv2.weights.checkpoint import load_model
+        from uniformerv2.weights.loading import load_model
 
         if self.checkpoint:
             return load_model(self.checkpoint)

@@ -9,14 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from uniformerv2.weights.checkpoint import checkpoint_info, load_model, load_weights, save_model
-    from uniformerv2.weights.image import arm
+    from uniformerv2.weights.checkpoint import checkpoint_info, save_model
+    from uniformerv2.weights.loading import arm, load_model, load_weights, resolve_model
 
 _HOMES = {
-    "arm": "image",
+    "arm": "loading",
     "checkpoint_info": "checkpoint",
-    "load_model": "checkpoint",
-    "load_weights": "checkpoint",
+    "load_model": "loading",
+    "load_weights": "loading",
+    "resolve_model": "loading",
     "save_model": "checkpoint",
 }
 __all__ = list(_HOMES)

@@ -16,14 +16,14 @@ from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.weights.checkpoint import (
     Checkpoint,
-    Given,
-    Source,
+    CheckpointSource,
+    Known,
     check_fit,
     metadata_of,
     open_checkpoint,
 )
 from uniformerv2.weights.files import METADATA_KEY, write_safetensors
-from uniformerv2.weights.formats import VIDEO_FORMATS, State, VideoFormat, from_ours
+from uniformerv2.weights.key_names import VIDEO_FORMATS, StateDict, VideoFormat, from_ours
 from uniformerv2.weights.labels import ClassOrder, class_list, known_order, reordering
 from uniformerv2.weights.recognise import CheckpointInfo, fit_labels
 
@@ -53,7 +53,7 @@ OWN_ORDER = "own_order"  # metadata of a converted file: the order that the labe
 
 
 def convert(
-    source: Source,
+    source: CheckpointSource,
     target: str | Path,
     to: VideoFormat,
     *,
@@ -82,7 +82,7 @@ def convert(
     """
     if to not in get_args(VideoFormat):
         raise CheckpointError(f"no format {to!r}; there are {', '.join(get_args(VideoFormat))}")
-    checkpoint = open_checkpoint(source, Given(dataset), options)
+    checkpoint = open_checkpoint(source, Known(dataset), options)
     if labels is not None:
         checkpoint = checkpoint._replace(info=fit_labels(checkpoint.info, labels, checkpoint.name))
     check_fit(checkpoint.state, _expected(checkpoint.info.config), source=checkpoint.name)
@@ -103,7 +103,7 @@ def convert(
 
 
 @lru_cache(maxsize=1)  # making many files of one architecture takes most of its time otherwise
-def _expected(config: ModelConfig) -> State:
+def _expected(config: ModelConfig) -> StateDict:
     """Names and shapes of a model's tensors, on the meta device."""
     with torch.device("meta"):
         return UniFormerV2(config).state_dict()
@@ -118,7 +118,9 @@ def _own_order(checkpoint: Checkpoint) -> ClassOrder | None:
     return told if told in get_args(ClassOrder) else None
 
 
-def _in_order(info: CheckpointInfo, state: State, order: ClassOrder | None) -> tuple[CheckpointInfo, State, list[str]]:
+def _in_order(
+    info: CheckpointInfo, state: StateDict, order: ClassOrder | None
+) -> tuple[CheckpointInfo, StateDict, list[str]]:
     """The rows of the head and its labels in another order, where the labels are a known list."""
     rows = reordering(info.labels, order) if order else None
     known = known_order(info.labels)
@@ -129,7 +131,7 @@ def _in_order(info: CheckpointInfo, state: State, order: ClassOrder | None) -> t
     return replace(info, labels=class_list(known[0], order)), {**state, **head}, [line]
 
 
-def _foreign(state: State, to: Literal["official", "mmaction2"], metadata: dict[str, str]) -> dict[str, Any]:
+def _foreign(state: StateDict, to: Literal["official", "mmaction2"], metadata: dict[str, str]) -> dict[str, Any]:
     renamed, unknown = from_ours(state, VIDEO_FORMATS[to])
     assert not unknown, unknown  # _check_expressible has seen to it
     # torch.save writes whole storages, and these may be views of a whole file

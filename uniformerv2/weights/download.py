@@ -24,7 +24,9 @@ from typing import IO, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from uniformerv2.errors import CheckpointError
+from uniformerv2.weights.files import SUFFIXES
 
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 MIRROR = "UNIFORMERV2_HUB"
 ATTEMPTS = 5  # of one download; each goes on where the last one broke off
 FIRST_PAUSE = 0.5  # seconds before the second attempt; doubles each time
@@ -99,6 +101,12 @@ def hub_file(repo_id: str, filename: str, *, revision: str | None = None, sha256
         path.unlink(missing_ok=True)
         raise
     return path
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name can be "owner/name" on the hub: it looks so, and is no path of this machine."""
+    path = Path(name)
+    return bool(REPOSITORY.fullmatch(name)) and path.suffix not in SUFFIXES and not path.parent.exists()
 
 
 def sha256_of(path: Path) -> str:

@@ -24,6 +24,8 @@ from torch import Tensor
 from uniformerv2.atomic import whole_file
 from uniformerv2.errors import CheckpointError
 
+HUB_FILE = "model.safetensors"  # of a hub repository, or of a folder that save_pretrained wrote
+SUFFIXES = (".safetensors", ".pth", ".pyth", ".pt", ".bin")  # of weight files
 METADATA_KEY = "uniformerv2"  # where a torch file of ours keeps what a safetensors file has as metadata
 
 # what state dicts come wrapped in, the first that is there wins: SlowFast and the official code; mmengine,
@@ -132,7 +134,7 @@ def machine_memory() -> int:
 
 def _kind(path: Path) -> str:
     if path.is_dir():
-        weights = sorted(file.name for file in path.iterdir() if file.suffix in (".safetensors", ".pth", ".pyth"))
+        weights = sorted(file.name for file in path.iterdir() if file.suffix in SUFFIXES)
         raise CheckpointError(f"{path}: a folder, not a file; in it: {', '.join(weights) or 'no weights'}")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")

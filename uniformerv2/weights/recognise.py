@@ -12,7 +12,7 @@ from torch import Tensor
 
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model.config import ModelConfig, Preprocessing
-from uniformerv2.weights.formats import VideoFormat
+from uniformerv2.weights.key_names import VideoFormat
 from uniformerv2.weights.labels import ALIASES, DATASETS, ClassOrder, dataset_name, datasets_with, released_labels
 
 HEAD_DIM = 64  # channels of each attention head in every released model

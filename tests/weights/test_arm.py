@@ -209,7 +209,7 @@ def test_repositories_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             raise CheckpointError("no such file")
         return path
 
-    monkeypatch.setattr("uniformerv2.weights.image.hub_file", hub_file)
+    monkeypatch.setattr("uniformerv2.weights.image_files.hub_file", hub_file)
     model = arm("someone/clip", num_classes=4)
     assert (model.config.heads, model.config.activation, model.preprocessing.mean[0]) == (2, "quick_gelu", 0.1)
     model = arm("someone/vit", num_classes=4, heads=HEADS)

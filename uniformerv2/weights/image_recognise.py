@@ -1,6 +1,6 @@
 """Image transformers of other projects in our terms: which family, which architecture, and what had to be assumed.
 
-Names tell the layout (image_layouts.py), tensors tell the architecture, both together tell the family, and the family
+Names tell the layout (image_key_names.py), tensors tell the architecture, both together tell the family, and the family
 tells what no tensor does. Hints come before such assumptions, options before hints.
 """
 
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model.config import Activation, ModelConfig, Pool, Rotary
-from uniformerv2.weights.formats import State
 from uniformerv2.weights.image_hints import Hints
-from uniformerv2.weights.image_layouts import POSITIONS, STEM, Named, depth_of, some, to_our_names
+from uniformerv2.weights.image_key_names import POSITIONS, STEM, Named, depth_of, to_our_names
+from uniformerv2.weights.key_names import StateDict, first_of
 
 Constants = tuple[float, float, float]
 Grid = tuple[int, int]
@@ -80,7 +80,7 @@ class ImageModel:
 
     family: str
     config: ModelConfig
-    state: State
+    state: StateDict
     mean: Constants
     std: Constants
     report: tuple[str, ...]
@@ -122,7 +122,7 @@ def read_image_model(
     return ImageModel(family, config, named.state, mean, std, tuple(report))
 
 
-def _take_positions(state: State, image_size: Grid | None) -> tuple[Grid | None, bool]:
+def _take_positions(state: StateDict, image_size: Grid | None) -> tuple[Grid | None, bool]:
     """The grid that positions are made for, and whether the class token had one.
 
     Leaves one row of positions for the class token, if there is one: zeros where it had none. Positions of registers
@@ -203,7 +203,7 @@ def _family(
     return _plain(named, keys)
 
 
-def _eva(state: State) -> str:
+def _eva(state: StateDict) -> str:
     if _gated(state):
         return "EVA-02"
     return "EVA"
@@ -222,7 +222,7 @@ def _plain(named: Named, keys: Mapping[str, Tensor]) -> str:
     return "ViT"
 
 
-def _gated(state: State) -> bool:
+def _gated(state: StateDict) -> bool:
     return state["backbone.blocks.0.mlp.fc1.weight"].shape[0] == 2 * state["backbone.blocks.0.mlp.fc2.weight"].shape[1]
 
 
@@ -333,7 +333,7 @@ def _constants(family: str, hints: Hints) -> tuple[Constants, Constants, dict[st
     return hints.mean or mean, hints.std or std, assumed
 
 
-def _drop_unused(state: State, config: ModelConfig) -> list[str]:
+def _drop_unused(state: StateDict, config: ModelConfig) -> list[str]:
     """Take out what the architecture has by the tensors but not by the options."""
     unused = {
         "post_norm.": not config.post_norm,
@@ -362,7 +362,7 @@ def _report(
     if named.zero_biases:
         lines.append(f"no biases in {', '.join(named.zero_biases)}: zeros")
     if left_out := [*_groups(named.left_out), *dropped]:
-        lines.append(f"left out: {some(left_out, 12)}")
+        lines.append(f"left out: {first_of(left_out, 12)}")
     return lines
 
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 
 class Rule(NamedTuple):
@@ -112,12 +112,12 @@ def video_format(keys: Iterable[str]) -> VideoFormat | None:
     return next(iter(found)) if len(found) == 1 else None
 
 
-def with_backbone(state: Mapping[str, Tensor]) -> State:
+def with_backbone(state: Mapping[str, Tensor]) -> StateDict:
     """Official tensors with the prefix `backbone.`, which some of the official files lack."""
     return {key if key.startswith("backbone.") else f"backbone.{key}": tensor for key, tensor in state.items()}
 
 
-def to_ours(state: Mapping[str, Tensor], rules: list[Rule]) -> tuple[State, list[str]]:
+def to_ours(state: Mapping[str, Tensor], rules: list[Rule]) -> tuple[StateDict, list[str]]:
     """Rename foreign tensors.
 
     Returns:
@@ -126,7 +126,7 @@ def to_ours(state: Mapping[str, Tensor], rules: list[Rule]) -> tuple[State, list
     return _rename(state, [(rule.theirs, rule.ours, rule, _squeeze) for rule in rules])
 
 
-def from_ours(state: Mapping[str, Tensor], rules: list[Rule]) -> tuple[State, list[str]]:
+def from_ours(state: Mapping[str, Tensor], rules: list[Rule]) -> tuple[StateDict, list[str]]:
     """Rename our tensors; the second result is the keys of ours that the foreign format has no name for."""
     return _rename(state, [(rule.ours, rule.theirs, rule, _unsqueeze) for rule in rules])
 
@@ -134,12 +134,18 @@ def from_ours(state: Mapping[str, Tensor], rules: list[Rule]) -> tuple[State, li
 Translation = tuple[str, str, Rule, Callable[[Tensor, Rule], Tensor]]
 
 
-def _rename(state: Mapping[str, Tensor], translations: list[Translation]) -> tuple[State, list[str]]:
+def first_of(keys: Iterable[str], limit: int = 5) -> str:
+    """The first few of many names, for one line."""
+    keys = list(keys)
+    return ", ".join(keys[:limit]) + (f" and {len(keys) - limit} more" if len(keys) > limit else "")
+
+
+def _rename(state: Mapping[str, Tensor], translations: list[Translation]) -> tuple[StateDict, list[str]]:
     patterns = [
         (re.compile(re.escape(source).replace(r"\#", r"(\d+)")), target, rule, reshape)
         for source, target, rule, reshape in translations
     ]
-    renamed: State = {}
+    renamed: StateDict = {}
     unknown: list[str] = []
     for key, tensor in state.items():
         for pattern, target, rule, reshape in patterns:

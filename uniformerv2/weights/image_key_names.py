@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from uniformerv2.errors import CheckpointError
-from uniformerv2.weights.formats import Rule, State, to_ours
+from uniformerv2.weights.key_names import Rule, StateDict, first_of, to_ours
 
 BLOCK, POOL = "backbone.blocks.#", "backbone.pool"
 STEM, POSITIONS = "backbone.patch_embedding.weight", "backbone.position_embedding"
@@ -217,7 +217,7 @@ class Named:
 
     layout: str
     prefix: str
-    state: State
+    state: StateDict
     left_out: tuple[str, ...]
     zero_biases: tuple[str, ...]  # kinds of layers whose biases are zeros that no file had
     keys_without_bias: bool  # queries and values have biases, keys have none (BEiT, EVA, DINOv3)
@@ -255,13 +255,14 @@ def to_our_names(state: Mapping[str, Tensor], *, source: str = "the state dict")
     found = find_layout(state)
     if found is None:
         raise CheckpointError(
-            f"{source}: no image transformer in keys like {some(state)}; known are the names of {', '.join(LAYOUTS)}"
+            f"{source}: no image transformer in keys like {first_of(state)}; known are the names of "
+            f"{', '.join(LAYOUTS)}"
         )
     layout, prefix = found
     inside = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
     ours, unknown = to_ours(inside, LAYOUTS[layout].rules)
     if unexpected := [prefix + key for key in unknown if not LEFT_OUT.fullmatch(key)]:
-        raise CheckpointError(f"{source}: our image transformer has no place for {some(unexpected)}")
+        raise CheckpointError(f"{source}: our image transformer has no place for {first_of(unexpected)}")
     left_out = [*(key for key in state if not key.startswith(prefix)), *(prefix + key for key in unknown)]
     queries, keys = (f"backbone.blocks.0.attention.{part}.bias" in ours for part in "qk")
     zeros = _join_all(ours)
@@ -274,13 +275,7 @@ def depth_of(state: Iterable[str]) -> int:
     return 1 + max((int(key.split(".")[2]) for key in state if key.startswith("backbone.blocks.")), default=-1)
 
 
-def some(keys: Iterable[str], most: int = 5) -> str:
-    """The first few of many names, for one line."""
-    keys = list(keys)
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
-
-
-def _join_all(state: State) -> list[str]:
+def _join_all(state: StateDict) -> list[str]:
     """Make one tensor of what is several there, in place; returns the kinds of layers that had no bias."""
     blocks = [f"backbone.blocks.{block}" for block in range(depth_of(state))]
     _join(state, [f"{block}.attention" for block in blocks], ("q", "k", "v"), "qkv")
@@ -297,7 +292,7 @@ def _join_all(state: State) -> list[str]:
     return [kind for kind in kinds if _zero_biases(state, blocks, kind)]
 
 
-def _join(state: State, modules: Sequence[str], parts: Sequence[str], whole: str) -> None:
+def _join(state: StateDict, modules: Sequence[str], parts: Sequence[str], whole: str) -> None:
     """Linear layers side by side as one. A part without a bias in any module gets zeros, if others have one."""
     biased = {part for part in parts if any(f"{module}.{part}.bias" in state for module in modules)}
     for module in modules:
@@ -317,7 +312,7 @@ def _join(state: State, modules: Sequence[str], parts: Sequence[str], whole: str
             )
 
 
-def _zero_biases(state: State, blocks: Sequence[str], kind: str) -> bool:
+def _zero_biases(state: StateDict, blocks: Sequence[str], kind: str) -> bool:
     """Zeros for a kind of layer that has no bias in any block."""
     if any(f"{block}.{kind}.bias" in state for block in blocks):
         return False

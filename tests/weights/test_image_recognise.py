@@ -16,9 +16,9 @@ from uniformerv2.model.arming import fit_weights
 from uniformerv2.model.config import Rotary
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.weights.files import read_tensors
-from uniformerv2.weights.image_formats import ImageModel, read_image_model
 from uniformerv2.weights.image_hints import Hints, hints_from_config, hints_from_metadata, hints_from_timm_name
-from uniformerv2.weights.image_layouts import find_layout
+from uniformerv2.weights.image_key_names import find_layout
+from uniformerv2.weights.image_recognise import ImageModel, read_image_model
 
 State = dict[str, Tensor]
 META: Callable[..., Tensor] = lambda *shape: torch.empty(shape, device="meta")  # noqa: E731

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from uniformerv2 import CheckpointError, ModelConfig, UniFormerV2, load_weights, named_config
-from uniformerv2.weights.formats import VIDEO_FORMATS, from_ours, marks, to_ours, video_format, with_backbone
+from uniformerv2.weights.key_names import VIDEO_FORMATS, from_ours, marks, to_ours, video_format, with_backbone
 
 CONFIG = ModelConfig(
     width=32,

@@ -1,0 +1,102 @@
+"""Image transformers out of files, folders, hub repositories and live modules: tensors, and hints beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from uniformerv2.errors import CheckpointError
+from uniformerv2.weights.download import hub_file, is_repository
+from uniformerv2.weights.files import HUB_FILE, read_tensors
+from uniformerv2.weights.image_hints import (
+    Hints,
+    hints_from_config,
+    hints_from_metadata,
+    hints_from_module,
+    hints_from_preprocessor,
+)
+from uniformerv2.weights.key_names import StateDict
+
+INDEX = f"{HUB_FILE}.index.json"  # lists the files of weights that are split
+WEIGHTS = (HUB_FILE, INDEX, "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+
+ImageSource = str | Path | Mapping[str, Tensor] | nn.Module
+Find = Callable[[str], Path | None]
+
+
+def read_image_source(source: ImageSource) -> tuple[Mapping[str, Tensor], Hints, str]:
+    """Tensors of an image transformer, hints beside them, and a name of the source for errors. See `arm`."""
+    if isinstance(source, nn.Module):
+        return source.state_dict(), hints_from_module(source), f"the given {type(source).__name__}"
+    if isinstance(source, Mapping):
+        tensors = {key: value for key, value in source.items() if isinstance(value, Tensor)}
+        return tensors, Hints(), "the given state dict"
+    path, name = Path(source), str(source)
+    if path.is_dir():
+        return _read_files(lambda file: _existing(path / file), name)
+    if not path.exists() and is_repository(name):
+        return _read_files(lambda file: _on_the_hub(name, file), name)
+    metadata, tensors = read_tensors(path)
+    beside = _configuration(lambda file: _existing(path.parent / file), path.name)
+    return tensors, hints_from_metadata(metadata).or_else(beside), name
+
+
+def _read_files(find: Find, name: str) -> tuple[Mapping[str, Tensor], Hints, str]:
+    """A folder or a repository: the first weights that it has, and its configuration."""
+    for file in WEIGHTS:
+        if (path := find(file)) is not None:
+            break
+    else:
+        raise CheckpointError(f"{name}: none of {', '.join(WEIGHTS)} in it, or it cannot be reached")
+    metadata: dict[str, str] = {}
+    tensors: StateDict = {}
+    for part in _parts(path, find, name):
+        told, some_tensors = read_tensors(part)
+        metadata.update(told)
+        tensors.update(some_tensors)
+    return tensors, hints_from_metadata(metadata).or_else(_configuration(find, file)), name
+
+
+def _parts(path: Path, find: Find, name: str) -> list[Path]:
+    """The files that weights are in."""
+    if path.name != INDEX:
+        return [path]
+    files = sorted(set(_json(path).get("weight_map", {}).values()))
+    found = {file: find(file) for file in files}
+    if not files or None in found.values():
+        missing = [file for file, part in found.items() if part is None]
+        raise CheckpointError(f"{name}: {INDEX} names files that are not there: {', '.join(missing) or 'none at all'}")
+    return [part for part in found.values() if part is not None]
+
+
+def _configuration(find: Find, weights: str) -> Hints:
+    """What the configuration files beside weights say; open_clip keeps its own beside those of others."""
+    config = "open_clip_config.json" if weights.startswith("open_clip") else "config.json"
+    hints = Hints()
+    for file, read in ((config, hints_from_config), ("preprocessor_config.json", hints_from_preprocessor)):
+        if (path := find(file)) is not None:
+            hints = hints.or_else(read(_json(path)))
+    return hints
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def _on_the_hub(repository: str, file: str) -> Path | None:
+    try:
+        return hub_file(repository, file)
+    except CheckpointError:
+        return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
+    return content if isinstance(content, dict) else {}

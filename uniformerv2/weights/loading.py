@@ -1,0 +1,330 @@
+"""Files of any origin -> models: load_model, arm and resolve_model, and the class of the models that they return."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import Tensor
+
+from uniformerv2.device import pick_device
+from uniformerv2.errors import CheckpointError
+from uniformerv2.model.arming import fit_weights, load_image_weights
+from uniformerv2.model.config import Layout, ModelConfig, Preprocessing, layout_options
+from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.weights.checkpoint import (
+    FORMAT,
+    CheckpointSource,
+    Known,
+    NotAVideoModel,
+    check_fit,
+    open_checkpoint,
+    rename_video_keys,
+    save_model,
+)
+from uniformerv2.weights.files import ALIGNMENT, HUB_FILE
+from uniformerv2.weights.image_files import ImageSource, read_image_source
+from uniformerv2.weights.image_recognise import Constants, read_image_model
+from uniformerv2.weights.key_names import StateDict
+from uniformerv2.weights.labels import map_head
+from uniformerv2.weights.recognise import CheckpointInfo, check_head, fit_labels
+
+HUB_CONFIG = {  # the hub counts downloads by this file; it is never read, so that it cannot contradict the weights
+    "library_name": "uniformerv2",
+    "weights": HUB_FILE,
+    "note": f"architecture, labels and preprocessing are in the metadata of {HUB_FILE}",
+}
+
+_NAMES = [field.name for field in fields(ModelConfig)]
+# fields that describe the image transformer; its patch size is read from the tensors
+IMAGE_FIELDS = set(_NAMES[: _NAMES.index("local_blocks")]) - {"patch_size"}
+
+
+class HubUniFormerV2(
+    UniFormerV2,
+    ModelHubMixin,
+    library_name="uniformerv2",
+    pipeline_tag="video-classification",
+    paper_url="https://arxiv.org/abs/2211.09552",
+):
+    # public as `uniformerv2.UniFormerV2`: the network with from_pretrained, save_pretrained and push_to_hub
+    __doc__ = UniFormerV2.__doc__
+
+    # of the checkpoint that it was loaded from; saved with it
+    origin: str = ""
+    licence: str = ""
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_model(self, save_directory / HUB_FILE)
+        (save_directory / "config.json").write_text(json.dumps(HUB_CONFIG, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        **options: Any,
+    ) -> HubUniFormerV2:
+        """Load a model from a repository of the hub or from a folder that `save_pretrained` wrote.
+
+        Args:
+            pretrained_model_name_or_path: "owner/name", or a folder.
+            revision, cache_dir, force_download, local_files_only, token: as everywhere in huggingface_hub.
+            options: those of `load_model`.
+
+        Raises:
+            CheckpointError: there is no such file, or as `load_model`.
+        """
+        try:
+            return super().from_pretrained(
+                pretrained_model_name_or_path,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+                options=options,
+            )
+        except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"{pretrained_model_name_or_path}: no {HUB_FILE} to be had from the hub: {reason}"
+            ) from error
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **model_kwargs: Any,  # the options, and what the mixin found in config.json
+    ) -> HubUniFormerV2:
+        if Path(model_id).is_dir():
+            return load_model(Path(model_id) / HUB_FILE, **model_kwargs["options"])
+        file = hf_hub_download(
+            model_id,
+            HUB_FILE,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return load_model(file, **model_kwargs["options"])
+
+
+def load_model(
+    source: CheckpointSource,
+    *,
+    num_frames: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    patch_size: int | None = None,
+    temporal_downsample: bool | None = None,
+    dataset: str | None = None,
+    labels: Sequence[str] | None = None,
+    channel_order: Literal["rgb", "bgr"] | None = None,
+    **options: Any,
+) -> HubUniFormerV2:
+    """Load a model from a checkpoint of ours, of the official code or of mmaction2, strictly.
+
+    Args:
+        source: a file, or a folder that `save_pretrained` wrote; the name of a published model (`list_models`); a hub
+            repository "owner/name" with a file of ours; or a state dict. The kind is told by the content.
+        num_frames: frames of a clip; default: the checkpoint's, see `loading_report`.
+        size: (height, width) of a clip in pixels, or the side of a square; positions are interpolated.
+        patch_size: pixels; the patch embedding is resampled.
+        temporal_downsample: True inflates a 2-D patch embedding to three frames.
+        dataset: whose classes the head has, where the checkpoint does not state it.
+        labels: class names in the order of the head's rows, instead of the checkpoint's; () for none.
+        channel_order: of the frames that the weights expect, where the checkpoint does not state it.
+        options: fields of `ModelConfig` that replace what was recognised or assumed, such as `heads` and
+            `global_after`. For an image transformer: the arguments of `arm`, `num_classes` at least.
+
+    Returns:
+        The model in eval mode, float32, on the CPU, with labels and preprocessing. Its `loading_report` lists what was
+        recognised, assumed and changed. Where the file format allows it, the weights are memory maps of the file;
+        replace such a file by renaming another, as `save_model` does, and never write into it.
+
+    Raises:
+        CheckpointError: nothing of that name; unreadable, of another kind, or not exactly the tensors that its
+            architecture needs; or arguments that contradict it.
+    """
+    if isinstance(size, int):
+        size = (size, size)
+    architecture = {"image_size": size, "patch_size": patch_size, "temporal_downsample": temporal_downsample}
+    clip = {"num_frames": num_frames, "size": size, "channel_order": channel_order}
+    try:
+        checkpoint = open_checkpoint(source, Known(dataset, num_frames, channel_order), options)
+    except NotAVideoModel:
+        if "num_classes" not in options:
+            raise
+        asked = {**architecture, **clip, "labels": labels}
+        del asked["image_size"], asked["channel_order"]
+        return arm(source, **{**options, **_given(asked)}).eval()
+    name, metadata, state, info = checkpoint
+    if isinstance(source, Mapping):  # the model must not share the memory of the given tensors
+        state = {key: tensor.clone() for key, tensor in state.items()}
+    if labels is not None:
+        info = fit_labels(info, labels, name)
+    elif metadata.get("format") != FORMAT:
+        check_head(info, name)
+    return _build(info, state, name, _given(architecture), _given(clip))
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _build(
+    info: CheckpointInfo, state: StateDict, source: str, architecture: Mapping[str, Any], clip: Mapping[str, Any]
+) -> HubUniFormerV2:
+    """A model of a checkpoint, with these fields of its configuration and of its preprocessing replaced."""
+    try:
+        config, preprocessing = replace(info.config, **architecture), replace(info.preprocessing, **clip)
+        state, changes = fit_weights(state, info.config, config)
+    except (ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    if preprocessing.num_frames != info.preprocessing.num_frames:
+        changes.append(
+            f"{preprocessing.num_frames} frames instead of {info.preprocessing.num_frames}: no weight changes"
+        )
+    if config.depth > len(state):  # before a model of any depth is built because a file says so
+        raise CheckpointError(f"{source}: {len(state)} tensors, too few for the {config.depth} blocks of its metadata")
+    with torch.device("meta"):  # no time spent on random numbers that are replaced at once
+        model = HubUniFormerV2(config, preprocessing, info.labels, info.label_note)
+    check_fit(state, model.state_dict(), source=source)
+    floats = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    model.load_state_dict({key: _aligned(tensor) for key, tensor in floats.items()}, assign=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    model.origin, model.licence = info.origin, info.licence
+    model.loading_report = (*info.report, *_converted(state), *changes)
+    return model.eval()
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """In memory as torch allocates it: other kernels, and other last digits, come with other alignments."""
+    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+
+
+def _converted(state: Mapping[str, Tensor]) -> list[str]:
+    others = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} - {torch.float32}
+    names = sorted(str(dtype).removeprefix("torch.") for dtype in others)
+    return [f"{' and '.join(names)} weights turned into float32"] if others else []
+
+
+def load_weights(model: UniFormerV2, state: Mapping[str, Tensor], *, source: str = "the given weights") -> None:
+    """Copy weights in our own, the official or mmaction2's names into a model, strictly.
+
+    Args:
+        model: receives the weights.
+        state: the state dict; the format is told by its keys.
+        source: its name in errors.
+
+    Raises:
+        CheckpointError: unknown names, or tensors missing, unexpected or of another shape.
+    """
+    _, ours, _ = rename_video_keys(state, source)
+    check_fit(ours, model.state_dict(), source=source)
+    model.load_state_dict(ours)
+
+
+def arm(
+    source: ImageSource,
+    *,
+    num_classes: int,
+    layout: Layout = "scene",
+    labels: Sequence[str] = (),
+    num_frames: int = 8,
+    size: int | tuple[int, int] | None = None,
+    mean: Constants | None = None,
+    std: Constants | None = None,
+    **options: Any,
+) -> HubUniFormerV2:
+    """Turn an image transformer into a video model.
+
+    Until it is trained, each frame embedding (the class token, or pooled patches) is exactly that of the image model
+    (section 3 of the paper). docs/image_transformers.md lists the families that are known, and what is assumed of each.
+
+    Args:
+        source: a file of weights; a folder or a repository of the hub ("owner/name") with its configuration; a state
+            dict; or a live module of `timm` or `transformers`. Heads, text towers and decoders are left out.
+        num_classes: classes of the new head.
+        layout: "scene" or "temporal", see `layout_options`.
+        labels: class names in the order of the new head.
+        num_frames: frames of a clip.
+        size: (height, width) of a clip in pixels, or the side of a square; default: the image model's own.
+            Positions are interpolated.
+        mean, std: of the channels in [0, 1] that the image model was trained with; default: from its configuration,
+            else the usual ones of its family.
+        options: fields of `ModelConfig`. Those of the image transformer supply what nothing tells (`heads=16`,
+            `image_size=(224, 320)` that its positions are for) or change it (`pool="mean"`, `post_norm=False`,
+            `patch_size=32` by resampling); the others replace those of the layout.
+
+    Returns:
+        The model in train mode, float32; its `loading_report` lists what was recognised, assumed, changed, left out.
+
+    Raises:
+        CheckpointError: unreadable, no image transformer of a known family, or not exactly its tensors.
+        ValueError: options that contradict each other.
+    """
+    state, hints, name = read_image_source(source)
+    given = {key: value for key, value in options.items() if key in IMAGE_FIELDS}
+    image = read_image_model(state, hints, source=name, **given)
+    clip_size = (size, size) if isinstance(size, int) else size or image.config.image_size
+    config = replace(
+        image.config,
+        **{
+            "num_classes": num_classes,
+            **layout_options(layout, image.config.depth),
+            **{key: value for key, value in options.items() if key not in IMAGE_FIELDS},
+            "image_size": clip_size,
+        },
+    )
+    preprocessing = Preprocessing(num_frames=num_frames, size=clip_size, mean=mean or image.mean, std=std or image.std)
+    model = HubUniFormerV2(config, preprocessing, labels)
+    fitted, changes = fit_weights(image.state, image.config, config)
+    # all tensors but those of local blocks and of what follows the backbone are the image transformer's
+    expected = {
+        key: value for key, value in model.state_dict().items() if re.match(r"backbone\.(?!.*\.local\d\.)", key)
+    }
+    check_fit(fitted, expected, source=name)
+    load_image_weights(model, fitted)
+    model.loading_report = (*image.report, *changes, *_converted(fitted))
+    return model
+
+
+def resolve_model(model: str | Path | UniFormerV2, *, device: str = "auto", head: str | None = None) -> UniFormerV2:
+    """A checkpoint or a live model as a model on a device; its mode is left as it is (eval for checkpoints).
+
+    Args:
+        model: a file, a folder, a published name or a hub repository, as for `load_model`; or a live model.
+        device: a name that torch knows; "auto": a checkpoint goes to the GPU where there is one, a live model stays.
+        head: "kinetics400", "kinetics600" or "kinetics700": only these classes of a Kinetics-710 head, see `map_head`.
+
+    Raises:
+        RecipeError: the device is not available here.
+        CheckpointError: as `load_model` and `map_head`.
+    """
+    live = isinstance(model, UniFormerV2)
+    target = None if live and device == "auto" else pick_device(device)
+    resolved = model if isinstance(model, UniFormerV2) else load_model(model)
+    if head is not None:
+        resolved = map_head(resolved, head)
+    return resolved if target is None else resolved.to(target)
