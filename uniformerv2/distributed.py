@@ -1,4 +1,4 @@
-"""Several processes that work on one thing, as torchrun starts them; one process is the simplest case."""
+"""The processes that torchrun starts for one job; a single process is the simplest case."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from uniformerv2.errors import ProcessError, UniFormerV2Error
 
 T = TypeVar("T")
 
-# a process waits for the slowest at the end; one that has died, torchrun notices and ends the others
-_PATIENCE = timedelta(days=7)
+# at the end all ranks wait for the slowest; a lost one is torchrun's business, which then ends the others
+_TIMEOUT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this one is."""
+    """This process's place in a group of processes."""
 
     rank: int = 0  # in [0, world)
     world: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether it is this process that prints and writes."""
+        """Whether this is rank zero, the process that prints and writes."""
         return self.rank == 0
 
     def gather(self, value: T) -> list[T]:
-        """What every process gives, in the order of ranks, in every process. All of them have to call it."""
+        """The values of all ranks, in their order, on every rank. All ranks have to call it."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -42,14 +42,14 @@ class Ranks:
         return cast("list[T]", values)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Until all ranks are here."""
         self.gather(None)
 
-    def each(self, work: Callable[[], T]) -> list[T]:
-        """What every process makes of the work; where it fails in one, it fails in all, so that none waits in vain.
+    def on_all_ranks(self, work: Callable[[], T]) -> list[T]:
+        """Do the work on every rank and return all results; an error on one rank is raised on all of them.
 
         Raises:
-            UniFormerV2Error: that of the first process that has one.
+            UniFormerV2Error: that of the lowest rank that has one.
         """
         result: T | None = None
         problem: UniFormerV2Error | None = None
@@ -63,12 +63,12 @@ class Ranks:
                 raise problem
         return [cast("T", result) for _, result in results]
 
-    def of_first(self, work: Callable[[], T]) -> T:
-        """What the first process makes of the work, which the others leave to it. Raises as `each`."""
-        return cast("T", self.each(lambda: work() if self.first else None)[0])
+    def on_rank_zero(self, work: Callable[[], T]) -> T:
+        """Do the work on rank zero alone; every rank returns its result. Raises as `on_all_ranks`."""
+        return cast("T", self.on_all_ranks(lambda: work() if self.first else None)[0])
 
     def sums(self, values: Sequence[float]) -> list[float]:
-        """Each number, summed over the processes; cheaper than `gather`. All of them have to call it."""
+        """Each number, summed over the ranks; cheaper than `gather`. All ranks have to call it."""
         if self.world == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
@@ -77,14 +77,14 @@ class Ranks:
 
 
 def current_ranks() -> Ranks:
-    """The process group that this process is in; a process without one is alone."""
+    """This process's place in the current process group; a world of one without a group."""
     if distributed.is_available() and distributed.is_initialized():
         return Ranks(distributed.get_rank(), distributed.get_world_size())
     return Ranks()
 
 
 def restarted() -> bool:
-    """Whether torchrun has started these processes again after one had died."""
+    """Whether torchrun has restarted these processes after one was lost."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
@@ -97,19 +97,19 @@ def rank_device(name: str) -> torch.device:
     return device
 
 
-def tells_of_death(error: BaseException) -> bool:
-    """Whether torch says that the connection to another process broke; the type of the error does not tell."""
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether torch reports a broken connection to another rank; only the text of its error tells."""
     text = str(error).lower()
     return any(sign in text for sign in ("closed by peer", "connection reset", "broken pipe"))
 
 
 @contextmanager
-def noticing_deaths(ranks: Ranks, way_out: str) -> Iterator[None]:
-    """Around what several processes do together: where one of them has ended, the others raise ProcessError."""
+def reporting_lost_ranks(ranks: Ranks, way_out: str) -> Iterator[None]:
+    """Inside, a lost rank is a ProcessError on the others."""
     try:
         yield
     except RuntimeError as error:
-        if ranks.world == 1 or not tells_of_death(error):
+        if ranks.world == 1 or not is_lost_connection(error):
             raise
         raise ProcessError(f"another process of this run has ended; {way_out}") from error
 
@@ -124,7 +124,7 @@ def process_group() -> Iterator[Ranks]:
         yield current_ranks()
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    distributed.init_process_group(backend, timeout=_TIMEOUT)
     try:
         yield current_ranks()
     finally:

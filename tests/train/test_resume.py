@@ -24,7 +24,7 @@ from rich.console import Console
 from uniformerv2.distributed import Ranks
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.tasks.classification.training import train_classifier
-from uniformerv2.train.lock import locked
+from uniformerv2.train.lock import is_locked, locked
 from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.train.run_folder import RunFolder
@@ -163,29 +163,43 @@ def test_a_run_of_a_live_process_is_refused_and_one_of_a_dead_process_is_taken_o
     holder.kill()
     holder.wait()
     assert (run / ".lock").is_file()  # the dead could not remove it
-    with RunFolder(run).locked():
+    with RunFolder(run).locked():  # the process that it had forked still lives, and waits for its input to end
         pass
     assert not list(run.iterdir())
+    assert holder.stdin
+    holder.stdin.close()
 
 
 HOLD = """
-import sys
+import os, sys
 from uniformerv2.train.run_folder import RunFolder
 with RunFolder(sys.argv[1]).locked():
-    print("held", flush=True)
+    if os.fork():
+        print("held", flush=True)
     sys.stdin.read()
 """
 
 
 def test_a_process_does_not_lock_twice_and_gives_up_what_it_held(tmp_path: Path) -> None:
-    with (
-        locked(tmp_path / "lock"),
-        pytest.raises(RecipeError, match="in use by this process"),
-        locked(tmp_path / "lock"),
-    ):
+    lock = tmp_path / "lock"
+    with locked(lock):
+        with pytest.raises(RecipeError, match=f"in use by process {os.getpid()} on"), locked(lock):
+            pass
+        assert is_locked(lock)
+    assert not is_locked(lock)
+    with locked(lock):
         pass
-    with locked(tmp_path / "lock"):
-        pass
+
+
+def test_a_lock_is_seen_by_those_who_may_only_read(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with locked(lock):
+        lock.chmod(0o444)
+        tmp_path.chmod(0o555)
+        assert is_locked(lock)
+        tmp_path.chmod(0o755)
+    lock.write_text("process 1 on a machine that is no more")
+    assert not is_locked(lock)
 
 
 @contextmanager

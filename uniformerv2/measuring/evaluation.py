@@ -300,7 +300,7 @@ class HeldOut:
                 for place, (unit, batch) in enumerate(zip(self._units, batches, strict=True))
             ]
 
-        every = [record for some in self._ranks.each(records) for record in some]
+        every = [record for some in self._ranks.on_all_ranks(records) for record in some]
         return summarise(model.labels, self.annotations, every, self.views)
 
 

@@ -58,7 +58,7 @@ class Ledger:
             return list(self._records)
 
         try:
-            views = self._ranks.each(known)
+            views = self._ranks.on_all_ranks(known)
         except UniFormerV2Error:
             self.close()
             raise

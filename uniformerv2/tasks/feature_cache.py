@@ -140,9 +140,9 @@ class FeatureCache:
                 self._announce(missing, console)
                 return missing
 
-            missing = ranks.of_first(begin)
+            missing = ranks.on_rank_zero(begin)
             shares = [keys[ranks.rank :: ranks.world] for keys in missing]
-            found = ranks.each(lambda: [self._compute(keys, report, console) for keys in shares])
+            found = ranks.on_all_ranks(lambda: [self._compute(keys, report, console) for keys in shares])
         failures = {row: reason for one in found for some in one for row, reason in some.items()}
         return self.loader.over(Features(self.videos, self.folder, self.layout, failures))
 

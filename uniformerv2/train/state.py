@@ -21,7 +21,7 @@ from torch.distributed import checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
-from uniformerv2.distributed import Ranks, tells_of_death
+from uniformerv2.distributed import Ranks, is_lost_connection
 from uniformerv2.errors import CheckpointError
 
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # one process is meant
@@ -99,7 +99,7 @@ class StateFolder:
             for partial in self.path.glob(f"*{PARTIAL}"):
                 shutil.rmtree(partial, ignore_errors=True)
             cause = _cause(error)
-            raise (cause if tells_of_death(cause) else unwritable(self.path, cause)) from error
+            raise (cause if is_lost_connection(cause) else unwritable(self.path, cause)) from error
 
     @property
     def newest(self) -> Path | None:

@@ -25,7 +25,7 @@ from uniformerv2.data.loader import VideoLoader
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.data.split import split_annotations
 from uniformerv2.device import model_device
-from uniformerv2.distributed import current_ranks, noticing_deaths, rank_device
+from uniformerv2.distributed import current_ranks, rank_device, reporting_lost_ranks
 from uniformerv2.errors import RecipeError
 from uniformerv2.measuring.evaluation import Evaluation, HeldOut, Views
 from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -180,9 +180,9 @@ def train_classifier(
     run, ranks = RunFolder(output), current_ranks()
     check_programs(programs)
     check_parallel(parallel)
-    ranks.of_first(lambda: run.check(resume=resume, overwrite=overwrite))
+    ranks.on_rank_zero(lambda: run.check(resume=resume, overwrite=overwrite))
     if resume and recipe.optimization.precision == "auto":  # whatever it would mean now
-        begun = ranks.of_first(lambda: run.begun_with("optimization", "precision"))
+        begun = ranks.on_rank_zero(lambda: run.begun_with("optimization", "precision"))
         recipe = replace(recipe, optimization=replace(recipe.optimization, precision=begun or "auto"))
     videos = divide(data, recipe, root=root, holdout=holdout, holdout_list=holdout_list)
     parts = assemble(recipe, videos, device=rank_device(device), workers=workers, console=console)
@@ -194,13 +194,13 @@ def train_classifier(
         cache = FeatureCache(model, recipe, parts.loader, Path(feature_cache or run.path / "features"))
     start = recipe.model.arm or recipe.model.model or recipe.model.checkpoint
     save = partial(save_model, origin=f"trained on {Path(data).name}, from {start}")
-    with noticing_deaths(ranks, "its own message says why; continue with --resume"), ExitStack() as stack:
+    with reporting_lost_ranks(ranks, "its own message says why; continue with --resume"), ExitStack() as stack:
 
         def begin() -> None:
             stack.enter_context(run.locked())
             run.start(given, resume=resume)
 
-        ranks.of_first(begin)
+        ranks.on_rank_zero(begin)
         _announce(console, recipe, model, videos)
         loader = parts.loader
         if cache is not None:
@@ -222,7 +222,7 @@ def train_classifier(
             trainer.resume()
         trainer.fit()
         evaluation = measure(trainer, parts, videos.held_out, workers=workers)
-        ranks.of_first(lambda: _write_evaluation(run, evaluation))
+        ranks.on_rank_zero(lambda: _write_evaluation(run, evaluation))
     history = tuple(record for record in read_metrics(run.metrics) if record["kind"] == "epoch")
     skipped = {path: reason for some in ranks.gather(task.skipped) for path, reason in some.items()}
     return TrainingResult(run.last, run.best, evaluation, history, skipped)
