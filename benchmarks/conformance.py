@@ -84,7 +84,7 @@ def _compare_crops(record: Record) -> Errors:
         name, _, kind = key.rpartition(".")
         if kind == "frames":
             size = record[f"{name}.crop0"].shape[-2:]
-            crops = test_crops(frames.permute(0, 3, 1, 2), Preprocessing(size=(size[0], size[1])), num_crops=3)
+            crops = test_crops(frames.permute(0, 3, 1, 2), Preprocessing(size=(size[0], size[1])), crops=3)
             seen |= {f"{name}.crop{number}": crop for number, crop in enumerate(crops)}
     recorded = {key: tensor for key, tensor in record.items() if ".crop" in key}
     return {"crops": max(_relative_error(seen.get(key), tensor) for key, tensor in recorded.items())}

@@ -119,7 +119,7 @@ def shares_computed(data: Path, runs: Path, rows: Sequence[Annotation]) -> str:
     model = next(folds(runs, rows))[0]
     if sharing_obstacle(model.config):
         return "all"
-    clips = [Predictor(model).views(data / row.path) for row in rows]
+    clips = [Predictor(model).clips(data / row.path) for row in rows]
     found = []
     for one in REDUCTIONS:
         backbone = reduce_tokens(model, one).backbone if one.method == "unchanged" else None
@@ -135,7 +135,7 @@ def times(data: Path, rounds: int) -> None:
     model = UniFormerV2(named_config("B/16")).eval()
     reductions = (None, *REDUCTIONS)
     videos = [data / row.path for row in read_annotations(data)][:2]
-    clips = [Predictor(model).views(video) for video in videos]
+    clips = [Predictor(model).clips(video) for video in videos]
     print(f"{machine()}, {', '.join(video.name for video in videos)}")
     for precision in precisions():
         made = {str(one): Variant(precision, reduction=one).of(model, ()) for one in reductions}

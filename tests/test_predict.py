@@ -14,9 +14,10 @@ from torch import Tensor
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Prediction, Predictor
+from uniformerv2.video.clips import SharedClips, evaluation_views
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.sampling import segment_indices
-from uniformerv2.video.views import Views, evaluation_views
+from uniformerv2.video.views import Views
 from uniformerv2.weights import arm, save_model
 from uniformerv2.weights.labels import class_list
 
@@ -67,18 +68,19 @@ def test_a_file_its_bytes_and_its_frames_are_one_video(model: UniFormerV2, video
 
 
 def test_several_views_are_averaged_over_the_right_frames(model: UniFormerV2, video: Path) -> None:
-    predictor = Predictor(model, num_clips=2, num_crops=3)
-    views = predictor.views(video)
-    assert views.shape == (6, 3, 4, 32, 32)
+    predictor = Predictor(model, views=Views(2, 3))
+    clips = predictor.clips(video)
+    assert clips.shape == (6, 3, 4, 32, 32)
     with VideoReader(video) as reader:  # the second clip, looked up by itself
-        frames = reader.frames_at(segment_indices(len(reader), 4, clip=1, num_clips=2))
+        frames = reader.frames_at(segment_indices(len(reader), 4, clip=1, clips=2))
     single = torch.nn.functional.interpolate(frames.float(), size=(32, 32), mode="bilinear", align_corners=False)
-    assert torch.allclose(views[4], (single.transpose(0, 1) / 255 - 0.5) / 0.5, atol=1e-5)
+    assert torch.allclose(clips[4], (single.transpose(0, 1) / 255 - 0.5) / 0.5, atol=1e-5)
     with torch.inference_mode():
-        mean = model.eval()(views).softmax(-1).mean(0)
-    prediction = predictor.predict(video)
-    expected = sorted(mean.tolist(), reverse=True)
-    assert prediction.scores == pytest.approx(expected, abs=1e-6)
+        logits = model.eval()(clips)
+    means = {"probabilities": logits.softmax(-1).mean(0), "logits": logits.mean(0).softmax(-1)}
+    for average, mean in means.items():
+        found = Predictor(model, views=Views(2, 3, average)).predict(video)  # type: ignore[arg-type]
+        assert found.scores == pytest.approx(sorted(mean.tolist(), reverse=True), abs=1e-6)
 
 
 def test_a_model_without_labels_numbers_its_classes(image_model: Path, video: Path) -> None:
@@ -110,9 +112,6 @@ def test_bad_input_is_refused(model: UniFormerV2, tmp_path: Path) -> None:
         Predictor(tmp_path / "absent.safetensors")
     with pytest.raises(RecipeError, match="nonsense"):
         Predictor(model, device="nonsense")
-    for views in ({"num_clips": 0}, {"num_crops": 2}):
-        with pytest.raises(RecipeError, match="num_clips"):
-            Predictor(model, **views)  # type: ignore[arg-type]
 
 
 # --- many videos
@@ -136,12 +135,12 @@ def assert_equal(found: Prediction | VideoError, expected: Prediction) -> None:
     )
 
 
-@pytest.mark.parametrize(("num_clips", "num_crops"), [(1, 1), (4, 3)])
+@pytest.mark.parametrize("views", [Views(), Views(4, 3)], ids=str)
 @pytest.mark.parametrize("batch_size", [None, 4, 30])
 def test_many_videos_are_predicted_as_each_alone(
-    lively: UniFormerV2, colours: Path, num_clips: int, num_crops: int, batch_size: int | None
+    lively: UniFormerV2, colours: Path, views: Views, batch_size: int | None
 ) -> None:
-    predictor = Predictor(lively, num_clips=num_clips, num_crops=num_crops)
+    predictor = Predictor(lively, views=views)
     videos: list[Path | bytes] = sorted(colours.rglob("*.mp4"))[::3]
     videos[1] = videos[0].read_bytes()
     found = list(predictor.predict_all(iter(videos), batch_size=batch_size, top_k=None))
@@ -169,7 +168,7 @@ def test_a_programming_error_comes_out_at_its_place(model: UniFormerV2, video: P
 
 def test_no_more_than_two_batches_are_held_and_the_thread_ends_early(model: UniFormerV2, video: Path) -> None:
     predictor, taken, threads = Predictor(model), 0, threading.active_count()
-    held, most = weakref.WeakSet[Views](), 0
+    held, most = weakref.WeakSet[SharedClips](), 0
     read = predictor._read
 
     def endless() -> Iterator[Path]:
@@ -178,7 +177,7 @@ def test_no_more_than_two_batches_are_held_and_the_thread_ends_early(model: UniF
             taken += 1
             yield video
 
-    def watched(video: Path) -> Views:
+    def watched(video: Path) -> SharedClips:
         nonlocal most
         views = read(video)
         held.add(views)
@@ -199,8 +198,8 @@ def test_no_more_than_two_batches_are_held_and_the_thread_ends_early(model: UniF
 
 @torch.inference_mode()
 def test_frames_that_clips_have_in_common_are_encoded_once(lively: UniFormerV2, video: Path) -> None:
-    predictor, seen = Predictor(lively, num_clips=4), list[Tensor]()
-    clips = [tuple(segment_indices(12, 4, clip=clip, num_clips=4)) for clip in range(4)]
+    predictor, seen = Predictor(lively, views=Views(4)), list[Tensor]()
+    clips = [tuple(segment_indices(12, 4, clip=clip, clips=4)) for clip in range(4)]
     distinct = len({index for clip in clips for index in clip})
     assert (len(set(clips)), distinct) == (3, 11)  # so two of the clips are equal, and others have a frame in common
     embed = predictor.model._encode
@@ -214,7 +213,7 @@ def test_frames_that_clips_have_in_common_are_encoded_once(lively: UniFormerV2, 
     shares = lively.config.local_blocks == "none"
     assert [tuple(clip.shape[:3]) for clip in seen] == [(1, 3, distinct) if shares else (3, 3, 4)]
     with VideoReader(video) as reader:
-        mean = lively(evaluation_views(reader, lively.preprocessing, num_clips=4)).softmax(-1).mean(0)
+        mean = lively(evaluation_views(reader, lively.preprocessing, Views(4))).softmax(-1).mean(0)
     assert isinstance(found, Prediction)
     assert found.scores == pytest.approx(sorted(mean.tolist(), reverse=True), abs=1e-5)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from uniformerv2.train.recipe import Recipe
     from uniformerv2.video.live import LiveFrames
     from uniformerv2.video.reader import VideoReader
+    from uniformerv2.video.views import Views
     from uniformerv2.weights.checkpoint import save_model
     from uniformerv2.weights.convert import convert
     from uniformerv2.weights.labels import class_list, map_head
@@ -61,6 +62,7 @@ _HOMES = {
     "train_classifier": "tasks.classification.training",
     "Recipe": "train.recipe",
     "VideoReader": "video.reader",
+    "Views": "video.views",
     "UniFormerV2": "weights.loading",
     "class_list": "weights.labels",
     "convert": "weights.convert",

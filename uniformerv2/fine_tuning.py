@@ -123,8 +123,7 @@ def fine_tune(
         if RunFolder(folder).recipe.is_file():
             _say(console, f'interrupted; go on with the same call and output="{folder}", resume=True')
         raise
-    views = chosen.evaluation
-    predictor = Predictor(result.last, device=device, num_clips=views.clips, num_crops=views.crops)
+    predictor = Predictor(result.last, device=device, views=chosen.evaluation.views)
     return FineTuned(predictor, result.evaluation, chosen, folder)
 
 

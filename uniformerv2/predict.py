@@ -24,8 +24,9 @@ from uniformerv2.inference.reduction import Reduction
 from uniformerv2.inference.sharing import SharedFrames, classify_shared, sharing_obstacle
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.timeline import Timeline
+from uniformerv2.video.clips import SharedClips, distinct_views, joined
 from uniformerv2.video.reader import VideoReader, VideoWarning
-from uniformerv2.video.views import Views, distinct_views, joined
+from uniformerv2.video.views import Views
 from uniformerv2.video.windows import Windows, middle_frames, window_frames
 from uniformerv2.weights.labels import map_head
 from uniformerv2.weights.loading import load_model
@@ -53,8 +54,7 @@ class Predictor:
     Args:
         model: a checkpoint of ours, or a model.
         device: "auto" (a GPU where there is one), or a name that torch knows.
-        num_clips: clips evenly spread over the video.
-        num_crops: 1 (centre) or 3 (along the longer side) of each clip.
+        views: clips x crops of each video, and what is averaged over them.
         head: "kinetics400", "kinetics600" or "kinetics700": only these classes of a Kinetics-710 head.
         precision, backend, reduction: as of `optimize`.
         calibration: videos like those to come: for "int8", and to see in any precision what it changes.
@@ -76,22 +76,19 @@ class Predictor:
         model: str | Path | UniFormerV2,
         *,
         device: str = "auto",
-        num_clips: int = 1,
-        num_crops: int = 1,
+        views: Views = Views(),
         head: str | None = None,
         precision: Precision | Literal["auto"] = "fp32",
         backend: Backend = "torch",
         reduction: Reduction | None = None,
         calibration: Sequence[str | Path] = (),
     ) -> None:
-        if num_clips < 1 or num_crops not in (1, 3):
-            raise RecipeError(f"need num_clips >= 1 and num_crops 1 or 3, got {num_clips} and {num_crops}")
         self.device = pick_device(device)
         model = model if isinstance(model, UniFormerV2) else load_model(model)
         self.model = (map_head(model, head) if head else model).to(self.device).eval()
-        self.num_clips, self.num_crops = num_clips, num_crops
+        self.views = views
         self.batch_size = 1 if self.device.type == "cpu" else 8
-        clips = [self.views(video) for video in calibration]
+        clips = [self.clips(video) for video in calibration]
         self.optimized = optimize(
             self.model, backend=backend, precision=precision, reduction=reduction, calibration=clips, check=clips
         )
@@ -137,7 +134,7 @@ class Predictor:
         batch_size = self.batch_size if batch_size is None else batch_size
         if batch_size < 1:
             raise RecipeError(f"the batch size must be at least 1, got {batch_size}")
-        count = max(1, batch_size // (self.num_clips * self.num_crops))
+        count = max(1, batch_size // len(self.views))
         with closing(ahead(self._read, videos, count=count)) as reads:
             while outcomes := self._outcomes(list(islice(reads, count)), batch_size, top_k):
                 for outcome in outcomes:
@@ -146,7 +143,7 @@ class Predictor:
                     yield outcome
 
     def _outcomes(
-        self, reads: Sequence[tuple[Video, Future[Views]]], batch_size: int, top_k: int | None
+        self, reads: Sequence[tuple[Video, Future[SharedClips]]], batch_size: int, top_k: int | None
     ) -> list[Prediction | BaseException]:
         """What comes out of each video of a batch."""
         errors = [read.exception() for _, read in reads]  # waits for them
@@ -161,16 +158,18 @@ class Predictor:
         return Prediction(_title(video), *ranked(self.model, scores, top_k))
 
     @torch.inference_mode()
-    def _scores(self, videos: Sequence[Views], batch_size: int) -> Sequence[Tensor]:
+    def _scores(self, videos: Sequence[SharedClips], batch_size: int) -> Sequence[Tensor]:
         """Probabilities (classes) of each video, averaged over its views."""
         views = joined(videos)
         frames = views.frames.to(self.device)
         clips, which = views.clips.unique(dim=0, return_inverse=True)  # of a very short video, many are equal
-        logits = torch.cat([self._logits(Views(frames, some)) for some in clips.split(batch_size)])
-        scores = logits.softmax(-1)[which].split([len(video.clips) for video in videos])
-        return [one.mean(0) for one in scores]
+        logits = torch.cat([self._logits(SharedClips(frames, some)) for some in clips.split(batch_size)])
+        if self.views.average == "probabilities":
+            logits = logits.softmax(-1)
+        means = [one.mean(0) for one in logits[which].split([len(video.clips) for video in videos])]
+        return means if self.views.average == "probabilities" else [mean.softmax(-1) for mean in means]
 
-    def _logits(self, views: Views) -> Tensor:
+    def _logits(self, views: SharedClips) -> Tensor:
         """Logits (clips, classes), from frames that are encoded once where that is possible and saves any."""
         used, clips = views.clips.unique(return_inverse=True)
         if self._shares and len(used) < clips.numel():
@@ -227,7 +226,7 @@ class Predictor:
             shared.add({index: frame.to(self.device) for index, frame in frames.items()})
             yield self.model.head(shared.clip(indices).pooled)[0].float().softmax(-1)
 
-    def views(self, video: Video) -> Tensor:
+    def clips(self, video: Video) -> Tensor:
         """The clips that `predict` looks at.
 
         Returns:
@@ -238,9 +237,9 @@ class Predictor:
         """
         return self._read(video).whole()
 
-    def _read(self, video: Video) -> Views:
+    def _read(self, video: Video) -> SharedClips:
         with VideoReader(video) as reader:
-            return distinct_views(reader, self.model.preprocessing, num_clips=self.num_clips, num_crops=self.num_crops)
+            return distinct_views(reader, self.model.preprocessing, self.views)
 
 
 def class_names(model: UniFormerV2) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from uniformerv2 import cli
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Predictor
+from uniformerv2.video.views import Views
 from uniformerv2.weights import load_model, save_model
 from uniformerv2.weights.labels import class_list
 
@@ -160,7 +161,7 @@ def test_predict_json_is_one_object_a_line_and_nothing_else(
         "predict", checkpoint, red, tmp_path / "absent.mp4", blue, "--json", "--clips", 2, "--crops", 3
     )
     assert status == 2
-    predictor = Predictor(checkpoint, num_clips=2, num_crops=3)
+    predictor = Predictor(checkpoint, views=Views(2, 3))
     for line, video in zip(output.splitlines(), (red, blue), strict=True):
         prediction = predictor.predict(video)
         assert json.loads(line) == {

@@ -21,6 +21,7 @@ from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.augment import Augmentation
 from uniformerv2.video.reader import VideoReader, VideoWarning, _VideoFile
 from uniformerv2.video.sampling import segment_indices
+from uniformerv2.video.views import Views
 
 NUM_FRAMES, RATE = 40, 10  # 4 seconds
 BYTES = Preprocessing(num_frames=4, size=(32, 32), mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
@@ -72,14 +73,14 @@ def frame_numbers(clip: torch.Tensor) -> list[int]:
 
 
 def test_views_of_a_video(videos: list[Annotation]) -> None:
-    dataset = VideoDataset(videos, ["run", "walk"], BYTES, num_clips=3, num_crops=3)
+    dataset = VideoDataset(videos, ["run", "walk"], BYTES, views=Views(3, 3))
     assert len(dataset) == 6
     sample = dataset[4]
     assert sample.clips is not None
     assert sample.clips.shape == (9, 3, 4, 32, 32)
     assert (sample.index, sample.path, sample.label) == (4, str(videos[4].path), 1)
     assert (sample.error, sample.warnings) == (None, [])
-    expected = [segment_indices(NUM_FRAMES, 4, clip=clip, num_clips=3) for clip in range(3)]
+    expected = [segment_indices(NUM_FRAMES, 4, clip=clip, clips=3) for clip in range(3)]
     assert [frame_numbers(view) for view in sample.clips] == [clip for clip in expected for _ in range(3)]
 
 
@@ -93,8 +94,8 @@ def test_crops_of_a_clip_run_from_left_to_right(tmp_path: Path) -> None:
         container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     annotation = Annotation(tmp_path / "frames", "thirds")
-    for num_crops, values in ((1, [120]), (3, [0, 120, 240])):
-        clips = VideoDataset([annotation], ["thirds"], BYTES, num_crops=num_crops)[0].clips
+    for crops, values in ((1, [120]), (3, [0, 120, 240])):
+        clips = VideoDataset([annotation], ["thirds"], BYTES, views=Views(crops=crops))[0].clips
         assert clips is not None
         assert clips.mean((1, 2, 3, 4)).round().int().tolist() == values
 
@@ -120,8 +121,8 @@ def test_views_cost_the_decoding_of_one_view_of_all_their_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
 ) -> None:
     path = write_video(tmp_path / "a.mp4", num_frames=150, options={"g": str(group), "bf": "2"}, codec="libx264")
-    views = VideoDataset([Annotation(path, "run")], ["run"], BYTES, num_clips=4, num_crops=3)
-    union = sorted({index for clip in range(4) for index in segment_indices(150, 4, clip=clip, num_clips=4)})
+    views = VideoDataset([Annotation(path, "run")], ["run"], BYTES, views=Views(4, 3))
+    union = sorted({index for clip in range(4) for index in segment_indices(150, 4, clip=clip, clips=4)})
     assert len(union) == 16
 
     def read_union() -> None:
@@ -337,9 +338,7 @@ def test_labels_that_the_model_does_not_know(videos: list[Annotation]) -> None:
 @pytest.mark.parametrize(
     "views",
     [
-        {"num_clips": 0},
-        {"num_crops": 2},
-        {"num_crops": 3, "augmentation": Augmentation()},
+        {"views": Views(crops=3), "augmentation": Augmentation()},
         {"repeats": 0},
         {"repeats": 2},
     ],

@@ -93,12 +93,10 @@ def test_partner_is_the_exact_time_reversal(first: str, second: str) -> None:
     assert not np.array_equal(clip(first, 5), clip(second, 5))
 
 
-@pytest.mark.parametrize("num_clips", [1, 3])
-def test_sampled_frames_are_symmetric_in_time(num_clips: int) -> None:
+@pytest.mark.parametrize("clips", [1, 3])
+def test_sampled_frames_are_symmetric_in_time(clips: int) -> None:
     """Else an order-blind model could tell a pair by which end of the video it sees more of."""
-    frames = sorted(
-        index for clip in range(num_clips) for index in segment_indices(NUM_FRAMES, 8, clip=clip, num_clips=num_clips)
-    )
+    frames = sorted(index for clip in range(clips) for index in segment_indices(NUM_FRAMES, 8, clip=clip, clips=clips))
     assert frames == sorted(NUM_FRAMES - 1 - index for index in frames)
 
 

@@ -20,7 +20,6 @@ from uniformerv2.measuring.evaluation import (
     ClassAccuracy,
     Evaluation,
     VideoResult,
-    Views,
     average_views,
     evaluate,
     match_labels,
@@ -35,6 +34,7 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Predictor
 from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.video.views import Views
 from uniformerv2.weights import load_model
 from uniformerv2.weights.labels import class_list, map_head
 from uniformerv2.weights.zoo import list_models, zoo_entry
@@ -76,8 +76,8 @@ def test_views_are_averaged_as_probabilities_whatever_the_batch_size() -> None:
 
 def test_multi_view_evaluation_agrees_with_the_predictor_video_by_video(checkpoint: Path, colours: Path) -> None:
     rows = read_annotations(colours)
-    result = evaluate(load_model(checkpoint), rows, num_clips=2, num_crops=3, batch_size=4)
-    predictor = Predictor(checkpoint, num_clips=2, num_crops=3)
+    result = evaluate(load_model(checkpoint), rows, views=Views(2, 3), batch_size=4)
+    predictor = Predictor(checkpoint, views=Views(2, 3))
     assert [video.path for video in result.videos] == [str(row.path) for row in rows]
     for row, video in zip(rows, result.videos, strict=True):
         alone = predictor.predict(row.path)
@@ -267,10 +267,9 @@ def test_of_equally_likely_classes_the_first_is_said() -> None:
     assert record["videos"][0][1] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("views", [{"num_clips": 0}, {"num_crops": 2}, {"batch_size": 0}, {"average": "sum"}])
-def test_views_that_make_no_sense(views: dict[str, Any]) -> None:
-    with pytest.raises(RecipeError, match="got"):
-        Views(**views)
+def test_a_batch_without_clips_is_refused(checkpoint: Path, colours: Path) -> None:
+    with pytest.raises(RecipeError, match="got 0"):
+        evaluate(load_model(checkpoint), read_annotations(colours), batch_size=0)
 
 
 # --- labels that are spelled otherwise
@@ -318,7 +317,7 @@ def validation_set(videos: int = 19_404, classes: int = 400) -> list[Annotation]
     return [Annotation(Path(f"{number}.mp4"), names[number % classes], split="val") for number in range(videos)]
 
 
-AS_PUBLISHED = Views(num_clips=4, num_crops=3)
+AS_PUBLISHED = Views(clips=4, crops=3)
 
 
 def test_the_published_figure_of_an_equal_measurement() -> None:
@@ -329,8 +328,8 @@ def test_the_published_figure_of_an_equal_measurement() -> None:
 @pytest.mark.parametrize(
     ("model", "rows", "views", "skipped", "difference"),
     [
-        ({}, {}, Views(num_clips=1, num_crops=3), 0, "measured with 8x3x1 views"),
-        ({}, {}, Views(num_clips=4, num_crops=3, average="logits"), 0, "averaged logits"),
+        ({}, {}, Views(clips=1, crops=3), 0, "measured with 8x3x1 views"),
+        ({}, {}, Views(clips=4, crops=3, average="logits"), 0, "averaged logits"),
         ({"preprocessing": Preprocessing(num_frames=16)}, {}, AS_PUBLISHED, 0, "measured with 16x3x4 views"),
         ({"preprocessing": Preprocessing(size=(256, 256))}, {}, AS_PUBLISHED, 0, "256x256 pixels"),
         ({}, {}, AS_PUBLISHED, 7, "7 videos could not be read"),

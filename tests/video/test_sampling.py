@@ -21,7 +21,7 @@ def test_reference_vectors(shared: Path) -> None:
     vectors = json.loads((shared / "facts" / "sampling_vectors.json").read_text())
     for name, clips in vectors["kinetics"].items():
         num_frames, num_segments, num_clips = map(int, re.findall(r"\d+", name))
-        ours = [segment_indices(num_frames, num_segments, clip=k, num_clips=num_clips) for k in range(num_clips)]
+        ours = [segment_indices(num_frames, num_segments, clip=k, clips=num_clips) for k in range(num_clips)]
         assert ours == clips, name
     for name, from_one in vectors["sth"].items():  # Something-Something counts its frame files from 1
         num_frames, num_segments, num_clips = map(int, re.findall(r"\d+", name))
@@ -34,7 +34,7 @@ def test_reference_vectors(shared: Path) -> None:
 @pytest.mark.parametrize("num_segments", [1, 3, 8, 16])
 def test_clips_stay_inside_and_in_order(num_frames: int, num_segments: int) -> None:
     for num_clips in (1, 2, 5):
-        clips = [segment_indices(num_frames, num_segments, clip=k, num_clips=num_clips) for k in range(num_clips)]
+        clips = [segment_indices(num_frames, num_segments, clip=k, clips=num_clips) for k in range(num_clips)]
         for clip in clips:
             assert len(clip) == num_segments
             assert clip == sorted(clip)
@@ -48,7 +48,7 @@ def test_a_short_video_repeats_frames() -> None:
 
 
 def test_clips_of_a_video_differ() -> None:
-    first, second = (segment_indices(90, 4, clip=k, num_clips=2) for k in range(2))
+    first, second = (segment_indices(90, 4, clip=k, clips=2) for k in range(2))
     assert not set(first) & set(second)
 
 
@@ -83,4 +83,4 @@ def test_counts_below_one_are_refused(num_frames: int, num_segments: int) -> Non
 @pytest.mark.parametrize(("clip", "num_clips"), [(1, 1), (-1, 2), (0, 0)])
 def test_a_clip_that_does_not_exist_is_refused(clip: int, num_clips: int) -> None:
     with pytest.raises(ValueError, match="clip must lie in"):
-        segment_indices(30, 8, clip=clip, num_clips=num_clips)
+        segment_indices(30, 8, clip=clip, clips=num_clips)

@@ -27,16 +27,16 @@ def test_reference_crops(shared: Path, case: str) -> None:
     frames = tensors[f"{case}.frames"].permute(0, 3, 1, 2)  # (frames, h, w, 3) -> (frames, 3, h, w)
     expected = torch.stack([tensors[f"{case}.crop{crop}"] for crop in range(3)])
     preprocessing = Preprocessing(size=(expected.shape[-2], expected.shape[-1]))
-    torch.testing.assert_close(transforms.test_crops(frames, preprocessing, num_crops=3), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(transforms.test_crops(frames, preprocessing, crops=3), expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(transforms.test_crops(frames, preprocessing), expected[1:2], rtol=0, atol=1e-5)
 
 
 def test_places_of_the_crops() -> None:
     frames = random_frames(2, 3, 4, 9)  # 5 pixels too wide: crops at 0, ceil(5 / 2) and 5
-    crops = transforms.test_crops(frames, bytes_kept(4, 4), num_crops=3)
+    crops = transforms.test_crops(frames, bytes_kept(4, 4), crops=3)
     for crop, left in zip(crops, (0, 3, 5), strict=True):
         torch.testing.assert_close(crop, frames[..., left : left + 4].transpose(0, 1).float())
-    upright = transforms.test_crops(frames.mT, bytes_kept(4, 4), num_crops=3)
+    upright = transforms.test_crops(frames.mT, bytes_kept(4, 4), crops=3)
     torch.testing.assert_close(upright, crops.mT)
 
 
@@ -91,9 +91,9 @@ def test_a_window_is_cut_out_of_the_resized_frames() -> None:
 @pytest.mark.parametrize("num_crops", [1, 3])
 def test_crops_are_written_where_they_are_wanted(num_crops: int) -> None:
     frames = random_frames(2, 3, 40, 60)
-    expected = transforms.test_crops(frames, Preprocessing(size=(16, 16)), num_crops=num_crops)
+    expected = transforms.test_crops(frames, Preprocessing(size=(16, 16)), crops=num_crops)
     memory = torch.full((2, *expected.shape), torch.nan)
-    transforms.test_crops(frames, Preprocessing(size=(16, 16)), num_crops=num_crops, out=memory[1])
+    transforms.test_crops(frames, Preprocessing(size=(16, 16)), crops=num_crops, out=memory[1])
     assert torch.equal(memory[1], expected)
     assert memory[0].isnan().all()
 
@@ -122,7 +122,7 @@ def test_covering_size(shape: tuple[int, int], target: tuple[int, int], expected
 
 @pytest.mark.parametrize("shape", [(100, 110), (33, 301), (1, 1), (301, 33)])
 def test_any_frame_covers_a_non_square_clip(shape: tuple[int, int]) -> None:
-    crops = transforms.test_crops(random_frames(2, 3, *shape), Preprocessing(size=(24, 40)), num_crops=3)
+    crops = transforms.test_crops(random_frames(2, 3, *shape), Preprocessing(size=(24, 40)), crops=3)
     assert crops.shape == (3, 3, 2, 24, 40)
     assert crops.isfinite().all()
 
@@ -132,5 +132,3 @@ def test_other_tensors_are_refused() -> None:
     for wrong in (frames.float(), frames[0], frames.permute(0, 2, 3, 1)):
         with pytest.raises(ValueError, match="frames must be uint8"):
             transforms.test_crops(wrong, Preprocessing(size=(4, 4)))
-    with pytest.raises(ValueError, match="num_crops must be 1"):
-        transforms.test_crops(frames, Preprocessing(size=(4, 4)), num_crops=2)

@@ -72,6 +72,7 @@ class Evaluate:
         from uniformerv2.distributed import rank_device
         from uniformerv2.measuring.evaluation import evaluate, of_split, write_predictions
         from uniformerv2.measuring.ledger import check_targets, journal_beside, remove_journals
+        from uniformerv2.video.views import Views
 
         output = self.output or self._default_output()
         journal = journal_beside(output)
@@ -83,9 +84,7 @@ class Evaluate:
         result = evaluate(
             model.to(rank_device(self.device)),
             annotations,
-            num_clips=self.clips,
-            num_crops=self.crops,
-            average=self.average,
+            views=Views(self.clips, self.crops, self.average),
             batch_size=self.batch_size,
             workers=self.workers,
             journal=journal,

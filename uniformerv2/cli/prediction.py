@@ -64,12 +64,12 @@ class Predict:
         from uniformerv2.inference.reduction import Reduction
         from uniformerv2.inference.sharing import sharing_report
         from uniformerv2.predict import Predictor
+        from uniformerv2.video.views import Views
 
         predictor = Predictor(
             self.checkpoint,
             device=self.device,
-            num_clips=self.clips,
-            num_crops=self.crops,
+            views=Views(self.clips, self.crops),
             head=self.head,
             precision=self.precision,
             backend=self.backend,

@@ -18,9 +18,10 @@ from uniformerv2.data.shards import video_source
 from uniformerv2.errors import AnnotationError, VideoError
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.augment import Augmentation, augment
+from uniformerv2.video.clips import evaluation_views
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.sampling import random_segment_indices
-from uniformerv2.video.views import evaluation_views
+from uniformerv2.video.views import Views
 
 
 class VideoDataset(Dataset[Sample]):
@@ -37,8 +38,7 @@ class VideoDataset(Dataset[Sample]):
         augmentation: given for training, None for evaluation.
         repeats: training only: views of a video in one batch (repeated augmentation), each with frames and an
             augmentation of its own; the first is the one of `repeats=1`.
-        num_clips: evaluation only: clips spread over the video.
-        num_crops: evaluation only: 1 (centre) or 3 crops of each clip; `evaluation_views` gives their order.
+        views: evaluation only; `evaluation_views` gives their order.
         threads: decoder threads per video; 1 inside loader workers, 0 lets the decoder choose.
 
     Raises:
@@ -53,16 +53,13 @@ class VideoDataset(Dataset[Sample]):
         *,
         augmentation: Augmentation | None = None,
         repeats: int = 1,
-        num_clips: int = 1,
-        num_crops: int = 1,
+        views: Views = Views(),
         threads: int = 1,
     ) -> None:
-        if num_clips < 1 or num_crops not in (1, 3) or repeats < 1:
-            raise ValueError(
-                f"need num_clips >= 1, num_crops 1 or 3 and repeats >= 1, got {num_clips}, {num_crops} and {repeats}"
-            )
-        if augmentation is not None and num_clips * num_crops != 1:
-            raise ValueError(f"training takes random views (repeats), got {num_clips} clips and {num_crops} crops")
+        if repeats < 1:
+            raise ValueError(f"need repeats >= 1, got {repeats}")
+        if augmentation is not None and len(views) != 1:
+            raise ValueError(f"training takes random views (repeats), got {views}")
         if augmentation is None and repeats != 1:
             raise ValueError(f"only training repeats, and it needs an augmentation; got repeats {repeats} without")
         if not annotations:
@@ -80,8 +77,7 @@ class VideoDataset(Dataset[Sample]):
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.repeats = repeats
-        self.num_clips = num_clips
-        self.num_crops = num_crops
+        self.views = views
         self.threads = threads
 
     def __len__(self) -> int:
@@ -90,8 +86,7 @@ class VideoDataset(Dataset[Sample]):
     @property
     def clips_shape(self) -> tuple[int, int, int, int, int]:
         """(views, 3, frames, height, width) of a sample's clips."""
-        views = self.repeats * self.num_clips * self.num_crops
-        return views, 3, self.preprocessing.num_frames, *self.preprocessing.size
+        return self.repeats * len(self.views), 3, self.preprocessing.num_frames, *self.preprocessing.size
 
     def __getitem__(self, key: Key) -> Sample:
         """The clips of one video.
@@ -133,15 +128,7 @@ class VideoDataset(Dataset[Sample]):
             first, count = _annotated_frames(reader, row)
             if self.augmentation is not None:
                 return self._random_views(reader, self.augmentation, first, count, seed, out)
-            return evaluation_views(
-                reader,
-                self.preprocessing,
-                num_clips=self.num_clips,
-                num_crops=self.num_crops,
-                first=first,
-                count=count,
-                out=out,
-            )
+            return evaluation_views(reader, self.preprocessing, self.views, first=first, count=count, out=out)
 
     def _random_views(
         self, reader: VideoReader, augmentation: Augmentation, first: int, count: int, seed: str, out: Tensor

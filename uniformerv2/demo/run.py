@@ -35,10 +35,11 @@ from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Reci
 from uniformerv2.video.augment import Augmentation
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.sampling import segment_indices
+from uniformerv2.video.views import Views
 
 ASSET = "stills_vit.safetensors"  # in uniformerv2/assets, from tools/pretrain_stills.py
 NUM_FRAMES = 8
-EVALUATION_CLIPS = 3  # with 33 frames a video, the three clips are symmetric in time
+EVALUATION_VIEWS = Views(clips=3)  # with 33 frames a video, the three clips are symmetric in time
 
 SUMMARY = (
     "Twelve actions were drawn in pairs that are each other's time reversal and encoded as H.264 files; a small image "
@@ -113,10 +114,10 @@ def _run(folder: DemoFolder, effort: Effort, *, seed: int, workers: int, console
     console.rule("4 of 4: measuring and reporting")
     with watch.measure("measuring and reporting"):
         runs = [folder.run(contender) for contender in CONTENDERS]
-        predictors = [Predictor(run / "last.safetensors", num_clips=EVALUATION_CLIPS) for run in runs]
+        predictors = [Predictor(run / "last.safetensors", views=EVALUATION_VIEWS) for run in runs]
         held_out = of_split(read_annotations(manifest), "test")
         evaluations = [
-            evaluate(one.model, held_out, num_clips=EVALUATION_CLIPS, batch_size=24, workers=workers, console=console)
+            evaluate(one.model, held_out, views=EVALUATION_VIEWS, batch_size=24, workers=workers, console=console)
             for one in predictors
         ]
         unseen_label = _draw_unseen(folder.unseen, seed=seed)

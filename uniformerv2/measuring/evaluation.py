@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,41 +23,16 @@ from uniformerv2.measuring.class_order import order_warning
 from uniformerv2.measuring.ledger import Ledger, Record, videos_digest, weights_digest
 from uniformerv2.measuring.published_figures import Published, published_figure
 from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.video.views import Average, Views
 from uniformerv2.weights.labels import matching
 
 if TYPE_CHECKING:
     from rich.console import Console
     from torch.utils.data import DataLoader
 
-Average = Literal["probabilities", "logits"]
-
 TOP = 5  # classes that are kept of a video's ranking, and that top-5 accuracy accepts
 BINS = 15  # of the calibration error
 WORST = 10  # pairs of confused classes that are told
-
-
-@dataclass(frozen=True)
-class Views:
-    """What is looked at of every video, and how it is computed."""
-
-    num_clips: int = 1  # evenly spread over the video
-    num_crops: int = 1  # of each clip: 1 (centre) or 3 (along the longer side)
-    average: Average = "probabilities"
-    batch_size: int = 8  # clips that the model sees at once
-
-    def __post_init__(self) -> None:
-        if self.num_clips < 1 or self.num_crops not in (1, 3) or self.batch_size < 1:
-            raise RecipeError(
-                f"need at least 1 clip, 1 or 3 crops and a batch size of at least 1, got {self.num_clips}, "
-                f"{self.num_crops} and {self.batch_size}"
-            )
-        if self.average not in get_args(Average):
-            raise RecipeError(f"average must be {' or '.join(get_args(Average))}, got {self.average!r}")
-
-    @property
-    def videos_at_once(self) -> int:
-        """How many videos are computed together: the unit of work."""
-        return max(1, self.batch_size // (self.num_clips * self.num_crops))
 
 
 # --- what is found
@@ -212,16 +187,14 @@ def evaluate(
     model: UniFormerV2,
     annotations: Sequence[Annotation],
     *,
-    num_clips: int = 1,
-    num_crops: int = 1,
-    average: Average = "probabilities",
+    views: Views = Views(),
     batch_size: int = 8,
     workers: int = 0,
     journal: Path | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> Evaluation:
-    """Multi-view accuracy: what a model says of num_clips x num_crops views of a video is averaged.
+    """Multi-view accuracy: what a model says of several views of a video is averaged.
 
     In a process group of torch.distributed the processes share the videos, and each returns the whole result. As the
     same videos are always computed together, whoever computes them, it does not depend on how many there are.
@@ -229,9 +202,7 @@ def evaluate(
     Args:
         model: computes in float32 on the device that it is on, and is left in eval mode.
         annotations: the videos; their labels must be among the model's, be it in another spelling.
-        num_clips: clips evenly spread over a video.
-        num_crops: 1 (centre) or 3 (along the longer side) of each clip.
-        average: "probabilities", as the reference does, or "logits", whose mean is then turned into probabilities.
+        views: clips x crops of each video, and what is averaged over them.
         batch_size: clips that the model sees at once.
         workers: processes that read videos; 0 reads in this one.
         journal: file that everything is added to at once, for `resume`; `remove_journals` when the result is safe.
@@ -244,15 +215,19 @@ def evaluate(
     Raises:
         AnnotationError: a label that the model does not know.
         CheckpointError: the model has no labels, or what it computes are no numbers.
-        RecipeError: a journal of another model, other videos or other options, or one that `resume` was not given for.
+        RecipeError: a batch size below 1, a journal of another model, other videos or other options, or one that
+            `resume` was not given for.
         VideoError: not one video could be read.
     """
-    views = Views(num_clips, num_crops, average, batch_size)
+    if batch_size < 1:
+        raise RecipeError(f"the batch size must be at least 1, got {batch_size}")
     rows, renamed = match_labels(annotations, _labels_of(model))
-    evaluation_loader(model, rows, views)  # what is wrong with rows and views shows before anything is written
-    ledger = Ledger(journal, _work(model, rows, views) if journal else {}, resume=resume)
+    evaluation_loader(
+        model, rows, views, batch_size=batch_size
+    )  # what is wrong with rows and views shows before anything is written
+    ledger = Ledger(journal, _work(model, rows, views, batch_size) if journal else {}, resume=resume)
     try:
-        _score_open_units(model, rows, views, ledger, workers=workers, console=console)
+        _score_open_units(model, rows, views, ledger, batch_size=batch_size, workers=workers, console=console)
         records = ledger.collect()
     finally:
         ledger.close()
@@ -273,6 +248,7 @@ class HeldOut:
         model: its labels and its preprocessing count.
         annotations: the videos, under the model's labels.
         views: what is looked at.
+        batch_size: clips that the model sees at once.
         workers: processes that read videos; 0 reads in this one.
 
     Raises:
@@ -280,23 +256,32 @@ class HeldOut:
     """
 
     def __init__(
-        self, model: UniFormerV2, annotations: Sequence[Annotation], views: Views, *, workers: int = 0
+        self,
+        model: UniFormerV2,
+        annotations: Sequence[Annotation],
+        views: Views = Views(),
+        *,
+        batch_size: int = 8,
+        workers: int = 0,
     ) -> None:
-        self.annotations, self.views, self._ranks = annotations, views, current_ranks()
-        self._units = _units(annotations, views)[self._ranks.rank :: self._ranks.world]
+        self.annotations, self.views, self.batch_size = annotations, views, batch_size
+        self._ranks = current_ranks()
+        self._units = _units(annotations, videos_at_once(views, batch_size))[self._ranks.rank :: self._ranks.world]
         self._rows = [annotations[row] for unit in self._units for row in unit]
         # made of all of them where none is for this process: what is wrong with them shows in every process
-        self._loader = evaluation_loader(model, self._rows or annotations, views, workers=workers)
+        self._loader = evaluation_loader(
+            model, self._rows or annotations, views, batch_size=batch_size, workers=workers
+        )
 
     def evaluate(self, model: UniFormerV2) -> Evaluation:
         """The result, in every process. Raises CheckpointError and VideoError, as `evaluate`."""
         model.eval()
-        step = self.views.videos_at_once
+        step = videos_at_once(self.views, self.batch_size)
         batches = self._loader if self._rows else ()
 
         def records() -> list[Record]:
             return [
-                score(model, batch, self.views, unit, first=place * step)
+                score(model, batch, self.views, unit, batch_size=self.batch_size, first=place * step)
                 for place, (unit, batch) in enumerate(zip(self._units, batches, strict=True))
             ]
 
@@ -352,26 +337,26 @@ def match_labels(annotations: Sequence[Annotation], labels: Sequence[str]) -> tu
 
 
 def evaluation_loader(
-    model: UniFormerV2, annotations: Sequence[Annotation], views: Views, *, workers: int = 0
+    model: UniFormerV2, annotations: Sequence[Annotation], views: Views, *, batch_size: int = 8, workers: int = 0
 ) -> DataLoader[Any]:
-    """The views of the videos, in batches of `views.videos_at_once`.
+    """The views of the videos, in batches of `videos_at_once`.
 
     Raises:
         AnnotationError: no annotations, or a label that is not among the model's.
         CheckpointError: the model has no labels.
     """
-    dataset = VideoDataset(
-        annotations,
-        _labels_of(model),
-        model.preprocessing,
-        num_clips=views.num_clips,
-        num_crops=views.num_crops,
-        threads=1,
-    )
-    return make_loader(dataset, batch_size=views.videos_at_once, workers=workers, seed=0, training=False)
+    dataset = VideoDataset(annotations, _labels_of(model), model.preprocessing, views=views, threads=1)
+    return make_loader(dataset, batch_size=videos_at_once(views, batch_size), workers=workers, seed=0, training=False)
 
 
-def score(model: UniFormerV2, batch: Batch, views: Views, rows: Sequence[int], *, first: int = 0) -> Record:
+def videos_at_once(views: Views, batch_size: int) -> int:
+    """How many videos are computed together: the unit of work."""
+    return max(1, batch_size // len(views))
+
+
+def score(
+    model: UniFormerV2, batch: Batch, views: Views, rows: Sequence[int], *, batch_size: int = 8, first: int = 0
+) -> Record:
     """What a model says of a batch, as JSON has it, so that it is the same once it was written down and read again.
 
     Args:
@@ -379,6 +364,7 @@ def score(model: UniFormerV2, batch: Batch, views: Views, rows: Sequence[int], *
         batch: of a dataset's rows from `first` on.
         views: how to compute.
         rows: numbers of the annotations that it was made of, in order.
+        batch_size: clips that the model sees at once.
         first: row of the dataset where the batch begins.
 
     Raises:
@@ -394,7 +380,7 @@ def score(model: UniFormerV2, batch: Batch, views: Views, rows: Sequence[int], *
     if not read:
         return record
     clips = batch.clips.to(model_device(model), non_blocking=True)
-    scores = average_views(model, clips, batch_size=views.batch_size, average=views.average).cpu()
+    scores = average_views(model, clips, batch_size=batch_size, average=views.average).cpu()
     if not scores.isfinite().all():
         raise CheckpointError(f"{batch.paths[0]}: the model gives NaN, so its weights or its clips are no numbers")
     own = scores.gather(1, batch.labels[:, None]).clamp_min(torch.finfo(scores.dtype).tiny)
@@ -440,8 +426,8 @@ def summarise(
         top1=sum(one.label == one.labels[0] for one in videos) / len(videos),
         top5=sum(one.label in one.labels for one in videos) / len(videos),
         loss=math.fsum(loss for *_, loss in found) / len(videos),
-        num_clips=views.num_clips,
-        num_crops=views.num_crops,
+        num_clips=views.clips,
+        num_crops=views.crops,
         classes=_class_accuracies(labels, videos),
         videos=videos,
         skipped=skipped,
@@ -475,6 +461,7 @@ def _score_open_units(
     views: Views,
     ledger: Ledger,
     *,
+    batch_size: int,
     workers: int,
     console: Console | None,
 ) -> None:
@@ -482,31 +469,33 @@ def _score_open_units(
 
     A unit is a fixed number of rows that follow each other, so that a video has the same company in every run.
     """
-    units = _units(annotations, views)
+    step = videos_at_once(views, batch_size)
+    units = _units(annotations, step)
     mine = [number for number in ledger.mine(len(units)) if (number,) not in ledger.done]
     order = [annotations[row] for number in mine for row in units[number]]
     if not order:
         return
     model.eval()
-    loader = evaluation_loader(model, order, views, workers=workers)
+    loader = evaluation_loader(model, order, views, batch_size=batch_size, workers=workers)
     for place, (number, batch) in enumerate(zip(mine, _tracked(loader, console), strict=True)):
-        ledger.add((number,), score(model, batch, views, units[number], first=place * views.videos_at_once))
+        record = score(model, batch, views, units[number], batch_size=batch_size, first=place * step)
+        ledger.add((number,), record)
 
 
-def _units(annotations: Sequence[Annotation], views: Views) -> list[range]:
+def _units(annotations: Sequence[Annotation], step: int) -> list[range]:
     """Rows that are computed together."""
     rows = range(len(annotations))
-    return [rows[first : first + views.videos_at_once] for first in rows[:: views.videos_at_once]]
+    return [rows[first : first + step] for first in rows[::step]]
 
 
-def _work(model: UniFormerV2, annotations: Sequence[Annotation], views: Views) -> dict[str, str]:
+def _work(model: UniFormerV2, annotations: Sequence[Annotation], views: Views, batch_size: int) -> dict[str, str]:
     """What decides the result, for the journal."""
     return {
         "weights": weights_digest(model),
         "videos": videos_digest(annotations),
-        "views": f"{views.num_clips} clips x {views.num_crops} crops",
+        "views": f"{views.clips} clips x {views.crops} crops",
         "average": views.average,
-        "batch size": str(views.batch_size),
+        "batch size": str(batch_size),
     }
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.video.views import Views
 from uniformerv2.weights.labels import class_list
 from uniformerv2.weights.zoo import ZooEntry, zoo_entry
-
-if TYPE_CHECKING:
-    from uniformerv2.measuring.evaluation import Views
 
 # Rows of the validation sets, as their owners publish them. Many videos are gone by now, hence the share.
 VALIDATION_VIDEOS = {
@@ -51,7 +48,7 @@ def published_figure(
     Args:
         model: what is measured.
         annotations: the videos, under the labels of the model.
-        views: `Views` of the measurement.
+        views: of the measurement.
         skipped: how many of the videos could not be read.
 
     Returns:
@@ -76,7 +73,7 @@ def _has_its_classes(model: UniFormerV2, entry: ZooEntry) -> bool:
 
 def _view_differences(model: UniFormerV2, entry: ZooEntry, views: Views) -> list[str]:
     own, then = model.preprocessing, entry.preprocessing()
-    measured = f"{own.num_frames}x{views.num_crops}x{views.num_clips}"
+    measured = f"{own.num_frames}x{views.crops}x{views.clips}"
     found = []
     if measured != entry.views:
         found.append(f"measured with {measured} views")

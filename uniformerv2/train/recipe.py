@@ -14,6 +14,7 @@ from typing import Any, Literal
 from uniformerv2.errors import RecipeError
 from uniformerv2.model.config import Layout, LocalBlocks
 from uniformerv2.video.augmentation import Augmentation
+from uniformerv2.video.views import Views
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
@@ -240,8 +241,11 @@ class EvaluationRecipe:
     """1: the centre of each of these clips; 3: three crops along its longer side."""
 
     def __post_init__(self) -> None:
-        _require(self.clips >= 1, "clips must be positive", self.clips)
-        _require(self.crops in (1, 3), "crops must be 1 or 3", self.crops)
+        _ = self.views
+
+    @property
+    def views(self) -> Views:
+        return Views(self.clips, self.crops)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 
-def segment_indices(num_frames: int, num_segments: int, *, clip: int = 0, num_clips: int = 1) -> list[int]:
+def segment_indices(num_frames: int, num_segments: int, *, clip: int = 0, clips: int = 1) -> list[int]:
     """Frame indices of one evenly spread clip, for testing (sparse sampling, TSN).
 
     The video is cut into `num_segments` equal segments and one frame is taken from each. The clips
@@ -18,20 +18,20 @@ def segment_indices(num_frames: int, num_segments: int, *, clip: int = 0, num_cl
     Args:
         num_frames: frames in the video, at least 1.
         num_segments: frames in the clip, at least 1; may exceed `num_frames`, then frames repeat.
-        clip: which of the `num_clips` clips, from 0.
-        num_clips: clips per video, at least 1.
+        clip: which of the `clips` clips, from 0.
+        clips: clips per video, at least 1.
 
     Returns:
         `num_segments` indices in [0, num_frames), never decreasing. Equal to the official implementation.
 
     Raises:
-        ValueError: a count below 1, or `clip` outside [0, num_clips).
+        ValueError: a count below 1, or `clip` outside [0, clips).
     """
     _check_counts(num_frames, num_segments)
-    if not 0 <= clip < num_clips:
-        raise ValueError(f"clip must lie in [0, num_clips={num_clips}), got {clip}")
+    if not 0 <= clip < clips:
+        raise ValueError(f"clip must lie in [0, clips={clips}), got {clip}")
     length = (num_frames - 1) / num_segments  # of a segment, in frames
-    offset = int(length / (num_clips + 1) * (clip + 1))
+    offset = int(length / (clips + 1) * (clip + 1))
     return [min(round(length * segment) + offset, num_frames - 1) for segment in range(num_segments)]
 
 

@@ -19,7 +19,7 @@ def test_crops(
     frames: Tensor,
     preprocessing: Preprocessing,
     *,
-    num_crops: int = 1,  # noqa: PT028 - not a test
+    crops: int = 1,  # noqa: PT028 - not a test
     out: Tensor | None = None,  # noqa: PT028
 ) -> Tensor:
     """The crops that one clip is tested on, equal to the official implementation.
@@ -29,21 +29,19 @@ def test_crops(
     Args:
         frames: uint8 (frames, 3, height, width), RGB.
         preprocessing: size, mean, std and channel order of the model.
-        num_crops: 1 for the centre, 3 for start, centre and end along the longer side.
+        crops: 1 for the centre, 3 for start, centre and end along the longer side.
         out: where to write the result; None: new memory.
 
     Returns:
-        float32 (num_crops, 3, frames, H, W), normalised, in the model's channel order.
+        float32 (crops, 3, frames, H, W), normalised, in the model's channel order.
 
     Raises:
-        ValueError: frames of another shape or dtype, or `num_crops` other than 1 or 3.
+        ValueError: frames of another shape or dtype.
     """
     check_frames(frames)
-    if num_crops not in (1, 3):
-        raise ValueError(f"num_crops must be 1 (centre) or 3 (start, centre, end), got {num_crops}")
     size = covering_size(frames.shape, preprocessing.size)
     excess = [large - small for large, small in zip(size, preprocessing.size, strict=True)]  # pixels; one of them is 0
-    if num_crops == 1:
+    if crops == 1:
         centre = _window([math.ceil(pixels / 2) for pixels in excess], preprocessing.size)
         clip = resized_clip(frames, size, preprocessing, window=centre, out=None if out is None else out[0])
         return clip[None]

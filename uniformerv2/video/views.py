@@ -1,98 +1,32 @@
-"""The views of a video that evaluation and prediction look at."""
+"""Which views of a video are classified."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from typing import Literal, get_args
 
-import torch
-from torch import Tensor
+from uniformerv2.errors import RecipeError
 
-from uniformerv2.model.config import Preprocessing
-from uniformerv2.video.reader import VideoReader
-from uniformerv2.video.sampling import segment_indices
-from uniformerv2.video.transforms import test_crops
+Average = Literal["probabilities", "logits"]
 
 
-def evaluation_views(
-    reader: VideoReader,
-    preprocessing: Preprocessing,
-    *,
-    num_clips: int = 1,
-    num_crops: int = 1,
-    first: int = 0,
-    count: int | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Clips spread over a video, each in one or three crops.
-
-    Args:
-        reader: the video; every frame that a view needs is decoded once.
-        preprocessing: frames, size and normalisation of the model.
-        num_clips: clips per video, at least 1.
-        num_crops: 1 (centre) or 3 (along the longer side) of each clip.
-        first: the first frame that may be seen.
-        count: how many frames from there may be seen; None: all.
-        out: where to write the result; None: new memory.
-
-    Returns:
-        float32 (num_clips x num_crops, 3, frames, height, width), normalised: clips in order of time and, for each,
-        its crops from left (or top) to right (or bottom).
-
-    Raises:
-        VideoError: a wanted frame cannot be decoded.
-    """
-    count = len(reader) - first if count is None else count
-    places = _places(count, preprocessing.num_frames, num_clips)
-    clips = reader.frames_at([first + index for clip in places for index in clip]).split(preprocessing.num_frames)
-    views = torch.empty((num_clips * num_crops, 3, len(clips[0]), *preprocessing.size)) if out is None else out
-    for clip, crops in zip(clips, views.split(num_crops), strict=True):
-        test_crops(clip, preprocessing, num_crops=num_crops, out=crops)
-    return views
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Views:
-    """Clips that may have frames in common, as those of a short video have; each frame is there once."""
-
-    frames: Tensor  # float32 (3, frames, height, width), normalised; a crop of a frame is a frame of its own
-    clips: Tensor  # int64 (clips, frames of a clip): places among the frames
-
-    def whole(self) -> Tensor:
-        """Each clip with all of its frames, contiguous: (clips, 3, frames of a clip, height, width)."""
-        # (3, clips, frames of a clip, height, width) -> (clips, 3, frames of a clip, height, width)
-        return self.frames[:, self.clips].transpose(0, 1).contiguous()
-
-
-def distinct_views(
-    reader: VideoReader, preprocessing: Preprocessing, *, num_clips: int = 1, num_crops: int = 1
-) -> Views:
-    """What `evaluation_views` looks at, every frame read and resized once.
-
-    Args:
-        reader, preprocessing, num_clips, num_crops: as of `evaluation_views`.
+    """Clips x crops of a video, and what is averaged over them.
 
     Raises:
-        VideoError: a wanted frame cannot be decoded.
+        RecipeError: a value that is not possible.
     """
-    indices = torch.tensor(_places(len(reader), preprocessing.num_frames, num_clips))
-    wanted, places = indices.unique(return_inverse=True)
-    crops = test_crops(reader.frames_at(wanted.tolist()), preprocessing, num_crops=num_crops)
-    starts = len(wanted) * torch.arange(num_crops)
-    # (crops, 3, frames, height, width) -> (3, crops·frames, height, width)
-    frames = crops.transpose(0, 1).flatten(1, 2)
-    # (clips, 1, frames of a clip) + (crops, 1) -> (clips·crops, frames of a clip)
-    return Views(frames, (places[:, None] + starts[:, None]).flatten(0, 1))
 
+    clips: int = 1  # evenly spread over the video
+    crops: int = 1  # of each clip: 1 (centre) or 3 (along the longer side)
+    average: Average = "probabilities"  # as the reference does; or the probabilities of the mean logits
 
-def joined(videos: Sequence[Views]) -> Views:
-    """The clips of one video after those of the other."""
-    starts = accumulate((len(video.frames[0]) for video in videos[:-1]), initial=0)
-    clips = [video.clips + start for video, start in zip(videos, starts, strict=True)]
-    return Views(torch.cat([video.frames for video in videos], dim=1), torch.cat(clips))
+    def __post_init__(self) -> None:
+        if self.clips < 1 or self.crops not in (1, 3):
+            raise RecipeError(f"need at least 1 clip and 1 or 3 crops, got {self.clips} clips and {self.crops} crops")
+        if self.average not in get_args(Average):
+            raise RecipeError(f"average must be {' or '.join(get_args(Average))}, got {self.average!r}")
 
-
-def _places(count: int, num_frames: int, num_clips: int) -> list[list[int]]:
-    """Frame indices of each clip."""
-    return [segment_indices(count, num_frames, clip=clip, num_clips=num_clips) for clip in range(num_clips)]
+    def __len__(self) -> int:
+        return self.clips * self.crops

@@ -28,6 +28,7 @@ from uniformerv2.tasks.classification.training import (
 )
 from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Precision, Recipe
+from uniformerv2.video.views import Views
 from uniformerv2.weights import load_model
 
 
@@ -200,7 +201,7 @@ def test_the_run_is_measured_with_the_views_of_the_recipe(colours: Path, recipe:
     )
     result = train_classifier(colours, tmp_path / "run", one)
     held_out = read_annotations(result.last.parent / "held_out.csv")
-    assert result.evaluation == evaluate(load_model(result.last), held_out, num_clips=2, num_crops=3)
+    assert result.evaluation == evaluate(load_model(result.last), held_out, views=Views(2, 3))
     assert result.evaluation.num_clips == 2
     again = train_classifier(colours, tmp_path / "run", one, resume=True)
     assert again.evaluation == result.evaluation

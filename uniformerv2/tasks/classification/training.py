@@ -27,7 +27,7 @@ from uniformerv2.data.split import split_annotations
 from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks, rank_device, reporting_lost_ranks
 from uniformerv2.errors import RecipeError
-from uniformerv2.measuring.evaluation import Evaluation, HeldOut, Views
+from uniformerv2.measuring.evaluation import Evaluation, HeldOut
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.classification.mixing import Mixing, mix
 from uniformerv2.tasks.feature_cache import FeatureCache, FeatureLayout
@@ -278,7 +278,7 @@ def assemble(
     model = build_model(recipe, videos.labels).to(device)
     recipe = _with_precision(recipe, device, width=model.config.width)
     task = Classification(
-        HeldOut(model, videos.held_out, Views(batch_size=micro_batch(recipe)), workers=workers),
+        HeldOut(model, videos.held_out, batch_size=micro_batch(recipe), workers=workers),
         label_smoothing=recipe.optimization.label_smoothing,
         mixing=Mixing(recipe.augmentation.mixup, recipe.augmentation.cutmix),
         console=console,
@@ -370,12 +370,12 @@ def _announce(console: Console | None, recipe: Recipe, model: UniFormerV2, video
 def measure(trainer: Trainer, parts: Parts, held_out: Sequence[Annotation], *, workers: int = 0) -> Evaluation:
     """The evaluation of the run, with the views of the recipe; that of the last epoch where it is the same."""
     recipe, model = parts.recipe, parts.model
-    views = Views(recipe.evaluation.clips, recipe.evaluation.crops, batch_size=micro_batch(recipe))
-    if parts.task.evaluation is not None and views.num_clips * views.num_crops == 1:
+    views = recipe.evaluation.views
+    if parts.task.evaluation is not None and len(views) == 1:
         return parts.task.evaluation
     with trainer.evaluated() as evaluated:
         assert isinstance(evaluated, UniFormerV2)
-        return HeldOut(model, held_out, views, workers=workers).evaluate(evaluated)
+        return HeldOut(model, held_out, views, batch_size=micro_batch(recipe), workers=workers).evaluate(evaluated)
 
 
 def _path(value: str | Path | None) -> Path | None:

@@ -1,0 +1,52 @@
+"""Views of shared frames are the views that evaluation looks at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from uniformerv2.model.config import Preprocessing
+from uniformerv2.video.clips import distinct_views, evaluation_views, joined
+from uniformerv2.video.reader import VideoReader
+from uniformerv2.video.sampling import segment_indices
+from uniformerv2.video.views import Views
+
+PREPROCESSING = Preprocessing(num_frames=4, size=(32, 32))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve frames of noise, wider than high, so that the three crops differ."""
+    path = tmp_path_factory.mktemp("wide") / "wide.mp4"
+    noise = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
+        for _ in range(12):
+            frame = noise.integers(0, 255, (48, 80, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("views", [Views(), Views(4), Views(1, 3), Views(4, 3)], ids=str)
+def test_every_frame_is_there_once_and_the_clips_are_those_of_evaluation(wide: Path, views: Views) -> None:
+    with VideoReader(wide) as reader:
+        shared = distinct_views(reader, PREPROCESSING, views)
+        expected = evaluation_views(reader, PREPROCESSING, views)
+    distinct = {index for clip in range(views.clips) for index in segment_indices(12, 4, clip=clip, clips=views.clips)}
+    assert shared.frames.shape == (3, views.crops * len(distinct), 32, 32)
+    assert torch.equal(shared.whole(), expected)
+    assert shared.whole().is_contiguous()
+
+
+def test_the_clips_of_several_videos_follow_each_other(wide: Path, colours: Path) -> None:
+    videos = []
+    for path, clips in ((wide, 3), (colours / "red" / "red0.mp4", 1), (wide, 2)):
+        with VideoReader(path) as reader:
+            videos.append(distinct_views(reader, PREPROCESSING, Views(clips)))
+    assert torch.equal(joined(videos).whole(), torch.cat([video.whole() for video in videos]))
