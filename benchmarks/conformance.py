@@ -27,16 +27,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from uniformerv2 import Preprocessing, UniFormerV2, arm, load_model
-from uniformerv2.video.transforms import test_crops
+from uniformerv2 import UniFormerV2, load_model
 from uniformerv2.weights.image_hints import hints_from_metadata
-from uniformerv2.weights.image_recognise import read_image_model
 from uniformerv2.weights.key_names import VIDEO_FORMATS, to_ours, video_format
-from uniformerv2.weights.loading import IMAGE_FIELDS
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from reference.outputs import armed, crop_outputs, eval_outputs, image_outputs, train_outputs
 
 LIMITS = {"gradients": 1e-4}
 LIMIT = 1e-5
@@ -83,56 +83,20 @@ def _compare_crops(record: Record) -> Errors:
     for key, frames in record.items():
         name, _, kind = key.rpartition(".")
         if kind == "frames":
-            size = record[f"{name}.crop0"].shape[-2:]
-            crops = test_crops(frames.permute(0, 3, 1, 2), Preprocessing(size=(size[0], size[1])), crops=3)
-            seen |= {f"{name}.crop{number}": crop for number, crop in enumerate(crops)}
+            crops = crop_outputs(frames, record[f"{name}.crop0"].shape[-1])
+            seen |= {f"{name}.{crop}": pixels for crop, pixels in crops.items()}
     recorded = {key: tensor for key, tensor in record.items() if ".crop" in key}
     return {"crops": max(_relative_error(seen.get(key), tensor) for key, tensor in recorded.items())}
 
 
 def _compare_image(state: Record, metadata: Mapping[str, str], record: Record) -> Errors:
     """Tokens and pooled embedding of an image transformer, as recorded and as every frame of the armed model's."""
-    hints = hints_from_metadata(metadata)
-    image = read_image_model(state, hints)
-    told = {field: getattr(image.config, field) for field in IMAGE_FIELDS}
-    model = arm(state, num_classes=2, **told).eval()
-    config = model.config
-    seen: Record = {}
-    with torch.no_grad():
-        # (n, 3, height, width) -> one clip of n frames
-        clip = record["input"].transpose(0, 1)[None]
-        tokens, places = model.backbone.embed(clip)
-        for block in model.backbone.blocks:
-            tokens = block(tokens, places)
-        seen["pooled"] = model.backbone.frame_embeddings(tokens, places)[0]
-        tokens = model.backbone.post_norm(tokens)[0]
-        seen["armed"] = model.forward_features(clip).frame_embeddings[0]
-    # ours has the registers behind the patches
-    registers = tokens[:, tokens.shape[1] - config.register_tokens :]
-    seen["tokens"] = torch.cat([tokens[:, : places.class_tokens], registers, tokens[:, places.patches]], dim=1)
+    seen = image_outputs(armed(state, hints_from_metadata(metadata)), record["input"])
     record = {"tokens": record["tokens"], "pooled": record["pooled"], "armed": record["pooled"]}
     return _errors(seen, record, {kind: kind for kind in record})
 
 
 def _compare_eval(model: UniFormerV2, record: Record) -> Errors:
-    seen: Record = {}
-    hooks = [
-        block.register_forward_hook(lambda _, __, out, name=f"eval.local.{number}": seen.update({name: out}))
-        for number, block in enumerate(model.backbone.blocks)
-    ]
-    hooks += [
-        # one query: (batch, 1, width) -> (batch, width)
-        block.register_forward_hook(lambda _, __, out, name=f"eval.global.{number}": seen.update({name: out[0][:, 0]}))
-        for number, block in enumerate(model.global_blocks)
-    ]
-    model.eval()
-    with torch.no_grad():
-        pooled = model.forward_features(record["input"]).pooled
-        seen["eval.pooled"] = pooled
-        seen["eval.features"] = model.head.norm(pooled)
-        seen["eval.logits"] = model.head(pooled)
-    for hook in hooks:
-        hook.remove()
     kinds = {
         "logits": "eval.logits",
         "pooled": "eval.pooled",
@@ -140,20 +104,14 @@ def _compare_eval(model: UniFormerV2, record: Record) -> Errors:
         "local": "eval.local.",
         "global": "eval.global.",
     }
-    return _errors(seen, record, kinds)
+    return _errors(eval_outputs(model, record["input"]), record, kinds)
 
 
 def _compare_train(model: UniFormerV2, record: Record, kind: str) -> Errors:
     if "train.target" not in record:
         return {}
-    model.train()
-    logits = model(record["input"])
-    loss = F.cross_entropy(logits, record["train.target"])
-    loss.backward()
-    seen = {"train.logits": logits.detach(), "train.loss": loss.detach().view_as(record["train.loss"])}
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    seen |= {f"train.grad.{name}": grad for name, grad in gradients.items() if grad is not None}
-    seen |= {f"train.after.{name}": buffer for name, buffer in model.named_buffers()}
+    seen = train_outputs(model, record["input"], record["train.target"])
+    seen["train.loss"] = seen["train.loss"].view_as(record["train.loss"])
     recorded = {key: record[key] for key in ("train.logits", "train.loss") if key in record}
     recorded |= _in_our_names(record, "train.grad.", kind) | _in_our_names(record, "train.after.", kind)
     kinds = {

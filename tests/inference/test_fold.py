@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from uniformerv2 import ModelConfig, Preprocessing, arm, load_model
+from reference.manifest import IMAGE, VIDEO
+from reference.recorded import draw_input, image_model, video_model
+from uniformerv2 import ModelConfig, Preprocessing
 from uniformerv2.inference.fold import fold
 from uniformerv2.inference.narrow import narrow
 from uniformerv2.inference.packed import PackedLinear, can_pack, pack
 from uniformerv2.model.config import Rotary
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.weights.image_hints import hints_from_metadata
-from uniformerv2.weights.image_recognise import read_image_model
-from uniformerv2.weights.loading import IMAGE_FIELDS
 
 PLAIN = ModelConfig(width=32, depth=3, heads=2, patch_size=8, image_size=(16, 24), global_after=(1, 2), num_classes=5)
 LOCAL = {"local_blocks": "attention+mlp", "temporal_downsample": True}
@@ -102,35 +98,15 @@ def test_a_packed_model_is_the_same_function(name: str) -> None:
         assert_same(packed, model, clip)
 
 
-def recorded_models(shared: Path) -> list[tuple[str, UniFormerV2, Tensor]]:
-    """Every model of the recorded outputs, with the clip that it was recorded on."""
-    models = []
-    for file in sorted((shared / "conformance").rglob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            record = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
-        state = {key.removeprefix("weights."): one for key, one in record.items() if key.startswith("weights.")}
-        if not state:
-            continue  # the test crops
-        clip = record["input"]
-        if "tokens" in record:  # an image transformer
-            image = read_image_model(state, hints_from_metadata(metadata))
-            told = {field: getattr(image.config, field) for field in IMAGE_FIELDS}
-            model, clip = arm(state, num_classes=2, **told), clip.transpose(0, 1)[None]
-        else:
-            stages = tuple(json.loads(metadata["ret"]))
-            model = load_model(state, heads=json.loads(metadata["heads"]), global_after=stages, labels=())
-        models.append((file.stem, model.eval(), clip))
-    return models
-
-
-def test_the_recorded_models_stay_what_they_are(shared: Path) -> None:
-    models = recorded_models(shared)
-    assert len(models) >= 20
-    for _, model, clip in models:
-        assert_same(fold(model), model, clip)
-        if can_pack():
-            assert_same(fold(model, pack), model, clip)
+@pytest.mark.parametrize("name", [*VIDEO, *IMAGE])
+def test_recorded_models_stay_what_they_are(name: str) -> None:
+    if name in VIDEO:
+        model, clip = video_model(name), draw_input(name)
+    else:
+        model, clip = image_model(name), draw_input(name).transpose(0, 1)[None]
+    assert_same(fold(model), model, clip)
+    if can_pack():
+        assert_same(fold(model, pack), model, clip)
 
 
 def test_folding_leaves_the_model_alone_and_shares_what_stays() -> None:

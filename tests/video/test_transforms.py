@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video import transforms
@@ -19,16 +16,6 @@ def bytes_kept(height: int, width: int) -> Preprocessing:
 
 def random_frames(*shape: int) -> torch.Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize("case", ["landscape", "portrait", "square", "upscale"])
-def test_reference_crops(shared: Path, case: str) -> None:
-    tensors = load_file(shared / "conformance" / "test_crops.safetensors")
-    frames = tensors[f"{case}.frames"].permute(0, 3, 1, 2)  # (frames, h, w, 3) -> (frames, 3, h, w)
-    expected = torch.stack([tensors[f"{case}.crop{crop}"] for crop in range(3)])
-    preprocessing = Preprocessing(size=(expected.shape[-2], expected.shape[-1]))
-    torch.testing.assert_close(transforms.test_crops(frames, preprocessing, crops=3), expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(transforms.test_crops(frames, preprocessing), expected[1:2], rtol=0, atol=1e-5)
 
 
 def test_places_of_the_crops() -> None:

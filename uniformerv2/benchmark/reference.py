@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -78,25 +78,13 @@ def build_reference(checkout: str | Path, config: ModelConfig, *, num_frames: in
 def _import_official(file: Path) -> ModuleType:
     if not file.is_file():
         raise RecipeError(f"{file}: no such file; --reference takes a checkout of OpenGVLab/UniFormerV2")
-    specification = importlib.util.spec_from_file_location("official_uniformerv2", file)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    with _stand_ins():
-        specification.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def _stand_ins() -> Iterator[None]:
-    """Modules by the names that the official file imports, for as long as it does."""
     layers, messages = ModuleType("timm.models.layers"), ModuleType("slowfast.utils.logging")
     layers.DropPath = DropPath  # type: ignore[attr-defined]
     quiet = logging.getLogger("official_uniformerv2")
     messages.get_logger = lambda name: quiet  # type: ignore[attr-defined]
     utils = ModuleType("slowfast.utils")
     utils.logging = messages  # type: ignore[attr-defined]
-    modules = {
+    stand_ins = {
         "timm": ModuleType("timm"),
         "timm.models": ModuleType("timm.models"),
         "timm.models.layers": layers,
@@ -104,6 +92,23 @@ def _stand_ins() -> Iterator[None]:
         "slowfast.utils": utils,
         "slowfast.utils.logging": messages,
     }
+    with standing_in(stand_ins):
+        return import_file(file, "official_uniformerv2")
+
+
+def import_file(file: Path, name: str) -> ModuleType:
+    """A module from a file that no installed package has."""
+    specification = importlib.util.spec_from_file_location(name, file)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def standing_in(modules: Mapping[str, ModuleType]) -> Iterator[None]:
+    """Modules by the names under which a foreign file imports them, inside this context only."""
     before = {name: sys.modules.get(name) for name in modules}
     sys.modules.update(modules)
     try:
