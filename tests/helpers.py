@@ -127,4 +127,4 @@ class Constant(nn.Module):
 def batch_of(labels: list[int]) -> Batch:
     """Clips of zeros that have these labels."""
     names = [f"{number}.mp4" for number in range(len(labels))]
-    return Batch(torch.zeros(len(labels), 1, 3, 2, 4, 4), torch.tensor(labels), [*range(len(labels))], names, [], [])
+    return Batch(torch.zeros(len(labels), 1, 3, 2, 4, 4), torch.tensor(labels), [*range(len(labels))], names)

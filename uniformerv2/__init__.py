@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from uniformerv2.data.annotations import Annotation
+    from uniformerv2.data.sources import read_annotations
     from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, UniFormerV2Error, VideoError
     from uniformerv2.fine_tuning import FineTuned, fine_tune
     from uniformerv2.inference.optimize import Optimized, optimize
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from uniformerv2.weights.zoo import list_models
 
 _HOMES = {
+    "Annotation": "data.annotations",
+    "read_annotations": "data.sources",
     "AnnotationError": "errors",
     "CheckpointError": "errors",
     "RecipeError": "errors",

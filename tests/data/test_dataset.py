@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.annotations import Annotation, Damaged, Unreadable
 from uniformerv2.data.batch import Batch, Sample, collate
 from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.order import EpochSampler
@@ -79,7 +79,7 @@ def test_views_of_a_video(videos: list[Annotation]) -> None:
     assert sample.clips is not None
     assert sample.clips.shape == (9, 3, 4, 32, 32)
     assert (sample.index, sample.path, sample.label) == (4, str(videos[4].path), 1)
-    assert (sample.error, sample.warnings) == (None, [])
+    assert (sample.error, sample.damage) == (None, [])
     expected = [segment_indices(NUM_FRAMES, 4, clip=clip, clips=3) for clip in range(3)]
     assert [frame_numbers(view) for view in sample.clips] == [clip for clip in expected for _ in range(3)]
 
@@ -166,15 +166,15 @@ def test_an_unreadable_video_is_named_and_left_out(videos: list[Annotation], bro
     assert batch.labels.dtype == torch.int64
     assert batch.indices == [0, 2]
     assert batch.paths == [str(videos[0].path), str(videos[5].path)]
-    ((path, reason),) = batch.errors
-    assert path == str(broken.path)
-    assert "broken.mp4" in reason
+    (video,) = batch.unreadable
+    assert (video.path, video.row) == (str(broken.path), 1)
+    assert "broken.mp4" in video.reason
 
 
 def test_a_batch_of_unreadable_videos(broken: Annotation) -> None:
     (batch,) = make_loader(VideoDataset([broken], ["run"], BYTES), batch_size=2, workers=0, seed=0, training=False)
     assert len(batch) == len(batch.clips) == len(batch.labels) == 0
-    assert len(batch.errors) == 1
+    assert len(batch.unreadable) == 1
 
 
 def test_damage_is_told_with_the_sample_and_not_on_the_terminal(
@@ -191,9 +191,9 @@ def test_damage_is_told_with_the_sample_and_not_on_the_terminal(
     with pytest.warns(UserWarning, match="something else") as caught:
         sample = VideoDataset(videos, ["run", "walk"], BYTES)[0]
     assert len(caught) == 1
-    assert sample.warnings == ["packet 7 is missing"]
+    assert sample.damage == ["packet 7 is missing"]
     assert sample.clips is not None
-    assert collate([sample]).warnings == [(str(videos[0].path), "packet 7 is missing")]
+    assert collate([sample]).damaged == [Damaged(str(videos[0].path), "packet 7 is missing")]
 
 
 def test_programming_errors_are_not_taken_for_bad_videos(
@@ -359,4 +359,4 @@ def test_collate_keeps_the_order() -> None:
     assert batch.clips[:, 0, 0, 0, 0, 0].tolist() == [2.0, 0.0]
     assert batch.clips.is_contiguous()
     assert batch.labels.tolist() == batch.indices == [2, 0]
-    assert batch.errors == [("1.mp4", "gone")]
+    assert batch.unreadable == [Unreadable("1.mp4", "gone", 1)]

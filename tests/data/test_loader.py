@@ -96,9 +96,9 @@ def test_a_video_that_ends_its_process_is_left_out_and_named(
     deadly = copy(good[0].path, "segfault", tmp_path)
     rows = [deadly, *good[:5], deadly, deadly, *good[5:], deadly]
     batches = list(load(rows, workers=workers))
-    assert [path for batch in batches for path, _ in batch.errors] == [str(deadly.path)] * 4
-    assert all(reason == f"{deadly.path}: reading it ended a process (SIGSEGV)" for _, reason in batches[0].errors)
-    assert [row for batch in batches for row in batch.failed] == [0, 6, 7, 18]
+    assert [video.path for batch in batches for video in batch.unreadable] == [str(deadly.path)] * 4
+    assert batches[0].unreadable[0].reason == f"{deadly.path}: reading it ended a process (SIGSEGV)"
+    assert [video.row for batch in batches for video in batch.unreadable] == [0, 6, 7, 18]
     assert [path for batch in batches for path in batch.paths] == [str(row.path) for row in good]
     assert torch.equal(clips(iter([batch for batch in batches if len(batch)])), clips(load(good, workers=0)))
 
@@ -107,7 +107,7 @@ def test_a_process_that_was_ended_by_chance_costs_nothing(good: list[Annotation]
     rows = [*good[:3], copy(good[0].path, "once", tmp_path), *good[3:]]
     batches = list(load(rows, workers=2))
     assert (tmp_path / "marker").exists()
-    assert [batch.errors for batch in batches] == [[]] * 4
+    assert [batch.unreadable for batch in batches] == [[]] * 4
     assert [index for batch in batches for index in batch.indices] == list(range(len(rows)))
 
 
@@ -190,9 +190,9 @@ def test_a_failing_file_makes_a_batch_smaller(good: list[Annotation], tmp_path: 
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         batches = list(loader)
         assert sorted(len(batch) for batch in batches) == [7, 8]
-        assert [path for batch in batches for path, _ in batch.errors] == [str(bad.path)]
-    ((row, reason),) = loader.failures.items()
-    assert (row, reason.startswith(str(bad.path))) == (15, True)
+        assert [video.path for batch in batches for video in batch.unreadable] == [str(bad.path)]
+    ((row, video),) = loader.unreadable.items()
+    assert (row, video.row, video.reason.startswith(str(bad.path))) == (15, 15, True)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -213,4 +213,4 @@ def test_more_failures_than_allowed_end_the_run_and_name_the_way_out(
 
 def test_evaluation_leaves_out_whatever_fails(tmp_path: Path) -> None:
     (batch,) = load([broken(tmp_path, number) for number in range(3)], workers=0)
-    assert (len(batch), len(batch.errors)) == (0, 3)
+    assert (len(batch), len(batch.unreadable)) == (0, 3)

@@ -168,8 +168,8 @@ class Features:
             result.save(self.output)
             windows, width = result.embeddings.shape
             print(f"{windows} windows of {len(videos) - len(result.skipped)} videos, {width} numbers each")
-            for path, what in result.damaged:
-                print(f"damaged, but read: {path}: {what}")
+            for video in result.damaged:
+                print(f"damaged, but read: {video.path}: {video.reason}")
             for one in result.skipped:
                 print(f"skipped: {one.reason}")
             print(f"written to {self.output}")
@@ -216,7 +216,7 @@ def _evaluation_lines(result: Evaluation) -> Iterator[str]:
         yield f"published: {known.name} on {known.dataset}, {known.views} views: top-1 {known.top1:.1f}%{top5}"
         if known.differences:
             yield f"not comparable: {'; '.join(known.differences)}"
-    for path, reason in result.damaged:
-        yield f"damaged, but read: {path}: {reason}"
+    for video in result.damaged:
+        yield f"damaged, but read: {video.path}: {video.reason}"
     for one in result.skipped:
         yield f"skipped: {one.reason}"

@@ -23,6 +23,23 @@ class Annotation:
     split: str | None = None  # "train", "val" or "test"
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A video that could not be read, and was left out."""
+
+    path: str
+    reason: str
+    row: int = 0  # its position in the annotations, from 0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Damaged:
+    """A video that was read although a part of it is damaged."""
+
+    path: str
+    reason: str
+
+
 def class_names(annotations: Sequence[Annotation], *, minimum: int = 1) -> list[str]:
     """The classes that occur, sorted.
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from uniformerv2.data.annotations import Damaged, Unreadable
+
 
 @dataclass
 class Sample:
@@ -18,7 +20,7 @@ class Sample:
     label: int
     clips: Tensor | None = None  # float32 (views, 3, frames, height, width), normalised
     error: str | None = None  # why there are no clips
-    warnings: list[str] = field(default_factory=list)  # what is damaged in a video that was read all the same
+    damage: list[str] = field(default_factory=list)  # what is damaged in a video that was read all the same
 
 
 @dataclass
@@ -29,9 +31,8 @@ class Batch:
     labels: Tensor  # int64 (n)
     indices: list[int]  # rows of the dataset, n of them
     paths: list[str]  # n of them
-    errors: list[tuple[str, str]]  # (path, reason) of every video that could not be read
-    warnings: list[tuple[str, str]]  # (path, what is damaged) of videos that were read all the same
-    failed: list[int] = field(default_factory=list)  # rows of the dataset, one for each of `errors`
+    unreadable: list[Unreadable] = field(default_factory=list)
+    damaged: list[Damaged] = field(default_factory=list)
 
     @classmethod
     def of(cls, samples: Sequence[Sample], clips: Tensor) -> Batch:
@@ -47,9 +48,10 @@ class Batch:
             labels=torch.tensor([sample.label for sample in read], dtype=torch.int64),
             indices=[sample.index for sample in read],
             paths=[sample.path for sample in read],
-            errors=[(sample.path, sample.error) for sample in samples if sample.error is not None],
-            warnings=[(sample.path, text) for sample in samples for text in sample.warnings],
-            failed=[sample.index for sample in samples if sample.error is not None],
+            unreadable=[
+                Unreadable(sample.path, sample.error, sample.index) for sample in samples if sample.error is not None
+            ],
+            damaged=[Damaged(sample.path, damage) for sample in samples for damage in sample.damage],
         )
 
     def __len__(self) -> int:
@@ -62,6 +64,6 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples as one batch; those without clips are left out and named in `errors`."""
+    """Samples as one batch; those without clips are left out and named in `unreadable`."""
     clips = [sample.clips for sample in samples if sample.clips is not None]
     return Batch.of(samples, torch.stack(clips) if clips else torch.empty(0))

@@ -112,12 +112,12 @@ class VideoDataset(Dataset[Sample]):
                 sample.error = f"{row.path}: {error}"
         for warning in caught:
             if issubclass(warning.category, VideoWarning):
-                sample.warnings.append(str(warning.message))
+                sample.damage.append(str(warning.message))
             else:
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         return sample
 
-    def failed(self, key: Key, reason: str) -> Sample:
+    def unreadable(self, key: Key, reason: str) -> Sample:
         """The sample of a video that could not be read, for a reason that only others know."""
         index = key[0] if isinstance(key, tuple) else key
         path = str(self.annotations[index].path)

@@ -19,6 +19,7 @@ import torch.multiprocessing
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from uniformerv2.data.annotations import Unreadable
 from uniformerv2.data.batch import Batch, Sample, collate
 from uniformerv2.data.crashproof import cause_of_end
 from uniformerv2.errors import RecipeError, VideoError
@@ -46,7 +47,7 @@ class Samples(Protocol):
     def read(self, key: Key, *, out: Tensor | None = None) -> Sample:
         """A sample whose clips, of `clips_shape`, are written to `out` or to new memory."""
 
-    def failed(self, key: Key, reason: str) -> Sample:
+    def unreadable(self, key: Key, reason: str) -> Sample:
         """The sample of what could not be read, for a reason that only others know."""
 
 
@@ -69,8 +70,8 @@ class VideoLoader(DataLoader[Sample]):
     def __init__(self, dataset: Samples, *, max_failures: float | None = None, **options: Any) -> None:
         super().__init__(cast("Dataset[Sample]", dataset), collate_fn=collate, **options)
         self.max_failures = max_failures
-        self.failures: dict[int, str] = {}
-        """Reason by row, of every video that could not be read so far."""
+        self.unreadable: dict[int, Unreadable] = {}
+        """By row, every video that could not be read so far."""
         self._pools: list[_Pool] = []  # without work
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
@@ -98,14 +99,14 @@ class VideoLoader(DataLoader[Sample]):
 
     def _count(self, batch: Batch) -> None:
         """Remember what failed. Raises VideoError where that is too much."""
-        for row, (_, reason) in zip(batch.failed, batch.errors, strict=True):
-            self.failures[row] = reason
-        if self.max_failures is None or len(self.failures) <= max(1, self.max_failures * len(self.dataset)):
+        self.unreadable |= {video.row: video for video in batch.unreadable}
+        if self.max_failures is None or len(self.unreadable) <= max(1, self.max_failures * len(self.dataset)):
             return
+        reasons = [video.reason for video in self.unreadable.values()]
         raise VideoError(
-            f"{len(self.failures)} of {len(self.dataset)} videos could not be read so far, more than the "
+            f"{len(self.unreadable)} of {len(self.dataset)} videos could not be read so far, more than the "
             f"{100 * self.max_failures:.3g} % that max_failures allows: "
-            f"{'; '.join(list(self.failures.values())[:3])}{'; ...' if len(self.failures) > 3 else ''}; "
+            f"{'; '.join(reasons[:3])}{'; ...' if len(reasons) > 3 else ''}; "
             "`uniformerv2 data check` finds all such videos and writes a manifest without them"
         )
 
@@ -239,7 +240,7 @@ class _Pool:
             if job.attempts == _ATTEMPTS:
                 worker.jobs.popleft()
                 key = job.batch.keys[job.place]
-                job.batch.samples[job.place] = self._dataset.failed(key, f"reading it ended a process ({cause})")
+                job.batch.samples[job.place] = self._dataset.unreadable(key, f"reading it ended a process ({cause})")
         self._waiting.extendleft(reversed(worker.jobs))
 
     def _add_worker(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.annotations import Annotation, Damaged, Unreadable
 from uniformerv2.data.batch import Batch
 from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.tables import write_table
@@ -50,15 +50,6 @@ class VideoResult:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A video that could not be read."""
-
-    path: str
-    reason: str
-    row: int = 0  # place among the annotations
-
-
-@dataclass(frozen=True)
 class ClassAccuracy:
     """How many videos of a class were recognised."""
 
@@ -92,10 +83,10 @@ class Evaluation:
     num_crops: int
     classes: tuple[ClassAccuracy, ...]  # in the order of the model's labels
     videos: tuple[VideoResult, ...]  # in the order of the annotations, as `skipped`
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[Unreadable, ...]
     warning: str = ""  # one line where the labels of the model seem to be in another order than its classifier
     average: Average = "probabilities"  # what was averaged over the views
-    damaged: tuple[tuple[str, str], ...] = ()  # (path, what is damaged) of videos that were read all the same
+    damaged: tuple[Damaged, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()  # (label of the annotations, what the model calls it)
     published: Published | None = None  # what was published of this checkpoint, where it is a published one
 
@@ -135,7 +126,7 @@ class Evaluation:
         """Everything, as JSON has it."""
         fields = asdict(self)
         fields["classes"] = [asdict(one) | {"top1": one.top1} for one in self.classes]
-        fields["damaged"] = [{"path": path, "reason": reason} for path, reason in self.damaged]
+        fields["damaged"] = [{"path": video.path, "reason": video.reason} for video in self.damaged]
         fields["renamed"] = dict(self.renamed)
         counts = {"views": self.num_clips * self.num_crops, "evaluated": len(self.videos), "correct": self.correct}
         computed = {
@@ -164,7 +155,7 @@ def write_predictions(target: Path, result: Evaluation, annotations: Sequence[An
     columns = {"path": str, "label": str, "start": float, "end": float}
     columns |= {name: kind for pair in ranked for name, kind in zip(pair, (str, float), strict=True)}
     names = dict(result.renamed)
-    found: dict[int, VideoResult | Skipped] = {one.row: one for one in result.videos}
+    found: dict[int, VideoResult | Unreadable] = {one.row: one for one in result.videos}
     found |= {one.row: one for one in result.skipped}
 
     def cells() -> Iterator[list[object]]:
@@ -174,7 +165,7 @@ def write_predictions(target: Path, result: Evaluation, annotations: Sequence[An
             if isinstance(one, VideoResult):
                 guesses = [cell for pair in zip(one.labels, one.scores, strict=True) for cell in pair]
             guesses += [None] * (2 * TOP - len(guesses))
-            error = one.reason if isinstance(one, Skipped) else None
+            error = one.reason if isinstance(one, Unreadable) else None
             yield [one.path, names.get(row.label, row.label), row.start, row.end, *guesses, error]
 
     write_table(target, columns | {"error": str}, cells())
@@ -371,11 +362,10 @@ def score(
         CheckpointError: what the model computes are no numbers.
     """
     read = [rows[index - first] for index in batch.indices]
-    missed = [rows[index - first] for index in batch.failed]
     record: Record = {
         "videos": [],
-        "skipped": [[row, reason] for row, (_, reason) in zip(missed, batch.errors, strict=True)],
-        "damaged": [list(warning) for warning in batch.warnings],
+        "skipped": [[rows[video.row - first], video.reason] for video in batch.unreadable],
+        "damaged": [[video.path, video.reason] for video in batch.damaged],
     }
     if not read:
         return record
@@ -407,7 +397,7 @@ def summarise(
     records = list(records)
     found = sorted(video for record in records for video in record["videos"])
     skipped = tuple(
-        Skipped(str(annotations[row].path), reason, row)
+        Unreadable(str(annotations[row].path), reason, row)
         for row, reason in sorted(one for record in records for one in record["skipped"])
     )
     if not found:
@@ -432,7 +422,7 @@ def summarise(
         videos=videos,
         skipped=skipped,
         average=views.average,
-        damaged=tuple(sorted((path, reason) for record in records for path, reason in record["damaged"])),
+        damaged=tuple(sorted(Damaged(path, reason) for record in records for path, reason in record["damaged"])),
     )
 
 

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from uniformerv2.atomic import whole_file
-from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.annotations import Annotation, Damaged, Unreadable
 from uniformerv2.data.shards import is_shards, video_source
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.data.tables import PARQUET_SUFFIXES
 from uniformerv2.device import model_device
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, VideoError
-from uniformerv2.measuring.evaluation import Skipped, of_split
+from uniformerv2.measuring.evaluation import of_split
 from uniformerv2.measuring.ledger import Ledger, Part, Record, videos_digest, weights_digest
 from uniformerv2.measuring.streams import stream
 from uniformerv2.model.config import Preprocessing
@@ -54,8 +54,8 @@ class VideoFeatures:
     end: np.ndarray  # float64 (windows): seconds
     embeddings: np.ndarray  # float32 (windows, width): `Features.pooled`, before the head's LayerNorm
     frame_embeddings: np.ndarray | None  # float32 (windows, frames, width), where asked for
-    skipped: tuple[Skipped, ...]  # videos that could not be read; they have no windows
-    damaged: tuple[tuple[str, str], ...] = ()  # (path, what is damaged) of videos that were read all the same
+    skipped: tuple[Unreadable, ...]  # videos that could not be read; they have no windows
+    damaged: tuple[Damaged, ...] = ()
 
     def save(self, target: Path) -> None:
         """Write everything to one file, whole or not at all; docs/evaluation.md says what is in it.
@@ -400,8 +400,8 @@ def _joined(rows: Sequence[Annotation], records: dict[Part, Record]) -> VideoFea
         end=end.astype(np.float64)[kept],
         embeddings=embeddings[kept],
         frame_embeddings=frames,
-        skipped=tuple(Skipped(str(rows[number].path), reason, number) for number, reason in skipped),
-        damaged=tuple(sorted({(path, what) for record in ordered for path, what in record["damaged"]})),
+        skipped=tuple(Unreadable(str(rows[number].path), reason, number) for number, reason in skipped),
+        damaged=tuple(sorted({Damaged(path, what) for record in ordered for path, what in record["damaged"]})),
     )
 
 

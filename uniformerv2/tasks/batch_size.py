@@ -124,7 +124,7 @@ def _try(model: UniFormerV2, recipe: Recipe, size: int) -> float:
     frames, (height, width) = model.preprocessing.num_frames, model.preprocessing.size
     clips = torch.randn(size, 1, 3, frames, height, width)
     labels = torch.randint(model.config.num_classes, (size,))
-    batch = Batch(clips, labels, [*range(size)], ["random"] * size, [], [])
+    batch = Batch(clips, labels, [*range(size)], ["random"] * size)
     task = OneBatch()
     train_on(model, recipe, task, batch, 2)
     first, second = task.times

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from uniformerv2.atomic import whole_file
+from uniformerv2.data.annotations import Unreadable
 from uniformerv2.data.batch import Batch, Sample
 from uniformerv2.data.dataset import VideoDataset
 from uniformerv2.data.loader import Key, VideoLoader
@@ -143,8 +144,8 @@ class FeatureCache:
             missing = ranks.on_rank_zero(begin)
             shares = [keys[ranks.rank :: ranks.world] for keys in missing]
             found = ranks.on_all_ranks(lambda: [self._compute(keys, report, console) for keys in shares])
-        failures = {row: reason for one in found for some in one for row, reason in some.items()}
-        return self.loader.over(Features(self.videos, self.folder, self.layout, failures))
+        unreadable = {row: video for one in found for some in one for row, video in some.items()}
+        return self.loader.over(Features(self.videos, self.folder, self.layout, unreadable))
 
     def _make_folder(self) -> None:
         try:
@@ -183,7 +184,7 @@ class FeatureCache:
 
     def _compute(
         self, keys: list[tuple[int, int]], report: Callable[[Batch], None], console: Console | None
-    ) -> dict[int, str]:
+    ) -> dict[int, Unreadable]:
         """Encode and write one view of these rows; returns the reason for every row that could not be read."""
         draws = dict(keys)
         loader = VideoLoader(
@@ -201,7 +202,7 @@ class FeatureCache:
                 continue
             for row, features in zip(batch.indices, self._encode(batch.clips), strict=True):
                 self._write(_file(self.folder, (row, draws[row])), features)
-        return loader.failures
+        return loader.unreadable
 
     @torch.no_grad()
     def _encode(self, clips: Tensor) -> Tensor:
@@ -236,11 +237,13 @@ class Features(Dataset[Sample]):
         videos: whose views they are.
         folder: of their files.
         layout: of the numbers.
-        failures: reason by row, of videos that could not be read.
+        unreadable_rows: by row, the videos that could not be read.
     """
 
-    def __init__(self, videos: VideoDataset, folder: Path, layout: FeatureLayout, failures: dict[int, str]) -> None:
-        self.videos, self.folder, self.failures = videos, folder, failures
+    def __init__(
+        self, videos: VideoDataset, folder: Path, layout: FeatureLayout, unreadable_rows: dict[int, Unreadable]
+    ) -> None:
+        self.videos, self.folder, self.unreadable_rows = videos, folder, unreadable_rows
         self.clips_shape = (videos.repeats, layout.numbers)
 
     def __len__(self) -> int:
@@ -253,20 +256,20 @@ class Features(Dataset[Sample]):
         """The features of one view, float32 (views, numbers); see `VideoDataset.read`."""
         row = key[0] if isinstance(key, tuple) else key
         sample = Sample(index=row, path=str(self.videos.annotations[row].path), label=self.videos.labels[row])
-        if row in self.failures:
-            sample.error = self.failures[row]
+        if row in self.unreadable_rows:
+            sample.error = self.unreadable_rows[row].reason
             return sample
         file = _file(self.folder, key)
         try:
             features = load_file(file)["features"]
         except (OSError, SafetensorError) as error:
-            return self.failed(key, f"its features cannot be read ({file}: {error})")
+            return self.unreadable(key, f"its features cannot be read ({file}: {error})")
         sample.clips = (torch.empty(self.clips_shape) if out is None else out).copy_(features)
         return sample
 
-    def failed(self, key: Key, reason: str) -> Sample:
-        """See `VideoDataset.failed`."""
-        return self.videos.failed(key, reason)
+    def unreadable(self, key: Key, reason: str) -> Sample:
+        """See `VideoDataset.unreadable`."""
+        return self.videos.unreadable(key, reason)
 
 
 def _file(folder: Path, key: Key) -> Path:

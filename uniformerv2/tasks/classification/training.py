@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from uniformerv2.data.annotations import Annotation, class_names
+from uniformerv2.data.annotations import Annotation, Damaged, Unreadable, class_names
 from uniformerv2.data.batch import Batch
 from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.loader import VideoLoader
@@ -100,19 +100,21 @@ class Classification:
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         assert isinstance(model, UniFormerV2)
         self.evaluation = self.held_out.evaluate(model)
-        self._report(self.skipped, "skipped", ((one.path, one.reason) for one in self.evaluation.skipped))
+        self._report(self.skipped, "skipped", self.evaluation.skipped)
         return {"held_out_loss": self.evaluation.loss, "top1": self.evaluation.top1, "top5": self.evaluation.top5}
 
     def report(self, batch: Batch) -> None:
         """Tell of the videos of a batch that could not be read, or that are damaged."""
-        self._report(self.skipped, "skipped", batch.errors)
-        self._report(self.damaged, "damaged", batch.warnings)
+        self._report(self.skipped, "skipped", batch.unreadable)
+        self._report(self.damaged, "damaged", batch.damaged)
 
-    def _report(self, known: dict[str, str], what: str, found: Iterable[tuple[str, str]]) -> None:
-        for path, reason in found:
-            if path not in known and self.console is not None:
-                self.console.print(f"{what}: {reason}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-            known[path] = reason
+    def _report(self, known: dict[str, str], what: str, found: Iterable[Unreadable | Damaged]) -> None:
+        for video in found:
+            if video.path not in known and self.console is not None:
+                self.console.print(
+                    f"{what}: {video.reason}", style="yellow", highlight=False, markup=False, soft_wrap=True
+                )
+            known[video.path] = video.reason
 
 
 @dataclass(frozen=True)
