@@ -3,7 +3,7 @@
     python benchmarks/attention.py
 
 `spatial` is one frame's self-attention, (batch·frames, heads, tokens, dim); `global` the absorbed query of a global
-stage, (batch, 1, heads, width) on (batch, 1, frames·tokens, width). `attend` in uniformerv2/model/vit.py follows this.
+stage, (batch, 1, heads, width) on (batch, 1, frames·tokens, width). `model.attention.attend` follows this.
 """
 
 from __future__ import annotations

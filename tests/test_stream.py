@@ -15,8 +15,8 @@ from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.inference.precision import has_bf16
 from uniformerv2.inference.sharing import SharedFrames
 from uniformerv2.model.config import ModelConfig, Preprocessing
+from uniformerv2.model.positions import TokenLayout
 from uniformerv2.model.uniformerv2 import Encoded, Features, UniFormerV2
-from uniformerv2.model.vit import Places
 from uniformerv2.stream import StreamEvent, StreamPredictor
 from uniformerv2.video.live import LiveFrames, Pace
 from uniformerv2.video.reader import VideoReader, VideoWarning
@@ -225,7 +225,7 @@ def test_a_rate_is_for_sources_that_are_read(model: UniFormerV2) -> None:
 
 def test_memory_over_20000_frames_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     # what computes is the cheapest that makes new tensors for each frame: it is what is kept that is tested
-    places = Places(1, (2, 2))
+    places = TokenLayout(1, (2, 2))
     predictor = StreamPredictor(tiny(width=8, heads=1), window=2, stride=2)
     cheap = {
         "encode": lambda clip: Encoded((clip[:, 0],), clip[:, 0, :, :8, 0], places),

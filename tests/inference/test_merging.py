@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from uniformerv2.inference.merging import Merged, MergingTransformer, likest_pairs, merging_obstacle
 from uniformerv2.model.config import ModelConfig, Rotary
+from uniformerv2.model.positions import TokenLayout
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.model.vit import Places
 
 PLAIN = ModelConfig(width=32, depth=3, heads=2, patch_size=8, image_size=(32, 32), global_after=(0, 2), num_classes=5)
 ARCHITECTURES = {
@@ -88,7 +88,7 @@ def test_no_more_than_half_go_at_once() -> None:
 @torch.inference_mode()
 def test_a_token_is_the_mean_of_the_places_that_it_stands_for() -> None:
     generator = torch.Generator().manual_seed(0)
-    places = Places(class_tokens=1, grid=(3, 5))
+    places = TokenLayout(class_tokens=1, grid=(3, 5))
     tokens = torch.randn(2, 3, 1 + 15 + 2, 4, generator=generator)  # two registers
     now, merged = tokens, Merged.nothing(tokens, places)
     for left in (11, 8, 3):

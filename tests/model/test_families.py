@@ -11,19 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from uniformerv2 import ModelConfig, Preprocessing
+from uniformerv2.model.attention import attend
 from uniformerv2.model.config import Rotary
+from uniformerv2.model.positions import TokenLayout, distance_index, interpolate_distances, rotate, rotation
 from uniformerv2.model.uniblocks import GlobalUniBlock, LocalUniBlock
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.model.vit import (
-    MLP,
-    AttentionPool,
-    Places,
-    attend,
-    distance_index,
-    interpolate_distances,
-    rotate,
-    rotation,
-)
+from uniformerv2.model.vit import MLP, AttentionPool
 
 PLAIN = ModelConfig(
     width=32, depth=3, heads=2, patch_size=8, image_size=(16, 24), global_after=(1, 2), num_classes=5, pre_norm=False
@@ -127,7 +120,7 @@ def test_registers_are_seen_by_the_spatial_attention_only() -> None:
         model.backbone.registers *= -1
     assert not torch.allclose(model(clip), before)
 
-    config, places = family("dinov2"), Places(1, (2, 3))
+    config, places = family("dinov2"), TokenLayout(1, (2, 3))
     tokens, others = draw(2, 4, 1 + 6 + 4, 32), draw(2, 4, 1 + 6 + 4, 32)
     others[:, :, :7] = tokens[:, :, :7]
     block, stage = randomise(LocalUniBlock(config)), randomise(GlobalUniBlock(config))
@@ -142,7 +135,7 @@ def test_registers_are_seen_by_the_spatial_attention_only() -> None:
 def test_rotation_turns_pairs_of_channels_as_complex_numbers() -> None:
     grid, channels = (3, 4), 16
     for rotary in (EVA, replace(EVA, offset=1.0, columns_first=True), replace(EVA, halves=True)):
-        places = Places(1, grid, rotation(rotary, grid, channels, torch.device("cpu")))
+        places = TokenLayout(1, grid, rotation(rotary, grid, channels, torch.device("cpu")))
         x = draw(2, 5, 1 + 12 + 2, channels)
         turned = rotate(x, places, halves=rotary.halves)
         assert torch.equal(turned[:, :, 0], x[:, :, 0])

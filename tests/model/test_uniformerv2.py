@@ -11,9 +11,11 @@ from torch import Tensor
 
 from uniformerv2 import ModelConfig, Preprocessing, UniFormerV2, named_config
 from uniformerv2.model import vit
+from uniformerv2.model.attention import CrossAttention, attend
+from uniformerv2.model.positions import interpolate_positions
 from uniformerv2.model.uniblocks import DynamicPositionEncoding, LocalAggregator
 from uniformerv2.model.uniformerv2 import Encoded
-from uniformerv2.model.vit import CrossAttention, DropPath, PatchEmbedding, attend, interpolate_positions
+from uniformerv2.model.vit import DropPath, PatchEmbedding
 
 TINY = ModelConfig(
     width=32,

@@ -18,11 +18,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from uniformerv2.model.attention import Attention
 from uniformerv2.model.uniblocks import LocalAggregator
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.model.vit import (
     MLP,
-    Attention,
     Block,
     ImageTransformer,
     PatchEmbedding,

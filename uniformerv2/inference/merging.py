@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uniformerv2.inference.sharing import sharing_obstacle
+from uniformerv2.model.attention import Attention, attend
 from uniformerv2.model.config import ModelConfig
-from uniformerv2.model.vit import Attention, ImageTransformer, Places, attend
+from uniformerv2.model.positions import TokenLayout
+from uniformerv2.model.vit import ImageTransformer
 
 
 def merging_obstacle(config: ModelConfig) -> str:
@@ -42,8 +44,8 @@ class MergingTransformer(nn.Module):
         self.transformer, self.share = transformer, share
 
     def encode(
-        self, clip: Tensor, stages: Container[int], add: Callable[[Tensor, Places], None]
-    ) -> tuple[Tensor, Places]:
+        self, clip: Tensor, stages: Container[int], add: Callable[[Tensor, TokenLayout], None]
+    ) -> tuple[Tensor, TokenLayout]:
         """As `ImageTransformer.encode`; a place has the token of the patch that stands for it."""
         tokens, places = self.transformer.embed(clip)
         merged = Merged.nothing(tokens, places)
@@ -77,7 +79,7 @@ class Merged:
     standing: Tensor  # (batch·frames, places): the number of the patch that stands for a place
 
     @classmethod
-    def nothing(cls, tokens: Tensor, places: Places) -> Merged:
+    def nothing(cls, tokens: Tensor, places: TokenLayout) -> Merged:
         """Every patch stands for its own place."""
         count = places.in_space - places.class_tokens
         numbers = torch.arange(count, device=tokens.device).expand(tokens.shape[0] * tokens.shape[1], count)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from uniformerv2.inference.fold import FoldedStem
+from uniformerv2.model.attention import Attention
 from uniformerv2.model.uniblocks import GlobalUniBlock, LocalAggregator
-from uniformerv2.model.vit import MLP, Attention
+from uniformerv2.model.vit import MLP
 
 
 class PackedLinear(nn.Module):

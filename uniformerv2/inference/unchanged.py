@@ -14,8 +14,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from uniformerv2.model.attention import Attention
 from uniformerv2.model.config import Preprocessing
-from uniformerv2.model.vit import Attention, ImageTransformer, Places, split_into_patches
+from uniformerv2.model.positions import TokenLayout
+from uniformerv2.model.vit import ImageTransformer, split_into_patches
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class UnchangedTransformer(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std), persistent=False)
 
     def encode(
-        self, clip: Tensor, stages: Container[int], add: Callable[[Tensor, Places], None]
-    ) -> tuple[Tensor, Places]:
+        self, clip: Tensor, stages: Container[int], add: Callable[[Tensor, TokenLayout], None]
+    ) -> tuple[Tensor, TokenLayout]:
         """As `ImageTransformer.encode`; a place has the tokens of the frame in which it last changed."""
         tokens, places = self.transformer.embed(clip)
         kept = kept_tokens(self.changed(clip), places.class_tokens, tokens.shape[2])
@@ -90,7 +92,7 @@ def kept_tokens(changed: Tensor, class_tokens: int, count: int) -> Kept:
     return Kept(own.flatten().nonzero()[:, 0], numbers.gather(1, latest))
 
 
-def _attend(attention: Attention, kept: Kept, places: Places, x: Tensor, before: nn.Module) -> Tensor:
+def _attend(attention: Attention, kept: Kept, places: TokenLayout, x: Tensor, before: nn.Module) -> Tensor:
     """The attention of a block on rows, (rows, width) -> the same shape; each frame is seen whole."""
     mixed = attention.mix(kept.everywhere(attention.qkv(before(x))), places)
     return attention.output(kept.computed(mixed))

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uniformerv2.model.config import ModelConfig
+from uniformerv2.model.positions import interpolate_distances, interpolate_positions
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.model.vit import interpolate_distances, interpolate_positions
 
 STEM, POSITIONS, DISTANCES = (
     "backbone.patch_embedding.weight",

@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uniformerv2.model.attention import CrossAttention
 from uniformerv2.model.config import ModelConfig
-from uniformerv2.model.vit import MLP, Block, CrossAttention, DropPath, Places, recomputed
+from uniformerv2.model.positions import TokenLayout
+from uniformerv2.model.recompute import recomputed
+from uniformerv2.model.vit import MLP, Block, DropPath
 
 
 class LocalAggregator(nn.Module):
@@ -73,14 +76,14 @@ class LocalUniBlock(Block):
         self.local1 = LocalAggregator(config)
         self.local2 = LocalAggregator(config) if config.local_blocks == "attention+mlp" else None
 
-    def forward(self, tokens: Tensor, places: Places) -> Tensor:
+    def forward(self, tokens: Tensor, places: TokenLayout) -> Tensor:
         # the norm of an aggregator is never recomputed in the backward pass: BatchNorm would count the batch twice
         tokens = self.mix_space(self.mix_time(self.local1, tokens, places), places)
         if self.local2 is not None:
             tokens = self.mix_time(self.local2, tokens, places)
         return self.mix_channels(tokens)
 
-    def mix_time(self, aggregator: LocalAggregator, tokens: Tensor, places: Places) -> Tensor:
+    def mix_time(self, aggregator: LocalAggregator, tokens: Tensor, places: TokenLayout) -> Tensor:
         """Class and register tokens pass by."""
         first, patches, registers = places.split(tokens)
         return torch.cat([first, patches + self.drop_path(aggregator(patches)), registers], dim=2)
@@ -145,7 +148,7 @@ class GlobalUniBlock(nn.Module):
         self,
         query: Tensor,
         tokens: Tensor,
-        places: Places,
+        places: TokenLayout,
         *,
         extra: Tensor | None = None,
         weights: bool = False,
@@ -169,7 +172,7 @@ class GlobalUniBlock(nn.Module):
         query = query + self.drop_path(update)
         return query + self.drop_path(self.mlp(query, self.mlp_norm)), averaged
 
-    def _context(self, tokens: Tensor, places: Places) -> Tensor:
+    def _context(self, tokens: Tensor, places: TokenLayout) -> Tensor:
         """Class tokens and patches with positions, normalised: (batch, frames·(class tokens + patches), width)."""
         first, patches, _ = places.split(tokens)
         # (batch, frames, patches, width) -> (batch, frames, rows, columns, width) and back

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from uniformerv2.model.config import ModelConfig, Preprocessing
+from uniformerv2.model.positions import TokenLayout
 from uniformerv2.model.uniblocks import GlobalUniBlock, LocalUniBlock
-from uniformerv2.model.vit import Block, ImageTransformer, Places
+from uniformerv2.model.vit import Block, ImageTransformer
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Encoded:
     # after each block that a global stage follows: (batch, frames after the stem, tokens, width)
     stages: tuple[Tensor, ...]
     frame_embeddings: Tensor  # as in `Features`
-    places: Places  # where the tokens of a frame stand
+    places: TokenLayout  # where the tokens of a frame stand
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class UniFormerV2(nn.Module):
             stages.add(tokens, encoded.places)
         return self._features(stages, encoded.frame_embeddings)
 
-    def _encode(self, clip: Tensor, add: Callable[[Tensor, Places], None]) -> tuple[Tensor, Places]:
+    def _encode(self, clip: Tensor, add: Callable[[Tensor, TokenLayout], None]) -> tuple[Tensor, TokenLayout]:
         self._check(clip)
         return self.backbone.encode(clip, self.config.global_after, add)
 
@@ -201,7 +202,7 @@ class GlobalStages:
         self.attention: list[StageAttention] = []
         self.outputs: list[Tensor] = []  # (batch, queries, width) of each stage so far
 
-    def add(self, tokens: Tensor, places: Places) -> None:
+    def add(self, tokens: Tensor, places: TokenLayout) -> None:
         """Run the next stage on tokens (batch, frames, tokens, width)."""
         fusion = self.model.config.fusion
         assert self.model.query is not None
@@ -230,7 +231,7 @@ class GlobalStages:
         return self.outputs[-1].mean(1)
 
 
-def _stage_attention(weights: Tensor, frames: int, places: Places) -> StageAttention:
+def _stage_attention(weights: Tensor, frames: int, places: TokenLayout) -> StageAttention:
     count = frames * places.in_space
     # (batch, frames·(class tokens + patches)) -> (batch, frames, class tokens + patches)
     tokens = weights[:, :count].unflatten(1, (frames, places.in_space))

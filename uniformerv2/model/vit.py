@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -18,89 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from uniformerv2.model.config import ModelConfig, Preprocessing, Rotary
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the tokens of a frame stand, and what the blocks need to know of it.
-
-    Register tokens come last: they take part in the spatial attention, and the slices below leave them out of the local
-    and global aggregators. They hold what the image model stores beside the picture, and stand at no place in space
-    or time.
-    """
-
-    class_tokens: int  # 1, or 0 without a class token
-    grid: tuple[int, int]  # rows and columns of patches
-    rotation: tuple[Tensor, Tensor] | None = None  # cosines and sines of the patches: (patches, head's channels)
-    distances: Tensor | None = None  # (tokens, tokens): which row of a relative bias a pair of tokens has
-
-    @property
-    def patches(self) -> slice:
-        """The patches among the tokens of a frame."""
-        return slice(self.class_tokens, self.in_space)
-
-    @property
-    def in_space(self) -> int:
-        """How many of the leading tokens are not registers: class token and patches."""
-        return self.class_tokens + self.grid[0] * self.grid[1]
-
-    def split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Class tokens, patches and registers of (batch, frames, tokens, width).
-
-        The gradients of the three are put together in one pass; that of a slice is filled up with zeros first.
-        """
-        sizes = [self.class_tokens, self.grid[0] * self.grid[1], tokens.shape[2] - self.in_space]
-        first, patches, registers = tokens.split(sizes, dim=2)
-        return first, patches, registers
-
-
-IDENTITY = nn.Identity()
+from uniformerv2.model.attention import IDENTITY, Attention, CrossAttention
+from uniformerv2.model.config import ModelConfig, Preprocessing
+from uniformerv2.model.positions import TokenLayout, distance_index, interpolate_positions, rotation
+from uniformerv2.model.recompute import recomputed
 
 # bytes of the widest activation that inference on a CPU computes at a time, 8 frames of B/16 in float32: 32 frames at
 # once took 7 % longer than in four parts, in bfloat16 12 %, as activations leave the cache between two layers
 CACHE = 20 * 2**20
-
-
-def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """function(*inputs), which keeps its inputs alone for the backward pass and is computed again there.
-
-    For what is cheap beside the memory that it would take. A checkpoint stops at the inputs of the last operation:
-    where that is a product, as in most uses here, only what comes before is done twice.
-    """
-    return checkpoint(function, *inputs, use_reentrant=False) if torch.is_grad_enabled() else function(*inputs)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention, the only place of the package that computes it without its weights.
-
-    Args:
-        query: (batch, heads, queries, dim).
-        key, value: (batch, heads, tokens, dim).
-        scale: factor on the dot products.
-        bias: what (batch, heads, queries, tokens) broadcasts from, added to the scaled dot products.
-
-    Returns:
-        (batch, heads, queries, dim).
-    """
-    if _plain_is_faster(query, key):
-        inputs = (query, key, value) if bias is None else (query, key, value, bias)
-        return recomputed(partial(_plain_attention, scale=scale), *inputs)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
-
-
-def _plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, *, scale: float) -> Tensor:
-    scaled = query if scale == 1 else query * scale
-    scores = scaled @ key.transpose(-1, -2)
-    return (scores if bias is None else scores + bias).softmax(-1) @ value
-
-
-def _plain_is_faster(query: Tensor, key: Tensor) -> bool:
-    """Fused attention in bfloat16 on a CPU takes 1.5 to 2 times as long as plain products, its backward 2 to 4 times.
-
-    Seen up to 1024 tokens (benchmarks/attention.py); beyond, the memory for the weights counts for more.
-    """
-    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[-2] <= 1024
 
 
 class QuickGELU(nn.Module):
@@ -214,60 +138,6 @@ def embed_patches(patches: Tensor, taps: Sequence[Callable[[Tensor], Tensor]]) -
     return tokens
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention over the tokens of one frame."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        width = config.width
-        self.heads = config.heads
-        self.scale = (width // config.heads) ** -0.5
-        self.grid = config.grid
-        self.rotary = config.rotary
-        self.qkv = nn.Linear(width, 3 * width)
-        rows, columns = self.grid
-        table = torch.zeros((2 * rows - 1) * (2 * columns - 1) + 3, self.heads) if config.relative_bias else None
-        self.relative_bias = nn.Parameter(table) if table is not None else None
-        self.norm = nn.LayerNorm(width, eps=config.norm_eps) if config.attention_norm else nn.Identity()
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, places: Places, before: nn.Module = IDENTITY) -> Tensor:
-        """Attend to `before(x)`, a norm or an identity."""
-        qkv = recomputed(lambda x: self.qkv(before(x)), x)
-        return self.output(self.mix(qkv, places))
-
-    def mix(self, qkv: Tensor, places: Places) -> Tensor:
-        """Queries, keys and values (batch, frames, tokens, 3·width) -> (batch, frames, tokens, width)."""
-        query, key, value = self.split(qkv)
-        if self.rotary is not None:
-            query, key = (rotate(one, places, halves=self.rotary.halves) for one in (query, key))
-        mixed = attend(query, key, value, scale=self.scale, bias=self._bias(places))
-        return self.join(mixed).unflatten(0, qkv.shape[:2])
-
-    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(batch, frames, tokens, 3·width) -> three of (batch·frames, heads, tokens, width / heads), as views."""
-        heads = qkv.flatten(0, 1).unflatten(-1, (3, self.heads, -1))
-        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
-        return query, key, value
-
-    @staticmethod
-    def join(mixed: Tensor) -> Tensor:
-        """(batch·frames, heads, tokens, width / heads) -> (batch·frames, tokens, width)."""
-        return mixed.transpose(1, 2).flatten(2)
-
-    def output(self, mixed: Tensor) -> Tensor:
-        """(..., width) -> the same shape."""
-        return self.proj(self.norm(mixed))
-
-    def _bias(self, places: Places) -> Tensor | None:
-        """(heads, tokens, tokens), or None without a relative bias."""
-        if self.relative_bias is None:
-            return None
-        assert places.distances is not None
-        table = interpolate_distances(self.relative_bias, self.grid, places.grid)
-        return table[places.distances].permute(2, 0, 1)
-
-
 class MLP(nn.Module):
     """Two linear layers; gated, the first makes a gate and a value: silu(gate) * value (SwiGLU, arXiv:2002.05202)."""
 
@@ -340,10 +210,10 @@ class Block(nn.Module):
         self.widening = config.mlp_ratio * (2 if config.gated_mlp else 1)  # of the widest activation
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor, places: Places) -> Tensor:
+    def forward(self, tokens: Tensor, places: TokenLayout) -> Tensor:
         return self.mix_channels(self.mix_space(tokens, places))
 
-    def mix_space(self, tokens: Tensor, places: Places) -> Tensor:
+    def mix_space(self, tokens: Tensor, places: TokenLayout) -> Tensor:
         def attention(x: Tensor, before: nn.Module) -> Tensor:
             return self.attention(x, places, before)
 
@@ -386,55 +256,6 @@ class Block(nn.Module):
         return branch(*inputs)
 
 
-class CrossAttention(nn.Module):
-    """A few queries attend to all tokens of a clip, without ever forming keys and values.
-
-    (q Wq)(x Wk)' = ((q Wq) Wk') x', so the key projection moves to the query side; the value projection moves
-    behind the weighted sum in the same way. For Q queries this takes 2·Q·heads multiply-adds per token channel
-    instead of 2·(width + Q), a gain while Q is below width / heads. The key's bias adds the same number to every
-    score of a query, which the softmax takes away again.
-    """
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def cross(self, query: Tensor, context: Tensor, *, weights: bool) -> tuple[Tensor, Tensor | None]:
-        """Attend.
-
-        Args:
-            query: (batch, queries, width), normalised.
-            context: (batch, tokens, width), normalised.
-            weights: also return the attention weights.
-
-        Returns:
-            (batch, queries, width), and (batch, tokens) weights averaged over heads and queries or None.
-        """
-        batch, queries, width = query.shape
-        dim = width // self.heads
-        # (3·width, width) -> three of (heads, dim, width)
-        query_weight, key_weight, value_weight = self.qkv.weight.view(3, self.heads, dim, width).unbind(0)
-        query_bias, _, value_bias = self.qkv.bias.view(3, self.heads, 1, dim).unbind(0)
-        # (batch, 1, queries, width) @ (heads, width, dim) -> (batch, heads, queries, dim)
-        projected = query[:, None] @ query_weight.transpose(-1, -2) + query_bias
-        # -> (batch, 1, heads·queries, width): every head's query, as seen from the tokens
-        absorbed = (projected @ key_weight).view(batch, 1, self.heads * queries, width)
-        tokens = context[:, None]
-        scale = dim**-0.5
-        averaged = None
-        if weights:
-            scores = (absorbed * scale @ tokens.transpose(-1, -2)).softmax(-1)
-            averaged = scores.mean((1, 2))
-            summed = scores @ tokens
-        else:
-            summed = attend(absorbed, tokens, tokens, scale=scale)
-        # (batch, heads, queries, width) @ (heads, width, dim) -> (batch, heads, queries, dim)
-        values = summed.view(batch, self.heads, queries, width) @ value_weight.transpose(-1, -2) + value_bias
-        return self.proj(values.transpose(1, 2).reshape(batch, queries, width)), averaged
-
-
 class AttentionPool(nn.Module):
     """One learned query attends to class token and patches, then passes an MLP (SigLIP, Perception Encoder)."""
 
@@ -453,90 +274,6 @@ class AttentionPool(nn.Module):
         query = self.query.to(context.dtype).expand(context.shape[0], -1, -1)
         pooled = self.attention.cross(query, context, weights=False)[0][:, 0]
         return (pooled + self.mlp(pooled, self.norm)).unflatten(0, tokens.shape[:2])
-
-
-def interpolate_grid(grid: Tensor, new: tuple[int, int]) -> Tensor:
-    """(rows, columns, channels) -> (new rows, new columns, channels), bicubically."""
-    planes = grid.permute(2, 0, 1)[None].float()
-    planes = F.interpolate(planes, size=new, mode="bicubic", align_corners=False)
-    return planes[0].permute(1, 2, 0).to(grid.dtype)
-
-
-def interpolate_positions(positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """Position embedding for another grid, bicubically; the class token's, if there is one, is untouched.
-
-    Args:
-        positions: (class tokens + old patches, width), class token first.
-        old_grid, new_grid: patches per column and per row.
-
-    Returns:
-        (class tokens + new patches, width).
-    """
-    if old_grid == new_grid:
-        return positions
-    first, patches = positions.tensor_split([positions.shape[0] - old_grid[0] * old_grid[1]])
-    return torch.cat([first, interpolate_grid(patches.unflatten(0, old_grid), new_grid).flatten(0, 1)])
-
-
-def interpolate_distances(table: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """Relative bias for another grid, bicubically over the distances between patches; the class token's rows stay.
-
-    Args:
-        table: ((2·rows - 1)·(2·columns - 1) + 3, heads), the last three from, to and within the class token.
-        old_grid, new_grid: patches per column and per row.
-    """
-    if old_grid == new_grid:
-        return table
-    old, new = ((2 * rows - 1, 2 * columns - 1) for rows, columns in (old_grid, new_grid))
-    patches = interpolate_grid(table[:-3].unflatten(0, old), new).flatten(0, 1)
-    return torch.cat([patches, table[-3:]])
-
-
-def distance_index(grid: tuple[int, int], class_tokens: int, device: torch.device) -> Tensor:
-    """Which row of a relative bias a pair of tokens has: (tokens, tokens), row the query, column the key."""
-    rows, columns = grid
-    # (patches,) each
-    row, column = (
-        index.flatten() for index in torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    )
-    down, across = row[:, None] - row + rows - 1, column[:, None] - column + columns - 1
-    index = down * (2 * columns - 1) + across
-    if class_tokens:
-        distances = (2 * rows - 1) * (2 * columns - 1)
-        index = F.pad(index, (1, 0, 1, 0))
-        index[0, :], index[:, 0], index[0, 0] = distances, distances + 1, distances + 2
-    return index.to(device)
-
-
-def rotation(rotary: Rotary, grid: tuple[int, int], channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines that turn the channels of a head: two of (patches, channels), float32."""
-    pairs = channels // 4  # of rows, and of columns
-    frequencies = rotary.base ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
-    row, column = (
-        (rotary.start + span * (torch.arange(length, dtype=torch.float64) + rotary.offset) / length)
-        for length, span in zip(grid, rotary.span, strict=True)
-    )
-    axes = list(torch.meshgrid(row, column, indexing="ij"))
-    if rotary.columns_first:
-        axes.reverse()
-    # (rows, columns, 2, pairs) -> (patches, channels / 2)
-    angles = (torch.stack(axes, -1)[..., None] * frequencies).flatten(2).flatten(0, 1)
-    angles = angles.repeat(1, 2) if rotary.halves else angles.repeat_interleave(2, dim=1)
-    return angles.cos().float().to(device), angles.sin().float().to(device)
-
-
-def rotate(x: Tensor, places: Places, *, halves: bool) -> Tensor:
-    """Turn the patches among queries or keys, (batch, heads, tokens, channels), to their places."""
-    assert places.rotation is not None
-    cosine, sine = places.rotation
-    patches = x[:, :, places.patches]
-    if halves:
-        first, second = patches.chunk(2, dim=-1)
-        turned = torch.cat([-second, first], dim=-1)
-    else:
-        turned = torch.stack([-patches[..., 1::2], patches[..., ::2]], dim=-1).flatten(-2)
-    placed = (patches * cosine + turned * sine).to(x.dtype)
-    return torch.cat([x[:, :, : places.class_tokens], placed, x[:, :, places.in_space :]], dim=2)
 
 
 class ImageTransformer(nn.Module):
@@ -577,7 +314,7 @@ class ImageTransformer(nn.Module):
     def image_blocks(self) -> list[Block]:
         return cast("list[Block]", list(self.blocks))
 
-    def embed(self, clip: Tensor) -> tuple[Tensor, Places]:
+    def embed(self, clip: Tensor) -> tuple[Tensor, TokenLayout]:
         """(batch, 3, frames, height, width) -> tokens that enter the first block, and their places."""
         patches = self.patch_embedding(clip)
         size = self.config.patch_size
@@ -592,8 +329,8 @@ class ImageTransformer(nn.Module):
         return self.pre_norm(tokens), places
 
     def encode(
-        self, clip: Tensor, stages: Container[int], add: Callable[[Tensor, Places], None]
-    ) -> tuple[Tensor, Places]:
+        self, clip: Tensor, stages: Container[int], add: Callable[[Tensor, TokenLayout], None]
+    ) -> tuple[Tensor, TokenLayout]:
         """Run all blocks.
 
         Args:
@@ -611,7 +348,7 @@ class ImageTransformer(nn.Module):
                 add(tokens, places)
         return self.frame_embeddings(tokens, places), places
 
-    def frame_embeddings(self, tokens: Tensor, places: Places) -> Tensor:
+    def frame_embeddings(self, tokens: Tensor, places: TokenLayout) -> Tensor:
         """What the image model says of each frame: (batch, frames, tokens, width) -> (batch, frames, width)."""
         if self.config.pool == "class_token":
             return self.pool_norm(self.post_norm(tokens[:, :, 0]))
@@ -619,14 +356,14 @@ class ImageTransformer(nn.Module):
         pooled = self.pool(tokens) if self.pool is not None else tokens[:, :, places.patches].mean(2)
         return self.pool_norm(pooled)
 
-    def _places(self, grid: tuple[int, int], device: torch.device) -> Places:
+    def _places(self, grid: tuple[int, int], device: torch.device) -> TokenLayout:
         config = self.config
         classes = int(config.class_token)
         turns = None
         if config.rotary is not None:
             turns = rotation(config.rotary, grid, config.width // config.heads, device)
         distances = distance_index(grid, classes, device) if config.relative_bias else None
-        return Places(classes, grid, turns, distances)
+        return TokenLayout(classes, grid, turns, distances)
 
     @staticmethod
     def _repeat(tokens: Tensor, like: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.measuring.ledger import tensors_digest, videos_digest
+from uniformerv2.model.positions import TokenLayout
 from uniformerv2.model.uniformerv2 import Encoded, UniFormerV2
-from uniformerv2.model.vit import Places
 from uniformerv2.train.lock import locked
 from uniformerv2.train.precision import autocast
 from uniformerv2.train.recipe import Recipe
@@ -54,7 +54,7 @@ class FeatureLayout:
         frames = model.preprocessing.num_frames
         if config.temporal_downsample:
             frames = math.ceil(frames / 2)
-        self.places = Places(int(config.class_token), (height // config.patch_size, width // config.patch_size))
+        self.places = TokenLayout(int(config.class_token), (height // config.patch_size, width // config.patch_size))
         stage = torch.Size((frames, self.places.in_space, config.width))
         self._shapes = [stage] * len(config.global_after) + [torch.Size((frames, config.width))]
 

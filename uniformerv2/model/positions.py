@@ -1,0 +1,129 @@
+"""Where the tokens of a frame stand: their layout, and absolute, relative and rotary position embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from uniformerv2.model.config import Rotary
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Where the tokens of a frame stand, and what the blocks need to know of it.
+
+    Register tokens come last: they take part in the spatial attention, and the slices below leave them out of the local
+    and global aggregators. They hold what the image model stores beside the picture, and stand at no place in space
+    or time.
+    """
+
+    class_tokens: int  # 1, or 0 without a class token
+    grid: tuple[int, int]  # rows and columns of patches
+    rotation: tuple[Tensor, Tensor] | None = None  # cosines and sines of the patches: (patches, head's channels)
+    distances: Tensor | None = None  # (tokens, tokens): which row of a relative bias a pair of tokens has
+
+    @property
+    def patches(self) -> slice:
+        """The patches among the tokens of a frame."""
+        return slice(self.class_tokens, self.in_space)
+
+    @property
+    def in_space(self) -> int:
+        """How many of the leading tokens are not registers: class token and patches."""
+        return self.class_tokens + self.grid[0] * self.grid[1]
+
+    def split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Class tokens, patches and registers of (batch, frames, tokens, width).
+
+        The gradients of the three are put together in one pass; that of a slice is filled up with zeros first.
+        """
+        sizes = [self.class_tokens, self.grid[0] * self.grid[1], tokens.shape[2] - self.in_space]
+        first, patches, registers = tokens.split(sizes, dim=2)
+        return first, patches, registers
+
+
+def interpolate_positions(positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """Position embedding for another grid, bicubically; the class token's, if there is one, is untouched.
+
+    Args:
+        positions: (class tokens + old patches, width), class token first.
+        old_grid, new_grid: patches per column and per row.
+
+    Returns:
+        (class tokens + new patches, width).
+    """
+    if old_grid == new_grid:
+        return positions
+    first, patches = positions.tensor_split([positions.shape[0] - old_grid[0] * old_grid[1]])
+    return torch.cat([first, interpolate_grid(patches.unflatten(0, old_grid), new_grid).flatten(0, 1)])
+
+
+def interpolate_grid(grid: Tensor, new: tuple[int, int]) -> Tensor:
+    """(rows, columns, channels) -> (new rows, new columns, channels), bicubically."""
+    planes = grid.permute(2, 0, 1)[None].float()
+    planes = F.interpolate(planes, size=new, mode="bicubic", align_corners=False)
+    return planes[0].permute(1, 2, 0).to(grid.dtype)
+
+
+def interpolate_distances(table: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """Relative bias for another grid, bicubically over the distances between patches; the class token's rows stay.
+
+    Args:
+        table: ((2·rows - 1)·(2·columns - 1) + 3, heads), the last three from, to and within the class token.
+        old_grid, new_grid: patches per column and per row.
+    """
+    if old_grid == new_grid:
+        return table
+    old, new = ((2 * rows - 1, 2 * columns - 1) for rows, columns in (old_grid, new_grid))
+    patches = interpolate_grid(table[:-3].unflatten(0, old), new).flatten(0, 1)
+    return torch.cat([patches, table[-3:]])
+
+
+def distance_index(grid: tuple[int, int], class_tokens: int, device: torch.device) -> Tensor:
+    """Which row of a relative bias a pair of tokens has: (tokens, tokens), row the query, column the key."""
+    rows, columns = grid
+    # (patches,) each
+    row, column = (
+        index.flatten() for index in torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    )
+    down, across = row[:, None] - row + rows - 1, column[:, None] - column + columns - 1
+    index = down * (2 * columns - 1) + across
+    if class_tokens:
+        distances = (2 * rows - 1) * (2 * columns - 1)
+        index = F.pad(index, (1, 0, 1, 0))
+        index[0, :], index[:, 0], index[0, 0] = distances, distances + 1, distances + 2
+    return index.to(device)
+
+
+def rotation(rotary: Rotary, grid: tuple[int, int], channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines that turn the channels of a head: two of (patches, channels), float32."""
+    pairs = channels // 4  # of rows, and of columns
+    frequencies = rotary.base ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+    row, column = (
+        (rotary.start + span * (torch.arange(length, dtype=torch.float64) + rotary.offset) / length)
+        for length, span in zip(grid, rotary.span, strict=True)
+    )
+    axes = list(torch.meshgrid(row, column, indexing="ij"))
+    if rotary.columns_first:
+        axes.reverse()
+    # (rows, columns, 2, pairs) -> (patches, channels / 2)
+    angles = (torch.stack(axes, -1)[..., None] * frequencies).flatten(2).flatten(0, 1)
+    angles = angles.repeat(1, 2) if rotary.halves else angles.repeat_interleave(2, dim=1)
+    return angles.cos().float().to(device), angles.sin().float().to(device)
+
+
+def rotate(x: Tensor, places: TokenLayout, *, halves: bool) -> Tensor:
+    """Turn the patches among queries or keys, (batch, heads, tokens, channels), to their places."""
+    assert places.rotation is not None
+    cosine, sine = places.rotation
+    patches = x[:, :, places.patches]
+    if halves:
+        first, second = patches.chunk(2, dim=-1)
+        turned = torch.cat([-second, first], dim=-1)
+    else:
+        turned = torch.stack([-patches[..., 1::2], patches[..., ::2]], dim=-1).flatten(-2)
+    placed = (patches * cosine + turned * sine).to(x.dtype)
+    return torch.cat([x[:, :, : places.class_tokens], placed, x[:, :, places.in_space :]], dim=2)
