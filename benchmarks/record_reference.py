@@ -2,10 +2,10 @@
 
     python benchmarks/record_reference.py --reference CHECKOUT [--mmaction2 CHECKOUT] [--timm CHECKOUT] [--check]
 
-A CHECKOUT is a clone of that project at the commit named in `SOURCES` below; nothing of it has to be installed, what
-its files import besides PyTorch is stood in for. What is given is recorded: each model of tests/reference/manifest.py
-in a file of tests/reference/outputs. With --check nothing is written: the new record is compared with the file that is
-there, the largest differences are printed, and one past 1e-5 (gradients: 1e-4) makes the exit status 1.
+A CHECKOUT is a clone of that project at the version named in `SOURCES` below. Nothing has to be installed: stand-ins
+replace what its files import besides PyTorch. Each model of tests/reference/manifest.py whose code is given is written
+to a file in tests/reference/outputs. With --check nothing is written: the new record is compared with the file, the
+largest differences are printed, and a difference above 1e-5 (gradients: 1e-4) makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 from unittest.mock import MagicMock
 
 import torch
@@ -32,7 +31,7 @@ from uniformerv2.model.vit import DropPath
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from reference.drawn import draw, draw_pixels, draw_state, summarise
-from reference.manifest import CROPS, IMAGE, OVERRIDES, TARGET, VIDEO, Image, Video
+from reference.manifest import CROPS, IMAGE, OVERRIDES, SAMPLING, TARGET, VIDEO, Image, Video
 from reference.recorded import Record, differences, read_record, record_file
 
 SOURCES = {
@@ -49,18 +48,28 @@ def main() -> int:
     parser.add_argument("--timm", type=Path, metavar="CHECKOUT", help=SOURCES["timm"])
     parser.add_argument("--check", action="store_true", help="compare with the files, write nothing")
     arguments = parser.parse_args()
+    checkouts = (arguments.reference, arguments.mmaction2, arguments.timm)
+    if not any(checkouts):
+        parser.error("nothing to record: give a checkout")
     torch.set_num_threads(1)
-    failed = 0
-    for name, record in records(arguments.reference, arguments.mmaction2, arguments.timm):
-        if not arguments.check:
+    same = True
+    for name, record in records(*checkouts):
+        if arguments.check:
+            same &= check(name, record)
+        else:
             write(name, record)
-            continue
-        largest, past = differences(record["outputs"], read_record(name)["outputs"])
-        same = not past and record["weights"] == read_record(name)["weights"]
-        failed += not same
-        figures = "  ".join(f"{kind} {error:.1e}" for kind, error in largest.items())
-        print(f"{'ok  ' if same else 'FAIL'} {name}: {figures}", *past, sep="\n     ")
-    return 1 if failed else 0
+    return 0 if same else 1
+
+
+def check(name: str, record: Record) -> bool:
+    """Print how far a new record is from the file that is there; whether they agree."""
+    before = read_record(name)
+    largest, past = differences(record["outputs"], before["outputs"])
+    if record["weights"] != before["weights"]:
+        past.append("weights have other names or shapes")
+    figures = "  ".join(f"{kind} {error:.1e}" for kind, error in largest.items())
+    print(f"{'FAIL' if past else 'ok  '} {name}: {figures}", *past, sep="\n     ")
+    return not past
 
 
 def records(official: Path | None, mmaction2: Path | None, timm: Path | None) -> Iterator[tuple[str, Record]]:
@@ -70,7 +79,9 @@ def records(official: Path | None, mmaction2: Path | None, timm: Path | None) ->
         if video.source == "mmaction2" and mmaction2:
             yield name, record_video(name, video, MMAction2(mmaction2, video))
     if official:
-        yield "crops", record_crops(official)
+        utils, decoder = import_official_data(official)
+        yield "crops", record_crops(utils)
+        yield "sampling", record_sampling(decoder)
     if timm:
         create_model = import_timm(timm).create_model
         for name, image in IMAGE.items():
@@ -148,25 +159,19 @@ def record_video(name: str, video: Video, model: Official | MMAction2) -> Record
 def watched(model: Official | MMAction2, clips: int) -> Iterator[dict[str, Tensor]]:
     """Collects the output of every block and stage, and the pooled token before and after its norm."""
     seen: dict[str, Tensor] = {}
-    transformer, hooks = model.backbone.transformer, []
-    for number, block in enumerate(transformer.resblocks):
-        # (tokens, clips·frames, width) -> (clips, frames, tokens, width)
-        def keep(_: nn.Module, __: Any, out: Tensor, number: int = number) -> None:
-            seen[f"eval.local.{number}"] = out.transpose(0, 1).unflatten(0, (clips, -1))
+    hooks = []
 
-        hooks.append(block.register_forward_hook(keep))
-    for number, stage in enumerate(transformer.dec):
+    def keep(module: nn.Module, name: str, reshape: Callable[[Tensor], Tensor]) -> None:
+        hooks.append(module.register_forward_hook(lambda _, __, out: seen.update({name: reshape(out)})))
+
+    for number, block in enumerate(model.backbone.transformer.resblocks):
+        # (tokens, clips·frames, width) -> (clips, frames, tokens, width)
+        keep(block, f"eval.local.{number}", lambda out: out.transpose(0, 1).unflatten(0, (clips, -1)))
+    for number, stage in enumerate(model.backbone.transformer.dec):
         # (1, clips, width) -> (clips, width)
-        hooks.append(
-            stage.register_forward_hook(
-                lambda _, __, out, number=number: seen.update({f"eval.global.{number}": out[0]})
-            )
-        )
-    hooks.append(
-        model.norm.register_forward_hook(
-            lambda _, given, out: seen.update({"eval.pooled": given[0], "eval.features": out})
-        )
-    )
+        keep(stage, f"eval.global.{number}", lambda out: out[0])
+    keep(model.norm, "eval.features", lambda out: out)
+    hooks.append(model.norm.register_forward_pre_hook(lambda _, given: seen.update({"eval.pooled": given[0]})))
     yield seen
     for hook in hooks:
         hook.remove()
@@ -181,15 +186,26 @@ def record_image(name: str, image: Image, create_model: Callable[..., nn.Module]
     return summarised("timm", weights, {"tokens": tokens, "pooled": pooled})
 
 
-def record_crops(checkout: Path) -> Record:
-    """The three test crops of the official data set, cut from drawn frames."""
-    utils, seen = import_crops(checkout), {}
+def record_crops(utils: ModuleType) -> Record:
+    """The three test crops of the official data sets, cut from drawn frames."""
+    seen = {}
     for name, (shape, side) in CROPS.items():
         frames = utils.tensor_normalize(draw_pixels(f"{name} frames", shape), [0.45] * 3, [0.225] * 3)
         for crop in range(3):
             seen[f"{name}.crop{crop}"] = utils.spatial_sampling(
                 frames.permute(3, 0, 1, 2), crop, min_scale=side, max_scale=side, crop_size=side
             )
+    return summarised("official", {}, seen)
+
+
+def record_sampling(decoder: ModuleType) -> Record:
+    """The frames of every test clip of a video."""
+    seen = {
+        f"{frames} frames, {segments} segments, {clips} clips": torch.tensor(
+            [decoder.get_seq_frames(frames, segments, clip, clips) for clip in range(clips)]
+        )
+        for frames, segments, clips in SAMPLING
+    }
     return summarised("official", {}, seen)
 
 
@@ -218,7 +234,7 @@ def write(name: str, record: Record) -> None:
 
 
 def stand_ins(*names: str) -> dict[str, MagicMock]:
-    """Modules that have everything, for imports of what the recorded functions do not call."""
+    """Empty modules for imports that the recorded functions do not use."""
     return {name: MagicMock() for name in names}
 
 
@@ -234,21 +250,22 @@ def import_mmaction2(checkout: Path) -> ModuleType:
 
 
 class BaseModule(nn.Module):
-    """For mmengine's, which knows how its weights are initialised besides."""
+    """Stands in for mmengine's, which adds only how weights are initialised."""
 
     def __init__(self, init_cfg: object = None):
         super().__init__()
 
 
-def import_crops(checkout: Path) -> ModuleType:
-    """The official slowfast/datasets/utils.py with its transform.py."""
-    modules = stand_ins("slowfast", "slowfast.datasets", "slowfast.datasets.rand_augment", "torchvision", "cv2")
-    modules |= stand_ins("slowfast.datasets.random_erasing", "torchvision.transforms", "PIL", "iopath")
+def import_official_data(checkout: Path) -> tuple[ModuleType, ModuleType]:
+    """The official slowfast/datasets/utils.py with its transform.py, and decoder.py."""
+    modules = stand_ins("slowfast", "slowfast.datasets", "slowfast.datasets.rand_augment", "cv2", "PIL", "iopath")
+    modules |= stand_ins("slowfast.datasets.random_erasing", "torchvision", "torchvision.io", "torchvision.transforms")
     modules |= stand_ins("torchvision.transforms.functional", "iopath.common", "iopath.common.file_io")
     folder = checkout / "slowfast/datasets"
     with standing_in(modules):
         modules["slowfast.datasets"].transform = import_file(folder / "transform.py", "slowfast.datasets.transform")
-        return import_file(folder / "utils.py", "slowfast.datasets.utils")
+        utils = import_file(folder / "utils.py", "slowfast.datasets.utils")
+        return utils, import_file(folder / "decoder.py", "slowfast.datasets.decoder")
 
 
 def import_timm(checkout: Path) -> ModuleType:

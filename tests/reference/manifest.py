@@ -86,3 +86,8 @@ CROPS = {
     "square": Crops((2, 50, 50, 3), 48),
     "upscale": Crops((2, 24, 40, 3), 32),
 }
+
+# (frames of a video, segments, clips): which frames make each clip
+SAMPLING = [
+    (frames, segments, clips) for frames in (1, 5, 9, 16, 100, 251, 1797) for segments in (8, 16) for clips in (1, 3, 4)
+]

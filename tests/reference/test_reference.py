@@ -8,16 +8,17 @@ import pytest
 import torch
 
 from reference.drawn import draw_pixels, summarise
-from reference.manifest import CROPS, IMAGE, TARGET, VIDEO
+from reference.manifest import CROPS, IMAGE, SAMPLING, TARGET, VIDEO
 from reference.outputs import Outputs, crop_outputs, eval_outputs, image_outputs, train_outputs
 from reference.recorded import differences, draw_input, image_model, read_record, record_file, video_model
 from uniformerv2 import Preprocessing
 from uniformerv2.video import transforms
+from uniformerv2.video.sampling import segment_indices
 from uniformerv2.weights.key_names import VIDEO_FORMATS, from_ours
 
 
 def test_everything_in_the_manifest_is_recorded() -> None:
-    names = {"crops", *VIDEO, *IMAGE}
+    names = {"crops", "sampling", *VIDEO, *IMAGE}
     assert {file.stem for file in record_file("crops").parent.iterdir()} == names
     assert sum(record_file(name).stat().st_size for name in names) < 500_000
 
@@ -70,3 +71,24 @@ def test_the_three_crops(name: str) -> None:
     assert_recorded("crops", {f"{name}.{crop}": pixels for crop, pixels in outputs.items()}, f"{name}.")
     centre = transforms.test_crops(frames.permute(0, 3, 1, 2), Preprocessing(size=(side, side)))[0]
     assert_recorded("crops", {f"{name}.crop1": centre}, f"{name}.crop1")
+
+
+def test_sampled_frames() -> None:
+    clips_of = {
+        f"{frames} frames, {segments} segments, {clips} clips": torch.tensor(
+            [segment_indices(frames, segments, clip=clip, clips=clips) for clip in range(clips)]
+        )
+        for frames, segments, clips in SAMPLING
+    }
+    assert_recorded("sampling", clips_of, "")
+
+
+def test_a_change_of_any_parameter_shows() -> None:
+    model, clip = video_model("temporal"), draw_input("temporal")
+    recorded = {key: entry for key, entry in read_record("temporal")["outputs"].items() if key.startswith("eval.")}
+    for name, parameter in model.named_parameters():
+        first = parameter.data.flatten()[:1]
+        first += 1 / 16
+        assert differences(summarise(eval_outputs(model, clip)), recorded)[1], name
+        first -= 1 / 16
+    assert not differences(summarise(eval_outputs(model, clip)), recorded)[1]
