@@ -8,13 +8,13 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelHubMixin, hub_mixin
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from uniformerv2 import CheckpointError, ModelConfig, Preprocessing, UniFormerV2, arm, load_model, save_model
-from uniformerv2.weights import loading
 
 CONFIG = ModelConfig(width=32, depth=2, heads=2, patch_size=8, image_size=(16, 24), num_classes=2, global_after=(1,))
 PREPROCESSING = Preprocessing(num_frames=5, size=(16, 24), mean=(0.1, 0.2, 0.3))
@@ -97,24 +97,21 @@ def test_a_repository_is_loaded_by_its_name(
         asked.append((repo_id, filename, options["revision"]))
         return str(tmp_path / filename)
 
-    monkeypatch.setattr(loading, "hf_hub_download", download)
-    monkeypatch.setattr(hub_mixin, "hf_hub_download", lambda *, repo_id, filename, **_: str(tmp_path / filename))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert_same(UniFormerV2.from_pretrained("owner/name", revision="v1"), model)
-    assert asked == [("owner/name", "model.safetensors", "v1")]
+    assert asked == [("owner/name", "config.json", "v1"), ("owner/name", "model.safetensors", "v1")]
 
 
 def test_a_repository_without_weights_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-
     def absent(*_: object, **__: object) -> str:
         raise LocalEntryNotFoundError("not in the cache\nand offline")
 
-    monkeypatch.setattr(loading, "hf_hub_download", absent)
-    monkeypatch.setattr(hub_mixin, "hf_hub_download", lambda **_: str(tmp_path / "config.json"))
-    with pytest.raises(CheckpointError, match=r"owner/name: no model\.safetensors .*not in the cache") as error:
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", absent)
+    with pytest.raises(CheckpointError, match=r"owner/name/model\.safetensors: not in the cache") as error:
         UniFormerV2.from_pretrained("owner/name")
     assert "\n" not in str(error.value)
-    with pytest.raises(CheckpointError, match=r"a b/c/d: no model\.safetensors to be had"):
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=r"'a b/c/d' is no name of a hub repository"):
         UniFormerV2.from_pretrained("a b/c/d")
     with pytest.raises(CheckpointError, match=r"model\.safetensors: no such file"):
         UniFormerV2.from_pretrained(tmp_path)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import ModelHubMixin, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import ModelHubMixin
 from torch import Tensor
 
 from uniformerv2.device import pick_device
@@ -29,6 +30,7 @@ from uniformerv2.weights.checkpoint import (
     rename_video_keys,
     save_model,
 )
+from uniformerv2.weights.download import hub_file
 from uniformerv2.weights.files import ALIGNMENT, HUB_FILE
 from uniformerv2.weights.image_files import ImageSource, read_image_source
 from uniformerv2.weights.image_recognise import Constants, read_image_model
@@ -87,46 +89,21 @@ class HubUniFormerV2(
         Raises:
             CheckpointError: there is no such file, or as `load_model`.
         """
-        try:
-            return super().from_pretrained(
-                pretrained_model_name_or_path,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-                options=options,
-            )
-        except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(
-                f"{pretrained_model_name_or_path}: no {HUB_FILE} to be had from the hub: {reason}"
-            ) from error
-
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **model_kwargs: Any,  # the options, and what the mixin found in config.json
-    ) -> HubUniFormerV2:
-        if Path(model_id).is_dir():
-            return load_model(Path(model_id) / HUB_FILE, **model_kwargs["options"])
-        file = hf_hub_download(
-            model_id,
-            HUB_FILE,
+        folder = Path(pretrained_model_name_or_path)
+        if folder.is_dir():
+            return load_model(folder / HUB_FILE, **options)
+        download = partial(
+            hub_file,
+            str(pretrained_model_name_or_path),
             revision=revision,
             cache_dir=cache_dir,
             force_download=force_download,
             local_files_only=local_files_only,
             token=token,
         )
-        return load_model(file, **model_kwargs["options"])
+        with suppress(CheckpointError):
+            download("config.json")  # counts as a download
+        return load_model(download(HUB_FILE), **options)
 
 
 def load_model(

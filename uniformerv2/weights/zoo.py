@@ -183,8 +183,8 @@ def fetch_entry(entry: ZooEntry) -> Path:
         owner, name, file = entry.url.removeprefix("hf://").split("/", 2)
         return hub_file(f"{owner}/{name}", file, sha256=entry.sha256)
     if entry.state != "gone":
-        return download(entry.url, sha256=entry.sha256, sha256_head=entry.sha256_head)
-    found = find_download(entry.url, sha256=entry.sha256, sha256_head=entry.sha256_head)
+        return download(entry.url, sha256=entry.sha256 or entry.sha256_head)
+    found = find_download(entry.url, sha256=entry.sha256)
     if found is None:
         raise CheckpointError(f"{entry.name}: {entry.url} is gone: {STATES['gone']}; {_way_out(entry)}")
     return found
