@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
+from unittest.mock import patch
 
 import av
 import numpy as np
@@ -15,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from uniformerv2.data.batch import Batch
+from uniformerv2.video.reader import VideoReader
 
 Target = TypeVar("Target", Path, io.BytesIO)
 
@@ -80,6 +83,20 @@ def coloured(colours: Sequence[int], *, side: int = 48, seed: int = 0) -> Iterat
     for colour, frame in zip(colours, noise(len(colours), side, side, brightest=80, seed=seed), strict=True):
         frame[..., colour] += 150
         yield frame
+
+
+@contextmanager
+def decoded_frames() -> Iterator[list[int]]:
+    """Receives the number of frames that each video reader has decoded when it is closed."""
+    counts: list[int] = []
+    close = VideoReader.close
+
+    def counted(reader: VideoReader) -> None:
+        counts.append(reader.statistics.frames)
+        close(reader)
+
+    with patch.object(VideoReader, "close", counted):
+        yield counts
 
 
 def write_image_model(path: Path, *, width: int = 32, depth: int = 3, heads: int = 2, grid: int = 2) -> Path:

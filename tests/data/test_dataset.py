@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
 
+from helpers import decoded_frames
 from uniformerv2.data.annotations import Annotation, Damaged, Unreadable
 from uniformerv2.data.batch import Batch, Sample, collate
 from uniformerv2.data.dataset import VideoDataset, make_loader
@@ -19,7 +18,7 @@ from uniformerv2.data.order import EpochSampler
 from uniformerv2.errors import AnnotationError
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.augment import Augmentation
-from uniformerv2.video.reader import VideoReader, VideoWarning, _VideoFile
+from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.sampling import segment_indices
 from uniformerv2.video.views import Views
 
@@ -100,39 +99,21 @@ def test_crops_of_a_clip_run_from_left_to_right(tmp_path: Path) -> None:
         assert clips.mean((1, 2, 3, 4)).round().int().tolist() == values
 
 
-def decoded_frames(monkeypatch: pytest.MonkeyPatch, read: Callable[[], object]) -> int:
-    """How many frames leave the decoder meanwhile."""
-    counts: list[int] = []
-    feed = _VideoFile._feed
-
-    def counting_feed(self: _VideoFile, packet: Any) -> list[av.VideoFrame]:
-        frames = feed(self, packet)
-        counts.append(len(frames))
-        return frames
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_VideoFile, "_feed", counting_feed)
-        read()
-    return sum(counts)
-
-
 @pytest.mark.parametrize("group", [5, 12, 300])
-def test_views_cost_the_decoding_of_one_view_of_all_their_frames(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
-) -> None:
+def test_views_cost_the_decoding_of_one_view_of_all_their_frames(tmp_path: Path, group: int) -> None:
     path = write_video(tmp_path / "a.mp4", num_frames=150, options={"g": str(group), "bf": "2"}, codec="libx264")
     views = VideoDataset([Annotation(path, "run")], ["run"], BYTES, views=Views(4, 3))
     union = sorted({index for clip in range(4) for index in segment_indices(150, 4, clip=clip, clips=4)})
     assert len(union) == 16
 
-    def read_union() -> None:
+    with decoded_frames() as decoded:
         with VideoReader(path, threads=1) as reader:
             assert len(reader) == 150
             reader.frames_at(union)
-
-    once = decoded_frames(monkeypatch, read_union)
+        views[0]
+    once, as_views = decoded
     assert once >= 16
-    assert decoded_frames(monkeypatch, lambda: views[0]) <= 1.15 * once
+    assert as_views <= 1.15 * once
 
 
 def test_an_interval_limits_the_frames(videos: list[Annotation]) -> None:
@@ -239,14 +220,17 @@ def test_repeated_augmentation_draws_frames_and_views_anew(videos: list[Annotati
     assert batch.labels.shape == (6,)
 
 
-def test_repeated_views_are_one_decode(videos: list[Annotation], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_views_are_one_decode(videos: list[Annotation]) -> None:
     def dataset(repeats: int) -> VideoDataset:
         return VideoDataset(videos, ["run", "walk"], BYTES, augmentation=GREY_ONLY, repeats=repeats)
 
-    together = decoded_frames(monkeypatch, lambda: dataset(20)[0, 1])
-    apart = decoded_frames(monkeypatch, lambda: [dataset(1)[0, draw] for draw in range(20)])
+    with decoded_frames() as decoded:
+        dataset(20)[0, 1]
+        for draw in range(20):
+            dataset(1)[0, draw]
+    together, *apart = decoded
     assert together <= NUM_FRAMES + 1  # the first frame is decoded to open the file, too
-    assert apart > 2 * together
+    assert sum(apart) > 2 * together
 
 
 def test_training_clips_cover_the_video(videos: list[Annotation]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import decoded_frames
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.shards import write_shards
 from uniformerv2.data.sources import read_annotations
@@ -20,7 +21,7 @@ from uniformerv2.measuring.features import extract_features, find_videos, read_w
 from uniformerv2.measuring.ledger import journal_beside
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.video.reader import VideoReader, _VideoFile
+from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.sampling import segment_indices
 from uniformerv2.video.transforms import test_crops as crops_of
 from uniformerv2.video.windows import Windows
@@ -66,20 +67,12 @@ def test_the_frames_of_a_window_are_those_shown_in_it(long: Path) -> None:
             assert torch.equal(clip, crops_of(reader.frames_at(indices), preprocessing)[0])
 
 
-def test_a_video_is_decoded_once_however_windows_overlap(long: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded: list[object] = []
-    feed = _VideoFile._feed
-
-    def counting(self: _VideoFile, packet: object) -> list[av.VideoFrame]:
-        frames = feed(self, packet)  # type: ignore[arg-type]
-        decoded.extend(frames)
-        return frames
-
-    monkeypatch.setattr(_VideoFile, "_feed", counting)
+def test_a_video_is_decoded_once_however_windows_overlap(long: Path) -> None:
     windows = Windows(2, 0.25)
-    clips = list(read_windows(Annotation(long, ""), windows, Preprocessing(num_frames=8, size=(32, 32)), []))
+    with decoded_frames() as decoded:
+        clips = list(read_windows(Annotation(long, ""), windows, Preprocessing(num_frames=8, size=(32, 32)), []))
     assert len(clips) == 17
-    assert len(decoded) <= RATE * SECONDS + 1  # and the first, which opening a video looks at
+    assert decoded[0] <= RATE * SECONDS + 1  # and the first, which opening a video looks at
 
 
 # --- features
@@ -143,15 +136,15 @@ def test_unreadable_videos_are_named_and_have_no_windows(
 def test_a_video_that_ends_in_the_middle_leaves_no_windows(
     model: UniFormerV2, long: Path, colours: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = _VideoFile.images
+    iter_frames = VideoReader.iter_frames
 
-    def until_damage(self: _VideoFile, wanted: list[int]):  # type: ignore[no-untyped-def]
-        for index, image in images(self, wanted):
+    def until_damage(self: VideoReader, wanted: list[int]):  # type: ignore[no-untyped-def]
+        for index, image in iter_frames(self, wanted):
             if index > 40:
                 raise VideoError(f"{long}: frame {index} cannot be decoded")
             yield index, image
 
-    monkeypatch.setattr(_VideoFile, "images", until_damage)
+    monkeypatch.setattr(VideoReader, "iter_frames", until_damage)
     features = extract_features(model, [long, colours / "red" / "red0.mp4"], window=1.0, batch_size=2)
     assert [one.row for one in features.skipped] == [0]
     assert set(features.video.tolist()) == {1}
@@ -163,14 +156,14 @@ def test_a_video_that_ends_the_process_is_found_out_and_left_out(
 ) -> None:
     deadly = colours / "red" / "red0.mp4"
     good = [long, colours / "red" / "red1.mp4", colours / "red" / "red2.mp4"]
-    images = _VideoFile.images
+    iter_frames = VideoReader.iter_frames
 
-    def crash(self: _VideoFile, wanted: list[int]):  # type: ignore[no-untyped-def]
-        if self._name == str(deadly):
+    def crash(self: VideoReader, wanted: list[int]):  # type: ignore[no-untyped-def]
+        if self.name == str(deadly):
             os.kill(os.getpid(), signal.SIGKILL)
-        yield from images(self, wanted)
+        yield from iter_frames(self, wanted)
 
-    monkeypatch.setattr(_VideoFile, "images", crash)
+    monkeypatch.setattr(VideoReader, "iter_frames", crash)
     features = extract_features(model, [*good[:2], deadly, good[2]], window=window, workers=2)
     assert [(one.row, one.reason) for one in features.skipped] == [
         (2, f"{deadly}: reading it ended a process (SIGKILL)")
@@ -182,16 +175,16 @@ def test_a_video_that_ends_the_process_is_found_out_and_left_out(
 def test_a_process_that_is_ended_by_chance_costs_nothing(
     model: UniFormerV2, long: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    images = _VideoFile.images
+    iter_frames = VideoReader.iter_frames
 
-    def crash_once(self: _VideoFile, wanted: list[int]):  # type: ignore[no-untyped-def]
-        for number, found in enumerate(images(self, wanted)):
+    def crash_once(self: VideoReader, wanted: list[int]):  # type: ignore[no-untyped-def]
+        for number, found in enumerate(iter_frames(self, wanted)):
             if number == 30 and not (tmp_path / "crashed").exists():
                 (tmp_path / "crashed").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             yield found
 
-    monkeypatch.setattr(_VideoFile, "images", crash_once)
+    monkeypatch.setattr(VideoReader, "iter_frames", crash_once)
     features = extract_features(model, [long], window=0.5, batch_size=2, workers=1)
     assert (tmp_path / "crashed").exists()
     assert features.skipped == ()
@@ -201,10 +194,10 @@ def test_a_process_that_is_ended_by_chance_costs_nothing(
 def test_programming_errors_of_other_processes_are_told(
     model: UniFormerV2, long: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: _VideoFile, wanted: list[int]) -> None:
+    def fail(self: VideoReader, wanted: list[int]) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(_VideoFile, "images", fail)
+    monkeypatch.setattr(VideoReader, "iter_frames", fail)
     with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
         extract_features(model, [long], workers=1)
 

@@ -7,9 +7,8 @@ import logging
 import random
 import warnings
 import wave
-from collections import Counter
-from collections.abc import Callable, Iterator
-from fractions import Fraction
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,11 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import Target, write_video
 from uniformerv2.errors import VideoError
-from uniformerv2.video import reader as module
-from uniformerv2.video.reader import UNTIMED_RATE, VideoReader, VideoWarning, _VideoFile
+from uniformerv2.video import video_file
+from uniformerv2.video.decoding import UNTIMED_RATE, ReadStatistics
+from uniformerv2.video.reader import VideoReader, VideoWarning
 
 HEIGHT, WIDTH = 48, 64
 
@@ -35,37 +36,22 @@ def pictures(count: int, height: int = HEIGHT, width: int = WIDTH) -> Iterator[n
 
 
 def write(
-    target: Path | io.BytesIO,
+    target: Target,
     count: int = 40,
     *,
     codec: str = "libx264",
     size: tuple[int, int] = (HEIGHT, WIDTH),
-    pixels: str = "yuv420p",
-    container: str | None = None,
-    muxer: dict[str, str] | None = None,
-    times: list[int] | None = None,
     rotation: int = 0,
     mirrored: bool = False,
-    **options: str | int,
-) -> Any:
-    """Encode `count` pictures; `times` are presentation times in milliseconds."""
-    height, width = size
-    destination = str(target) if isinstance(target, Path) else target
-    with av.open(destination, "w", format=container, options=muxer or {}) as output:
-        settings = {key.replace("_", "-"): str(value) for key, value in options.items()}
-        stream = output.add_stream(codec, rate=25, options=settings)
-        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+    **options: Any,
+) -> Target:
+    """Encode `count` pictures, to be turned and mirrored when they are shown; other options as of `write_video`."""
+
+    def prepare(stream: av.VideoStream) -> None:
         if rotation or mirrored:
             stream.set_display_rotation(rotation, hflip=mirrored)
-        if times:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        for i, image in enumerate(pictures(count, height, width)):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            if times:
-                frame.pts, frame.time_base = times[i], Fraction(1, 1000)
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
-    return target
+
+    return write_video(target, pictures(count, *size), codec=codec, rate=25, prepare=prepare, **options)
 
 
 def sequential(source: Path | bytes) -> list[np.ndarray]:
@@ -101,38 +87,23 @@ def assert_exact(source: Path | bytes, expected: list[np.ndarray], **options: in
         assert np.array_equal(frames.numpy(), wanted), f"frames {indices} differ"
 
 
-def is_indexed(reader: VideoReader) -> bool:
-    """Whether the reader has not had to fall back to a decode from the start."""
-    return reader._frames._index is not None
-
-
 @pytest.fixture(autouse=True, params=["kept", "read again"])
 def packets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every test with the packets of a short video, which are kept, and of one too long for that."""
     if request.param == "read again":
-        monkeypatch.setattr(module, "_KEPT", 0)
+        monkeypatch.setattr(video_file, "KEPT_BYTES", 0)
     return request.param
 
 
-@pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts the packets given to the decoder, the frames taken from it, and the seeks."""
-    counts: Counter[str] = Counter()
-    feed, seek = _VideoFile._feed, _VideoFile._seek
-
-    def counting_feed(self: _VideoFile, packet: Any) -> list[av.VideoFrame]:
-        frames = feed(self, packet)
-        counts["packets"] += packet is not None
-        counts["frames"] += len(frames)
-        return frames
-
-    def counting_seek(self: _VideoFile, index: Any, position: int) -> bool:
-        counts["seeks"] += 1
-        return seek(self, index, position)
-
-    monkeypatch.setattr(_VideoFile, "_feed", counting_feed)
-    monkeypatch.setattr(_VideoFile, "_seek", counting_seek)
-    return counts
+def cost(path: Path, indices: Sequence[int]) -> ReadStatistics:
+    """What it costs to read some frames of an open video."""
+    with VideoReader(path) as reader:
+        before = reader.statistics
+        reader.frames_at(indices)
+        after = reader.statistics
+    assert after.indexed
+    counts = {name: getattr(after, name) - getattr(before, name) for name in ("packets", "frames", "seeks", "restarts")}
+    return ReadStatistics(**counts)
 
 
 OPEN_GROUPS = "open-gop=1:keyint=10:min-keyint=5:bframes=3:b-pyramid=normal:b-adapt=0:scenecut=0"
@@ -187,15 +158,15 @@ def test_frames_are_those_of_a_sequential_decode(name: str, tmp_path: Path) -> N
         assert_exact(path.read_bytes(), expected, threads=1)
     with VideoReader(path) as reader:
         reader.frames_at([len(reader) - 1, len(reader) // 2])
-        assert is_indexed(reader) == indexed
+        assert reader.statistics.indexed == indexed
 
 
 def test_open_groups_start_with_frames_of_the_group_before(tmp_path: Path) -> None:
     """The test above would say nothing about open groups if the encoder had not written any."""
     path = write(tmp_path / "a.mp4", x264_params=OPEN_GROUPS)
-    with VideoReader(path) as reader:
-        index = reader._frames._index
-        assert any(index.times[key + 1] < index.times[key] for key in index.keys[1:])
+    with av.open(str(path)) as container:
+        packets = [(packet.is_keyframe, packet.pts) for packet in container.demux(video=0) if packet.size]
+    assert any(key and after < time for (key, time), (_, after) in pairwise(packets[1:]))
 
 
 def test_hidden_frames_are_not_counted(tmp_path: Path) -> None:
@@ -209,7 +180,7 @@ def test_hidden_frames_are_not_counted(tmp_path: Path) -> None:
     assert len(expected) == 38
     assert_exact(bytes(content), expected)
     with VideoReader(bytes(content)) as reader:
-        assert is_indexed(reader)
+        assert reader.statistics.indexed
 
 
 @pytest.mark.parametrize(("rotation", "mirrored"), [(90, False), (180, False), (-90, False), (0, True), (90, True)])
@@ -237,7 +208,7 @@ def test_edit_list_hides_frames(tmp_path: Path) -> None:
     assert len(expected) == 25
     assert_exact(path, expected)
     with VideoReader(path) as reader:
-        assert is_indexed(reader)
+        assert reader.statistics.indexed
 
 
 def test_the_default_one_of_two_streams_is_read(tmp_path: Path) -> None:
@@ -293,60 +264,48 @@ def test_index_at_follows_a_variable_rate(tmp_path: Path) -> None:
         assert reader.rate == pytest.approx(4 / 2)
 
 
-def test_one_frame_costs_its_group_only(tmp_path: Path, work: Counter[str], packets: str) -> None:
+def test_one_frame_costs_its_group_only(tmp_path: Path, packets: str) -> None:
     path = write(tmp_path / "a.mp4", 200, x264_params="keyint=10:min-keyint=10:scenecut=0:bframes=0")
-    with VideoReader(path) as reader:
-        work.clear()
-        reader.frames_at([185])
-    assert work["packets"] == 6  # key frame 180 to 185
-    assert work["seeks"] == (packets == "read again")
+    found = cost(path, [185])
+    assert found.packets == 6  # key frame 180 to 185
+    assert found.seeks == (packets == "read again")
 
 
-def test_groups_without_wanted_frames_are_passed_over(tmp_path: Path, work: Counter[str]) -> None:
+def test_groups_without_wanted_frames_are_passed_over(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", 200, x264_params="keyint=10:min-keyint=10:scenecut=0:bframes=0")
-    with VideoReader(path) as reader:
-        work.clear()
-        reader.frames_at([183, 12, 14, 12, 120])
-    assert work["packets"] == 4 + 5 + 1
-    assert work["seeks"] <= 3
+    found = cost(path, [183, 12, 14, 12, 120])
+    assert found.packets == 4 + 5 + 1
+    assert found.seeks <= 3
 
 
-def test_a_long_group_is_decoded_once(tmp_path: Path, work: Counter[str], packets: str) -> None:
+def test_a_long_group_is_decoded_once(tmp_path: Path, packets: str) -> None:
     path = write(tmp_path / "a.mp4", 120, x264_params="keyint=300:bframes=0")
-    with VideoReader(path) as reader:
-        work.clear()
-        reader.frames_at(range(0, 101, 10))
-    assert work["packets"] == 101  # and none behind the last wanted frame
-    assert work["seeks"] == (packets == "read again")
+    found = cost(path, range(0, 101, 10))
+    assert found.packets == 101  # and none behind the last wanted frame
+    assert found.seeks == (packets == "read again")
 
 
-def test_neighbouring_groups_are_decoded_without_a_seek_between(tmp_path: Path, work: Counter[str]) -> None:
+def test_neighbouring_groups_are_decoded_without_a_seek_between(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", 60, x264_params="keyint=5:min-keyint=5:scenecut=0:bframes=0")
-    with VideoReader(path) as reader:
-        work.clear()
-        reader.frames_at(range(60))
-    assert work["packets"] == 60
-    assert work["seeks"] <= 1
+    found = cost(path, range(60))
+    assert found.packets == 60
+    assert found.seeks <= 1
 
 
-def test_frames_that_no_other_refers_to_are_dropped(tmp_path: Path, work: Counter[str]) -> None:
+def test_frames_that_no_other_refers_to_are_dropped(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", 61, x264_params="keyint=300:bframes=2:b-pyramid=none:b-adapt=0:scenecut=0")
-    with VideoReader(path) as reader:
-        work.clear()
-        reader.frames_at([60])
-    assert work["packets"] == work["frames"] == 21  # every third one is referred to
+    found = cost(path, [60])
+    assert found.packets == found.frames == 21  # every third one is referred to
 
 
-def test_packets_marked_disposable_are_not_decoded(tmp_path: Path, work: Counter[str]) -> None:
+def test_packets_marked_disposable_are_not_decoded(tmp_path: Path) -> None:
     settings = "keyint=300:bframes=2:b-pyramid=0:b-adapt=0:scenecut=0:open-gop=0:log-level=none"
     path = write(tmp_path / "a.mp4", 61, codec="libx265", x265_params=settings)
     with av.open(str(path)) as container:
         disposable = sum(packet.is_disposable for packet in container.demux(video=0))
     assert disposable == 40
-    with VideoReader(path) as reader:
-        work.clear()
-        reader.frames_at([60])
-    assert work["packets"] == 21
+    found = cost(path, [60])
+    assert found.packets == 21
 
 
 def test_a_key_frame_that_is_none_is_found_out(tmp_path: Path) -> None:
@@ -360,7 +319,7 @@ def test_a_key_frame_that_is_none_is_found_out(tmp_path: Path) -> None:
     assert_exact(bytes(content), expected)
     with VideoReader(bytes(content)) as reader:
         reader.frames_at([30])
-        assert not is_indexed(reader)
+        assert not reader.statistics.indexed
 
 
 @pytest.mark.parametrize("file", ["a.mp4", "a.mkv", "a.ts", "a.avi", "a.flv"])
@@ -599,16 +558,16 @@ def test_frames_come_one_after_the_other_as_they_come_together(shared: Path) -> 
         with VideoReader(shared / "data" / "videos" / name) as reader:
             wanted = sorted({0, 3, 4, len(reader) // 2, len(reader) - 1})
             together = reader.frames_at(wanted)
-            frames = dict(reader.stream(wanted))
+            frames = dict(reader.iter_frames(wanted))
             assert list(frames) == wanted
             assert torch.equal(torch.stack(list(frames.values())), together)
             assert reader.damage == ""
 
 
-def test_a_stream_of_frames_ends_where_other_frames_are_asked_for(tmp_path: Path) -> None:
+def test_an_iteration_ends_where_other_frames_are_read(tmp_path: Path) -> None:
     write(tmp_path / "video.mp4")
     with VideoReader(tmp_path / "video.mp4") as reader:
-        frames = reader.stream([0, 1, 2])
+        frames = reader.iter_frames([0, 1, 2])
         next(frames)
         assert len(reader.frames_at([30])) == 1
         with pytest.raises(RuntimeError, match=r"video\.mp4: other frames were read"):

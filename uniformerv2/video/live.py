@@ -25,7 +25,7 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from uniformerv2.errors import VideoError
-from uniformerv2.video.reader import UNTIMED_RATE, main_stream, upright
+from uniformerv2.video.decoding import UNTIMED_RATE, main_stream, upright
 from uniformerv2.video.transforms import check_frames
 
 if TYPE_CHECKING:

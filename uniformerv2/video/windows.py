@@ -76,11 +76,11 @@ def window_frames(
         VideoError: a wanted frame cannot be decoded.
     """
     last_use = {index: number for number, indices in enumerate(places) for index in indices}
-    stream = reader.stream(sorted(last_use))
+    decoded = reader.iter_frames(sorted(last_use))
     frames: dict[int, Tensor] = {}  # of those that are still wanted
     for number, indices in enumerate(places):
         while not frames.keys() >= set(indices):
-            index, image = next(stream)
+            index, image = next(decoded)
             if last_use[index] >= number:
                 frames[index] = test_frame(image, preprocessing)
         yield {index: frames[index] for index in indices}

@@ -1,0 +1,105 @@
+"""Which packet of a video holds which frame, found out without decoding."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from uniformerv2.video.packets import is_hidden, is_packed, is_unreferenced
+
+if TYPE_CHECKING:
+    from av import Packet, VideoStream
+    from av.video.codeccontext import VideoCodecContext
+
+
+@dataclass(frozen=True)
+class PacketIndex:
+    """Which packet holds which frame. Positions count packets in decode order; times are in ticks of the stream."""
+
+    times: list[int]  # of each packet, by position
+    sizes: list[int]  # of each packet in bytes, by position
+    positions: dict[int | None, int]  # by time
+    keys: list[int]  # positions where decoding can start
+    shown: list[int]  # position of each frame, in presentation order
+    hidden: set[int]  # positions of packets that are decoded, but not shown
+    unreferenced: set[int]  # positions of packets that no other packet refers to
+
+    @property
+    def start(self) -> int:
+        """Time of the first frame."""
+        return self.times[self.shown[0]]
+
+    @property
+    def spread(self) -> int:
+        """Time from the first frame to the last."""
+        return self.times[self.shown[-1]] - self.start
+
+    def frame_at(self, time: float) -> int:
+        return bisect_right(self.shown, time, key=self.times.__getitem__) - 1
+
+    def position_of(self, packet: Packet[VideoStream]) -> int:
+        """Position of a packet; -1 for one that is not in the index, such as half a packet after a seek."""
+        position = self.positions.get(packet.pts, -1)
+        return position if position >= 0 and self.sizes[position] == packet.size else -1
+
+    def spans(self, wanted: Sequence[int]) -> list[tuple[int, int]]:
+        """First and last position of each run of packets that the wanted frames need."""
+        spans: list[tuple[int, int]] = []
+        for first, last in sorted((self._key_before(self.shown[i]), self.shown[i]) for i in wanted):
+            if spans and first <= spans[-1][1] + 1:
+                spans[-1] = (spans[-1][0], max(spans[-1][1], last))
+            else:
+                spans.append((first, last))
+        return spans
+
+    def needed(self, first: int, last: int, wanted: Container[int]) -> list[int]:
+        """Positions of one span whose packets have to be decoded, in decode order."""
+        return [p for p in range(first, last + 1) if p in wanted or not self._is_spare(p, first)]
+
+    def _is_spare(self, position: int, first: int) -> bool:
+        # what is shown before the key frame leads into an open group and could not be decoded
+        return position in self.unreferenced or self.times[position] < self.times[first]
+
+    def _key_before(self, position: int) -> int:
+        """The last key frame that comes before a packet in decode order and in time.
+
+        In an open group the frames that follow the key frame in the file but are shown before it refer to the group
+        before as well, so decoding has to start there.
+        """
+        key = bisect_right(self.keys, position) - 1
+        while self.times[self.keys[key]] > self.times[position]:
+            key -= 1
+        return self.keys[key]
+
+
+def index_packets(
+    packets: Iterable[Packet[VideoStream]], codec: VideoCodecContext, *, timed: bool
+) -> PacketIndex | None:
+    """Read every packet; None where that does not tell which frames there are and when each is shown.
+
+    Args:
+        packets: all of a stream, in decode order.
+        codec: of the stream.
+        timed: whether the container states when a frame is shown.
+    """
+    sizes: dict[Any, int] = {}  # by time, in decode order
+    keys, hidden, unreferenced = [], set(), set()
+    for position, packet in enumerate(packets):
+        timed = timed and packet.pts not in sizes and not is_packed(packet, codec.name)
+        sizes[packet.pts] = packet.size
+        if packet.is_keyframe:
+            keys.append(position)
+        elif is_unreferenced(packet, codec):
+            unreferenced.add(position)
+        if packet.is_discard or is_hidden(packet, codec.name):
+            hidden.add(position)
+    times = list(sizes)
+    if not timed or None in sizes or len(hidden) == len(times):
+        return None
+    if keys[:1] != [0] or times[0] != min(times):  # frames that refer to others before the first
+        return None
+    shown = sorted(set(range(len(times))) - hidden, key=times.__getitem__)
+    positions = {time: position for position, time in enumerate(times)}
+    return PacketIndex(times, list(sizes.values()), positions, keys, shown, hidden, unreferenced)
