@@ -6,10 +6,10 @@ import xml.etree.ElementTree as xml
 from pathlib import Path
 from unittest.mock import patch
 
-import av
 import numpy as np
 import pytest
 import torch
+from helpers import coloured, write_video
 from torch import Tensor
 
 from uniformerv2.errors import RecipeError, VideoError
@@ -36,17 +36,8 @@ def model(request: pytest.FixtureRequest, image_model: Path) -> UniFormerV2:
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six seconds, ten frames in each, of three colours."""
-    path = tmp_path_factory.mktemp("film") / "film.mp4"
-    noise = np.random.default_rng(0)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 48, 48, "yuv420p"
-        for number in range(60):
-            frame = noise.integers(0, 80, (48, 48, 3), dtype=np.uint8)
-            frame[..., number // 20] += 150
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+    frames = coloured([0] * 20 + [1] * 20 + [2] * 20)
+    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", frames)
 
 
 def drawn(windows: int = 5, classes: int = 3) -> Timeline:
