@@ -9,9 +9,9 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from helpers import coloured, write_video
 from torch import Tensor
 
+from helpers import coloured, write_video
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.pages.timeline_picture import CLASSES, COLUMNS, clock, draw, write_picture
