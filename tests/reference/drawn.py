@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 SUMS = 4  # signed sums of a tensor
 FEW = 128  # an output of no more entries is recorded whole
 
-Entry = dict[str, object]  # what is recorded of a tensor
+Entry = dict[str, Any]  # what is recorded of a tensor
 
 
 def splitmix64(seed: int, count: int) -> NDArray[np.uint64]:
@@ -81,14 +82,14 @@ def _sums(tensor: Tensor) -> Entry:
     return {"norm": float(np.linalg.norm(values)), "sums": (values @ (1.0 - 2.0 * bits)).tolist()}
 
 
-def difference(entry: Entry | None, recorded: Entry) -> float:
+def difference(entry: Entry, recorded: Entry) -> float:
     """How far two summaries are apart: relative to the largest absolute value, or to the norm where there are sums."""
-    if entry is None or entry.keys() != recorded.keys():
+    if entry.keys() != recorded.keys():
         return math.inf
     whole = "values" in recorded
     ours, theirs = (np.array(each["values" if whole else "sums"]) for each in (entry, recorded))
     if ours.shape != theirs.shape:
         return math.inf
     size = np.abs(theirs).max() if whole else recorded["norm"]
-    error = float(np.abs(ours - theirs).max() / max(size, 1e-12))  # type: ignore[call-overload]
+    error = float(np.abs(ours - theirs).max() / max(size, 1e-12))
     return math.inf if math.isnan(error) else error

@@ -49,7 +49,7 @@ def differences(outputs: Mapping[str, Entry], recorded: Mapping[str, Entry]) -> 
 
 
 def video_model(name: str) -> UniFormerV2:
-    """A model of `VIDEO` with its drawn weights, told only what no tensor tells."""
+    """A model of `VIDEO` with its drawn weights. Heads and global stages are given: no tensor shows them."""
     config = VIDEO[name].config
     state = draw_state(read_record(name)["weights"], seed=name)
     return load_model(state, heads=config["heads"], global_after=config["global_after"], labels=())
@@ -59,8 +59,8 @@ def image_model(name: str) -> UniFormerV2:
     """The video model made of an image transformer of `IMAGE` with its drawn weights."""
     state = draw_state(read_record(name)["weights"], seed=name)
     timm_model, side, pool = IMAGE[name]
-    told = {"timm_model": timm_model, "overrides": json.dumps(OVERRIDES), "img_size": str(side), "global_pool": pool}
-    return armed(state, hints_from_metadata(told))
+    metadata = {"timm_model": timm_model, "img_size": str(side), "global_pool": pool}
+    return armed(state, hints_from_metadata({**metadata, "overrides": json.dumps(OVERRIDES)}))
 
 
 def draw_input(name: str) -> Tensor:

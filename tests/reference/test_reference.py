@@ -32,8 +32,8 @@ def assert_recorded(name: str, outputs: Outputs, *parts: str) -> None:
 @pytest.mark.parametrize("name", VIDEO)
 def test_video_model(name: str) -> None:
     model = video_model(name)
-    told = VIDEO[name].config
-    assert {field: value for field, value in asdict(model.config).items() if field in told} == told
+    expected = VIDEO[name].config
+    assert {field: value for field, value in asdict(model.config).items() if field in expected} == expected
     assert_recorded(name, eval_outputs(model, draw_input(name)), "eval.")
 
 

@@ -1,7 +1,7 @@
-"""The official implementation, out of a checkout of it, with the weights of a model of ours: for comparisons of speed.
+"""The official implementation, out of a checkout of it, with the weights of a model of ours: for comparisons.
 
-Its model file imports `timm` for drop path and its own package for a logger. Both are stood in for while it is
-imported, so that a checkout is all that is needed.
+Its model file imports `timm` for drop path and its own package for a logger. Stand-ins replace both during the import,
+so a checkout is all that is needed.
 """
 
 from __future__ import annotations
