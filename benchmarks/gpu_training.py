@@ -21,9 +21,9 @@ from timing import alternate, machine
 from training_steps import OPTIMIZATION, Case, Trained, build_model, measured_limit
 
 from uniformerv2 import named_config
+from uniformerv2.device import peak_memory_mib
 from uniformerv2.distributed import current_ranks, process_group, rank_device
 from uniformerv2.model.config import SIZES
-from uniformerv2.train.log import peak_memory
 from uniformerv2.train.optim import build_optimizer
 from uniformerv2.train.parallel import SharedModel
 
@@ -47,7 +47,7 @@ def main(arguments: argparse.Namespace) -> None:
                 utilisation = case.operations(arguments.clips) / seconds / limit
                 print(
                     f"| {case.name} | {ranks.world * arguments.clips / seconds:.2f} | {seconds * 1e3:.1f} | "
-                    f"{memory / 2**30:.2f} | {utilisation:.1%} |"
+                    f"{memory / 2**10:.2f} | {utilisation:.1%} |"
                 )
 
 
@@ -59,8 +59,8 @@ def make_case(size: str, layout: str, pixels: int | None) -> Case:
     return Case(f"{size} {layout} {frames}x{config.image_size[0]}", config, frames)
 
 
-def measure(case: Case, device: torch.device, arguments: argparse.Namespace) -> tuple[float, int]:
-    """Seconds of a step, and bytes at most."""
+def measure(case: Case, device: torch.device, arguments: argparse.Namespace) -> tuple[float, float]:
+    """Seconds of a step, and MiB at most."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     model = build_model(case, device)
@@ -70,7 +70,7 @@ def measure(case: Case, device: torch.device, arguments: argparse.Namespace) -> 
     trained = Trained(shared.called, build_optimizer(model, OPTIMIZATION))
     clips, labels = case.batch(arguments.clips, device)
     times = alternate({"step": lambda: trained.step(clips, labels, "bf16")}, repeats=arguments.rounds)
-    return times["step"] / 1e3, round(peak_memory(device) * 2**20)
+    return times["step"] / 1e3, peak_memory_mib(device)
 
 
 if __name__ == "__main__":

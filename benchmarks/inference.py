@@ -92,7 +92,7 @@ def frames(options: argparse.Namespace) -> str:
             measured, _ = measure([contender], case, device, batch_sizes=(1,), repeats=options.repeats)
             seen[case.num_frames] = measured[0]
     lines = [
-        f"{count} frames: {one.latency * 1e3:.0f} ms ± {one.times[0].spread:.1%}, {one.peak_memory / 1e6:.0f} MB"
+        f"{count} frames: {one.latency * 1e3:.0f} ms ± {one.times[0].spread:.1%}, {one.memory_mib:.0f} MiB"
         for count, one in seen.items()
     ]
     return "\n".join([machine(), *lines, f"64 against 8 frames: {seen[64].latency / seen[8].latency:.2f} times"]) + "\n"

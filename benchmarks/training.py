@@ -33,8 +33,7 @@ from training_steps import OPTIMIZATION, Case, Trained, build_model, measured_li
 
 from uniformerv2 import named_config
 from uniformerv2.benchmark.reference import load_reference
-from uniformerv2.device import pick_device
-from uniformerv2.train.log import peak_memory
+from uniformerv2.device import peak_memory_mib, pick_device
 from uniformerv2.train.optim import parameter_groups
 from uniformerv2.train.recipe import Precision
 
@@ -54,7 +53,7 @@ class Row:
     side: str
     milliseconds: float  # of a step
     clips_per_second: float
-    peak_memory: int  # bytes
+    memory_mib: float  # at most
     share_of_limit: float
 
 
@@ -135,13 +134,13 @@ def step(precision: Precision) -> None:
     trained.step(clips, labels, precision)
 
 
-def two_steps(name: str, side: str, precision: Precision, device: torch.device, reference: Path, clips: int) -> int:
-    """Bytes that two steps in this process take; the optimizer has its state after the first."""
-    before = peak_memory(device)
+def two_steps(name: str, side: str, precision: Precision, device: torch.device, reference: Path, clips: int) -> float:
+    """MiB that two steps in this process take; the optimizer has its state after the first."""
+    before = peak_memory_mib(device)
     trained, batch = build(side, CASES[name], device, reference), CASES[name].batch(clips, device)
     for _ in range(2):
         trained.step(*batch, precision)
-    return round((peak_memory(device) - before) * 2**20)
+    return peak_memory_mib(device) - before
 
 
 def table(rows: list[Row]) -> Iterator[str]:
@@ -153,12 +152,12 @@ def table(rows: list[Row]) -> Iterator[str]:
         against = by_key.get((row.model, row.precision, "official"))
         compared = ""
         if row.side == "ours" and against is not None:
-            compared = f"{against.milliseconds / row.milliseconds:.2f} | {row.peak_memory / against.peak_memory:.2f}"
+            compared = f"{against.milliseconds / row.milliseconds:.2f} | {row.memory_mib / against.memory_mib:.2f}"
             narrow, wide = row.precision == "bf16", by_key[row.model, "fp32", "official"]
             compared += f"; {wide.milliseconds / row.milliseconds:.2f} times its fp32" if narrow else ""
         yield (
             f"| {row.model} | {row.precision} | {row.side} | {row.milliseconds:.0f} | {row.clips_per_second:.3f} | "
-            f"{row.share_of_limit:.0%} | {row.peak_memory / 2**30:.2f} | {compared or '|'} |"
+            f"{row.share_of_limit:.0%} | {row.memory_mib / 2**10:.2f} | {compared or '|'} |"
         )
 
 

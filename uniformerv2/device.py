@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import time
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from uniformerv2.errors import RecipeError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 
 def pick_device(name: str) -> torch.device:
@@ -27,6 +35,20 @@ def pick_device(name: str) -> torch.device:
 def model_device(model: nn.Module) -> torch.device:
     """The device that a model's parameters are on."""
     return next(model.parameters()).device
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """MiB, at most so far: of a GPU's memory in tensors, else of the machine's in this process; 0 where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, whose rusage counts the memory of the parent at the start of a process
+        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+        return int(found[1]) / 2**10 if found else 0.0
+    if resource is None:
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 @cache

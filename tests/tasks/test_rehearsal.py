@@ -85,7 +85,7 @@ def test_batch_sizes_double_until_the_memory_is_expected_to_be_out(
         return 7.0
 
     monkeypatch.setattr(batch_size, "_try", attempt)
-    monkeypatch.setattr(batch_size, "peak_memory", lambda place: 100.0 + 10 * used["clips"])
+    monkeypatch.setattr(batch_size, "peak_memory_mib", lambda place: 100.0 + 10 * used["clips"])
     result = find_batch_size(recipe, 3, limit_mib=270.0)
     assert used["tried"] == [1, 2, 4, 8, 16]  # 32 would take 420
     assert result.largest == 16

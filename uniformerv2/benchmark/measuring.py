@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from uniformerv2.benchmark.contenders import Case, Contender, build
+from uniformerv2.device import peak_memory_mib
 from uniformerv2.errors import UniFormerV2Error
 from uniformerv2.inference.packed import PackedLinear, can_pack
 
@@ -47,7 +47,7 @@ class Measured:
     contender: Contender
     parameters: int
     multiply_adds: int  # for one clip
-    peak_memory: int  # bytes of the whole process, with one clip at a time
+    memory_mib: float  # of the process at most, or of its tensors on a GPU, with one clip at a time
     times: tuple[Times, ...]
 
     @property
@@ -148,23 +148,13 @@ def _serve(pipe: Connection, contender: Contender, case: Case, device_name: str,
     while True:
         what = pipe.recv()
         if what == "facts":
-            facts = {"peak_memory": peak_memory(device), "parameters": built.parameters}
+            facts = {"memory_mib": peak_memory_mib(device), "parameters": built.parameters}
             pipe.send({**facts, "multiply_adds": built.multiply_adds()})
             continue
         clips = case.clips(what).to(device)
         with torch.inference_mode():
             built.run(clips)  # the turns of the others have emptied the caches
             pipe.send(_seconds(built.run, clips, device))
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process had at once: of the GPU where it computes there, else resident ones."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("this system does not tell the peak of resident memory")
 
 
 @torch.inference_mode()

@@ -80,7 +80,7 @@ class Report:
             f"{one.latency * 1e3:.0f} ms ± {one.times[0].spread:.1%}",
             "-" if speedup is None else f"{speedup:.2f}",
             f"{best.batch / best.median:.2f} clips/s at {best.batch}",
-            f"{one.peak_memory / 1e6:.0f} MB",
+            f"{one.memory_mib:.0f} MiB",
             "-" if share is None else f"{share:.0%}",
         ]
         return f"| {' | '.join(cells)} |"

@@ -11,12 +11,11 @@ import torch
 from rich.console import Console
 
 from uniformerv2.data.batch import Batch
-from uniformerv2.device import pick_device
+from uniformerv2.device import peak_memory_mib, pick_device
 from uniformerv2.errors import RecipeError
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.rehearsal import OneBatch, show, train_on, without_regularisation
 from uniformerv2.tasks.start import build_model
-from uniformerv2.train.log import peak_memory
 from uniformerv2.train.precision import pick_precision
 from uniformerv2.train.recipe import Recipe
 
@@ -79,8 +78,8 @@ def find_batch_size(
     precision = pick_precision(recipe.optimization.precision, place, width=model.config.width)
     recipe = replace(recipe, optimization=replace(recipe.optimization, precision=precision))
     if limit_mib is None:
-        limit_mib = math.inf if place.type == "cuda" else peak_memory(place) + 0.8 * _free_mib()
-    memory = {0: peak_memory(place)}
+        limit_mib = math.inf if place.type == "cuda" else peak_memory_mib(place) + 0.8 * _free_mib()
+    memory = {0: peak_memory_mib(place)}
     speed: dict[int, float] = {}
     for size in _doubling(largest):
         if _expected(memory) > limit_mib:
@@ -89,7 +88,7 @@ def find_batch_size(
             speed[size] = _try(model, recipe, size)
         except torch.OutOfMemoryError:
             break
-        memory[size] = peak_memory(place)
+        memory[size] = peak_memory_mib(place)
         if memory[size] > limit_mib:
             break
     fitting = [size for size in speed if memory[size] <= limit_mib]

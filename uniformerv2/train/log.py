@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -15,11 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from uniformerv2.atomic import write_text
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+from uniformerv2.device import peak_memory_mib
 
 T = TypeVar("T")
 
@@ -102,18 +97,8 @@ class Speed:
 
     def _figures(self, clips: int, seconds: float, waited: float) -> dict[str, float]:
         seconds = max(seconds, 1e-9)
-        figures = (clips / seconds, min(waited / seconds, 1.0), peak_memory(self.device))
+        figures = (clips / seconds, min(waited / seconds, 1.0), peak_memory_mib(self.device))
         return dict(zip(TIMINGS, figures, strict=True))
-
-
-def peak_memory(device: torch.device) -> float:
-    """MiB, at most so far: of a GPU's memory in tensors, else of the machine's in this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    if resource is None:
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 class RunDisplay:
