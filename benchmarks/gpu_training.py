@@ -23,7 +23,7 @@ from training_steps import OPTIMIZATION, Case, Trained, build_model, measured_li
 from uniformerv2 import named_config
 from uniformerv2.device import peak_memory_mib
 from uniformerv2.distributed import current_ranks, process_group, rank_device
-from uniformerv2.model.config import SIZES
+from uniformerv2.model.config import MODEL_SIZES
 from uniformerv2.train.optim import build_optimizer
 from uniformerv2.train.parallel import SharedModel
 
@@ -75,7 +75,7 @@ def measure(case: Case, device: torch.device, arguments: argparse.Namespace) -> 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=SIZES, default=["B/16", "L/14"])
+    parser.add_argument("--models", nargs="+", choices=MODEL_SIZES, default=["B/16", "L/14"])
     parser.add_argument("--layouts", nargs="+", choices=FRAMES, default=list(FRAMES))
     parser.add_argument("--clips", type=int, default=16, help="clips of a step, in each process")
     parser.add_argument("--size", type=int, help="pixels; default: those of the model")

@@ -44,7 +44,7 @@ def ways(model: UniFormerV2, frames: Tensor, window: int) -> dict[str, Callable[
     def new_frame() -> Tensor:
         newest = next(numbers)
         first = newest - window + 1
-        shared.forget_before(first)
+        shared.drop_before(first)
         shared.add({newest: frames[:, newest % frames.shape[1]]})
         return model.head(shared.clip(range(first, newest + 1)).pooled)
 
@@ -55,7 +55,7 @@ def ways(model: UniFormerV2, frames: Tensor, window: int) -> dict[str, Callable[
         "whole window": lambda: model(clip),
         "new frame": new_frame,
         "  its encoding": lambda: model.encode(clip[:, :, :1]),
-        "  its global stages": lambda: model.summarise(encoded),
+        "  its global stages": lambda: model.aggregate(encoded),
         "  resizing it from 640x360": lambda: test_frame(picture, model.preprocessing),
     }
 

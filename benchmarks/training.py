@@ -35,13 +35,13 @@ from uniformerv2 import named_config
 from uniformerv2.benchmark.reference import load_reference
 from uniformerv2.device import peak_memory_mib, pick_device
 from uniformerv2.train.optim import parameter_groups
-from uniformerv2.train.recipe import Precision
+from uniformerv2.train.recipe import TrainingPrecision
 
 CASES = {
     "k400-b16": Case("K400-B/16 8x224", named_config("B/16"), 8),
     "ssv2-b16": Case("SSv2-B/16 16x224", named_config("B/16", "temporal", num_classes=174), 16),
 }
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+PRECISIONS: tuple[TrainingPrecision, ...] = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Row:
     """One side in one precision."""
 
     model: str
-    precision: Precision
+    precision: TrainingPrecision
     side: str
     milliseconds: float  # of a step
     clips_per_second: float
@@ -76,7 +76,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def measure(
-    name: str, limits: dict[Precision, float], device: torch.device, arguments: argparse.Namespace
+    name: str, limits: dict[TrainingPrecision, float], device: torch.device, arguments: argparse.Namespace
 ) -> Iterator[Row]:
     """Both sides of a case in both precisions."""
     case, reference = CASES[name], arguments.reference
@@ -129,12 +129,14 @@ def prepare(name: str, side: str, device: torch.device, reference: Path, clips: 
         return F.cross_entropy(trained.model(batch[0]), batch[1]).item()
 
 
-def step(precision: Precision) -> None:
+def step(precision: TrainingPrecision) -> None:
     trained, clips, labels = PREPARED[0]
     trained.step(clips, labels, precision)
 
 
-def two_steps(name: str, side: str, precision: Precision, device: torch.device, reference: Path, clips: int) -> float:
+def two_steps(
+    name: str, side: str, precision: TrainingPrecision, device: torch.device, reference: Path, clips: int
+) -> float:
     """MiB that two steps in this process take; the optimizer has its state after the first."""
     before = peak_memory_mib(device)
     trained, batch = build(side, CASES[name], device, reference), CASES[name].batch(clips, device)

@@ -16,7 +16,7 @@ from uniformerv2.model.counting import count_multiply_adds
 from uniformerv2.train.memory import keep_freed_memory
 from uniformerv2.train.optim import build_optimizer
 from uniformerv2.train.precision import autocast
-from uniformerv2.train.recipe import Optimization, Precision
+from uniformerv2.train.recipe import Optimization, TrainingPrecision
 
 OPTIMIZATION = Optimization(lr=1e-5, weight_decay=0.05, clip_norm=20.0)
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -52,7 +52,7 @@ class Trained:
     model: nn.Module
     optimizer: Optimizer
 
-    def step(self, clips: Tensor, labels: Tensor, precision: Precision) -> float:
+    def step(self, clips: Tensor, labels: Tensor, precision: TrainingPrecision) -> float:
         """Forward, backward, clipping, update; returns the loss once all of it is done."""
         self.optimizer.zero_grad()
         with autocast(precision, clips.device):
@@ -82,7 +82,7 @@ def ours(case: Case, device: torch.device) -> Trained:
     return Trained(model, build_optimizer(model, OPTIMIZATION))
 
 
-def measured_limit(precision: Precision, device: torch.device) -> float:
+def measured_limit(precision: TrainingPrecision, device: torch.device) -> float:
     """Floating-point operations per second of a large matrix product: what no model gets past."""
     size = 8192 if device.type == "cuda" else 2048
     left, right = (torch.randn(size, size, device=device, dtype=DTYPES[precision]) for _ in range(2))

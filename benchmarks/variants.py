@@ -30,7 +30,7 @@ from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.inference.comparison import ANYTHING, Classifier
 from uniformerv2.inference.optimize import Backend
-from uniformerv2.inference.precision import Precision, has_bf16
+from uniformerv2.inference.precision import InferencePrecision, has_bf16
 from uniformerv2.inference.reduction import reduce_tokens
 from uniformerv2.inference.sharing import sharing_obstacle
 from uniformerv2.inference.unchanged import UnchangedTransformer
@@ -47,7 +47,7 @@ REDUCTIONS = (
 class Variant:
     """What `optimize` is asked for."""
 
-    precision: Precision
+    precision: InferencePrecision
     backend: Backend = "torch"
     reduction: Reduction | None = None
 
@@ -60,7 +60,7 @@ class Variant:
             precision=self.precision,
             backend=self.backend,
             reduction=self.reduction,
-            calibration=calibration,
+            calibration_clips=calibration,
             limits=ANYTHING,
         )
 
@@ -149,7 +149,7 @@ def in_turn(way: Classifier, clips: Sequence[Tensor]) -> Callable[[], Tensor]:
     return lambda: way(next(turns))
 
 
-def precisions() -> list[Precision]:
+def precisions() -> list[InferencePrecision]:
     return ["fp32", "bf16"] if has_bf16(torch.device("cpu")) else ["fp32"]
 
 

@@ -16,7 +16,7 @@ from uniformerv2.inference.precision import has_bf16
 from uniformerv2.inference.sharing import SharedFrames
 from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.model.positions import TokenLayout
-from uniformerv2.model.uniformerv2 import Encoded, Features, UniFormerV2
+from uniformerv2.model.uniformerv2 import ClipFeatures, EncodedFrames, UniFormerV2
 from uniformerv2.stream import StreamEvent, StreamPredictor
 from uniformerv2.video.live import LiveFrames, Pace
 from uniformerv2.video.reader import VideoReader, VideoWarning
@@ -225,23 +225,23 @@ def test_a_rate_is_for_sources_that_are_read(model: UniFormerV2) -> None:
 
 def test_memory_over_20000_frames_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     # what computes is the cheapest that makes new tensors for each frame: it is what is kept that is tested
-    places = TokenLayout(1, (2, 2))
+    layout = TokenLayout(1, (2, 2))
     predictor = StreamPredictor(tiny(width=8, heads=1), window=2, stride=2)
     cheap = {
-        "encode": lambda clip: Encoded((clip[:, 0],), clip[:, 0, :, :8, 0], places),
-        "summarise": lambda clip: Features(clip.frame_embeddings.sum(1), clip.stages[0]),
+        "encode": lambda clip: EncodedFrames((clip[:, 0],), clip[:, 0, :, :8, 0], layout),
+        "aggregate": lambda clip: ClipFeatures(clip.frame_embeddings.sum(1), clip.stages[0]),
     }
     for name, function in cheap.items():
         monkeypatch.setattr(predictor.model, name, function)
     monkeypatch.setattr("uniformerv2.stream.test_frame", lambda image, preprocessing: image.float())
     held = set()
-    forget = SharedFrames.forget_before
+    forget = SharedFrames.drop_before
 
     def watched(shared: SharedFrames, number: int) -> None:
         held.add(len(shared))
         forget(shared, number)
 
-    monkeypatch.setattr(SharedFrames, "forget_before", watched)
+    monkeypatch.setattr(SharedFrames, "drop_before", watched)
     tensors, blocks = set(), []
 
     def stream() -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from uniformerv2.measuring.evaluation import Evaluation, evaluate
     from uniformerv2.measuring.features import VideoFeatures, extract_features
     from uniformerv2.model.config import ModelConfig, Preprocessing, named_config
-    from uniformerv2.model.uniformerv2 import Features, StageAttention
+    from uniformerv2.model.uniformerv2 import ClipFeatures, StageAttention
     from uniformerv2.predict import Prediction, Predictor
     from uniformerv2.stream import StreamEvent, StreamPrediction, StreamPredictor
     from uniformerv2.tasks.classification.training import train_classifier
@@ -50,7 +50,7 @@ _HOMES = {
     "ModelConfig": "model.config",
     "Preprocessing": "model.config",
     "named_config": "model.config",
-    "Features": "model.uniformerv2",
+    "ClipFeatures": "model.uniformerv2",
     "StageAttention": "model.uniformerv2",
     "Prediction": "predict",
     "Predictor": "predict",

@@ -19,7 +19,7 @@ from uniformerv2.ahead import ahead
 from uniformerv2.device import pick_device
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.inference.optimize import Backend, optimize
-from uniformerv2.inference.precision import Precision
+from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.inference.reduction import Reduction
 from uniformerv2.inference.sharing import SharedFrames, classify_shared, sharing_obstacle
 from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -57,7 +57,7 @@ class Predictor:
         views: clips x crops of each video, and what is averaged over them.
         head: "kinetics400", "kinetics600" or "kinetics700": only these classes of a Kinetics-710 head.
         precision, backend, reduction: as of `optimize`.
-        calibration: videos like those to come: for "int8", and to see in any precision what it changes.
+        calibration_videos: videos like those to come: for "int8", and to see in any precision what it changes.
 
     Attributes:
         batch_size: clips that the model sees at once where nothing else is asked for: 8 on a GPU. On a CPU 1, as
@@ -78,19 +78,24 @@ class Predictor:
         device: str = "auto",
         views: Views = Views(),
         head: str | None = None,
-        precision: Precision | Literal["auto"] = "fp32",
+        precision: InferencePrecision | Literal["auto"] = "fp32",
         backend: Backend = "torch",
         reduction: Reduction | None = None,
-        calibration: Sequence[str | Path] = (),
+        calibration_videos: Sequence[str | Path] = (),
     ) -> None:
         self.device = pick_device(device)
         model = model if isinstance(model, UniFormerV2) else load_model(model)
         self.model = (map_head(model, head) if head else model).to(self.device).eval()
         self.views = views
         self.batch_size = 1 if self.device.type == "cpu" else 8
-        clips = [self.clips(video) for video in calibration]
+        clips = [self.clips(video) for video in calibration_videos]
         self.optimized = optimize(
-            self.model, backend=backend, precision=precision, reduction=reduction, calibration=clips, check=clips
+            self.model,
+            backend=backend,
+            precision=precision,
+            reduction=reduction,
+            calibration_clips=clips,
+            validation_clips=clips,
         )
         if isinstance(self.optimized.classify, UniFormerV2):
             self.model = self.optimized.classify  # the plain weights may go
@@ -222,7 +227,7 @@ class Predictor:
         """Probabilities (classes) of each window."""
         shared = SharedFrames(self.model)
         for indices, frames in zip(places, window_frames(reader, places, self.model.preprocessing), strict=True):
-            shared.forget_before(indices[0])
+            shared.drop_before(indices[0])
             shared.add({index: frame.to(self.device) for index, frame in frames.items()})
             yield self.model.head(shared.clip(indices).pooled)[0].float().softmax(-1)
 

@@ -172,7 +172,7 @@ class StreamPredictor:
     def _scores(self, shared: SharedFrames, first: int) -> Tensor:
         """Probabilities (classes) of the window that begins with a frame."""
         pooled = shared.clip(range(first, first + self.window)).pooled
-        shared.forget_before(first + self.stride)
+        shared.drop_before(first + self.stride)
         return self.model.head(pooled)[0].float().softmax(-1)
 
 

@@ -17,7 +17,7 @@ from uniformerv2 import ModelConfig, Preprocessing
 from uniformerv2.inference.fold import fold
 from uniformerv2.inference.narrow import narrow
 from uniformerv2.inference.packed import PackedLinear, can_pack, pack
-from uniformerv2.model.config import Rotary
+from uniformerv2.model.config import RotaryEmbedding
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 PLAIN = ModelConfig(width=32, depth=3, heads=2, patch_size=8, image_size=(16, 24), global_after=(1, 2), num_classes=5)
@@ -36,8 +36,12 @@ ARCHITECTURES = {
     "siglip": {"class_token": False, "pool": "attention", "activation": "gelu_tanh", "patch_bias": True},
     "beit": {"relative_bias": True, "layer_scale": True, "pool": "mean", "activation": "gelu"},
     "norm_after": {"norm_after": True, "layer_scale": True},
-    "dinov3": {"layer_scale": True, "register_tokens": 4, "rotary": Rotary(span=(math.pi, math.pi), halves=True)},
-    "eva02": {"rotary": Rotary(), "gated_mlp": True, "attention_norm": True, "mlp_norm": True},
+    "dinov3": {
+        "layer_scale": True,
+        "register_tokens": 4,
+        "rotary": RotaryEmbedding(span=(math.pi, math.pi), halves=True),
+    },
+    "eva02": {"rotary": RotaryEmbedding(), "gated_mlp": True, "attention_norm": True, "mlp_norm": True},
     "mlp_norm": {"mlp_norm": True},  # a norm between QuickGELU and the layer that would take its constant
     "parallel": {"fusion": "parallel", "num_queries": 2},
 }

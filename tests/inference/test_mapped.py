@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from uniformerv2 import ModelConfig, load_model, optimize, save_model
 from uniformerv2.inference import mapped as pages
-from uniformerv2.inference.mapped import give_back_pages
+from uniformerv2.inference.mapped import release_mapped_weights
 from uniformerv2.inference.optimize import in_torch
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.weights.files import read_tensors, write_safetensors
@@ -64,7 +64,7 @@ def given_back(tensor: Tensor, change: Callable[[Tensor], object] = lambda tenso
     change(tensor)
     expected = tensor.clone()
     before = resident()
-    give_back_pages(holder(tensor))
+    release_mapped_weights(holder(tensor))
     left = before - resident()
     assert torch.equal(tensor, expected)
     return left
@@ -123,7 +123,7 @@ def test_a_comparison_does_not_leave_the_plain_model_in_memory(checkpoint: Path)
     before = resident()
     model = load_model(checkpoint)
     clip = torch.randn(1, 3, 1, 224, 224, generator=torch.Generator().manual_seed(0))
-    assert optimize(model, check=[clip]).comparison is not None
+    assert optimize(model, validation_clips=[clip]).comparison is not None
     assert resident() - before < 0.2 * checkpoint.stat().st_size
     with torch.inference_mode():
         model(clip)

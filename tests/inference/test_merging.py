@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uniformerv2.inference.merging import Merged, MergingTransformer, likest_pairs, merging_obstacle
-from uniformerv2.model.config import ModelConfig, Rotary
+from uniformerv2.inference.merging import Merged, MergingTransformer, merging_obstacle, most_similar_pairs
+from uniformerv2.model.config import ModelConfig, RotaryEmbedding
 from uniformerv2.model.positions import TokenLayout
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
@@ -88,9 +88,9 @@ def test_no_more_than_half_go_at_once() -> None:
 @torch.inference_mode()
 def test_a_token_is_the_mean_of_the_places_that_it_stands_for() -> None:
     generator = torch.Generator().manual_seed(0)
-    places = TokenLayout(class_tokens=1, grid=(3, 5))
+    layout = TokenLayout(class_tokens=1, grid=(3, 5))
     tokens = torch.randn(2, 3, 1 + 15 + 2, 4, generator=generator)  # two registers
-    now, merged = tokens, Merged.nothing(tokens, places)
+    now, merged = tokens, Merged.nothing(tokens, layout)
     for left in (11, 8, 3):
         keys = torch.randn(6, now.shape[2], 7, generator=generator)
         now, merged = now.clone(), merged
@@ -113,7 +113,7 @@ def test_the_likest_pairs_are_found() -> None:
     angles = torch.tensor([0.0, 2.0, 1.9, 0.3, 4.5])
     lengths = torch.tensor([1.0, 9.0, 0.1, 5.0, 2.0])  # which count for nothing
     keys = (torch.stack([angles.cos(), angles.sin()], -1) * lengths[:, None])[None]
-    pairs = likest_pairs(keys, 2)
+    pairs = most_similar_pairs(keys, 2)
     assert pairs.joining.tolist() == [[1, 0]]  # patches 2 and 0
     assert pairs.goal.tolist() == [[0, 1]]  # patches 1 and 3
     assert pairs.staying.tolist() == [[2]]
@@ -132,8 +132,8 @@ def test_clips_do_not_see_each_other() -> None:
     [
         ({"local_blocks": "attention"}, "local UniBlocks"),
         ({"temporal_downsample": True}, "stem"),
-        ({"rotary": Rotary()}, "knows places"),
-        ({"relative_bias": True}, "knows places"),
+        ({"rotary": RotaryEmbedding()}, "depends on positions"),
+        ({"relative_bias": True}, "depends on positions"),
         ({}, ""),
     ],
 )

@@ -49,7 +49,7 @@ def assert_same(optimized: optimizing.Optimized, model: UniFormerV2) -> None:
 
 
 def test_torch_is_the_same_model(model: UniFormerV2) -> None:
-    optimized = optimize(model, check=[draw(2), draw(1, seed=1)])
+    optimized = optimize(model, validation_clips=[draw(2), draw(1, seed=1)])
     assert (optimized.backend, optimized.precision) == ("torch", "fp32")
     assert optimized.comparison is not None
     assert optimized.comparison.clips == 3
@@ -82,7 +82,9 @@ def test_openvino_is_the_same_model_or_is_refused(image_model: Path, model: UniF
 def test_openvino_in_int8_is_nearly_the_same_model(model: UniFormerV2) -> None:
     needs("openvino", "nncf")
     clips = [draw(4), draw(4, seed=1)]
-    optimized = optimize(model, backend="openvino", precision="int8", calibration=clips, check=clips, limits=ANYTHING)
+    optimized = optimize(
+        model, backend="openvino", precision="int8", calibration_clips=clips, validation_clips=clips, limits=ANYTHING
+    )
     assert optimized.comparison is not None
     assert 1e-5 < optimized.comparison.deviation < 0.25
 
@@ -95,7 +97,7 @@ def test_onnxruntime_is_the_same_model(model: UniFormerV2) -> None:
 def test_bf16_stays_within_its_limits_and_is_bf16(model: UniFormerV2, monkeypatch: pytest.MonkeyPatch) -> None:
     # a processor without the instructions computes the same, slowly
     monkeypatch.setattr("uniformerv2.inference.precision.has_bf16", lambda device: True)
-    optimized = optimize(model, precision="bf16", check=[draw(4)])
+    optimized = optimize(model, precision="bf16", validation_clips=[draw(4)])
     assert optimized.comparison is not None
     assert 1e-5 < optimized.comparison.deviation <= LIMITS["bf16"].deviation
     assert optimized(draw(1)).dtype == torch.float32
@@ -107,8 +109,8 @@ def test_what_differs_too_much_is_refused_unless_told(model: UniFormerV2, monkey
 
     monkeypatch.setattr(optimizing, "_build", negated)
     with pytest.raises(RecipeError, match=r"2 of 2 clips change class.*at most 0.0001 and 0.0%"):
-        optimize(model, check=[draw(2)])
-    accepted = optimize(model, check=[draw(2)], limits=ANYTHING)
+        optimize(model, validation_clips=[draw(2)])
+    accepted = optimize(model, validation_clips=[draw(2)], limits=ANYTHING)
     assert accepted.comparison == Comparison(clips=2, deviation=2.0, flips=2)
 
 
@@ -158,7 +160,7 @@ def test_a_predictor_compares_on_the_videos_it_is_given(
 ) -> None:
     monkeypatch.setattr("uniformerv2.inference.precision.has_bf16", lambda device: True)
     videos = sorted((colours / "red").iterdir())[:2]
-    predictor = Predictor(model, precision="bf16", calibration=videos)
+    predictor = Predictor(model, precision="bf16", calibration_videos=videos)
     assert predictor.optimized.precision == "bf16"
     assert predictor.optimized.comparison is not None
     assert predictor.optimized.comparison.clips == 2

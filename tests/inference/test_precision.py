@@ -7,7 +7,7 @@ import torch
 
 from uniformerv2.errors import RecipeError
 from uniformerv2.inference import precision
-from uniformerv2.inference.precision import pick_precision
+from uniformerv2.inference.precision import pick_inference_precision
 
 CPU = torch.device("cpu")
 
@@ -20,7 +20,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, has_bf16: bool, gain: float = 1.
 
 def test_auto_is_bf16_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, has_bf16=True, gain=2.0)
-    assert pick_precision("auto", CPU) == (
+    assert pick_inference_precision("auto", CPU) == (
         "bf16",
         "precision auto is bf16: a product in bf16 is 2.00 times as fast as in fp32",
     )
@@ -29,16 +29,16 @@ def test_auto_is_bf16_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(("has", "gain", "why"), [(True, 0.7, "is 0.70 times"), (False, 2.0, "in hardware")])
 def test_auto_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch, has: bool, gain: float, why: str) -> None:
     pretend(monkeypatch, has_bf16=has, gain=gain)
-    chosen, note = pick_precision("auto", CPU)
+    chosen, note = pick_inference_precision("auto", CPU)
     assert chosen == "fp32"
     assert why in note
 
 
 def test_what_is_asked_for_is_taken_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, has_bf16=False)
-    assert pick_precision("fp32", CPU) == ("fp32", "")
+    assert pick_inference_precision("fp32", CPU) == ("fp32", "")
     with pytest.raises(RecipeError, match="take fp32 or auto"):
-        pick_precision("bf16", CPU)
+        pick_inference_precision("bf16", CPU)
 
 
 def test_this_processor_can_be_asked() -> None:

@@ -67,7 +67,7 @@ def test_the_given_model_stays_and_the_other_is_reduced(model: UniFormerV2, meth
 
 def test_a_little_changes_a_little(model: UniFormerV2) -> None:
     slight, strong = (
-        optimize(model, reduction=Reduction("merge", share), check=[clips(4)], limits=ANYTHING).comparison
+        optimize(model, reduction=Reduction("merge", share), validation_clips=[clips(4)], limits=ANYTHING).comparison
         for share in (0.1, 0.9)
     )
     assert slight is not None

@@ -53,7 +53,7 @@ def test_every_window_equals_the_whole_model(options: dict[str, object]) -> None
         clip = shared.clip(range(start, start + 4))
         torch.testing.assert_close(clip.pooled, whole.pooled, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(clip.frame_embeddings, whole.frame_embeddings, atol=1e-5, rtol=1e-5)
-        shared.forget_before(start + 2)
+        shared.drop_before(start + 2)
         assert len(shared) == 2
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from uniformerv2.inference.unchanged import UnchangedTransformer, kept_tokens
-from uniformerv2.model.config import ModelConfig, Preprocessing, Rotary
+from uniformerv2.model.config import ModelConfig, Preprocessing, RotaryEmbedding
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 PLAIN = ModelConfig(width=32, depth=3, heads=2, patch_size=8, image_size=(16, 24), global_after=(0, 2), num_classes=5)
@@ -17,7 +17,7 @@ CONSTANTS = Preprocessing(size=(16, 24), mean=(0.2, 0.5, 0.4), std=(0.1, 0.3, 0.
 ARCHITECTURES = {
     "scene": {},
     "no class token": {"class_token": False, "pool": "attention"},
-    "registers, rotary": {"register_tokens": 2, "layer_scale": True, "rotary": Rotary()},
+    "registers, rotary": {"register_tokens": 2, "layer_scale": True, "rotary": RotaryEmbedding()},
     "relative bias": {"relative_bias": True, "pool": "mean"},
     "norm after": {"norm_after": True},
 }

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from uniformerv2 import ModelConfig, UniFormerV2
-from uniformerv2.model.config import Rotary
+from uniformerv2.model.config import RotaryEmbedding
 from uniformerv2.model.counting import count_multiply_adds
 
 
@@ -47,7 +47,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "hierarchical q": {"fusion": "hierarchical_q", "num_queries": 2, "local_blocks": "attention"},
     "siglip": {"class_token": False, "pool": "attention", "pool_heads": 4, "pool_mlp_ratio": 3.0},
     "dinov2 giant": {"register_tokens": 3, "gated_mlp": True, "mlp_ratio": 2.5, "layer_scale": True},
-    "dinov3": {"register_tokens": 3, "rotary": Rotary(), "position_embedding": False, "pool": "mean"},
+    "dinov3": {"register_tokens": 3, "rotary": RotaryEmbedding(), "position_embedding": False, "pool": "mean"},
     "beit": {"relative_bias": True, "pool": "mean", "pool_norm": True, "position_embedding": False},
     "no stages": {"global_after": ()},
 }

@@ -12,8 +12,14 @@ from torch import Tensor, nn
 
 from uniformerv2 import ModelConfig, Preprocessing
 from uniformerv2.model.attention import attend
-from uniformerv2.model.config import Rotary
-from uniformerv2.model.positions import TokenLayout, distance_index, interpolate_distances, rotate, rotation
+from uniformerv2.model.config import RotaryEmbedding
+from uniformerv2.model.positions import (
+    TokenLayout,
+    apply_rotary,
+    interpolate_relative_bias,
+    relative_position_index,
+    rotary_table,
+)
 from uniformerv2.model.uniblocks import GlobalUniBlock, LocalUniBlock
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.model.vit import MLP, AttentionPool
@@ -21,7 +27,7 @@ from uniformerv2.model.vit import MLP, AttentionPool
 PLAIN = ModelConfig(
     width=32, depth=3, heads=2, patch_size=8, image_size=(16, 24), global_after=(1, 2), num_classes=5, pre_norm=False
 )
-EVA, DINOV3 = Rotary(), Rotary(100.0, (4 * math.pi, 4 * math.pi), 0.5, -2 * math.pi, halves=True)
+EVA, DINOV3 = RotaryEmbedding(), RotaryEmbedding(100.0, (4 * math.pi, 4 * math.pi), 0.5, -2 * math.pi, halves=True)
 FAMILIES = {
     "plain": {"post_norm": True, "activation": "gelu"},
     "clip": {"pre_norm": True, "post_norm": True},
@@ -45,7 +51,7 @@ FAMILIES = {
     "dinov3": {"layer_scale": True, "register_tokens": 4, "rotary": DINOV3, "position_embedding": False},
     "eva02": {"rotary": EVA, "gated_mlp": True, "attention_norm": True, "mlp_norm": True, "pool": "mean"},
     "perception": {
-        "rotary": Rotary(span=(2.0, 3.0), offset=1.0, columns_first=True),
+        "rotary": RotaryEmbedding(span=(2.0, 3.0), offset=1.0, columns_first=True),
         "pre_norm": True,
         "post_norm": True,
         "pool": "attention",
@@ -120,24 +126,24 @@ def test_registers_are_seen_by_the_spatial_attention_only() -> None:
         model.backbone.registers *= -1
     assert not torch.allclose(model(clip), before)
 
-    config, places = family("dinov2"), TokenLayout(1, (2, 3))
+    config, layout = family("dinov2"), TokenLayout(1, (2, 3))
     tokens, others = draw(2, 4, 1 + 6 + 4, 32), draw(2, 4, 1 + 6 + 4, 32)
     others[:, :, :7] = tokens[:, :, :7]
     block, stage = randomise(LocalUniBlock(config)), randomise(GlobalUniBlock(config))
-    mixed = block.mix_time(block.local1, tokens, places)
-    assert torch.equal(mixed[:, :, :7], block.mix_time(block.local1, others, places)[:, :, :7])
+    mixed = block.mix_time(block.local1, tokens, layout)
+    assert torch.equal(mixed[:, :, :7], block.mix_time(block.local1, others, layout)[:, :, :7])
     assert torch.equal(mixed[:, :, [0, 7, 8, 9, 10]], tokens[:, :, [0, 7, 8, 9, 10]])
     assert not torch.equal(mixed, tokens)
     query = draw(2, 1, 32)
-    assert torch.equal(stage(query, tokens, places)[0], stage(query, others, places)[0])
+    assert torch.equal(stage(query, tokens, layout)[0], stage(query, others, layout)[0])
 
 
 def test_rotation_turns_pairs_of_channels_as_complex_numbers() -> None:
     grid, channels = (3, 4), 16
     for rotary in (EVA, replace(EVA, offset=1.0, columns_first=True), replace(EVA, halves=True)):
-        places = TokenLayout(1, grid, rotation(rotary, grid, channels, torch.device("cpu")))
+        layout = TokenLayout(1, grid, rotary_table(rotary, grid, channels, torch.device("cpu")))
         x = draw(2, 5, 1 + 12 + 2, channels)
-        turned = rotate(x, places, halves=rotary.halves)
+        turned = apply_rotary(x, layout, halves=rotary.halves)
         assert torch.equal(turned[:, :, 0], x[:, :, 0])
         assert torch.equal(turned[:, :, 13:], x[:, :, 13:])
         for patch in range(12):
@@ -155,7 +161,7 @@ def test_rotation_turns_pairs_of_channels_as_complex_numbers() -> None:
 
 
 def test_dinov3_spans_a_turn_each_way_around_the_centre() -> None:
-    cosine, sine = rotation(DINOV3, (2, 5), 16, torch.device("cpu"))
+    cosine, sine = rotary_table(DINOV3, (2, 5), 16, torch.device("cpu"))
     for patch in range(10):
         row, column = divmod(patch, 5)
         # coordinates in [-1, 1], the pixel centres half a patch inside; periods from 1 up to 100 ** (3 / 4)
@@ -169,7 +175,7 @@ def test_dinov3_spans_a_turn_each_way_around_the_centre() -> None:
 def test_relative_biases_belong_to_distances(classes: int) -> None:
     rows, columns = 3, 4
     table = torch.tensor([100 * down + across for down in range(-2, 3) for across in range(-3, 4)] + [901, 902, 903])
-    bias = table[distance_index((rows, columns), classes, torch.device("cpu"))]
+    bias = table[relative_position_index((rows, columns), classes, torch.device("cpu"))]
     for query in range(rows * columns):
         for key in range(rows * columns):
             (r, c), (s, d) = divmod(query, columns), divmod(key, columns)
@@ -183,9 +189,9 @@ def test_relative_biases_belong_to_distances(classes: int) -> None:
 def test_relative_biases_are_interpolated_over_distances() -> None:
     distances = torch.stack(torch.meshgrid(torch.arange(-3.0, 4), torch.arange(-3.0, 4), indexing="ij"), -1).view(-1, 2)
     table = torch.cat([distances, torch.full((3, 2), 7.0)])
-    same = interpolate_distances(table, (4, 4), (4, 4))
+    same = interpolate_relative_bias(table, (4, 4), (4, 4))
     assert same is table
-    wider = interpolate_distances(table, (4, 4), (4, 8))
+    wider = interpolate_relative_bias(table, (4, 4), (4, 8))
     assert torch.equal(wider[-3:], table[-3:])
     grid = wider[:-3].view(7, 15, 2)
     torch.testing.assert_close(grid[..., 0], torch.arange(-3.0, 4)[:, None].expand(7, 15), atol=1e-5, rtol=1e-5)
@@ -234,16 +240,16 @@ def test_attention_pool_is_multihead_attention_and_an_mlp() -> None:
 
 def test_layer_scale_multiplies_both_residuals() -> None:
     model = randomise(UniFormerV2(family("beit"))).eval()
-    block, (tokens, places) = model.backbone.blocks[0], model.backbone.embed(draw(1, 3, 2, 16, 24))
-    space = tokens + block.attention(block.norm1(tokens), places) * block.scale1
-    torch.testing.assert_close(block(tokens, places), space + block.mlp(block.norm2(space)) * block.scale2)
+    block, (tokens, layout) = model.backbone.blocks[0], model.backbone.embed(draw(1, 3, 2, 16, 24))
+    space = tokens + block.attention(block.norm1(tokens), layout) * block.scale1
+    torch.testing.assert_close(block(tokens, layout), space + block.mlp(block.norm2(space)) * block.scale2)
 
 
 def test_norms_may_come_behind_the_layers() -> None:
     model = randomise(UniFormerV2(family("eva02-e"))).eval()
-    block, (tokens, places) = model.backbone.blocks[0], model.backbone.embed(draw(1, 3, 2, 16, 24))
-    space = tokens + block.norm1(block.attention(tokens, places))
-    torch.testing.assert_close(block(tokens, places), space + block.norm2(block.mlp(space)))
+    block, (tokens, layout) = model.backbone.blocks[0], model.backbone.embed(draw(1, 3, 2, 16, 24))
+    space = tokens + block.norm1(block.attention(tokens, layout))
+    torch.testing.assert_close(block(tokens, layout), space + block.norm2(block.mlp(space)))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from torch import Tensor
 from uniformerv2 import ModelConfig, Preprocessing, UniFormerV2, named_config
 from uniformerv2.model import vit
 from uniformerv2.model.attention import CrossAttention, attend
-from uniformerv2.model.positions import interpolate_positions
+from uniformerv2.model.positions import interpolate_position_embedding
 from uniformerv2.model.uniblocks import DynamicPositionEncoding, LocalAggregator
-from uniformerv2.model.uniformerv2 import Encoded
+from uniformerv2.model.uniformerv2 import EncodedFrames
 from uniformerv2.model.vit import DropPath, PatchEmbedding
 
 TINY = ModelConfig(
@@ -99,7 +99,7 @@ def test_frames_that_are_encoded_one_by_one_make_the_same_clip() -> None:
     encoded = [model.encode(clip[:, :, frame : frame + 1]) for frame in range(4)]
     stages = tuple(torch.cat(tokens, 1) for tokens in zip(*(one.stages for one in encoded), strict=True))
     frames = torch.cat([one.frame_embeddings for one in encoded], 1)
-    together = model.summarise(Encoded(stages, frames, encoded[0].places), attention=True)
+    together = model.aggregate(EncodedFrames(stages, frames, encoded[0].layout), attention=True)
     whole = model.forward_features(clip, attention=True)
     torch.testing.assert_close(together.pooled, whole.pooled)
     torch.testing.assert_close(together.frame_embeddings, whole.frame_embeddings)
@@ -130,22 +130,22 @@ def test_parallel_and_hierarchical_fusions_follow_their_definitions() -> None:
     clip = clips()
     for fusion in ("sequential", "parallel", "hierarchical_kv", "hierarchical_q"):
         model = tiny(fusion=fusion)
-        (tokens, places), seen = model.backbone.embed(clip), []
+        (tokens, layout), seen = model.backbone.embed(clip), []
         for number, block in enumerate(model.backbone.blocks):
-            tokens = block(tokens, places)
+            tokens = block(tokens, layout)
             if number in (0, 2):
                 seen.append(tokens)
         first, second = model.global_blocks
         learned = model.query.expand(2, -1, -1)
-        one = first(learned, seen[0], places)[0]
+        one = first(learned, seen[0], layout)[0]
         if fusion == "sequential":
-            summary = second(one, seen[1], places)[0].mean(1)
+            summary = second(one, seen[1], layout)[0].mean(1)
         elif fusion == "parallel":
-            summary = model.fusion(torch.cat([one[:, 0], second(learned, seen[1], places)[0][:, 0]], -1))
+            summary = model.fusion(torch.cat([one[:, 0], second(learned, seen[1], layout)[0][:, 0]], -1))
         elif fusion == "hierarchical_kv":
-            summary = second(learned, seen[1], places, extra=one)[0].mean(1)
+            summary = second(learned, seen[1], layout, extra=one)[0].mean(1)
         else:
-            summary = second(torch.cat([learned, one], 1), seen[1], places)[0].mean(1)
+            summary = second(torch.cat([learned, one], 1), seen[1], layout)[0].mean(1)
         share = model.mix.sigmoid()
         expected = (1 - share) * summary + share * tokens[:, :, 0].mean(1)
         torch.testing.assert_close(model.forward_features(clip).pooled, expected)
@@ -199,7 +199,7 @@ def test_positions_are_interpolated_over_the_right_axes() -> None:
     row, column = torch.meshgrid(torch.arange(float(rows)), torch.arange(float(columns)), indexing="ij")
     positions = torch.stack([row.flatten(), column.flatten()], -1)
     positions = torch.cat([torch.full((1, 2), -7.0), positions])
-    wider = interpolate_positions(positions, (4, 6), (4, 12))
+    wider = interpolate_position_embedding(positions, (4, 6), (4, 12))
     assert torch.equal(wider[0], positions[0])
     grid = wider[1:].view(4, 12, 2)
 
@@ -211,7 +211,7 @@ def test_positions_are_interpolated_over_the_right_axes() -> None:
         expected = sum(old * cubic(centre - old) for old in range(first, first + 4))
         torch.testing.assert_close(grid[:, new, 1], torch.full((4,), expected))
     torch.testing.assert_close(grid[..., 0], torch.arange(4.0)[:, None].expand(4, 12))  # rows untouched
-    assert interpolate_positions(positions, (4, 6), (4, 6)) is positions
+    assert interpolate_position_embedding(positions, (4, 6), (4, 6)) is positions
 
 
 @pytest.mark.parametrize("frames", [1, 4, 5])

@@ -7,24 +7,24 @@ import torch
 
 from uniformerv2.errors import RecipeError
 from uniformerv2.train import precision
-from uniformerv2.train.precision import BF16_MIN_WIDTH, allow_tf32, autocast, loss_scaler, pick_precision
+from uniformerv2.train.precision import BF16_MIN_WIDTH, allow_tf32, autocast, loss_scaler, pick_training_precision
 
 
 @pytest.mark.parametrize("hardware", [True, False])
 def test_auto_on_a_cpu_needs_hardware_and_width(monkeypatch: pytest.MonkeyPatch, hardware: bool) -> None:
     monkeypatch.setattr(precision, "bf16_gain", lambda device: 1.4 if hardware else 1.2)
     cpu = torch.device("cpu")
-    assert pick_precision("auto", cpu, width=BF16_MIN_WIDTH) == ("bf16" if hardware else "fp32")
-    assert pick_precision("auto", cpu, width=BF16_MIN_WIDTH - 1) == "fp32"
-    assert pick_precision("bf16", cpu, width=8) == "bf16"
-    assert pick_precision("fp32", cpu, width=4096) == "fp32"
+    assert pick_training_precision("auto", cpu, width=BF16_MIN_WIDTH) == ("bf16" if hardware else "fp32")
+    assert pick_training_precision("auto", cpu, width=BF16_MIN_WIDTH - 1) == "fp32"
+    assert pick_training_precision("bf16", cpu, width=8) == "bf16"
+    assert pick_training_precision("fp32", cpu, width=4096) == "fp32"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "tf32"])
 def test_what_only_gpus_compute_is_refused_elsewhere(precision: Any) -> None:
     with pytest.raises(RecipeError, match=rf"precision {precision} needs a GPU of NVIDIA's, got device cpu; take fp32"):
-        pick_precision(precision, torch.device("cpu"), width=768)
-    assert pick_precision(precision, torch.device("cuda"), width=768) == precision
+        pick_training_precision(precision, torch.device("cpu"), width=768)
+    assert pick_training_precision(precision, torch.device("cuda"), width=768) == precision
 
 
 def test_autocast_and_scaler_are_those_of_the_precision() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model.arming import fit_weights
-from uniformerv2.model.config import Rotary
+from uniformerv2.model.config import RotaryEmbedding
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.weights.image_hints import Hints, hints_from_config, hints_from_metadata, hints_from_timm_name
 from uniformerv2.weights.image_key_names import find_layout
@@ -180,7 +180,7 @@ PUBLISHED: dict[str, tuple[State, str, int, dict[str, Any]]] = {
         "DINOv3",
         32,
         {
-            "rotary": Rotary(100.0, (TURN, TURN), offset=0.5, start=-TURN / 2, halves=True),
+            "rotary": RotaryEmbedding(100.0, (TURN, TURN), offset=0.5, start=-TURN / 2, halves=True),
             "position_embedding": False,
             "norm_eps": 1e-5,
             "gated_mlp": True,
@@ -198,7 +198,7 @@ PUBLISHED: dict[str, tuple[State, str, int, dict[str, Any]]] = {
         timm_state(192, 12, 512, patch=14, grid=24, bias="qv", gate="packed", norms=("fc_norm",)),
         "EVA-02",
         3,
-        {"rotary": Rotary(span=(16.0, 16.0)), "mlp_norm": False, "pool": "mean", "gated_mlp": True},
+        {"rotary": RotaryEmbedding(span=(16.0, 16.0)), "mlp_norm": False, "pool": "mean", "gated_mlp": True},
     ),
     "EVA-02-CLIP-L": (
         timm_state(
@@ -206,7 +206,7 @@ PUBLISHED: dict[str, tuple[State, str, int, dict[str, Any]]] = {
         ),
         "EVA-02",
         16,
-        {"rotary": Rotary(span=(16.0, 16.0)), "attention_norm": True, "mlp_norm": True, "pool": "class_token"},
+        {"rotary": RotaryEmbedding(span=(16.0, 16.0)), "attention_norm": True, "mlp_norm": True, "pool": "class_token"},
     ),
     "EVA-g": (
         timm_state(1408, 40, 6144, patch=14, grid=16, bias="qv", norms=("fc_norm",)),
@@ -224,13 +224,17 @@ PUBLISHED: dict[str, tuple[State, str, int, dict[str, Any]]] = {
         timm_state(768, 12, 3072, **PE),
         "Perception Encoder",
         12,
-        {"rotary": Rotary(span=(14.0, 14.0), offset=1.0, columns_first=True), "pool_heads": 8, "pool": "attention"},
+        {
+            "rotary": RotaryEmbedding(span=(14.0, 14.0), offset=1.0, columns_first=True),
+            "pool_heads": 8,
+            "pool": "attention",
+        },
     ),
     "PE-core-G": (
         timm_state(1536, 50, 8960, patch=14, grid=32, class_token=False, **PE),
         "Perception Encoder",
         16,
-        {"rotary": Rotary(span=(32.0, 32.0), offset=0.0, columns_first=True), "class_token": False},
+        {"rotary": RotaryEmbedding(span=(32.0, 32.0), offset=0.0, columns_first=True), "class_token": False},
     ),
     "PE-lang-L": (
         timm_state(1024, 23, 4096, patch=14, grid=32, norms=("norm_pre",), scale=GAMMA),
@@ -473,7 +477,7 @@ def test_rotary_positions_that_only_the_name_tells_are_refused_and_can_be_given(
     hints = hints_from_timm_name("vit_small_patch16_rope_ape_224")
     with pytest.raises(CheckpointError, match="rotary positions, of a kind that is not known; give rotary"):
         read_image_model(small(positions=4, scale=GAMMA), hints, heads=2)
-    given = Rotary(span=(14.0, 14.0))
+    given = RotaryEmbedding(span=(14.0, 14.0))
     assert read_image_model(small(positions=4, scale=GAMMA), hints, heads=2, rotary=given).config.rotary == given
 
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from uniformerv2.benchmark.reference import build_reference
 from uniformerv2.inference.optimize import PRECISIONS, Backend, optimize
-from uniformerv2.inference.precision import Precision, has_bf16
+from uniformerv2.inference.precision import InferencePrecision, has_bf16
 from uniformerv2.model.counting import count_multiply_adds
 from uniformerv2.weights.loading import load_model
 
@@ -44,7 +44,7 @@ class Contender:
     """A model, what runs it and in which precision."""
 
     model: Literal["plain", "ours", "official", "VideoMAE-B", "TimeSformer-B", "ViViT-B", "V-JEPA 2 L"]
-    precision: Precision
+    precision: InferencePrecision
     backend: Backend | None = None  # of "ours"
 
     @property
@@ -65,7 +65,7 @@ def contenders(case: Case, device: torch.device, *, peers: bool) -> tuple[list[C
     """Everything that can run here, the official model first; and what cannot, with the reason."""
     found: list[Contender] = []
     left_out: list[str] = []
-    narrow: list[Precision] = ["fp32", "bf16"] if has_bf16(device) else ["fp32"]
+    narrow: list[InferencePrecision] = ["fp32", "bf16"] if has_bf16(device) else ["fp32"]
     if len(narrow) == 1:
         left_out.append("bf16: the processor does not multiply it in hardware")
     if case.reference is None:
@@ -113,11 +113,11 @@ def build(contender: Contender, case: Case, device: torch.device) -> Built:
     if contender.backend is None:
         return Built(model.eval(), parameters, multiply_adds)
     calibration = [case.clips(CALIBRATION_CLIPS)] if contender.precision == "int8" else []
-    optimized = optimize(model, backend=contender.backend, precision=contender.precision, calibration=calibration)
+    optimized = optimize(model, backend=contender.backend, precision=contender.precision, calibration_clips=calibration)
     return Built(optimized, parameters, multiply_adds)
 
 
-def _official(case: Case, precision: Precision, device: torch.device) -> Built:
+def _official(case: Case, precision: InferencePrecision, device: torch.device) -> Built:
     assert case.reference is not None
     assert case.official is not None
     config = load_model(case.checkpoint).config

@@ -18,7 +18,7 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.weights.checkpoint import save_model
 from uniformerv2.weights.convert import convert
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MEASURED_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def benchmark(
@@ -63,7 +63,7 @@ def benchmark(
             [one for one in found if only(one)], case, device, batch_sizes=batch_sizes, repeats=repeats, tell=tell
         )
     tell("measuring matrix products")
-    dtypes = DTYPES if has_bf16(device) else {"fp32": torch.float32}
+    dtypes = MEASURED_DTYPES if has_bf16(device) else {"fp32": torch.float32}
     limits = {precision: product_limit(dtype, device) for precision, dtype in dtypes.items()}
     height, width = preprocessing.size
     what = f"{title}, {preprocessing.num_frames} frames of {height}x{width}"

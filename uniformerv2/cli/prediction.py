@@ -74,7 +74,7 @@ class Predict:
             precision=self.precision,
             backend=self.backend,
             reduction=Reduction.parse(self.reduction) if self.reduction else None,
-            calibration=self.calibration,
+            calibration_videos=self.calibration,
         )
         for line in (predictor.model.label_note, predictor.optimized.note, predictor.optimized.comparison):
             note(str(line or ""))

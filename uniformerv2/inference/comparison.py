@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from uniformerv2.inference.precision import Precision
+from uniformerv2.inference.precision import InferencePrecision
 
 Classifier = Callable[[Tensor], Tensor]  # clips (batch, 3, frames, height, width) -> logits (batch, classes)
 
@@ -21,7 +21,7 @@ class Limits:
     flips: float  # share of the clips whose most likely class is another one
 
 
-LIMITS: dict[Precision, Limits] = {
+LIMITS: dict[InferencePrecision, Limits] = {
     "fp32": Limits(1e-4, 0.0),  # sums in another order
     "bf16": Limits(0.02, 0.01),
     "int8": Limits(0.25, 0.02),

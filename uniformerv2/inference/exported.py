@@ -14,8 +14,8 @@ from torch import Tensor
 
 from uniformerv2.errors import RecipeError
 from uniformerv2.inference.fold import fold
-from uniformerv2.inference.mapped import give_back_pages
-from uniformerv2.inference.precision import Precision, has_bf16
+from uniformerv2.inference.mapped import release_mapped_weights
+from uniformerv2.inference.precision import InferencePrecision, has_bf16
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
@@ -26,13 +26,15 @@ class OpenVinoModel:
     Args:
         model: on the CPU.
         precision: "int8" quantises the linear layers and runs the rest in bf16 where the processor has it.
-        calibration: batches of clips for "int8".
+        calibration_clips: batches of clips for "int8".
 
     Raises:
         RecipeError: openvino, or nncf for "int8", is not installed.
     """
 
-    def __init__(self, model: UniFormerV2, precision: Precision, calibration: Sequence[Tensor] = ()) -> None:
+    def __init__(
+        self, model: UniFormerV2, precision: InferencePrecision, calibration_clips: Sequence[Tensor] = ()
+    ) -> None:
         openvino = _package("openvino")
         self._preprocessing = model.preprocessing
         self._narrow = precision == "bf16" or (precision == "int8" and has_bf16(torch.device("cpu")))
@@ -40,7 +42,7 @@ class OpenVinoModel:
         with _quiet():
             self._graph = openvino.convert_model(export(model))
         if precision == "int8":
-            self._graph = self._quantised(calibration)
+            self._graph = self._quantised(calibration_clips)
         self._compiled: dict[tuple[int, ...], Any] = {}
 
     def __call__(self, clip: Tensor) -> Tensor:
@@ -61,9 +63,9 @@ class OpenVinoModel:
         }
         return self._core.compile_model(graph, "CPU", options)
 
-    def _quantised(self, calibration: Sequence[Tensor]) -> Any:
+    def _quantised(self, calibration_clips: Sequence[Tensor]) -> Any:
         nncf = _package("nncf")
-        clips = [as_floats(clip, self._preprocessing)[None].numpy() for batch in calibration for clip in batch]
+        clips = [as_floats(clip, self._preprocessing)[None].numpy() for batch in calibration_clips for clip in batch]
         graph = self._graph.clone()
         graph.reshape({0: list(clips[0].shape)})
         with _quiet():
@@ -104,7 +106,7 @@ def export(model: UniFormerV2) -> torch.export.ExportedProgram:
     preprocessing = model.preprocessing
     # two clips: torch.export takes a size of one for a constant
     clips = torch.zeros(2, 3, preprocessing.num_frames, *preprocessing.size)
-    folded = fold(model, lambda _: give_back_pages(model))
+    folded = fold(model, lambda _: release_mapped_weights(model))
     return torch.export.export(folded, (clips,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 

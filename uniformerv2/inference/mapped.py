@@ -15,7 +15,7 @@ PAGEMAP = Path("/proc/self/pagemap")  # Linux: 64 bits about every page of this 
 IN_USE, OF_A_FILE = 3 << 62, 1 << 61  # in memory or swapped out; not this process's own
 
 
-def give_back_pages(module: nn.Module) -> None:
+def release_mapped_weights(module: nn.Module) -> None:
     """Let go of the memory of weights that are maps of a file; who uses one again reads it again.
 
     A map takes memory once it was read, and keeps it. Weights that changed since, or are none of a file, stay as they

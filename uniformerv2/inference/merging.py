@@ -23,7 +23,7 @@ from uniformerv2.model.vit import ImageTransformer
 def merging_obstacle(config: ModelConfig) -> str:
     """Why patches of a frame cannot be averaged, in a few words; empty where they can."""
     if config.rotary is not None or config.relative_bias:
-        return "its attention knows places, and an average of patches has none"
+        return "its attention depends on positions, and an average of patches has none"
     return sharing_obstacle(config)
 
 
@@ -35,7 +35,7 @@ class MergingTransformer(nn.Module):
     averages as often as it stands for a place. Class and register tokens stay.
 
     Args:
-        transformer: in eval mode; its attention knows no places, see `merging_obstacle`.
+        transformer: in eval mode; its attention does not depend on positions, see `merging_obstacle`.
         share: of a frame's patches, how many are gone behind the last block, from 0 to 1; each block takes as many.
     """
 
@@ -47,8 +47,8 @@ class MergingTransformer(nn.Module):
         self, clip: Tensor, stages: Container[int], add: Callable[[Tensor, TokenLayout], None]
     ) -> tuple[Tensor, TokenLayout]:
         """As `ImageTransformer.encode`; a place has the token of the patch that stands for it."""
-        tokens, places = self.transformer.embed(clip)
-        merged = Merged.nothing(tokens, places)
+        tokens, layout = self.transformer.embed(clip)
+        merged = Merged.nothing(tokens, layout)
         patches, depth = merged.sizes.shape[1], len(self.transformer.blocks)
         for number, block in enumerate(self.transformer.image_blocks()):
             attention = MergedAttention(block.attention, merged)
@@ -57,8 +57,8 @@ class MergingTransformer(nn.Module):
             tokens, merged = merged.further(tokens, attention.keys, left)
             tokens = block.mix_channels(tokens)
             if number in stages:
-                add(merged.everywhere(tokens), places)
-        return self.transformer.frame_embeddings(merged.everywhere(tokens), places), places
+                add(merged.everywhere(tokens), layout)
+        return self.transformer.frame_embeddings(merged.everywhere(tokens), layout), layout
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,15 @@ class Merged:
     """Which of a frame's n patches stands for which places. It has class tokens + n + registers tokens."""
 
     class_tokens: int
-    sizes: Tensor  # (batch·frames, n), float32: how many places each patch stands for
-    standing: Tensor  # (batch·frames, places): the number of the patch that stands for a place
+    sizes: Tensor  # (batch·frames, n), float32: positions that a token represents
+    standing: Tensor  # (batch·frames, positions): index of the token that represents a position
 
     @classmethod
-    def nothing(cls, tokens: Tensor, places: TokenLayout) -> Merged:
+    def nothing(cls, tokens: Tensor, layout: TokenLayout) -> Merged:
         """Every patch stands for its own place."""
-        count = places.in_space - places.class_tokens
+        count = layout.spatial_tokens - layout.class_tokens
         numbers = torch.arange(count, device=tokens.device).expand(tokens.shape[0] * tokens.shape[1], count)
-        return cls(places.class_tokens, torch.ones_like(numbers, dtype=torch.float32), numbers)
+        return cls(layout.class_tokens, torch.ones_like(numbers, dtype=torch.float32), numbers)
 
     def split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class tokens, patches and registers of tokens whose first axis is batch·frames."""
@@ -94,7 +94,7 @@ class Merged:
         return first, patches, registers
 
     def everywhere(self, tokens: Tensor) -> Tensor:
-        """A token at every place: (batch, frames, class tokens + places + registers, width)."""
+        """A token at every position: (batch, frames, class tokens + positions + registers, width)."""
         first, patches, registers = self.split(tokens.flatten(0, 1))
         return torch.cat([first, _rows(patches, self.standing), registers], dim=1).unflatten(0, tokens.shape[:2])
 
@@ -110,14 +110,14 @@ class Merged:
         if number <= 0:
             return tokens, self
         first, patches, registers = self.split(tokens.flatten(0, 1))
-        pairs = likest_pairs(self.split(keys)[1], number)
+        pairs = most_similar_pairs(self.split(keys)[1], number)
         averaged, sizes = _average(patches, self.sizes, pairs)
         now = Merged(self.class_tokens, sizes, _new_numbers(pairs, count).gather(1, self.standing))
         return torch.cat([first, averaged, registers], dim=1).unflatten(0, tokens.shape[:2]), now
 
 
 class MergedAttention:
-    """The attention of a block among patches that stand for several places.
+    """The attention of a block among tokens that represent several positions.
 
     Attributes:
         keys: what it compared with last, averaged over heads: (batch·frames, tokens, width / heads).
@@ -132,7 +132,7 @@ class MergedAttention:
         """(batch, frames, tokens, width) -> the same shape."""
         query, key, value = self.attention.split(self.attention.qkv(before(x)))
         self.keys = key.mean(1)
-        # exp(score + log size): a patch weighs as much in the softmax as all the places that it stands for
+        # exp(score + log size): a token weighs as much in the softmax as all the positions that it represents
         first = self.merged.class_tokens
         registers = key.shape[2] - first - self.merged.sizes.shape[1]
         bias = F.pad(self.merged.sizes.log(), (first, registers))[:, None, None].to(query.dtype)
@@ -140,7 +140,7 @@ class MergedAttention:
         return self.attention.output(self.attention.join(mixed).unflatten(0, x.shape[:2]))
 
 
-def likest_pairs(keys: Tensor, number: int) -> Pairs:
+def most_similar_pairs(keys: Tensor, number: int) -> Pairs:
     """The candidates that have the likest partners: keys (batch·frames, n, channels), no more than n / 2 pairs."""
     directions = F.normalize(keys.float(), dim=-1)
     likeness, partner = (directions[:, ::2] @ directions[:, 1::2].transpose(1, 2)).max(-1)

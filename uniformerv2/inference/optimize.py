@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from uniformerv2.errors import RecipeError
 from uniformerv2.inference.comparison import LIMITS, REDUCED, Classifier, Comparison, Limits, compare
 from uniformerv2.inference.fold import fold
-from uniformerv2.inference.mapped import give_back_pages
+from uniformerv2.inference.mapped import release_mapped_weights
 from uniformerv2.inference.narrow import narrow
 from uniformerv2.inference.packed import can_pack, pack
-from uniformerv2.inference.precision import Precision, pick_precision
+from uniformerv2.inference.precision import InferencePrecision, pick_inference_precision
 from uniformerv2.inference.reduction import Reduction, reduce_tokens
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 Backend = Literal["torch", "compile", "openvino", "onnxruntime"]
 
 # what each backend can run
-PRECISIONS: dict[Backend, tuple[Precision, ...]] = {
+PRECISIONS: dict[Backend, tuple[InferencePrecision, ...]] = {
     "torch": ("fp32", "bf16"),
     "compile": ("fp32", "bf16"),
     "openvino": ("fp32", "bf16", "int8"),
@@ -38,7 +38,7 @@ class Optimized:
 
     classify: Classifier
     backend: Backend
-    precision: Precision
+    precision: InferencePrecision
     comparison: Comparison | None  # with the plain model; None where no clips were given
     note: str = ""  # why the precision was chosen
 
@@ -52,10 +52,10 @@ def optimize(
     model: UniFormerV2,
     *,
     backend: Backend = "torch",
-    precision: Precision | Literal["auto"] = "fp32",
+    precision: InferencePrecision | Literal["auto"] = "fp32",
     reduction: Reduction | None = None,
-    calibration: Sequence[Tensor] = (),
-    check: Sequence[Tensor] = (),
+    calibration_clips: Sequence[Tensor] = (),
+    validation_clips: Sequence[Tensor] = (),
     limits: Limits | None = None,
 ) -> Optimized:
     """Make a model fast, and see what that changes.
@@ -65,11 +65,12 @@ def optimize(
         backend: "torch" (exact rewrites, oneDNN's layout), "compile" (torch.compile, needs a C++ compiler),
             "openvino" or "onnxruntime" (an exported graph, for clips of the shape that the preprocessing says).
         precision: "fp32"; "bf16" (norms, softmax and classifier in float32); "int8" (linear layers, calibrated); or
-            "auto", see `pick_precision`.
+            "auto", see `pick_inference_precision`.
         reduction: compute fewer tokens, with backend "torch".
-        calibration: for "int8", batches of clips (n, 3, frames, height, width) like those to come, some dozens.
-        check: batches of clips on which the result is compared with the model; an exported graph in fp32 is compared on
-            a random one if there are none.
+        calibration_clips: for "int8", batches of clips (n, 3, frames, height, width) like those to come, some dozens.
+        validation_clips: batches of clips on which the result is compared with the model; an exported graph in fp32 is
+            compared on
+            a random clip if none are given.
         limits: what may differ there; None: LIMITS of the precision, or REDUCED. ANYTHING accepts everything.
 
     Raises:
@@ -79,24 +80,24 @@ def optimize(
     device = next(model.parameters()).device
     if backend not in PRECISIONS:
         raise RecipeError(f"backend must be one of {', '.join(PRECISIONS)}, got {backend!r}")
-    chosen, note = pick_precision(precision, device)
+    chosen, note = pick_inference_precision(precision, device)
     if chosen not in PRECISIONS[backend]:
         able = [name for name, precisions in PRECISIONS.items() if chosen in precisions]
         raise RecipeError(f"backend {backend} does not run in {chosen}; {' and '.join(able)} would")
-    if chosen == "int8" and not calibration:
+    if chosen == "int8" and not calibration_clips:
         raise RecipeError("int8 needs clips to calibrate on: give some dozens like those to come")
     if reduction is not None and backend != "torch":
         raise RecipeError(f"backend {backend} does not reduce tokens; torch does")
     plain = model.eval()
-    classify = _build(plain, backend, chosen, calibration)
+    classify = _build(plain, backend, chosen, calibration_clips)
     if reduction is not None:
         assert isinstance(classify, UniFormerV2)
         classify = reduce_tokens(classify, reduction)
-    if not check and backend in ("openvino", "onnxruntime") and chosen == "fp32":
+    if not validation_clips and backend in ("openvino", "onnxruntime") and chosen == "fp32":
         # OpenVINO 2026.4 computes something else for two frames of 2x2 patches: no graph is trusted unseen
-        check = [torch.randn(1, 3, plain.preprocessing.num_frames, *plain.preprocessing.size)]
-    comparison = compare(classify, plain, check) if check else None
-    give_back_pages(plain)  # which the comparison has read
+        validation_clips = [torch.randn(1, 3, plain.preprocessing.num_frames, *plain.preprocessing.size)]
+    comparison = compare(classify, plain, validation_clips) if validation_clips else None
+    release_mapped_weights(plain)  # which the comparison has read
     limits = limits or (REDUCED if reduction else LIMITS[chosen])
     if comparison is not None and not comparison.within(limits):
         variant = f"{backend} in {chosen}" + (f" with {reduction}" if reduction else "")
@@ -107,7 +108,9 @@ def optimize(
     return Optimized(classify, backend, chosen, comparison, note)
 
 
-def _build(model: UniFormerV2, backend: Backend, precision: Precision, calibration: Sequence[Tensor]) -> Classifier:
+def _build(
+    model: UniFormerV2, backend: Backend, precision: InferencePrecision, calibration_clips: Sequence[Tensor]
+) -> Classifier:
     if backend == "torch":
         return in_torch(model, precision)
     if backend == "compile":
@@ -117,24 +120,24 @@ def _build(model: UniFormerV2, backend: Backend, precision: Precision, calibrati
     # heavy packages, imported for those who ask for them
     from uniformerv2.inference.exported import OnnxRuntimeModel, OpenVinoModel
 
-    return OnnxRuntimeModel(model) if backend == "onnxruntime" else OpenVinoModel(model, precision, calibration)
+    return OnnxRuntimeModel(model) if backend == "onnxruntime" else OpenVinoModel(model, precision, calibration_clips)
 
 
-def in_torch(model: UniFormerV2, precision: Precision) -> UniFormerV2:
+def in_torch(model: UniFormerV2, precision: InferencePrecision) -> UniFormerV2:
     """The folded model, narrowed where asked, its linear layers packed on a CPU."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     packing = [pack] if next(model.parameters()).device.type == "cpu" and can_pack(dtype) else []
     return _folded(model, precision, *packing)
 
 
-def _compiled(model: UniFormerV2, precision: Precision) -> Classifier:
+def _compiled(model: UniFormerV2, precision: InferencePrecision) -> Classifier:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         raise RecipeError("backend compile needs a C++ compiler (g++ or clang++) on the PATH; take backend torch")
     # constant weights may be laid out anew, as `pack` does
     return torch.compile(_folded(model, precision), options={"freezing": True})
 
 
-def _folded(model: UniFormerV2, precision: Precision, *then: Callable[[nn.Module], object]) -> UniFormerV2:
+def _folded(model: UniFormerV2, precision: InferencePrecision, *then: Callable[[nn.Module], object]) -> UniFormerV2:
     narrowing = [partial(narrow, dtype=torch.bfloat16)] if precision == "bf16" else []
     # the weights that a block was made of would stay in memory beside it
-    return fold(model, *narrowing, *then, lambda _: give_back_pages(model))
+    return fold(model, *narrowing, *then, lambda _: release_mapped_weights(model))

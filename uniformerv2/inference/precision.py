@@ -10,12 +10,14 @@ import torch
 from uniformerv2.device import bf16_gain
 from uniformerv2.errors import RecipeError
 
-Precision = Literal["fp32", "bf16", "int8"]
+InferencePrecision = Literal["fp32", "bf16", "int8"]
 
 GAIN = 1.25  # "auto" takes bf16 where a product is faster by more than this
 
 
-def pick_precision(wanted: Precision | Literal["auto"], device: torch.device) -> tuple[Precision, str]:
+def pick_inference_precision(
+    wanted: InferencePrecision | Literal["auto"], device: torch.device
+) -> tuple[InferencePrecision, str]:
     """The precision to run in, and why, in a line; the line is empty where it was told.
 
     "auto" is bf16 where the processor multiplies it in hardware and that was measured to be faster, else fp32. It never
@@ -31,7 +33,7 @@ def pick_precision(wanted: Precision | Literal["auto"], device: torch.device) ->
     if not has_bf16(device):
         return "fp32", f"precision auto is fp32: {_processor(device)} does not multiply bf16 in hardware"
     gain = bf16_gain(device)
-    chosen: Precision = "bf16" if gain > GAIN else "fp32"
+    chosen: InferencePrecision = "bf16" if gain > GAIN else "fp32"
     return chosen, f"precision auto is {chosen}: a product in bf16 is {gain:.2f} times as fast as in fp32"
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from uniformerv2.model.config import ModelConfig
-from uniformerv2.model.uniformerv2 import Encoded, Features, UniFormerV2
+from uniformerv2.model.uniformerv2 import ClipFeatures, EncodedFrames, UniFormerV2
 
 
 def sharing_obstacle(config: ModelConfig) -> str:
@@ -40,7 +40,7 @@ class SharedFrames:
     def __init__(self, model: UniFormerV2) -> None:
         self._model = model
         self._shares = not sharing_obstacle(model.config)
-        self._encoded: dict[int, Encoded] = {}
+        self._encoded: dict[int, EncodedFrames] = {}
         self._frames: dict[int, Tensor] = {}  # (3, height, width), where nothing can be shared
 
     def __len__(self) -> int:
@@ -62,13 +62,13 @@ class SharedFrames:
             encoded = self._model.encode(torch.stack([frames[number] for number in new], dim=1)[None])
             self._encoded.update(zip(new, _apart(encoded), strict=True))
 
-    def clip(self, numbers: Sequence[int]) -> Features:
+    def clip(self, numbers: Sequence[int]) -> ClipFeatures:
         """What the model says of the clip of these frames, in this order; a number may come more than once."""
         if self._shares:
-            return self._model.summarise(_together([self._encoded[number] for number in numbers]))
+            return self._model.aggregate(_together([self._encoded[number] for number in numbers]))
         return self._model.forward_features(torch.stack([self._frames[number] for number in numbers], dim=1)[None])
 
-    def forget_before(self, number: int) -> None:
+    def drop_before(self, number: int) -> None:
         """Let go of all frames with lower numbers."""
         for held in (self._encoded, self._frames):
             for old in [one for one in held if one < number]:
@@ -89,16 +89,16 @@ def classify_shared(model: UniFormerV2, frames: Tensor, clips: Tensor) -> Tensor
     encoded = model.encode(frames[None])
     # (1, frames, ...) -> (clips, frames of a clip, ...)
     stages = tuple(tokens[0, clips] for tokens in encoded.stages)
-    return model(Encoded(stages, encoded.frame_embeddings[0, clips], encoded.places))
+    return model(EncodedFrames(stages, encoded.frame_embeddings[0, clips], encoded.layout))
 
 
-def _apart(encoded: Encoded) -> list[Encoded]:
+def _apart(encoded: EncodedFrames) -> list[EncodedFrames]:
     """A clip of n frames -> n clips of one."""
     parts = zip(*(tokens.split(1, dim=1) for tokens in (encoded.frame_embeddings, *encoded.stages)), strict=True)
-    return [Encoded(tuple(stages), embedding, encoded.places) for embedding, *stages in parts]
+    return [EncodedFrames(tuple(stages), embedding, encoded.layout) for embedding, *stages in parts]
 
 
-def _together(encoded: Sequence[Encoded]) -> Encoded:
+def _together(encoded: Sequence[EncodedFrames]) -> EncodedFrames:
     """The clips of one frame each -> one clip."""
     stages = tuple(torch.cat(tokens, dim=1) for tokens in zip(*(one.stages for one in encoded), strict=True))
-    return Encoded(stages, torch.cat([one.frame_embeddings for one in encoded], dim=1), encoded[0].places)
+    return EncodedFrames(stages, torch.cat([one.frame_embeddings for one in encoded], dim=1), encoded[0].layout)

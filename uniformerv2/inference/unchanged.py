@@ -58,15 +58,15 @@ class UnchangedTransformer(nn.Module):
         self, clip: Tensor, stages: Container[int], add: Callable[[Tensor, TokenLayout], None]
     ) -> tuple[Tensor, TokenLayout]:
         """As `ImageTransformer.encode`; a place has the tokens of the frame in which it last changed."""
-        tokens, places = self.transformer.embed(clip)
-        kept = kept_tokens(self.changed(clip), places.class_tokens, tokens.shape[2])
+        tokens, layout = self.transformer.embed(clip)
+        kept = kept_tokens(self.changed(clip), layout.class_tokens, tokens.shape[2])
         rows = kept.computed(tokens)
         for number, block in enumerate(self.transformer.image_blocks()):
-            rows = rows + block.space_update(rows, partial(_attend, block.attention, kept, places))
+            rows = rows + block.space_update(rows, partial(_attend, block.attention, kept, layout))
             rows = block.mix_channels(rows)
             if number in stages:
-                add(kept.everywhere(rows), places)
-        return self.transformer.frame_embeddings(kept.everywhere(rows), places), places
+                add(kept.everywhere(rows), layout)
+        return self.transformer.frame_embeddings(kept.everywhere(rows), layout), layout
 
     def changed(self, clip: Tensor) -> Tensor:
         """Which patches are to be computed, all of the first frame among them: (batch, frames, patches), bool."""
@@ -92,7 +92,7 @@ def kept_tokens(changed: Tensor, class_tokens: int, count: int) -> Kept:
     return Kept(own.flatten().nonzero()[:, 0], numbers.gather(1, latest))
 
 
-def _attend(attention: Attention, kept: Kept, places: TokenLayout, x: Tensor, before: nn.Module) -> Tensor:
+def _attend(attention: Attention, kept: Kept, layout: TokenLayout, x: Tensor, before: nn.Module) -> Tensor:
     """The attention of a block on rows, (rows, width) -> the same shape; each frame is seen whole."""
-    mixed = attention.mix(kept.everywhere(attention.qkv(before(x))), places)
+    mixed = attention.mix(kept.everywhere(attention.qkv(before(x))), layout)
     return attention.output(kept.computed(mixed))

@@ -52,7 +52,7 @@ class VideoFeatures:
     video: np.ndarray  # int64 (windows): which of the videos
     start: np.ndarray  # float64 (windows): seconds
     end: np.ndarray  # float64 (windows): seconds
-    embeddings: np.ndarray  # float32 (windows, width): `Features.pooled`, before the head's LayerNorm
+    embeddings: np.ndarray  # float32 (windows, width): `ClipFeatures.pooled`, before the head's LayerNorm
     frame_embeddings: np.ndarray | None  # float32 (windows, frames, width), where asked for
     skipped: tuple[Unreadable, ...]  # videos that could not be read; they have no windows
     damaged: tuple[Damaged, ...] = ()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uniformerv2.model.config import ModelConfig
-from uniformerv2.model.positions import interpolate_distances, interpolate_positions
+from uniformerv2.model.positions import interpolate_position_embedding, interpolate_relative_bias
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 STEM, POSITIONS, DISTANCES = (
@@ -82,11 +82,11 @@ def fit_weights(
         fitted[STEM] = _fit_stem(state[STEM], source, target, changes)
     if source.grid != target.grid:
         if POSITIONS in state:
-            fitted[POSITIONS] = interpolate_positions(state[POSITIONS], source.grid, target.grid)
+            fitted[POSITIONS] = interpolate_position_embedding(state[POSITIONS], source.grid, target.grid)
             changes.append(_resized("position embedding", source.grid, target.grid))
         tables = [name for name in state if name.endswith(DISTANCES)]
         for name in tables:
-            fitted[name] = interpolate_distances(state[name], source.grid, target.grid)
+            fitted[name] = interpolate_relative_bias(state[name], source.grid, target.grid)
         if tables:
             changes.append(_resized("relative biases", source.grid, target.grid))
     return fitted, changes

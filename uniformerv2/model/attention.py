@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uniformerv2.model.config import ModelConfig
-from uniformerv2.model.positions import TokenLayout, interpolate_distances, rotate
+from uniformerv2.model.positions import TokenLayout, apply_rotary, interpolate_relative_bias
 from uniformerv2.model.recompute import recomputed
 
 IDENTITY = nn.Identity()
@@ -64,17 +64,17 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.norm_eps) if config.attention_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, places: TokenLayout, before: nn.Module = IDENTITY) -> Tensor:
+    def forward(self, x: Tensor, layout: TokenLayout, before: nn.Module = IDENTITY) -> Tensor:
         """Attend to `before(x)`, a norm or an identity."""
         qkv = recomputed(lambda x: self.qkv(before(x)), x)
-        return self.output(self.mix(qkv, places))
+        return self.output(self.mix(qkv, layout))
 
-    def mix(self, qkv: Tensor, places: TokenLayout) -> Tensor:
+    def mix(self, qkv: Tensor, layout: TokenLayout) -> Tensor:
         """Queries, keys and values (batch, frames, tokens, 3·width) -> (batch, frames, tokens, width)."""
         query, key, value = self.split(qkv)
         if self.rotary is not None:
-            query, key = (rotate(one, places, halves=self.rotary.halves) for one in (query, key))
-        mixed = attend(query, key, value, scale=self.scale, bias=self._bias(places))
+            query, key = (apply_rotary(one, layout, halves=self.rotary.halves) for one in (query, key))
+        mixed = attend(query, key, value, scale=self.scale, bias=self._bias(layout))
         return self.join(mixed).unflatten(0, qkv.shape[:2])
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,13 +92,13 @@ class Attention(nn.Module):
         """(..., width) -> the same shape."""
         return self.proj(self.norm(mixed))
 
-    def _bias(self, places: TokenLayout) -> Tensor | None:
+    def _bias(self, layout: TokenLayout) -> Tensor | None:
         """(heads, tokens, tokens), or None without a relative bias."""
         if self.relative_bias is None:
             return None
-        assert places.distances is not None
-        table = interpolate_distances(self.relative_bias, self.grid, places.grid)
-        return table[places.distances].permute(2, 0, 1)
+        assert layout.relative_index is not None
+        table = interpolate_relative_bias(self.relative_bias, self.grid, layout.grid)
+        return table[layout.relative_index].permute(2, 0, 1)
 
 
 class CrossAttention(nn.Module):

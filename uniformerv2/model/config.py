@@ -43,8 +43,8 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class Rotary:
-    """Rotary position embedding of the patches: rows turn one half of each head's channels, columns the other.
+class RotaryEmbedding:
+    """RotaryEmbedding position embedding of the patches: rows turn one half of each head's channels, columns the other.
 
     The patch in row i of n has the position `start + span * (i + offset) / n`, and turns the j-th pair of channels
     of the rows by `position * base ** (-j / pairs)` radians; the same for columns. Class and register tokens do not
@@ -81,7 +81,7 @@ class ModelConfig:
     class_token: bool = True
     register_tokens: int = 0
     position_embedding: bool = True
-    rotary: Rotary | None = None
+    rotary: RotaryEmbedding | None = None
     relative_bias: bool = False  # learned attention bias per head and distance between patches (BEiT)
     layer_scale: bool = False  # a learned factor per channel on both residuals of a block
     norm_after: bool = False  # the norms of a block come behind attention and MLP, not before (EVA-02-E)
@@ -154,7 +154,7 @@ class ModelConfig:
         """
         known = _with_tuples(fields)
         if known.get("rotary") is not None:
-            known["rotary"] = Rotary(**_with_tuples(known["rotary"]))
+            known["rotary"] = RotaryEmbedding(**_with_tuples(known["rotary"]))
         return cls(**known)
 
     @property
@@ -169,7 +169,7 @@ def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # width, depth, heads, patch size (pixels), image size (pixels)
-SIZES: dict[str, tuple[int, int, int, int, int]] = {
+MODEL_SIZES: dict[str, tuple[int, int, int, int, int]] = {
     "Ti/16": (192, 12, 3, 16, 224),
     "S/16": (384, 12, 6, 16, 224),
     "B/16": (768, 12, 12, 16, 224),
@@ -200,16 +200,16 @@ def named_config(size: str, layout: Layout = "scene", **options: object) -> Mode
     """The configuration of a named size, for example `named_config("B/16", "temporal", num_classes=174)`.
 
     Args:
-        size: a key of `SIZES`.
+        size: a key of `MODEL_SIZES`.
         layout: "scene" or "temporal", see `layout_options`.
         options: fields of `ModelConfig` that replace what size and layout say.
 
     Raises:
         ValueError: an unknown size or layout, or values that contradict each other.
     """
-    if size not in SIZES:
-        raise ValueError(f"unknown size {size!r}; the named sizes are {', '.join(SIZES)}")
-    width, depth, heads, patch_size, image_size = SIZES[size]
+    if size not in MODEL_SIZES:
+        raise ValueError(f"unknown size {size!r}; the named sizes are {', '.join(MODEL_SIZES)}")
+    width, depth, heads, patch_size, image_size = MODEL_SIZES[size]
     fields: dict[str, object] = {
         "width": width,
         "depth": depth,

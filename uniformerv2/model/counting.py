@@ -28,11 +28,13 @@ def count_multiply_adds(config: ModelConfig, num_frames: int, size: tuple[int, i
     height, width = size or config.image_size
     patches = (height // config.patch_size) * (width // config.patch_size)
     frames = -(-num_frames // 2) if config.temporal_downsample else num_frames
-    in_space = patches + int(config.class_token)
+    spatial_tokens = patches + int(config.class_token)
     total = _stem(config, num_frames) * patches
-    total += frames * config.depth * (_block(config, in_space + config.register_tokens) + _local(config) * patches)
-    total += frames * _pool(config, in_space)
-    total += _stages(config, frames, patches, in_space)
+    total += (
+        frames * config.depth * (_block(config, spatial_tokens + config.register_tokens) + _local(config) * patches)
+    )
+    total += frames * _pool(config, spatial_tokens)
+    total += _stages(config, frames, patches, spatial_tokens)
     return total + config.width * config.num_classes
 
 
@@ -66,13 +68,13 @@ def _pool(config: ModelConfig, tokens: int) -> int:
     return _cross(config.width, config.pool_heads or config.heads, 1, tokens, config.pool_mlp_ratio)
 
 
-def _stages(config: ModelConfig, frames: int, patches: int, in_space: int) -> int:
+def _stages(config: ModelConfig, frames: int, patches: int, spatial_tokens: int) -> int:
     """Position encodings, cross-attention and MLPs of the global stages, and what fuses them."""
     stages, queries = len(config.global_after), config.num_queries
     total = stages * frames * patches * 27 * config.width
     for stage in range(stages):
         extra = config.num_queries if config.fusion == "hierarchical_kv" and stage else 0
-        total += _cross(config.width, config.heads, queries, frames * in_space + extra, config.global_mlp_ratio)
+        total += _cross(config.width, config.heads, queries, frames * spatial_tokens + extra, config.global_mlp_ratio)
         queries += config.num_queries if config.fusion == "hierarchical_q" else 0
     return total + (stages * config.width**2 if config.fusion == "parallel" else 0)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uniformerv2.model.config import Rotary
+from uniformerv2.model.config import RotaryEmbedding
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,16 @@ class TokenLayout:
 
     class_tokens: int  # 1, or 0 without a class token
     grid: tuple[int, int]  # rows and columns of patches
-    rotation: tuple[Tensor, Tensor] | None = None  # cosines and sines of the patches: (patches, head's channels)
-    distances: Tensor | None = None  # (tokens, tokens): which row of a relative bias a pair of tokens has
+    rotary: tuple[Tensor, Tensor] | None = None  # cosines and sines of the patches: (patches, head's channels)
+    relative_index: Tensor | None = None  # (tokens, tokens): which row of a relative bias a pair of tokens has
 
     @property
     def patches(self) -> slice:
         """The patches among the tokens of a frame."""
-        return slice(self.class_tokens, self.in_space)
+        return slice(self.class_tokens, self.spatial_tokens)
 
     @property
-    def in_space(self) -> int:
+    def spatial_tokens(self) -> int:
         """How many of the leading tokens are not registers: class token and patches."""
         return self.class_tokens + self.grid[0] * self.grid[1]
 
@@ -40,12 +40,12 @@ class TokenLayout:
 
         The gradients of the three are put together in one pass; that of a slice is filled up with zeros first.
         """
-        sizes = [self.class_tokens, self.grid[0] * self.grid[1], tokens.shape[2] - self.in_space]
+        sizes = [self.class_tokens, self.grid[0] * self.grid[1], tokens.shape[2] - self.spatial_tokens]
         first, patches, registers = tokens.split(sizes, dim=2)
         return first, patches, registers
 
 
-def interpolate_positions(positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+def interpolate_position_embedding(positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
     """Position embedding for another grid, bicubically; the class token's, if there is one, is untouched.
 
     Args:
@@ -68,7 +68,7 @@ def interpolate_grid(grid: Tensor, new: tuple[int, int]) -> Tensor:
     return planes[0].permute(1, 2, 0).to(grid.dtype)
 
 
-def interpolate_distances(table: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+def interpolate_relative_bias(table: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
     """Relative bias for another grid, bicubically over the distances between patches; the class token's rows stay.
 
     Args:
@@ -82,7 +82,7 @@ def interpolate_distances(table: Tensor, old_grid: tuple[int, int], new_grid: tu
     return torch.cat([patches, table[-3:]])
 
 
-def distance_index(grid: tuple[int, int], class_tokens: int, device: torch.device) -> Tensor:
+def relative_position_index(grid: tuple[int, int], class_tokens: int, device: torch.device) -> Tensor:
     """Which row of a relative bias a pair of tokens has: (tokens, tokens), row the query, column the key."""
     rows, columns = grid
     # (patches,) each
@@ -98,7 +98,9 @@ def distance_index(grid: tuple[int, int], class_tokens: int, device: torch.devic
     return index.to(device)
 
 
-def rotation(rotary: Rotary, grid: tuple[int, int], channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def rotary_table(
+    rotary: RotaryEmbedding, grid: tuple[int, int], channels: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines that turn the channels of a head: two of (patches, channels), float32."""
     pairs = channels // 4  # of rows, and of columns
     frequencies = rotary.base ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
@@ -115,15 +117,15 @@ def rotation(rotary: Rotary, grid: tuple[int, int], channels: int, device: torch
     return angles.cos().float().to(device), angles.sin().float().to(device)
 
 
-def rotate(x: Tensor, places: TokenLayout, *, halves: bool) -> Tensor:
-    """Turn the patches among queries or keys, (batch, heads, tokens, channels), to their places."""
-    assert places.rotation is not None
-    cosine, sine = places.rotation
-    patches = x[:, :, places.patches]
+def apply_rotary(x: Tensor, layout: TokenLayout, *, halves: bool) -> Tensor:
+    """Turn the patches among queries or keys, (batch, heads, tokens, channels), by the angles of their positions."""
+    assert layout.rotary is not None
+    cosine, sine = layout.rotary
+    patches = x[:, :, layout.patches]
     if halves:
         first, second = patches.chunk(2, dim=-1)
         turned = torch.cat([-second, first], dim=-1)
     else:
         turned = torch.stack([-patches[..., 1::2], patches[..., ::2]], dim=-1).flatten(-2)
     placed = (patches * cosine + turned * sine).to(x.dtype)
-    return torch.cat([x[:, :, : places.class_tokens], placed, x[:, :, places.in_space :]], dim=2)
+    return torch.cat([x[:, :, : layout.class_tokens], placed, x[:, :, layout.spatial_tokens :]], dim=2)

@@ -76,16 +76,16 @@ class LocalUniBlock(Block):
         self.local1 = LocalAggregator(config)
         self.local2 = LocalAggregator(config) if config.local_blocks == "attention+mlp" else None
 
-    def forward(self, tokens: Tensor, places: TokenLayout) -> Tensor:
+    def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         # the norm of an aggregator is never recomputed in the backward pass: BatchNorm would count the batch twice
-        tokens = self.mix_space(self.mix_time(self.local1, tokens, places), places)
+        tokens = self.mix_space(self.mix_time(self.local1, tokens, layout), layout)
         if self.local2 is not None:
-            tokens = self.mix_time(self.local2, tokens, places)
+            tokens = self.mix_time(self.local2, tokens, layout)
         return self.mix_channels(tokens)
 
-    def mix_time(self, aggregator: LocalAggregator, tokens: Tensor, places: TokenLayout) -> Tensor:
+    def mix_time(self, aggregator: LocalAggregator, tokens: Tensor, layout: TokenLayout) -> Tensor:
         """Class and register tokens pass by."""
-        first, patches, registers = places.split(tokens)
+        first, patches, registers = layout.split(tokens)
         return torch.cat([first, patches + self.drop_path(aggregator(patches)), registers], dim=2)
 
 
@@ -148,7 +148,7 @@ class GlobalUniBlock(nn.Module):
         self,
         query: Tensor,
         tokens: Tensor,
-        places: TokenLayout,
+        layout: TokenLayout,
         *,
         extra: Tensor | None = None,
         weights: bool = False,
@@ -158,23 +158,23 @@ class GlobalUniBlock(nn.Module):
         Args:
             query: (batch, queries, width).
             tokens: (batch, frames, tokens, width).
-            places: where they stand; register tokens are left out of the context.
+            layout: where they stand; register tokens are left out of the context.
             extra: (batch, n, width), further context behind the tokens (hierarchical KV fusion).
             weights: also return the attention weights.
 
         Returns:
             (batch, queries, width), and (batch, frames·(class tokens + patches) + n) weights or None.
         """
-        context = recomputed(lambda tokens: self._context(tokens, places), tokens)
+        context = recomputed(lambda tokens: self._context(tokens, layout), tokens)
         if extra is not None:
             context = torch.cat([context, self.context_norm(extra)], dim=1)
         update, averaged = self.attention.cross(self.query_norm(query), context, weights=weights)
         query = query + self.drop_path(update)
         return query + self.drop_path(self.mlp(query, self.mlp_norm)), averaged
 
-    def _context(self, tokens: Tensor, places: TokenLayout) -> Tensor:
+    def _context(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         """Class tokens and patches with positions, normalised: (batch, frames·(class tokens + patches), width)."""
-        first, patches, _ = places.split(tokens)
+        first, patches, _ = layout.split(tokens)
         # (batch, frames, patches, width) -> (batch, frames, rows, columns, width) and back
-        encoding = self.position_encoding(patches.unflatten(2, places.grid)).flatten(2, 3)
+        encoding = self.position_encoding(patches.unflatten(2, layout.grid)).flatten(2, 3)
         return self.context_norm(torch.cat([first, patches + encoding], dim=2)).flatten(1, 2)

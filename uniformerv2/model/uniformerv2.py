@@ -27,7 +27,7 @@ class StageAttention:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedFrames:
     """What the image transformer says of each frame, and all that the rest of the model sees of a clip.
 
     Without local UniBlocks and temporal downsampling every frame is encoded by itself, so what was encoded once can be
@@ -36,12 +36,12 @@ class Encoded:
 
     # after each block that a global stage follows: (batch, frames after the stem, tokens, width)
     stages: tuple[Tensor, ...]
-    frame_embeddings: Tensor  # as in `Features`
-    places: TokenLayout  # where the tokens of a frame stand
+    frame_embeddings: Tensor  # as in `ClipFeatures`
+    layout: TokenLayout  # where the tokens of a frame stand
 
 
 @dataclass(frozen=True)
-class Features:
+class ClipFeatures:
     """What the model knows of a clip before its classifier."""
 
     pooled: Tensor  # (batch, width): the video embedding, before the head's LayerNorm
@@ -117,7 +117,7 @@ class UniFormerV2(nn.Module):
             for number, rate in enumerate(rates)
         ]
 
-    def forward(self, clip: Tensor | Encoded) -> Tensor:
+    def forward(self, clip: Tensor | EncodedFrames) -> Tensor:
         """Classify clips.
 
         Args:
@@ -130,10 +130,10 @@ class UniFormerV2(nn.Module):
         Raises:
             ValueError: a clip of another shape.
         """
-        features = self.summarise(clip) if isinstance(clip, Encoded) else self.forward_features(clip)
+        features = self.aggregate(clip) if isinstance(clip, EncodedFrames) else self.forward_features(clip)
         return self.head(features.pooled)
 
-    def forward_features(self, clip: Tensor, *, attention: bool = False) -> Features:
+    def forward_features(self, clip: Tensor, *, attention: bool = False) -> ClipFeatures:
         """Embed clips; see `forward` for `clip`.
 
         Args:
@@ -144,26 +144,26 @@ class UniFormerV2(nn.Module):
         frames, _ = self._encode(clip, stages.add)
         return self._features(stages, frames)
 
-    def encode(self, clip: Tensor) -> Encoded:
+    def encode(self, clip: Tensor) -> EncodedFrames:
         """The first part of `forward_features`: the image transformer, with its local UniBlocks if it has any."""
         tokens: list[Tensor] = []
-        frames, places = self._encode(clip, lambda stage, _: tokens.append(stage))
-        return Encoded(tuple(tokens), frames, places)
+        frames, layout = self._encode(clip, lambda stage, _: tokens.append(stage))
+        return EncodedFrames(tuple(tokens), frames, layout)
 
-    def summarise(self, encoded: Encoded, *, attention: bool = False) -> Features:
+    def aggregate(self, encoded: EncodedFrames, *, attention: bool = False) -> ClipFeatures:
         """The second part of `forward_features`: the global stages, on clips that are encoded."""
         stages = GlobalStages(self, attention=attention)
         for tokens in encoded.stages:
-            stages.add(tokens, encoded.places)
+            stages.add(tokens, encoded.layout)
         return self._features(stages, encoded.frame_embeddings)
 
     def _encode(self, clip: Tensor, add: Callable[[Tensor, TokenLayout], None]) -> tuple[Tensor, TokenLayout]:
         self._check(clip)
         return self.backbone.encode(clip, self.config.global_after, add)
 
-    def _features(self, stages: GlobalStages, frames: Tensor) -> Features:
+    def _features(self, stages: GlobalStages, frames: Tensor) -> ClipFeatures:
         pooled = self._mix(stages.fused(), frames.mean(1))
-        return Features(pooled, frames, tuple(stages.attention) if stages.wants_attention else None)
+        return ClipFeatures(pooled, frames, tuple(stages.attention) if stages.wants_attention else None)
 
     def _mix(self, summary: Tensor | None, image: Tensor) -> Tensor:
         """Global token and the image model's own view, mixed per channel (section 3.4).
@@ -202,7 +202,7 @@ class GlobalStages:
         self.attention: list[StageAttention] = []
         self.outputs: list[Tensor] = []  # (batch, queries, width) of each stage so far
 
-    def add(self, tokens: Tensor, places: TokenLayout) -> None:
+    def add(self, tokens: Tensor, layout: TokenLayout) -> None:
         """Run the next stage on tokens (batch, frames, tokens, width)."""
         fusion = self.model.config.fusion
         assert self.model.query is not None
@@ -216,10 +216,10 @@ class GlobalStages:
         elif self.outputs and fusion == "hierarchical_q":
             query = torch.cat([learned, self.outputs[-1]], dim=1)
         block = self.model.global_blocks[len(self.outputs)]
-        output, weights = block(query, tokens, places, extra=extra, weights=self.wants_attention)
+        output, weights = block(query, tokens, layout, extra=extra, weights=self.wants_attention)
         self.outputs.append(output)
         if weights is not None:
-            self.attention.append(_stage_attention(weights, tokens.shape[1], places))
+            self.attention.append(_stage_attention(weights, tokens.shape[1], layout))
 
     def fused(self) -> Tensor | None:
         """The global token, (batch, width); several queries are averaged. None without stages."""
@@ -231,9 +231,9 @@ class GlobalStages:
         return self.outputs[-1].mean(1)
 
 
-def _stage_attention(weights: Tensor, frames: int, places: TokenLayout) -> StageAttention:
-    count = frames * places.in_space
+def _stage_attention(weights: Tensor, frames: int, layout: TokenLayout) -> StageAttention:
+    count = frames * layout.spatial_tokens
     # (batch, frames·(class tokens + patches)) -> (batch, frames, class tokens + patches)
-    tokens = weights[:, :count].unflatten(1, (frames, places.in_space))
-    patches = tokens[:, :, places.patches].unflatten(2, places.grid)
-    return StageAttention(patches, tokens[:, :, : places.class_tokens].sum(2), weights[:, count:])
+    tokens = weights[:, :count].unflatten(1, (frames, layout.spatial_tokens))
+    patches = tokens[:, :, layout.patches].unflatten(2, layout.grid)
+    return StageAttention(patches, tokens[:, :, : layout.class_tokens].sum(2), weights[:, count:])

@@ -19,7 +19,12 @@ from torch.utils.checkpoint import checkpoint
 
 from uniformerv2.model.attention import IDENTITY, Attention, CrossAttention
 from uniformerv2.model.config import ModelConfig, Preprocessing
-from uniformerv2.model.positions import TokenLayout, distance_index, interpolate_positions, rotation
+from uniformerv2.model.positions import (
+    TokenLayout,
+    interpolate_position_embedding,
+    relative_position_index,
+    rotary_table,
+)
 from uniformerv2.model.recompute import recomputed
 
 # bytes of the widest activation that inference on a CPU computes at a time, 8 frames of B/16 in float32: 32 frames at
@@ -210,12 +215,12 @@ class Block(nn.Module):
         self.widening = config.mlp_ratio * (2 if config.gated_mlp else 1)  # of the widest activation
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor, places: TokenLayout) -> Tensor:
-        return self.mix_channels(self.mix_space(tokens, places))
+    def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
+        return self.mix_channels(self.mix_space(tokens, layout))
 
-    def mix_space(self, tokens: Tensor, places: TokenLayout) -> Tensor:
+    def mix_space(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         def attention(x: Tensor, before: nn.Module) -> Tensor:
-            return self.attention(x, places, before)
+            return self.attention(x, layout, before)
 
         def mixed(tokens: Tensor) -> Tensor:
             return tokens + self.drop_path(self._run(self.space_update, tokens, attention))
@@ -315,18 +320,18 @@ class ImageTransformer(nn.Module):
         return cast("list[Block]", list(self.blocks))
 
     def embed(self, clip: Tensor) -> tuple[Tensor, TokenLayout]:
-        """(batch, 3, frames, height, width) -> tokens that enter the first block, and their places."""
+        """(batch, 3, frames, height, width) -> tokens that enter the first block, and their layout."""
         patches = self.patch_embedding(clip)
         size = self.config.patch_size
-        places = self._places((clip.shape[-2] // size, clip.shape[-1] // size), clip.device)
+        layout = self._token_layout((clip.shape[-2] // size, clip.shape[-1] // size), clip.device)
         tokens = patches
         if self.class_token is not None:
             tokens = torch.cat([self._repeat(self.class_token[None], patches), tokens], dim=2)
         if self.position_embedding is not None:
-            tokens = tokens + interpolate_positions(self.position_embedding, self.config.grid, places.grid)
+            tokens = tokens + interpolate_position_embedding(self.position_embedding, self.config.grid, layout.grid)
         if self.registers is not None:
             tokens = torch.cat([tokens, self._repeat(self.registers, patches)], dim=2)
-        return self.pre_norm(tokens), places
+        return self.pre_norm(tokens), layout
 
     def encode(
         self, clip: Tensor, stages: Container[int], add: Callable[[Tensor, TokenLayout], None]
@@ -339,30 +344,30 @@ class ImageTransformer(nn.Module):
                 come, so that none need be kept.
 
         Returns:
-            Frame embeddings (batch, frames, width), and the places of the tokens.
+            Frame embeddings (batch, frames, width), and the layout of the tokens.
         """
-        tokens, places = self.embed(clip)
+        tokens, layout = self.embed(clip)
         for number, block in enumerate(self.image_blocks()):
-            tokens = block(tokens, places)
+            tokens = block(tokens, layout)
             if number in stages:
-                add(tokens, places)
-        return self.frame_embeddings(tokens, places), places
+                add(tokens, layout)
+        return self.frame_embeddings(tokens, layout), layout
 
-    def frame_embeddings(self, tokens: Tensor, places: TokenLayout) -> Tensor:
+    def frame_embeddings(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         """What the image model says of each frame: (batch, frames, tokens, width) -> (batch, frames, width)."""
         if self.config.pool == "class_token":
             return self.pool_norm(self.post_norm(tokens[:, :, 0]))
-        tokens = self.post_norm(tokens[:, :, : places.in_space])
-        pooled = self.pool(tokens) if self.pool is not None else tokens[:, :, places.patches].mean(2)
+        tokens = self.post_norm(tokens[:, :, : layout.spatial_tokens])
+        pooled = self.pool(tokens) if self.pool is not None else tokens[:, :, layout.patches].mean(2)
         return self.pool_norm(pooled)
 
-    def _places(self, grid: tuple[int, int], device: torch.device) -> TokenLayout:
+    def _token_layout(self, grid: tuple[int, int], device: torch.device) -> TokenLayout:
         config = self.config
         classes = int(config.class_token)
         turns = None
         if config.rotary is not None:
-            turns = rotation(config.rotary, grid, config.width // config.heads, device)
-        distances = distance_index(grid, classes, device) if config.relative_bias else None
+            turns = rotary_table(config.rotary, grid, config.width // config.heads, device)
+        distances = relative_position_index(grid, classes, device) if config.relative_bias else None
         return TokenLayout(classes, grid, turns, distances)
 
     @staticmethod

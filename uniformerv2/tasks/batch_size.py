@@ -16,7 +16,7 @@ from uniformerv2.errors import RecipeError
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.rehearsal import OneBatch, show, train_on, without_regularisation
 from uniformerv2.tasks.start import build_model
-from uniformerv2.train.precision import pick_precision
+from uniformerv2.train.precision import pick_training_precision
 from uniformerv2.train.recipe import Recipe
 
 
@@ -75,7 +75,7 @@ def find_batch_size(
     place, batch_size = pick_device(device), recipe.optimization.batch_size
     recipe = without_regularisation(recipe)
     model = build_model(recipe, [str(number) for number in range(num_classes)]).to(place)
-    precision = pick_precision(recipe.optimization.precision, place, width=model.config.width)
+    precision = pick_training_precision(recipe.optimization.precision, place, width=model.config.width)
     recipe = replace(recipe, optimization=replace(recipe.optimization, precision=precision))
     if limit_mib is None:
         limit_mib = math.inf if place.type == "cuda" else peak_memory_mib(place) + 0.8 * _free_mib()

@@ -33,12 +33,12 @@ from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.measuring.ledger import tensors_digest, videos_digest
 from uniformerv2.model.positions import TokenLayout
-from uniformerv2.model.uniformerv2 import Encoded, UniFormerV2
+from uniformerv2.model.uniformerv2 import EncodedFrames, UniFormerV2
 from uniformerv2.train.lock import locked
 from uniformerv2.train.precision import autocast
 from uniformerv2.train.recipe import Recipe
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+CACHE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 # fields of ModelConfig that change nothing of what a frozen image transformer says
 OF_THE_REST = (
     *("num_classes", "head_dropout", "mix_class_token", "fusion", "num_queries"),
@@ -54,8 +54,8 @@ class FeatureLayout:
         frames = model.preprocessing.num_frames
         if config.temporal_downsample:
             frames = math.ceil(frames / 2)
-        self.places = TokenLayout(int(config.class_token), (height // config.patch_size, width // config.patch_size))
-        stage = torch.Size((frames, self.places.in_space, config.width))
+        self.tokens = TokenLayout(int(config.class_token), (height // config.patch_size, width // config.patch_size))
+        stage = torch.Size((frames, self.tokens.spatial_tokens, config.width))
         self._shapes = [stage] * len(config.global_after) + [torch.Size((frames, config.width))]
 
     @property
@@ -63,16 +63,16 @@ class FeatureLayout:
         """Of a clip."""
         return sum(shape.numel() for shape in self._shapes)
 
-    def pack(self, encoded: Encoded) -> Tensor:
+    def pack(self, encoded: EncodedFrames) -> Tensor:
         """To (batch, numbers), without the register tokens, which the global stages do not look at."""
-        stages = [tokens[:, :, : self.places.in_space].flatten(1) for tokens in encoded.stages]
+        stages = [tokens[:, :, : self.tokens.spatial_tokens].flatten(1) for tokens in encoded.stages]
         return torch.cat([*stages, encoded.frame_embeddings.flatten(1)], dim=1)
 
-    def unpack(self, numbers: Tensor) -> Encoded:
+    def unpack(self, numbers: Tensor) -> EncodedFrames:
         """From (batch, numbers)."""
         parts = numbers.split([shape.numel() for shape in self._shapes], dim=1)
         *stages, frames = (part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True))
-        return Encoded(tuple(stages), frames, self.places)
+        return EncodedFrames(tuple(stages), frames, self.tokens)
 
 
 class FeatureCache:
@@ -104,7 +104,7 @@ class FeatureCache:
         self.layout = FeatureLayout(model)
         self.precision = recipe.optimization.precision
         self.format = recipe.model.cache_features
-        self.dtype = DTYPES[self.format]
+        self.dtype = CACHE_DTYPES[self.format]
         self.views = min(recipe.augmentation.fixed_views, recipe.optimization.epochs)
         self.folder = folder / self._digest(recipe)
 
@@ -145,7 +145,7 @@ class FeatureCache:
             shares = [keys[ranks.rank :: ranks.world] for keys in missing]
             found = ranks.on_all_ranks(lambda: [self._compute(keys, report, console) for keys in shares])
         unreadable = {row: video for one in found for some in one for row, video in some.items()}
-        return self.loader.over(Features(self.videos, self.folder, self.layout, unreadable))
+        return self.loader.over(CachedFeatures(self.videos, self.folder, self.layout, unreadable))
 
     def _make_folder(self) -> None:
         try:
@@ -230,7 +230,7 @@ class FeatureCache:
             ) from error
 
 
-class Features(Dataset[Sample]):
+class CachedFeatures(Dataset[Sample]):
     """Training views as numbers of a `FeatureLayout`, from disk, in the place of their clips.
 
     Args:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from uniformerv2.distributed import Ranks
 from uniformerv2.errors import RecipeError
-from uniformerv2.train.recipe import Precision
+from uniformerv2.train.recipe import TrainingPrecision
 
 Parallel = Literal["ddp", "fsdp"]
 
@@ -45,7 +45,7 @@ class SharedModel:
     """
 
     def __init__(
-        self, model: nn.Module, ranks: Ranks, *, parallel: Parallel, precision: Precision, compile: bool = False
+        self, model: nn.Module, ranks: Ranks, *, parallel: Parallel, precision: TrainingPrecision, compile: bool = False
     ) -> None:
         self.model = self._whole = model
         self._replicated: DistributedDataParallel | None = None
@@ -75,7 +75,7 @@ class SharedModel:
         return self._whole
 
 
-def _divide(model: nn.Module, precision: Precision) -> None:
+def _divide(model: nn.Module, precision: TrainingPrecision) -> None:
     narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     # inputs keep their type: autocast decides what is computed in which, as in one process
     policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32, cast_forward_inputs=False)

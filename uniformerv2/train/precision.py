@@ -8,13 +8,13 @@ import torch
 
 from uniformerv2.device import bf16_gain
 from uniformerv2.errors import RecipeError
-from uniformerv2.train.recipe import Precision
+from uniformerv2.train.recipe import TrainingPrecision
 
 BF16_MIN_WIDTH = 192  # of a model on a CPU: below, the casts cost more than the faster products save
 BF16_MARGIN = 1.3  # by which a product has to be faster: the casts take some of it
 
 
-def pick_precision(wanted: Precision, device: torch.device, *, width: int) -> Precision:
+def pick_training_precision(wanted: TrainingPrecision, device: torch.device, *, width: int) -> TrainingPrecision:
     """What "auto" means: "bf16" on a device that multiplies faster in bfloat16, if the model is wide enough to gain.
 
     Args:
@@ -35,17 +35,17 @@ def pick_precision(wanted: Precision, device: torch.device, *, width: int) -> Pr
     return "bf16" if gains else "fp32"
 
 
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+def autocast(precision: TrainingPrecision, device: torch.device) -> AbstractContextManager[object]:
     """The context of a training forward pass: autocast to the narrow type, or nothing for "fp32" and "tf32"."""
     narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     return nullcontext() if narrow is None else torch.autocast(device.type, narrow)
 
 
-def loss_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
+def loss_scaler(precision: TrainingPrecision, device: torch.device) -> torch.amp.GradScaler:
     """What keeps the gradients of "fp16" from vanishing; does nothing for the others."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
-def allow_tf32(precision: Precision) -> None:
+def allow_tf32(precision: TrainingPrecision) -> None:
     """Whether GPUs may round the factors of float32 products to 10 bits: for "tf32", and nothing else."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"

@@ -16,7 +16,7 @@ from uniformerv2.model.config import Layout, LocalBlocks
 from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.video.views import Views
 
-Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+TrainingPrecision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 START = ("arm", "model", "checkpoint")  # of these fields of `ModelRecipe`, a recipe gives exactly one
 
@@ -182,7 +182,7 @@ class Optimization:
     """Largest norm of all gradients together; a larger gradient is scaled down to it."""
     label_smoothing: float = 0.1
     """Share of the target probability that is spread over all classes."""
-    precision: Precision = "auto"
+    precision: TrainingPrecision = "auto"
     """bf16: autocast to bfloat16. fp16: autocast to float16, with a scaled loss; GPUs only.
     auto: bf16 where the device computes with it and the model is wide enough to gain."""
     ema: float = 0.0

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from uniformerv2.errors import CheckpointError
-from uniformerv2.model.config import Activation, ModelConfig, Pool, Rotary
+from uniformerv2.model.config import Activation, ModelConfig, Pool, RotaryEmbedding
 from uniformerv2.weights.image_hints import Hints
 from uniformerv2.weights.image_key_names import POSITIONS, STEM, Named, depth_of, to_our_names
 from uniformerv2.weights.key_names import StateDict, first_of
@@ -300,17 +300,17 @@ def _activation(name: str, gated: bool) -> Activation:
     return name  # type: ignore[return-value]
 
 
-def _rotary(family: str, hints: Hints, grid: Grid | None, class_token: bool) -> Rotary | None:
-    """Where each family's patches are, see `Rotary`."""
+def _rotary(family: str, hints: Hints, grid: Grid | None, class_token: bool) -> RotaryEmbedding | None:
+    """Where each family's patches are, see `RotaryEmbedding`."""
     if family == "DINOv3":
         turn = 4 * math.pi  # from -2 pi to 2 pi
-        return Rotary(hints.rotary_base or 100.0, (turn, turn), offset=0.5, start=-turn / 2, halves=True)
+        return RotaryEmbedding(hints.rotary_base or 100.0, (turn, turn), offset=0.5, start=-turn / 2, halves=True)
     if family == "EVA-02":
         rows, columns = hints.rotary_grid or (16, 16)
-        return Rotary(span=(float(rows), float(columns)))
+        return RotaryEmbedding(span=(float(rows), float(columns)))
     if family == "Perception Encoder":
         rows, columns = hints.rotary_grid or grid or (16, 16)
-        return Rotary(span=(float(rows), float(columns)), offset=float(class_token), columns_first=True)
+        return RotaryEmbedding(span=(float(rows), float(columns)), offset=float(class_token), columns_first=True)
     return None
 
 

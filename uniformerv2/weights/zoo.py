@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from uniformerv2.errors import CheckpointError
-from uniformerv2.model.config import SIZES, Layout, ModelConfig, Preprocessing, named_config
+from uniformerv2.model.config import MODEL_SIZES, Layout, ModelConfig, Preprocessing, named_config
 from uniformerv2.model.counting import count_multiply_adds, count_parameters
 from uniformerv2.weights.download import download, find_download, hub_file
 from uniformerv2.weights.labels import DATASETS, dataset_name
@@ -52,7 +52,7 @@ class ZooEntry:
 
     name: str
     dataset: str  # a key of labels.DATASETS
-    size: str  # a key of model.config.SIZES
+    size: str  # a key of model.config.MODEL_SIZES
     frozen: bool  # the image transformer was not trained, and the class tokens are not mixed in
     pretraining: str  # such as CLIP+K710
     num_frames: int
@@ -73,7 +73,7 @@ class ZooEntry:
     @property
     def image_size(self) -> int:
         """Height and width in pixels."""
-        return SIZES[self.size][-1]
+        return MODEL_SIZES[self.size][-1]
 
     @property
     def sha256_head(self) -> str:
@@ -102,7 +102,7 @@ class ZooEntry:
     @property
     def parameters(self) -> int:
         """Trainable parameters, counted from `config()`."""
-        return _parameters(_one_class(self.config())) + (SIZES[self.size][0] + 1) * (DATASETS[self.dataset] - 1)
+        return _parameters(_one_class(self.config())) + (MODEL_SIZES[self.size][0] + 1) * (DATASETS[self.dataset] - 1)
 
     @property
     def multiply_adds(self) -> int:
@@ -203,7 +203,7 @@ def nearest(entry: ZooEntry) -> ZooEntry | None:
 
     def difference(other: ZooEntry) -> tuple[Any, ...]:
         return (
-            SIZES[other.size][0] != SIZES[entry.size][0],  # width
+            MODEL_SIZES[other.size][0] != MODEL_SIZES[entry.size][0],  # width
             other.image_size != entry.image_size,
             abs(other.num_frames - entry.num_frames),
             other.pretraining != entry.pretraining,

@@ -27,7 +27,7 @@ from uniformerv2.tasks.classification.training import (
     train_classifier,
 )
 from uniformerv2.train.log import TIMINGS, read_metrics
-from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Precision, Recipe
+from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Recipe, TrainingPrecision
 from uniformerv2.video.views import Views
 from uniformerv2.weights import load_model
 
@@ -128,13 +128,13 @@ def test_a_killed_and_resumed_run_has_the_curve_of_an_unbroken_one(
 def test_a_resumed_run_keeps_the_precision_that_it_began_with(
     run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def resume(precision: Precision) -> None:
+    def resume(precision: TrainingPrecision) -> None:
         changed = replace(recipe, optimization=replace(recipe.optimization, precision=precision))
         train_classifier(colours, tmp_path / "run", changed, resume=True)
 
     shutil.copytree(run.last.parent, tmp_path / "run")  # a run in fp32
     meaning = {"auto": "bf16"}
-    monkeypatch.setattr(classification, "pick_precision", lambda wanted, *_, **__: meaning.get(wanted, wanted))
+    monkeypatch.setattr(classification, "pick_training_precision", lambda wanted, *_, **__: meaning.get(wanted, wanted))
     resume("auto")
     assert steps(tmp_path / "run") == steps(run.last.parent)
     with pytest.raises(RecipeError, match="precision fp32 is now bf16"):

@@ -36,7 +36,7 @@ from uniformerv2.train.engine import SAVE_EVERY, Cost, Trainer
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.loggers import Program, check_programs
 from uniformerv2.train.parallel import Parallel, check_parallel
-from uniformerv2.train.precision import pick_precision
+from uniformerv2.train.precision import pick_training_precision
 from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.run_folder import RunFolder, write_text
 from uniformerv2.weights import save_model
@@ -344,7 +344,7 @@ def training_loader(
 
 def _with_precision(recipe: Recipe, device: torch.device, *, width: int) -> Recipe:
     """The recipe that is run and saved: with the precision that "auto" means here."""
-    precision = current_ranks().gather(pick_precision(recipe.optimization.precision, device, width=width))[0]
+    precision = current_ranks().gather(pick_training_precision(recipe.optimization.precision, device, width=width))[0]
     return replace(recipe, optimization=replace(recipe.optimization, precision=precision))
 
 
