@@ -22,7 +22,7 @@ from uniformerv2.distributed import rank_device
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.train.log import RunDisplay, read_metrics
 from uniformerv2.train.precision import allow_tf32, autocast
-from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Precision, Recipe
+from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe, TrainingPrecision
 
 LABELS = ("blue", "green", "red")
 CPU = torch.device("cpu")
@@ -58,7 +58,9 @@ def difference(tensors: list[Tensor], expected: list[Tensor]) -> float:
     return ((one - other).norm() / other.norm()).item()
 
 
-def step(model: UniFormerV2, clips: Tensor, device: torch.device, precision: Precision) -> tuple[Tensor, list[Tensor]]:
+def step(
+    model: UniFormerV2, clips: Tensor, device: torch.device, precision: TrainingPrecision
+) -> tuple[Tensor, list[Tensor]]:
     """Loss and gradients of a training step."""
     trained = deepcopy(model).to(device).train()
     with autocast(precision, device):
@@ -69,7 +71,7 @@ def step(model: UniFormerV2, clips: Tensor, device: torch.device, precision: Pre
 
 @pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-4), ("bf16", 0.05)])
 def test_a_training_step_is_that_of_the_cpu(
-    model: UniFormerV2, clips: Tensor, gpu: torch.device, precision: Precision, close: float
+    model: UniFormerV2, clips: Tensor, gpu: torch.device, precision: TrainingPrecision, close: float
 ) -> None:
     loss, gradients = step(model, clips, gpu, precision)
     expected_loss, expected = step(model, clips, CPU, "fp32")
@@ -107,7 +109,7 @@ def test_predictions_and_evaluations_are_those_of_the_cpu(
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 def test_a_resumed_run_draws_what_an_unbroken_one_draws(
-    colours: Path, image_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
+    colours: Path, image_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: TrainingPrecision
 ) -> None:
     """Half of the head is dropped: where the generator of the GPU went on elsewhere, the losses would differ."""
     recipe = Recipe(
