@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+from pathlib import Path
 
 import av
 import numpy as np
@@ -11,17 +12,8 @@ import pytest
 
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.data.split import split_annotations
-from uniformerv2.demo.motions import (
-    MOTIONS,
-    NUM_FRAMES,
-    PAIRS,
-    REVERSED,
-    SIZE,
-    draw,
-    draw_stills,
-    write_dataset,
-    write_video,
-)
+from uniformerv2.demo.dataset import write_dataset, write_video
+from uniformerv2.demo.motions import MOTIONS, NUM_FRAMES, PAIRS, REVERSED, SIZE, draw, draw_stills
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.sampling import random_segment_indices, segment_indices
 
@@ -156,18 +148,16 @@ def test_stills_are_frames_of_clips() -> None:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("motions")
-    seen: list[tuple[int, int]] = []
-    write_dataset(folder, train_clips=2, held_out_clips=1, seed=7, progress=lambda *counts: seen.append(counts))
-    return folder, seen
+    write_dataset(folder, train_clips=2, held_out_clips=1, seed=7)
+    return folder
 
 
-def test_files_are_h264_and_read_back(data) -> None:  # type: ignore[no-untyped-def]
-    folder, _ = data
+def test_files_are_h264_and_read_back(data: Path) -> None:
     for number, motion in enumerate(MOTIONS):
         for clip_number in range(3):
-            path = folder / motion / f"{clip_number:05d}.mp4"
+            path = data / motion / f"{clip_number:05d}.mp4"
             with av.open(str(path)) as container:
                 stream = container.streams.video[0]
                 assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
@@ -179,44 +169,36 @@ def test_files_are_h264_and_read_back(data) -> None:  # type: ignore[no-untyped-
             assert np.abs(read.mean(1) - drawn.mean(1)).mean() < 3.0
 
 
-def test_manifest_keeps_a_clip_and_its_reversal_on_one_side(data) -> None:  # type: ignore[no-untyped-def]
-    folder, _ = data
-    with (folder / "manifest.csv").open() as file:
+def test_manifest_keeps_a_clip_and_its_reversal_on_one_side(data: Path) -> None:
+    with (data / "manifest.csv").open() as file:
         split = {row["path"]: row["split"] for row in csv.DictReader(file)}
     assert len(split) == 36
     for first, second in PAIRS:
         for number in range(3):
             sides = {split[f"{motion}/{number:05d}.mp4"] for motion in (first, second)}
             assert sides == {"train" if number < 2 else "test"}
-    training, held_out = split_annotations(read_annotations(folder / "manifest.csv"))
+    training, held_out = split_annotations(read_annotations(data / "manifest.csv"))
     assert (len(training), len(held_out)) == (24, 12)
 
 
-def test_folder_itself_is_a_data_set_with_a_class_per_folder(data) -> None:  # type: ignore[no-untyped-def]
-    folder, _ = data
-    assert {row.label for row in read_annotations(folder)} == set(MOTIONS)
+def test_folder_itself_is_a_data_set_with_a_class_per_folder(data: Path) -> None:
+    assert {row.label for row in read_annotations(data)} == set(MOTIONS)
 
 
-def test_progress_counts_files(data) -> None:  # type: ignore[no-untyped-def]
-    _, seen = data
-    assert seen == [(2 * done, 36) for done in range(1, 19)]
-
-
-def test_data_set_does_not_depend_on_the_number_of_processes(data, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    folder, _ = data
+def test_data_set_does_not_depend_on_the_number_of_processes(data: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path, train_clips=2, held_out_clips=1, seed=7, processes=1)
     for path in tmp_path.rglob("*.mp4"):
-        assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), path
+        assert path.read_bytes() == (data / path.relative_to(tmp_path)).read_bytes(), path
 
 
-def test_another_seed_draws_other_videos(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_another_seed_draws_other_videos(tmp_path: Path) -> None:
     for seed in (1, 2):
         write_dataset(tmp_path / str(seed), train_clips=1, held_out_clips=0, seed=seed, num_frames=3)
     for path in (tmp_path / "1").rglob("*.mp4"):
         assert path.read_bytes() != (tmp_path / "2" / path.relative_to(tmp_path / "1")).read_bytes()
 
 
-def test_video_has_the_asked_rate(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_video_has_the_asked_rate(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", clip("cover", 0)[:5], rate=10)
     with VideoReader(tmp_path / "a.mp4") as reader:
         assert (len(reader), reader.rate) == (5, 10.0)

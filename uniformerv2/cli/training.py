@@ -188,11 +188,13 @@ class Demo:
     """Decides the videos and both trainings."""
     overwrite: FlagCreatePairsOff[bool] = False
     """Replace a former demo."""
-    workers: int = 1
+    workers: int = 2
     """Processes that read videos beside the one that trains."""
 
     def run(self) -> int:
-        from uniformerv2.demo.run import run_demo
+        from uniformerv2.demo.run import print_result, run_demo
 
-        run_demo(self.output, seed=self.seed, overwrite=self.overwrite, workers=self.workers)
+        print_result(
+            run_demo(self.output, seed=self.seed, overwrite=self.overwrite, workers=self.workers, progress=True)
+        )
         return 0

@@ -20,15 +20,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from uniformerv2.data.sources import read_annotations
-from uniformerv2.demo.motions import MOTIONS, PAIRS, draw, write_dataset, write_video
+from uniformerv2.demo.dataset import write_dataset, write_video
+from uniformerv2.demo.motions import MOTIONS, PAIRS, draw
 from uniformerv2.demo.report import Column, Example, Report, write_report
 from uniformerv2.errors import RecipeError
 from uniformerv2.measuring.evaluation import Evaluation, evaluate, of_split
 from uniformerv2.predict import Prediction, Predictor
+from uniformerv2.progress import say, stderr_console
 from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
@@ -67,20 +68,28 @@ class DemoResult:
     with_order: Evaluation
     without_order: Evaluation
     prediction: Prediction  # for a video drawn after the training
+    label: str  # of that video
     seconds: float
 
 
 def run_demo(
-    output: str | Path, *, seed: int = 0, overwrite: bool = False, effort: Effort | None = None, workers: int = 1
+    output: str | Path,
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
+    effort: Effort | None = None,
+    workers: int = 2,
+    progress: bool = False,
 ) -> DemoResult:
     """Run the demo and write its videos, both runs and the report into a folder.
 
     Args:
-        output: the folder; one that holds something is refused, unless it is a former demo and `overwrite` is given.
+        output: the folder; one that is not empty is refused, unless it is a former demo and `overwrite` is given.
         seed: decides the videos and both trainings.
         overwrite: replace a former demo.
         effort: how much is drawn and trained.
-        workers: processes that read videos beside the one that trains.
+        workers: processes that read videos beside the one that trains; 0: this one.
+        progress: show what is being done.
 
     Raises:
         RecipeError: the folder must not be touched.
@@ -88,40 +97,41 @@ def run_demo(
     effort = effort or Effort()
     folder = DemoFolder(Path(output))
     folder.prepare(overwrite=overwrite)
-    console, watch = Console(), Watch()
     threads = torch.get_num_threads()
     try:
         # the model is so small that a second thread waits more than it computes; a core is left for the reader
         torch.set_num_threads(1)
-        return _run(folder, effort, seed=seed, workers=workers, console=console, watch=watch)
+        return _run(folder, effort, seed=seed, workers=workers, progress=progress)
     finally:
         torch.set_num_threads(threads)
 
 
-def _run(folder: DemoFolder, effort: Effort, *, seed: int, workers: int, console: Console, watch: Watch) -> DemoResult:
-    console.rule("1 of 4: drawing the videos")
+def _run(folder: DemoFolder, effort: Effort, *, seed: int, workers: int, progress: bool) -> DemoResult:
+    watch, console = Stopwatch(progress), stderr_console() if progress else None
     with watch.measure("drawing and encoding"):
-        manifest = _draw_videos(folder.videos, effort, seed=seed, console=console)
-
+        manifest = write_dataset(
+            folder.videos,
+            train_clips=effort.train_clips,
+            held_out_clips=effort.held_out_clips,
+            seed=seed,
+            processes=os.cpu_count() or 1,
+            progress=progress,
+        )
+    runs = [folder.run(contender) for contender in CONTENDERS]
     with as_file(files("uniformerv2") / "assets" / ASSET) as asset:
         recipe = demo_recipe(str(asset), effort, seed=seed)
-        for number, contender in enumerate(CONTENDERS, start=2):
-            console.rule(f"{number} of 4: training {contender.name}")
+        for contender, run in zip(CONTENDERS, runs, strict=True):
             with watch.measure(f"training {contender.name}"):
-                run = folder.run(contender)
                 train_classifier(manifest, run, contender.adapt(recipe), workers=workers, console=console)
 
-    console.rule("4 of 4: measuring and reporting")
-    with watch.measure("measuring and reporting"):
-        runs = [folder.run(contender) for contender in CONTENDERS]
+    with watch.measure("evaluation and report"):
         predictors = [Predictor(run / "last.safetensors", views=EVALUATION_VIEWS) for run in runs]
         held_out = of_split(read_annotations(manifest), "test")
         evaluations = [
-            evaluate(one.model, held_out, views=EVALUATION_VIEWS, batch_size=24, workers=workers, console=console)
-            for one in predictors
+            evaluate(predictor.model, held_out, views=EVALUATION_VIEWS, batch_size=24, workers=workers, console=console)
+            for predictor in predictors
         ]
-        unseen_label = _draw_unseen(folder.unseen, seed=seed)
-        prediction = predictors[0].predict(folder.unseen)
+        label = _draw_unseen(folder.unseen, seed=seed)
         report = Report(
             title="UniFormerV2: what the order of frames tells",
             summary=SUMMARY,
@@ -130,16 +140,15 @@ def _run(folder: DemoFolder, effort: Effort, *, seed: int, workers: int, console
                 for contender, evaluation, run in zip(CONTENDERS, evaluations, runs, strict=True)
             ],
             pairs=PAIRS,
-            unseen=_example(folder.unseen, unseen_label, predictors),
+            unseen=_example(folder.unseen, label, predictors),
             examples=[_example(path, label, predictors) for path, label in _pick_examples(evaluations[0])],
             facts={},
         )
-    write_report(
-        folder.report, replace(report, facts=_facts(effort, recipe, watch, seed=seed, device=predictors[0].device))
-    )
-    result = DemoResult(folder.report, evaluations[0], evaluations[1], prediction, watch.total)
-    _print_result(console, result, unseen_label)
-    return result
+        prediction = predictors[0].predict(folder.unseen)
+    facts = _facts(effort, recipe, watch, seed=seed, device=predictors[0].device)
+    write_report(folder.report, replace(report, facts=facts))
+    with_order, without_order = evaluations
+    return DemoResult(folder.report, with_order, without_order, prediction, label, watch.total)
 
 
 def demo_recipe(asset: str, effort: Effort, *, seed: int) -> Recipe:
@@ -228,15 +237,16 @@ class DemoFolder:
             raise RecipeError(f"{self.path}: cannot be written to ({error.strerror})") from error
 
 
-class Watch:
+class Stopwatch:
     """Wall time of each stage, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: bool) -> None:
         self.seconds: dict[str, float] = {}
-        self._start = time.perf_counter()
+        self._progress, self._start = progress, time.perf_counter()
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
+        say(f"{len(self.seconds) + 1} of 4: {stage}", progress=self._progress, style="bold")
         start = time.perf_counter()
         yield
         self.seconds[stage] = time.perf_counter() - start
@@ -244,27 +254,6 @@ class Watch:
     @property
     def total(self) -> float:
         return time.perf_counter() - self._start
-
-
-def _draw_videos(folder: Path, effort: Effort, *, seed: int, console: Console) -> Path:
-    total = len(MOTIONS) * (effort.train_clips + effort.held_out_clips)
-    with Progress(
-        TextColumn("{task.completed} of {task.total} videos"), BarColumn(), TimeRemainingColumn(),
-        console=console, transient=True,
-    ) as progress:  # fmt: skip
-        task = progress.add_task("", total=total)
-        manifest = write_dataset(
-            folder,
-            train_clips=effort.train_clips,
-            held_out_clips=effort.held_out_clips,
-            seed=seed,
-            processes=os.cpu_count() or 1,
-            progress=lambda done, _: progress.update(task, completed=done),
-        )
-    console.print(
-        f"{total} H.264 files of {len(MOTIONS)} motions in {folder}, split in {manifest.name}", highlight=False
-    )
-    return manifest
 
 
 def _draw_unseen(path: Path, *, seed: int) -> str:
@@ -308,7 +297,7 @@ def _example(path: Path, label: str, predictors: Sequence[Predictor]) -> Example
     )
 
 
-def _facts(effort: Effort, recipe: Recipe, watch: Watch, *, seed: int, device: torch.device) -> dict[str, str]:
+def _facts(effort: Effort, recipe: Recipe, watch: Stopwatch, *, seed: int, device: torch.device) -> dict[str, str]:
     optimization = recipe.optimization
     return {
         "command": f"uniformerv2 demo --seed {seed}",
@@ -338,7 +327,9 @@ def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
 
 
-def _print_result(console: Console, result: DemoResult, unseen_label: str) -> None:
+def print_result(result: DemoResult) -> None:
+    """Print the accuracies of both models, pair by pair, and where the report is."""
+    console = Console()
     evaluations = result.with_order, result.without_order
     table = Table()
     for title in ("held-out videos", *(contender.name for contender in CONTENDERS)):
@@ -349,7 +340,7 @@ def _print_result(console: Console, result: DemoResult, unseen_label: str) -> No
     table.add_row("all", *(f"[bold]{100 * one.top1:.1f} %[/]" for one in evaluations))
     console.print(table)
     answer, score = result.prediction.labels[0], result.prediction.scores[0]
-    console.print(f"a new video of {unseen_label}: {answer} ({100 * score:.1f} %)", highlight=False)
+    console.print(f"a new video of {result.label}: {answer} ({100 * score:.1f} %)", highlight=False)
     console.print(f"{_clock(result.seconds)} in all. Report: {result.report}", highlight=False, soft_wrap=True)
 
 
