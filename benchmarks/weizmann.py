@@ -32,7 +32,8 @@ from timing import machine
 from uniformerv2.atomic import write_text
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.errors import VideoError
-from uniformerv2.measuring.evaluation import Evaluation, evaluate
+from uniformerv2.measuring.evaluation import evaluate
+from uniformerv2.measuring.metrics import Evaluation
 from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.weights import load_model
@@ -97,7 +98,7 @@ def run_fold(fold: Fold) -> Result:
         fold.data, fold.folder, fold.recipe, holdout_list=held_out, overwrite=fold.folder.exists()
     )
     rows = [row for row in read_annotations(fold.data) if person_of(row.path) == fold.person]
-    single = evaluate(load_model(str(trained.last)), rows)
+    single = evaluate(load_model(str(trained.last)), rows, workers=0)
     if trained.skipped or single.skipped:
         raise VideoError(f"{fold.data}: not every video could be read: {trained.skipped}")
     result = Result(

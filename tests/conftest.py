@@ -17,6 +17,8 @@ from torch.distributed import TCPStore
 from helpers import coloured, write_image_model, write_video
 from uniformerv2 import cli
 from uniformerv2.distributed import current_ranks, process_group
+from uniformerv2.tasks.classification.training import train_classifier
+from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 
 FORK = multiprocessing.get_context("fork")  # processes that have imported everything already
 GPU_TESTS = Path(__file__).parent / "gpu"
@@ -57,6 +59,17 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for take in range(5):
             write_video(folder / name / f"{name}{take}.mp4", coloured([number] * 12, seed=10 * number + take))
     return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(image_model: Path, colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last checkpoint of a run whose tiny model tells blue, green and red apart."""
+    recipe = Recipe(
+        ModelRecipe(arm=str(image_model)),
+        ClipRecipe(num_frames=4, size=32),
+        Optimization(epochs=5, batch_size=4, lr=2e-3, warmup_epochs=1, precision="fp32"),
+    )
+    return train_classifier(colours, tmp_path_factory.mktemp("runs") / "colours", recipe, workers=0).last
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from uniformerv2.data.batch import Batch
+from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.video.reader import VideoReader
 
 Target = TypeVar("Target", Path, io.BytesIO)
@@ -145,3 +147,19 @@ def batch_of(labels: list[int]) -> Batch:
     """Clips of zeros that have these labels."""
     names = [f"{number}.mp4" for number in range(len(labels))]
     return Batch(torch.zeros(len(labels), 1, 3, 2, 4, 4), torch.tensor(labels), [*range(len(labels))], names)
+
+
+KINETICS = {"blue": "archery", "green": "bowling", "red": "yoga"}
+
+
+def as_kinetics(model: UniFormerV2, order: Sequence[str]) -> UniFormerV2:
+    """The model of three colours with names of Kinetics for them, and the rows of its head in an order of these."""
+    head = nn.Linear(model.config.width, len(order))
+    with torch.no_grad():
+        nn.init.zeros_(head.weight)
+        nn.init.constant_(head.bias, -100)
+        rows = [order.index(KINETICS[label]) for label in model.labels]
+        head.weight[rows], head.bias[rows] = model.head.linear.weight, model.head.linear.bias
+    model.head.linear = head
+    model.config, model.labels = replace(model.config, num_classes=len(order)), tuple(order)
+    return model

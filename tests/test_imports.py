@@ -149,13 +149,12 @@ LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 400, 60
 LONG: dict[str, str] = {  # "file" or "file: function", and why it is longer
     "demo/motions.py": "to be split",
     "fine_tuning.py: fine_tune": "to be split",
-    "measuring/evaluation.py": "to be split",
-    "measuring/features.py": "to be split",
     "model/vit.py": "to be split",
     "tasks/classification/training.py: train_classifier": "to be split",
     "train/engine.py": "to be split",
     "video/reader.py": "to be split",
-    "weights/checkpoint.py: load_model": "to be split",
+    "weights/loading.py: arm": "to be split",
+    "weights/loading.py: load_model": "to be split",
 }
 
 

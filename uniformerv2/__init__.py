@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from uniformerv2.fine_tuning import FineTuned, fine_tune
     from uniformerv2.inference.optimize import Optimized, optimize
     from uniformerv2.inference.reduction import Reduction
-    from uniformerv2.measuring.evaluation import Evaluation, evaluate
-    from uniformerv2.measuring.features import VideoFeatures, extract_features
+    from uniformerv2.measuring.evaluation import evaluate
+    from uniformerv2.measuring.feature_files import VideoFeatures
+    from uniformerv2.measuring.features import extract_features
+    from uniformerv2.measuring.metrics import Evaluation
     from uniformerv2.model.config import ModelConfig, Preprocessing, named_config
     from uniformerv2.model.uniformerv2 import ClipFeatures, StageAttention
     from uniformerv2.predict import Prediction, Predictor
@@ -59,9 +61,9 @@ _HOMES = {
     "StreamPredictor": "stream",
     "Timeline": "timeline",
     "LiveFrames": "video.live",
-    "Evaluation": "measuring.evaluation",
+    "Evaluation": "measuring.metrics",
     "evaluate": "measuring.evaluation",
-    "VideoFeatures": "measuring.features",
+    "VideoFeatures": "measuring.feature_files",
     "extract_features": "measuring.features",
     "train_classifier": "tasks.classification.training",
     "Recipe": "train.recipe",

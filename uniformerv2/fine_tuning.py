@@ -15,7 +15,7 @@ from uniformerv2.data.annotations import class_names
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.device import pick_device
 from uniformerv2.errors import RecipeError
-from uniformerv2.measuring.evaluation import Evaluation
+from uniformerv2.measuring.metrics import Evaluation
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Prediction, Predictor
 from uniformerv2.tasks.batch_size import find_batch_size

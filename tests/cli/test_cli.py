@@ -122,7 +122,7 @@ def test_evaluate_prints_a_table_and_saves_json_beside_the_checkpoint(uniformerv
     assert status == 0
     saved = checkpoint.with_name("last.held_out.2x3.json")
     result = json.loads(saved.read_text())
-    assert (result["evaluated"], result["views"], result["skipped"]) == (3, 6, [])
+    assert (result["evaluated"], result["views"]["clips"], result["views"]["crops"], result["skipped"]) == (3, 2, 3, [])
     assert f"top-1 {result['top1']:.1%}" in output
     assert all(name in output for name in ("blue", "green", "red", str(saved)))
 
@@ -275,7 +275,7 @@ def test_what_is_not_certain_of_the_labels_is_said_once(
         return model
 
     monkeypatch.setattr("uniformerv2.predict.load_model", load)
-    monkeypatch.setattr("uniformerv2.weights.load_model", load)
+    monkeypatch.setattr("uniformerv2.weights.loading.load_model", load)
     assert uniformerv2("predict", checkpoint, red, red)[2] == "note: the order is inferred\n"
     output = tmp_path / "result.json"
     held_out = checkpoint.with_name("held_out.csv")

@@ -18,6 +18,7 @@ import torch
 
 from uniformerv2 import cli
 from uniformerv2.data.sources import read_annotations
+from uniformerv2.measuring.scoring import Scoring
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.weights import arm, load_model, save_model
 from uniformerv2.weights.labels import class_list
@@ -94,7 +95,7 @@ def parts(journal: Path) -> list[list[int]]:
     found = []
     for line in journal.read_bytes().splitlines() if journal.exists() else []:
         try:
-            found.append(json.loads(line).get("part"))
+            found.append(json.loads(line).get("item"))
         except ValueError:
             continue  # a line that a kill has cut
     return [part for part in found if part is not None]
@@ -151,10 +152,8 @@ def test_killed_at_random_and_resumed_it_gives_what_an_unbroken_run_gives(
 def test_what_was_computed_is_not_computed_again(
     uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uniformerv2.measuring import evaluation
-
     scored: list[int] = []
-    score = evaluation.score
+    score = Scoring.score
 
     def counting(*arguments: object, **options: int) -> object:
         if len(scored) == 6:
@@ -164,13 +163,13 @@ def test_what_was_computed_is_not_computed_again(
 
     command = ["evaluate", checkpoint, colours, "--batch-size", 1, "--workers", 0, "--output", tmp_path / "a.json"]
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "score", counting)
+        patch.setattr(Scoring, "score", counting)
         assert uniformerv2(*command)[0] == 130
         journal = tmp_path / "a.json.journal"
         assert parts(journal) == [[number] for number in range(6)]
         journal.write_bytes(journal.read_bytes()[:-20])  # a kill in the middle of a line
         scored.clear()
-        patch.setattr(evaluation, "score", lambda *some, **more: scored.append(1) or score(*some, **more))
+        patch.setattr(Scoring, "score", lambda *some, **more: scored.append(1) or score(*some, **more))
         status, output, _ = uniformerv2(*command, "--resume")
         assert status == 0
         assert "15 videos" in output
@@ -358,7 +357,7 @@ def test_predictions_have_a_row_for_every_video(
 def test_parquet_without_pyarrow_is_refused_before_anything_is_computed(
     uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("uniformerv2.measuring.ledger.find_spec", lambda name: None)
+    monkeypatch.setattr("uniformerv2.measuring.shared_work.find_spec", lambda name: None)
     files = ["--output", tmp_path / "a.json", "--predictions", tmp_path / "a.parquet"]
     status, output, errors = uniformerv2("evaluate", checkpoint, colours, *files)
     assert (status, output) == (2, "")

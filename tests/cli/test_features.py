@@ -45,7 +45,7 @@ def start(arguments: Sequence[object], **environment: str) -> multiprocessing.Pr
 
 def parts(journal: Path) -> int:
     """How many parts are written down."""
-    return journal.read_bytes().count(b'{"part"') if journal.exists() else 0
+    return journal.read_bytes().count(b'{"item"') if journal.exists() else 0
 
 
 def test_a_folder_becomes_one_file(uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_what_makes_no_sense(
 def test_parquet_without_pyarrow(
     uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("uniformerv2.measuring.ledger.find_spec", lambda name: None)
+    monkeypatch.setattr("uniformerv2.measuring.shared_work.find_spec", lambda name: None)
     status, _, errors = uniformerv2("features", checkpoint, colours, "-o", tmp_path / "a.parquet")
     assert status == 2
     assert errors.count("\n") == 1
@@ -193,4 +193,4 @@ def test_the_journal_is_text(checkpoint: Path, colours: Path, tmp_path: Path) ->
 
     extract_features(load_model(checkpoint), [colours / "red" / "red0.mp4"], journal=tmp_path / "a.journal")
     lines = [json.loads(line) for line in (tmp_path / "a.journal").read_text().splitlines()]
-    assert [sorted(line)[0] for line in lines] == ["work", "damaged"]
+    assert [sorted(line)[0] for line in lines] == ["identity", "damaged"]

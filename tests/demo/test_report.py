@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from uniformerv2.demo.report import Column, Example, Report, overlay, png, render, write_report
-from uniformerv2.measuring.evaluation import ClassAccuracy, Evaluation, VideoResult
+from uniformerv2.measuring.metrics import ClassAccuracy, Evaluation, VideoResult
+from uniformerv2.video.views import Views
 
 LABELS = ("open_door", "close_door")
 
@@ -25,8 +26,7 @@ def evaluation(*, correct: tuple[int, int]) -> Evaluation:
         top1=sum(correct) / 32,
         top5=1.0,
         loss=0.5,
-        num_clips=3,
-        num_crops=1,
+        views=Views(clips=3),
         classes=tuple(ClassAccuracy(label, 16, right) for label, right in zip(LABELS, correct, strict=True)),
         videos=videos,
         skipped=(),

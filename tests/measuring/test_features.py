@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import av
@@ -17,17 +18,20 @@ from uniformerv2.data.shards import write_shards
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, VideoError
 from uniformerv2.measuring.evaluation import evaluate
-from uniformerv2.measuring.features import extract_features, find_videos, read_windows
-from uniformerv2.measuring.ledger import journal_beside
+from uniformerv2.measuring.features import extract_features
+from uniformerv2.measuring.video_sources import find_videos
+from uniformerv2.measuring.window_reading import read_windows
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.sampling import segment_indices
 from uniformerv2.video.transforms import test_crops as crops_of
 from uniformerv2.video.windows import Windows
-from uniformerv2.weights import arm
+from uniformerv2.weights import arm, save_model
 
 RATE, SECONDS = 10, 6  # of the long video
+
+embed = partial(extract_features, workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +83,14 @@ def test_a_video_is_decoded_once_however_windows_overlap(long: Path) -> None:
 
 
 def test_of_whole_videos_they_are_what_the_classifier_sees(model: UniFormerV2, colours: Path) -> None:
-    videos = find_videos([colours])
-    features = extract_features(model, videos, frame_embeddings=True, batch_size=4)
+    features = embed(model, colours, frame_embeddings=True, batch_size=4)
     assert features.embeddings.shape == (15, 32)
     assert features.embeddings.dtype == np.float32
     assert features.frame_embeddings is not None
     assert features.frame_embeddings.shape == (15, 4, 32)
     assert features.video.tolist() == list(range(15))
     assert (features.start.tolist(), features.end.tolist()) == ([0.0] * 15, pytest.approx([1.2] * 15))
-    rows = [Annotation(row.path, row.path.parent.name) for row in videos]
-    result = evaluate(model, rows, batch_size=4)
+    result = evaluate(model, colours, batch_size=4, workers=0)
     with torch.inference_mode():
         scores = model.head(torch.from_numpy(features.embeddings)).softmax(-1)
     assert [model.labels[best] for best in scores.argmax(1).tolist()] == [one.labels[0] for one in result.videos]
@@ -97,7 +99,7 @@ def test_of_whole_videos_they_are_what_the_classifier_sees(model: UniFormerV2, c
 
 def test_annotated_intervals_are_all_that_is_looked_at(model: UniFormerV2, long: Path) -> None:
     rows = [Annotation(long, "a", 1.0, 4.0), Annotation(long, "b", 4.0), Annotation(long, "c", 9.0)]
-    features = extract_features(model, rows, window=2.0)
+    features = embed(model, rows, window_seconds=2.0)
     assert list(zip(features.video.tolist(), features.start.tolist(), features.end.tolist(), strict=True)) == [
         (0, 1.0, 3.0),
         (0, 3.0, 4.0),
@@ -109,10 +111,10 @@ def test_annotated_intervals_are_all_that_is_looked_at(model: UniFormerV2, long:
 
 
 def test_windows_have_the_same_embedding_alone_and_among_others(model: UniFormerV2, long: Path) -> None:
-    many = extract_features(model, [long], window=2.0, stride=1.0, batch_size=2)
+    many = embed(model, [long], window_seconds=2.0, stride_seconds=1.0, batch_size=2)
     for place, (start, end) in enumerate([(0, 2), (1, 3), (2, 4), (3, 5), (4, 6)]):
         assert (many.start[place], many.end[place]) == (start, end)
-        alone = extract_features(model, [Annotation(long, "", start, end)], window=2.0)
+        alone = embed(model, [Annotation(long, "", start, end)], window_seconds=2.0)
         np.testing.assert_allclose(many.embeddings[place], alone.embeddings[0], rtol=1e-4, atol=1e-5)
     assert len({tuple(row) for row in many.embeddings.tolist()}) == 5
 
@@ -123,14 +125,15 @@ def test_unreadable_videos_are_named_and_have_no_windows(
 ) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_text("no video")
+    absent = Annotation(tmp_path / "absent.mp4", "")
     good = colours / "red" / "red0.mp4"
-    for options in ({}, {"window": 1.0}):
-        features = extract_features(model, [broken, long, tmp_path / "absent.mp4", good], workers=workers, **options)
+    for options in ({}, {"window_seconds": 1.0}):
+        features = embed(model, [broken, long, absent, good], workers=workers, **options)
         assert [(Path(one.path).name, one.row) for one in features.skipped] == [("broken.mp4", 0), ("absent.mp4", 2)]
         assert sorted(set(features.video.tolist())) == [1, 3]
         assert features.video.tolist() == sorted(features.video.tolist())
     with pytest.raises(VideoError, match=r"not one of 1 videos.*broken\.mp4"):
-        extract_features(model, [broken])
+        embed(model, [broken])
 
 
 def test_a_video_that_ends_in_the_middle_leaves_no_windows(
@@ -145,7 +148,7 @@ def test_a_video_that_ends_in_the_middle_leaves_no_windows(
             yield index, image
 
     monkeypatch.setattr(VideoReader, "iter_frames", until_damage)
-    features = extract_features(model, [long, colours / "red" / "red0.mp4"], window=1.0, batch_size=2)
+    features = embed(model, [long, colours / "red" / "red0.mp4"], window_seconds=1.0, batch_size=2)
     assert [one.row for one in features.skipped] == [0]
     assert set(features.video.tolist()) == {1}
 
@@ -164,11 +167,11 @@ def test_a_video_that_ends_the_process_is_found_out_and_left_out(
         yield from iter_frames(self, wanted)
 
     monkeypatch.setattr(VideoReader, "iter_frames", crash)
-    features = extract_features(model, [*good[:2], deadly, good[2]], window=window, workers=2)
+    features = embed(model, [*good[:2], deadly, good[2]], window_seconds=window, workers=2)
     assert [(one.row, one.reason) for one in features.skipped] == [
         (2, f"{deadly}: reading it ended a process (SIGKILL)")
     ]
-    without = extract_features(model, good, window=window)
+    without = embed(model, good, window_seconds=window)
     assert np.allclose(features.embeddings, without.embeddings, atol=1e-5)
 
 
@@ -185,10 +188,10 @@ def test_a_process_that_is_ended_by_chance_costs_nothing(
             yield found
 
     monkeypatch.setattr(VideoReader, "iter_frames", crash_once)
-    features = extract_features(model, [long], window=0.5, batch_size=2, workers=1)
+    features = embed(model, [long], window_seconds=0.5, batch_size=2, workers=1)
     assert (tmp_path / "crashed").exists()
     assert features.skipped == ()
-    assert np.array_equal(features.embeddings, extract_features(model, [long], window=0.5, batch_size=2).embeddings)
+    assert np.array_equal(features.embeddings, embed(model, [long], window_seconds=0.5, batch_size=2).embeddings)
 
 
 def test_programming_errors_of_other_processes_are_told(
@@ -199,14 +202,26 @@ def test_programming_errors_of_other_processes_are_told(
 
     monkeypatch.setattr(VideoReader, "iter_frames", fail)
     with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
-        extract_features(model, [long], workers=1)
+        embed(model, [long], workers=1)
 
 
 def test_numbers_that_are_none_end_it(model: UniFormerV2, long: Path, image_model: Path) -> None:
     broken = arm(image_model, num_classes=3, num_frames=4, size=32)
     torch.nn.init.constant_(broken.backbone.class_token, float("nan"))
     with pytest.raises(CheckpointError, match="NaN"):
-        extract_features(broken, [long])
+        embed(broken, [long])
+
+
+def test_one_video_and_a_checkpoint_will_do_and_bf16_too(
+    model: UniFormerV2, long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uniformerv2.inference.precision.has_bf16", lambda device: True)
+    save_model(model, tmp_path / "model.safetensors")
+    exact, narrow = (embed(tmp_path / "model.safetensors", str(long), precision=name) for name in ("fp32", "bf16"))
+    assert np.array_equal(exact.embeddings, embed(model, [long]).embeddings)
+    assert not np.array_equal(narrow.embeddings, exact.embeddings)
+    assert narrow.embeddings.dtype == np.float32
+    np.testing.assert_allclose(narrow.embeddings, exact.embeddings, atol=0.05)
 
 
 # --- files
@@ -215,7 +230,7 @@ def test_numbers_that_are_none_end_it(model: UniFormerV2, long: Path, image_mode
 def test_npz(model: UniFormerV2, long: Path, colours: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_text("no video")
     videos = [tmp_path / "broken.mp4", long, colours / "red" / "red0.mp4"]
-    features = extract_features(model, videos, window=2.0, frame_embeddings=True)
+    features = embed(model, videos, window_seconds=2.0, frame_embeddings=True)
     features.save(tmp_path / "one.npz")
     with np.load(tmp_path / "one.npz", allow_pickle=False) as saved:
         assert set(saved) == {
@@ -235,7 +250,7 @@ def test_parquet_has_a_row_for_each_window(model: UniFormerV2, long: Path, tmp_p
     parquet = pytest.importorskip("pyarrow.parquet")
     (tmp_path / "broken.mp4").write_text("no video")
     rows = [Annotation(tmp_path / "broken.mp4", "a"), Annotation(long, "b")]
-    features = extract_features(model, rows, window=2.0, frame_embeddings=True)
+    features = embed(model, rows, window_seconds=2.0, frame_embeddings=True)
     features.save(tmp_path / "one.parquet")
     table = parquet.read_table(tmp_path / "one.parquet")
     assert table.column_names == ["path", "label", "start", "end", "embedding", "frame_embeddings"]
@@ -258,9 +273,9 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     model: UniFormerV2, long: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     videos = [long, colours / "red" / "red0.mp4", colours / "blue" / "blue0.mp4"]
-    options = {"window": 1.0, "stride": 0.5, "batch_size": 2}
-    extract_features(model, videos, **options).save(tmp_path / "whole.npz")
-    journal = journal_beside(tmp_path / "some.npz")
+    options = {"window_seconds": 1.0, "stride_seconds": 0.5, "batch_size": 2}
+    embed(model, videos, **options).save(tmp_path / "whole.npz")
+    journal = tmp_path / "some.npz.journal"
     computed: list[int] = []
     forward = UniFormerV2.forward_features
 
@@ -272,9 +287,9 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
 
     monkeypatch.setattr(UniFormerV2, "forward_features", stopping)
     with pytest.raises(KeyboardInterrupt):
-        extract_features(model, videos, **options, journal=journal)
+        embed(model, videos, **options, journal=journal)
     assert computed == [2, 2, 2, 2]
-    extract_features(model, videos, **options, journal=journal, resume=True).save(tmp_path / "some.npz")
+    embed(model, videos, **options, journal=journal, resume=True).save(tmp_path / "some.npz")
     # eleven windows of the long video, two of each other: six, one and one pieces, of which three were there
     assert computed[4:] == [2, 2, 1, 2, 2]
     assert (tmp_path / "some.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
@@ -283,7 +298,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
 @pytest.mark.parametrize(
     ("changed", "part"),
     [
-        ({"window": 2.0}, "windows (then 1 s every 1 s, now 2 s every 2 s)"),
+        ({"window_seconds": 2.0}, "windows (then 1 s every 1 s, now 2 s every 2 s)"),
         ({"batch_size": 4}, "batch size (then 8, now 4)"),
         ({"frame_embeddings": True}, "frame embeddings"),
     ],
@@ -292,11 +307,11 @@ def test_a_journal_of_other_work_is_refused(
     model: UniFormerV2, long: Path, tmp_path: Path, changed: dict[str, object], part: str
 ) -> None:
     journal = tmp_path / "a.journal"
-    options: dict[str, object] = {"window": 1.0, "batch_size": 8}
-    extract_features(model, [long], **options, journal=journal)  # type: ignore[arg-type]
+    options: dict[str, object] = {"window_seconds": 1.0, "batch_size": 8}
+    embed(model, [long], **options, journal=journal)  # type: ignore[arg-type]
     before = journal.read_bytes()
     with pytest.raises(RecipeError, match="cannot be resumed") as caught:
-        extract_features(model, [long], **{**options, **changed}, journal=journal, resume=True)  # type: ignore[arg-type]
+        embed(model, [long], **{**options, **changed}, journal=journal, resume=True)  # type: ignore[arg-type]
     assert part in str(caught.value)
     assert journal.read_bytes() == before
 
@@ -304,24 +319,24 @@ def test_a_journal_of_other_work_is_refused(
 def test_other_weights_and_other_files_are_noticed(model: UniFormerV2, long: Path, tmp_path: Path) -> None:
     journal, video = tmp_path / "a.journal", tmp_path / "video.mp4"
     shutil.copyfile(long, video)
-    extract_features(model, [video], journal=journal)
+    embed(model, [video], journal=journal)
     os.utime(video, (1, 1))
     with pytest.raises(RecipeError, match="videos"):
-        extract_features(model, [video], journal=journal, resume=True)
+        embed(model, [video], journal=journal, resume=True)
     os.utime(video)
     with torch.no_grad():
         model.head.linear.bias[0] += 1
     with pytest.raises(RecipeError, match="weights"):
-        extract_features(model, [video], journal=journal, resume=True)
+        embed(model, [video], journal=journal, resume=True)
 
 
 def test_what_was_found_is_not_thrown_away_by_accident(model: UniFormerV2, long: Path, tmp_path: Path) -> None:
     journal = tmp_path / "a.journal"
-    extract_features(model, [long], journal=journal)
+    embed(model, [long], journal=journal)
     with pytest.raises(RecipeError, match="--resume"):
-        extract_features(model, [long], journal=journal)
+        embed(model, [long], journal=journal)
     journal.write_bytes(journal.read_bytes().partition(b"\n")[0] + b"\n")  # begun, but nothing found yet
-    extract_features(model, [long], window=1.0, journal=journal)
+    embed(model, [long], window_seconds=1.0, journal=journal)
 
 
 # --- what can be embedded

@@ -39,8 +39,7 @@ EVALUATION: dict[str, Any] = {
     "top1": 0.75,
     "top5": 1.0,
     "evaluated": 4,
-    "num_clips": 3,
-    "num_crops": 1,
+    "views": {"clips": 3, "crops": 1, "average": "probabilities"},
     "skipped": [],
     "classes": [
         {"label": "jump", "videos": 2, "correct": 2, "top1": 1.0},

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from uniformerv2.cli.options import (
     BatchSize,
     Checkpoint,
-    Clips,
-    Crops,
     Data,
     Device,
     Head,
     OptionalOutput,
     Output,
+    Precision,
     Resume,
     Root,
     Split,
@@ -29,11 +26,12 @@ from uniformerv2.cli.options import (
     Workers,
 )
 from uniformerv2.cli.output import in_every_process, note
+from uniformerv2.video.views import Views
 
 if TYPE_CHECKING:
     from uniformerv2.distributed import Ranks
-    from uniformerv2.measuring.evaluation import Evaluation
-    from uniformerv2.model.uniformerv2 import UniFormerV2
+    from uniformerv2.measuring.feature_files import VideoFeatures
+    from uniformerv2.measuring.metrics import Evaluation
 
 
 @dataclass(frozen=True)
@@ -45,10 +43,7 @@ class Evaluate:
 
     checkpoint: Checkpoint
     data: Data
-    clips: Clips = 1
-    crops: Crops = 1
-    average: Literal["probabilities", "logits"] = "probabilities"
-    """What is averaged over the views."""
+    views: Views = Views()
     head: Head = None
     output: OptionalOutput = None
     """JSON file for the result; None: CHECKPOINT[.HEAD].DATA.CLIPSxCROPS.json beside the checkpoint."""
@@ -59,59 +54,42 @@ class Evaluate:
     resume: Resume = False
     batch_size: BatchSize = 8
     workers: Workers = 2
+    precision: Precision = "fp32"
     device: Device = "auto"
 
     def run(self) -> int:
         return in_every_process(self._run)
 
     def _run(self, ranks: Ranks) -> None:
-        from rich.console import Console
+        from uniformerv2.measuring.evaluation import evaluate
+        from uniformerv2.measuring.evaluation_files import default_output, write_evaluation, write_predictions
+        from uniformerv2.measuring.models import on_rank_device
+        from uniformerv2.measuring.shared_work import journal_of
 
-        from uniformerv2.atomic import write_text
-        from uniformerv2.data.sources import read_annotations
-        from uniformerv2.distributed import rank_device
-        from uniformerv2.measuring.evaluation import evaluate, of_split, write_predictions
-        from uniformerv2.measuring.ledger import check_targets, journal_beside, remove_journals
-        from uniformerv2.video.views import Views
-
-        output = self.output or self._default_output()
-        journal = journal_beside(output)
-        check_targets(output, self.predictions)
-        model = self._model()
-        if ranks.first:
-            note(model.label_note)
-        annotations = of_split(read_annotations(self.data, root=self.root), self.split)
-        result = evaluate(
-            model.to(rank_device(self.device)),
-            annotations,
-            views=Views(self.clips, self.crops, self.average),
-            batch_size=self.batch_size,
-            workers=self.workers,
-            journal=journal,
-            resume=self.resume,
-            console=Console(stderr=True) if ranks.first else None,
-        )
-        if ranks.first:
-            if self.predictions:
-                write_predictions(self.predictions, result, annotations)
-            write_text(output, json.dumps(result.to_json(), indent=2) + "\n")
-            _print_evaluation(result)
-            print("written to " + " and ".join(str(path) for path in (output, self.predictions) if path))
-        ranks.wait()  # no journal goes before everything is written
-        remove_journals(journal)
-
-    def _default_output(self) -> Path:
-        head = f".{self.head}" if self.head else ""
-        return self.checkpoint.with_name(
-            f"{self.checkpoint.stem}{head}.{self.data.stem}.{self.clips}x{self.crops}.json"
-        )
-
-    def _model(self) -> UniFormerV2:
-        from uniformerv2.weights import load_model
-        from uniformerv2.weights.labels import map_head
-
-        model = load_model(self.checkpoint)
-        return map_head(model, self.head) if self.head else model
+        output = self.output or default_output(self.checkpoint, self.data, views=self.views, head=self.head)
+        with journal_of(output, self.predictions) as journal:
+            model = on_rank_device(self.checkpoint, device=self.device, head=self.head)
+            if ranks.first:
+                note(model.label_note)
+            result = evaluate(
+                model,
+                self.data,
+                root=self.root,
+                split=self.split,
+                views=self.views,
+                batch_size=self.batch_size,
+                precision=self.precision,
+                workers=self.workers,
+                journal=journal,
+                resume=self.resume,
+                progress=True,
+            )
+            if ranks.first:
+                if self.predictions:
+                    write_predictions(self.predictions, result)
+                write_evaluation(output, result)
+                _print_evaluation(result)
+                print("written to " + " and ".join(str(path) for path in (output, self.predictions) if path))
 
 
 @dataclass(frozen=True)
@@ -135,88 +113,78 @@ class Features:
     resume: Resume = False
     batch_size: BatchSize = 8
     workers: Workers = 2
+    precision: Precision = "fp32"
     device: Device = "auto"
 
     def run(self) -> int:
         return in_every_process(self._run)
 
     def _run(self, ranks: Ranks) -> None:
-        from rich.console import Console
+        from uniformerv2.measuring.feature_files import check_format
+        from uniformerv2.measuring.features import extract_features
+        from uniformerv2.measuring.shared_work import journal_of
 
-        from uniformerv2.distributed import rank_device
-        from uniformerv2.measuring.features import check_format, extract_features, find_videos
-        from uniformerv2.measuring.ledger import check_targets, journal_beside, remove_journals
-        from uniformerv2.weights import load_model
-
-        journal = journal_beside(self.output)
         check_format(self.output)
-        check_targets(self.output)
-        videos = find_videos(self.data, root=self.root, split=self.split)
-        result = extract_features(
-            load_model(self.checkpoint).to(rank_device(self.device)),
-            videos,
-            window=self.window_seconds,
-            stride=self.stride_seconds,
-            frame_embeddings=self.frame_embeddings,
-            batch_size=self.batch_size,
-            workers=self.workers,
-            journal=journal,
-            resume=self.resume,
-            console=Console(stderr=True) if ranks.first else None,
-        )
-        if ranks.first:
-            result.save(self.output)
-            windows, width = result.embeddings.shape
-            print(f"{windows} windows of {len(videos) - len(result.skipped)} videos, {width} numbers each")
-            for video in result.damaged:
-                print(f"damaged, but read: {video.path}: {video.reason}")
-            for one in result.skipped:
-                print(f"skipped: {one.reason}")
-            print(f"written to {self.output}")
-        ranks.wait()  # no journal goes before everything is written
-        remove_journals(journal)
+        with journal_of(self.output) as journal:
+            result = extract_features(
+                self.checkpoint,
+                self.data,
+                root=self.root,
+                split=self.split,
+                batch_size=self.batch_size,
+                window_seconds=self.window_seconds,
+                stride_seconds=self.stride_seconds,
+                frame_embeddings=self.frame_embeddings,
+                precision=self.precision,
+                device=self.device,
+                workers=self.workers,
+                journal=journal,
+                resume=self.resume,
+                progress=True,
+            )
+            if ranks.first:
+                result.save(self.output)
+                windows, width = result.embeddings.shape
+                print(f"{windows} windows of {len(result.paths) - len(result.skipped)} videos, {width} numbers each")
+                _print_left_out(result)
+                print(f"written to {self.output}")
 
 
 def _print_evaluation(result: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    views = f"{result.num_clips} clips x {result.num_crops} crops"
+    views = f"{result.views.clips} clips x {result.views.crops} crops"
     table = Table(title=f"{len(result.videos)} videos, {views}", title_justify="left")
     table.add_column("class")
-    table.add_column("videos", justify="right")
-    table.add_column("right", justify="right")
-    table.add_column("top-1", justify="right")
-    for one in result.classes:
-        share = "-" if one.top1 is None else f"{one.top1:.1%}"
-        table.add_row(one.label, str(one.videos), str(one.correct), share)
+    for title in ("videos", "right", "top-1"):
+        table.add_column(title, justify="right")
+    for row in result.classes:
+        table.add_row(row.label, str(row.videos), str(row.correct), "-" if row.top1 is None else f"{row.top1:.1%}")
     table.add_section()
     table.add_row("all", str(len(result.videos)), str(result.correct), f"{result.top1:.1%}")
-    console = Console()
-    console.print(table)
-    console.print(f"top-1 {result.top1:.1%}   top-5 {result.top5:.1%}   skipped {len(result.skipped)}", highlight=False)
-    for line in _evaluation_lines(result):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    Console().print(table)
+    print(f"top-1 {result.top1:.1%}   top-5 {result.top5:.1%}   skipped {len(result.skipped)}")
+    print(
+        f"mean class accuracy {result.mean_class_accuracy:.1%}   loss {result.loss:.3f}   "
+        f"calibration error {result.calibration_error:.1%}"
+    )
+    for pair in result.confusions:
+        print(f"confused: {pair.label} taken for {pair.taken_for}, {pair.videos} times")
+    if known := result.published:
+        top5 = "" if known.top5 is None else f", top-5 {known.top5:.1f}%"
+        print(f"published: {known.name} on {known.dataset}, {known.views} views: top-1 {known.top1:.1f}%{top5}")
+        if known.differences:
+            print(f"not comparable: {'; '.join(known.differences)}")
+    _print_left_out(result)
     for theirs, ours in result.renamed:
         note(f"the label {theirs!r} is taken for the model's {ours!r}")
     if result.warning:
         print(f"warning: {result.warning}", file=sys.stderr)
 
 
-def _evaluation_lines(result: Evaluation) -> Iterator[str]:
-    yield (
-        f"mean class accuracy {result.mean_class_accuracy:.1%}   loss {result.loss:.3f}   "
-        f"calibration error {result.calibration_error:.1%}"
-    )
-    for pair in result.confusions:
-        yield f"confused: {pair.label} taken for {pair.taken_for}, {pair.videos} times"
-    if result.published:
-        known = result.published
-        top5 = "" if known.top5 is None else f", top-5 {known.top5:.1f}%"
-        yield f"published: {known.name} on {known.dataset}, {known.views} views: top-1 {known.top1:.1f}%{top5}"
-        if known.differences:
-            yield f"not comparable: {'; '.join(known.differences)}"
-    for video in result.damaged:
-        yield f"damaged, but read: {video.path}: {video.reason}"
-    for one in result.skipped:
-        yield f"skipped: {one.reason}"
+def _print_left_out(result: Evaluation | VideoFeatures) -> None:
+    for damaged in result.damaged:
+        print(f"damaged, but read: {damaged.path}: {damaged.reason}")
+    for skipped in result.skipped:
+        print(f"skipped: {skipped.reason}")

@@ -50,8 +50,6 @@ Workers = Annotated[int, arg(help="Processes that read videos; 0 reads in the pr
 Head = Annotated[Literal["k400", "k600", "k700"] | None, arg(help="Only these classes of a Kinetics-710 head.")]
 TopK = Annotated[int, arg(help="How many classes to name.")]
 
-Clips = Annotated[int, arg(help="Clips spread over each video.")]
-Crops = Annotated[Literal[1, 3], arg(help="Of each clip; 1: the centre; 3: along the longer side.")]
 NumFrames = Annotated[int, arg(help="Frames of a clip.")]
 WindowSeconds = Annotated[float | None, arg(help="Length of a window; None: the whole video is one window.")]
 StrideSeconds = Annotated[

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.manifest import manifest_rows
 from uniformerv2.data.shards import is_member, is_shards, read_shards
+from uniformerv2.data.split import Split, of_split
 from uniformerv2.errors import AnnotationError
 from uniformerv2.video.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 
-def read_annotations(source: str | Path, *, root: Path | None = None, must_exist: bool = True) -> list[Annotation]:
+def read_annotations(
+    data: str | Path | Sequence[Annotation],
+    *,
+    root: str | Path | None = None,
+    split: Split = "all",
+    must_exist: bool = True,
+) -> list[Annotation]:
     """What the videos of a folder or a manifest show.
 
     A folder has one folder per class:
@@ -35,8 +42,9 @@ def read_annotations(source: str | Path, *, root: Path | None = None, must_exist
     Tar shards in the WebDataset convention carry their labels: see `shards.py`.
 
     Args:
-        source: the folder, the manifest, a shard (.tar), a pattern of shards or a folder of them.
+        data: the folder, the manifest, a shard (.tar), a pattern of shards or a folder of them; or annotations.
         root: what the paths of a manifest are relative to; by default the manifest's own folder.
+        split: which rows; see `of_split`.
         must_exist: whether a manifest may only name videos that are there.
 
     Returns:
@@ -46,6 +54,11 @@ def read_annotations(source: str | Path, *, root: Path | None = None, must_exist
         AnnotationError: nothing there, or a row that makes no sense; names the file and the line (row i of Parquet is
             line i + 1).
     """
+    rows = _read(data, root, must_exist) if isinstance(data, str | Path) else list(data)
+    return of_split(rows, split)
+
+
+def _read(source: str | Path, root: str | Path | None, must_exist: bool) -> list[Annotation]:
     if is_shards(source):
         return read_shards(source)
     source = Path(source)
@@ -69,7 +82,7 @@ def _read_folder(folder: Path) -> list[Annotation]:
         annotations += [Annotation(video, class_folder.name) for video in videos]
     if ignored:
         warnings.warn(
-            f"{folder}: ignored {len(ignored)} file(s) that are no videos, such as {ignored[0]}", stacklevel=3
+            f"{folder}: ignored {len(ignored)} file(s) that are no videos, such as {ignored[0]}", stacklevel=4
         )
     return annotations
 

@@ -1,4 +1,4 @@
-"""What is trained on, and what is held out."""
+"""Which rows are trained on, and which are held out."""
 
 from __future__ import annotations
 
@@ -7,9 +7,28 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.errors import AnnotationError, RecipeError
+
+Split = Literal["held-out", "train", "val", "test", "all"]
+
+
+def of_split(annotations: Sequence[Annotation], split: Split) -> list[Annotation]:
+    """The rows of one split: "train", "val", "test", "held-out" (all but train) or "all".
+
+    Rows without a split belong to each of them.
+
+    Raises:
+        AnnotationError: there are none.
+    """
+    several: dict[str, tuple[str, ...]] = {"held-out": ("val", "test"), "all": ("train", "val", "test")}
+    wanted = several.get(split, (split,))
+    rows = [row for row in annotations if row.split is None or row.split in wanted]
+    if not rows:
+        raise AnnotationError(f"none of the {len(annotations)} videos belongs to the split {split!r}")
+    return rows
 
 
 def split_annotations(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from uniformerv2.atomic import write_text
-from uniformerv2.measuring.evaluation import Evaluation
+from uniformerv2.measuring.metrics import Evaluation
 from uniformerv2.pages.curves import averages
 from uniformerv2.pages.page import cell, chart, facts, header, legend, meter, page, percent, section
 
@@ -109,7 +109,7 @@ def _headline(report: Report) -> str:
         for number, column in enumerate(report.columns)
     )
     evaluation = report.columns[0].evaluation
-    views = evaluation.num_clips * evaluation.num_crops
+    views = len(evaluation.views)
     return (
         f"{header(report.title, report.summary)}\n"
         f'<div class="tiles">{tiles}</div>\n'

@@ -27,7 +27,8 @@ from uniformerv2.demo.dataset import write_dataset, write_video
 from uniformerv2.demo.motions import MOTIONS, PAIRS, draw
 from uniformerv2.demo.report import Column, Example, Report, write_report
 from uniformerv2.errors import RecipeError
-from uniformerv2.measuring.evaluation import Evaluation, evaluate, of_split
+from uniformerv2.measuring.evaluation import evaluate
+from uniformerv2.measuring.metrics import Evaluation
 from uniformerv2.predict import Prediction, Predictor
 from uniformerv2.progress import say, stderr_console
 from uniformerv2.tasks.classification.training import train_classifier
@@ -126,9 +127,11 @@ def _run(folder: DemoFolder, effort: Effort, *, seed: int, workers: int, progres
 
     with watch.measure("evaluation and report"):
         predictors = [Predictor(run / "last.safetensors", views=EVALUATION_VIEWS) for run in runs]
-        held_out = of_split(read_annotations(manifest), "test")
+        held_out = read_annotations(manifest, split="test")
         evaluations = [
-            evaluate(predictor.model, held_out, views=EVALUATION_VIEWS, batch_size=24, workers=workers, console=console)
+            evaluate(
+                predictor.model, held_out, views=EVALUATION_VIEWS, batch_size=24, workers=workers, progress=progress
+            )
             for predictor in predictors
         ]
         label = _draw_unseen(folder.unseen, seed=seed)

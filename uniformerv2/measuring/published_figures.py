@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from uniformerv2.data.annotations import Annotation
+from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.video.views import Views
 from uniformerv2.weights.labels import class_list
@@ -38,7 +39,7 @@ class Published:
 
 
 def published_figure(
-    model: UniFormerV2, annotations: Sequence[Annotation], *, views: Views, skipped: int
+    model: UniFormerV2, annotations: Sequence[Annotation], *, views: Views, precision: InferencePrecision, skipped: int
 ) -> Published | None:
     """What was published of a checkpoint, beside what a measurement with it gives.
 
@@ -49,6 +50,7 @@ def published_figure(
         model: what is measured.
         annotations: the videos, under the labels of the model.
         views: of the measurement.
+        precision: of the measurement.
         skipped: how many of the videos could not be read.
 
     Returns:
@@ -62,6 +64,7 @@ def published_figure(
     differences = [
         *_view_differences(model, entry, views),
         *_data_differences(model, entry, annotations),
+        *([f"measured in {precision}"] if precision != "fp32" else []),
         *([f"{skipped} videos could not be read"] if skipped else []),
     ]
     return Published(entry.name, entry.dataset, entry.views, entry.top1, entry.top5, tuple(differences))

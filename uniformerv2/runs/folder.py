@@ -17,7 +17,7 @@ from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.run_folder import RunFolder
 
 STEP = {"step", "clips", *TIMINGS}  # what a record of a step has
-EVALUATION = {"top1", "top5", "num_clips", "num_crops", "evaluated", "classes", "confusions", "skipped"}
+EVALUATION = {"top1", "top5", "views", "evaluated", "classes", "confusions", "skipped"}
 
 State = Literal["running", "stopped", "finished"]
 

@@ -74,7 +74,7 @@ def _classes(evaluations: Mapping[int, Mapping[str, Any]], names: Sequence[str])
     """Accuracy of each class, the hardest first."""
     note = "<br>".join(
         f"{names[number]}: top-1 {percent(one['top1'])}, top-5 {percent(one['top5'])} of {one['evaluated']} held-out "
-        f"videos, {one['num_clips']} x {one['num_crops']} views each; {len(one['skipped'])} skipped."
+        f"videos, {one['views']['clips']} x {one['views']['crops']} views each; {len(one['skipped'])} skipped."
         for number, one in evaluations.items()
     )
     found = {number: {of["label"]: of["top1"] for of in one["classes"]} for number, one in evaluations.items()}

@@ -31,7 +31,7 @@ from uniformerv2.data.order import EpochSampler
 from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import CheckpointError, RecipeError
-from uniformerv2.measuring.ledger import tensors_digest, videos_digest
+from uniformerv2.measuring.digests import tensors_digest, videos_digest
 from uniformerv2.model.positions import TokenLayout
 from uniformerv2.model.uniformerv2 import EncodedFrames, UniFormerV2
 from uniformerv2.train.lock import locked

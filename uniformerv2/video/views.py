@@ -18,9 +18,12 @@ class Views:
         RecipeError: a value that is not possible.
     """
 
-    clips: int = 1  # evenly spread over the video
-    crops: int = 1  # of each clip: 1 (centre) or 3 (along the longer side)
-    average: Average = "probabilities"  # as the reference does; or the probabilities of the mean logits
+    clips: int = 1
+    """Clips evenly spread over each video."""
+    crops: int = 1
+    """Crops of each clip: 1 (centre) or 3 (along the longer side)."""
+    average: Average = "probabilities"
+    """What is averaged over the views: their probabilities, as in the reference, or their logits."""
 
     def __post_init__(self) -> None:
         if self.clips < 1 or self.crops not in (1, 3):

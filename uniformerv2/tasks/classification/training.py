@@ -27,7 +27,8 @@ from uniformerv2.data.split import split_annotations
 from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks, rank_device, reporting_lost_ranks
 from uniformerv2.errors import RecipeError
-from uniformerv2.measuring.evaluation import Evaluation, HeldOut
+from uniformerv2.measuring.evaluation import HeldOut
+from uniformerv2.measuring.metrics import Evaluation
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.classification.mixing import Mixing, mix
 from uniformerv2.tasks.feature_cache import FeatureCache, FeatureLayout
@@ -377,7 +378,9 @@ def measure(trainer: Trainer, parts: Parts, held_out: Sequence[Annotation], *, w
         return parts.task.evaluation
     with trainer.evaluated() as evaluated:
         assert isinstance(evaluated, UniFormerV2)
-        return HeldOut(model, held_out, views, batch_size=micro_batch(recipe), workers=workers).evaluate(evaluated)
+        return HeldOut(model, held_out, views=views, batch_size=micro_batch(recipe), workers=workers).evaluate(
+            evaluated
+        )
 
 
 def _path(value: str | Path | None) -> Path | None:

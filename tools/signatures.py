@@ -1,0 +1,141 @@
+"""The signatures of all public functions side by side, and the options of all commands.
+
+python tools/signatures.py     prints the table of docs/architecture.md
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+
+import uniformerv2
+from uniformerv2.cli import Command
+
+# keywords that stand in this order wherever they stand
+ORDER = (
+    *("root", "split", "views", "batch_size", "window_seconds", "stride_seconds", "window_frames", "stride_frames"),
+    *("head", "precision", "device", "workers", "journal", "resume", "overwrite", "progress", "top_k", "on_event"),
+)
+
+
+def signatures() -> dict[str, inspect.Signature]:
+    """The public functions, the constructors that are written by hand, and the public methods of classes, by name."""
+    found: dict[str, Callable[..., Any]] = {}
+    for name in uniformerv2.__all__:
+        value = getattr(uniformerv2, name)
+        if inspect.isclass(value):
+            if "__init__" in vars(value) and not is_dataclass(value):
+                found[name] = value
+            methods = {method: getattr(value, method) for method in vars(value) if not method.startswith("_")}
+            found |= {f"{name}.{method}": call for method, call in methods.items() if inspect.isroutine(call)}
+        elif callable(value):
+            found[name] = value
+    return {name: _without_self(inspect.signature(call)) for name, call in found.items()}
+
+
+def _without_self(signature: inspect.Signature) -> inspect.Signature:
+    parameters = [one for name, one in signature.parameters.items() if name != "self"]
+    return signature.replace(parameters=parameters)
+
+
+def table() -> str:
+    """A row for each signature: what is given in order, keywords that several have, those of its own."""
+    found = signatures()
+    counts = Counter(one.name for signature in found.values() for one in signature.parameters.values() if keyword(one))
+    lines = ["| call | in order | keywords that several have | its own |", "|---|---|---|---|"]
+    for name, signature in found.items():
+        parameters = list(signature.parameters.values())
+        ordered = [one for one in parameters if not keyword(one)]
+        keywords = [one for one in parameters if keyword(one)]
+        shared = [one for one in keywords if counts[one.name] > 1]
+        cells = (ordered, shared, [one for one in keywords if one not in shared])
+        lines.append(f"| `{name}` | " + " | ".join(", ".join(map(_shown, cell)) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def keyword(parameter: inspect.Parameter) -> bool:
+    """Whether it can only be given by its name."""
+    return parameter.kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+
+
+def default(parameter: inspect.Parameter) -> str:
+    """As in the source, as far as that is short; "" of none."""
+    if parameter.default is inspect.Parameter.empty:
+        return ""
+    return getattr(parameter.default, "__name__", repr(parameter.default))
+
+
+def _shown(parameter: inspect.Parameter) -> str:
+    stars = "\\*\\*" if parameter.kind is inspect.Parameter.VAR_KEYWORD else ""
+    return f"`{stars}{parameter.name}={default(parameter)}`" if default(parameter) else f"`{stars}{parameter.name}`"
+
+
+class Option(NamedTuple):
+    """An option of a command, or something that is given in order."""
+
+    command: str
+    name: str
+    owner: str  # the dataclass that defines it
+    type: Any
+    default: str
+    aliases: tuple[str, ...]
+    help: str
+
+
+def options() -> Iterator[Option]:
+    """Those of all commands."""
+    for alternative in get_args(Command):
+        yield from _options_below(alternative, "")
+
+
+def _options_below(annotated: Any, before: str) -> Iterator[Option]:
+    kind, *metadata = get_args(annotated)
+    [name] = [one.name for one in metadata if hasattr(one, "is_default")]
+    hints = get_type_hints(kind, include_extras=True)
+    if "command" in hints:  # a command of commands
+        union = hints["command"]
+        while get_origin(union) is Annotated:
+            union = get_args(union)[0]
+        for alternative in get_args(union):
+            yield from _options_below(alternative, f"{before}{name} ")
+        return
+    yield from _options_of(kind, f"{before}{name}")
+
+
+def _options_of(kind: type, command: str) -> Iterator[Option]:
+    hints, texts = get_type_hints(kind, include_extras=True), _docstrings(kind)
+    for field in fields(kind):  # type: ignore[arg-type]
+        hint = hints[field.name]
+        metadata = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+        if inspect.isclass(hint) and is_dataclass(hint):
+            yield from _options_of(hint, command)
+            continue
+        told = next((one for one in metadata if hasattr(one, "metavar")), None)
+        yield Option(
+            command,
+            (told and told.name) or field.name.replace("_", "-"),
+            kind.__name__,
+            get_type_hints(kind)[field.name],
+            "required" if field.default is MISSING else repr(field.default),
+            tuple(told.aliases or ()) if told else (),
+            (told and told.help) or texts.get(field.name, ""),
+        )
+
+
+def _docstrings(kind: type) -> dict[str, str]:
+    """What stands below each field."""
+    [definition] = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for field, text in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+    return found
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,152 @@
+"""Windows of videos, read in batches, in this process or in others."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.shards import video_source
+from uniformerv2.errors import AnnotationError, VideoError
+from uniformerv2.measuring.shared_work import WorkItem
+from uniformerv2.measuring.streams import stream
+from uniformerv2.model.config import Preprocessing
+from uniformerv2.video.reader import VideoReader
+from uniformerv2.video.sampling import segment_indices
+from uniformerv2.video.windows import Windows, window_frames
+
+LAST = -1  # number of the last batch of a group
+
+_JUST_BEFORE = 1e-3  # seconds: the frame at the end of a window belongs to the next one
+_ATTEMPTS = 2  # a process may be ended by chance
+
+Group = tuple[int, range]  # its number and its videos, which are read one after the other
+_Task = tuple[int, range, dict[int, str]]  # and those of its videos that must not be opened, and why
+
+
+@dataclass
+class WindowBatch:
+    """Windows that are computed together; a group of videos is a sequence of batches."""
+
+    item: WorkItem  # (group, number of the batch)
+    windows: list[tuple[int, float, float]] = field(default_factory=list)  # video, start and end in seconds
+    clips: list[np.ndarray] = field(default_factory=list)  # float32 (3, frames, height, width), one for each window
+    skipped: list[tuple[int, str]] = field(default_factory=list)  # video, reason
+    damaged: list[tuple[str, str]] = field(default_factory=list)  # path, what is damaged
+
+
+@dataclass(frozen=True)
+class WindowReader:
+    """Reads groups of videos.
+
+    A video whose decoding ends a process is tried once more in a new one, and then skipped as any other that cannot
+    be read.
+    """
+
+    rows: Sequence[Annotation]
+    windows: Windows
+    preprocessing: Preprocessing
+    batch_size: int
+    done: set[WorkItem]  # batches that are not needed
+
+    def read(self, groups: Sequence[Group], *, workers: int) -> Iterator[WindowBatch]:
+        """The batches of the groups that are not done yet; those of a group in order."""
+        tasks: deque[_Task] = deque((*group, {}) for group in groups)
+        current: dict[int, int] = {}  # the video that is being read, by group
+        deaths: Counter[int] = Counter()  # by video
+        for (number, videos, deadly), result in stream(self._batches, tasks, workers=workers):
+            if isinstance(result, WindowBatch):
+                if result.item not in self.done:
+                    yield result
+            elif isinstance(result, int):
+                current[number] = result
+            else:
+                video = current.get(number, videos[0])
+                deaths[video] += 1
+                if deaths[video] == _ATTEMPTS:
+                    reason = f"{self.rows[video].path}: reading it ended a process ({result.cause})"
+                    deadly = deadly | {video: reason}
+                tasks.append((number, videos, deadly))
+
+    def _batches(self, task: _Task) -> Iterator[int | WindowBatch]:
+        """The number of each video, before it is opened, and the batches."""
+        # A group that was begun is decoded from its beginning: of a damaged video, other ways of reading could give
+        # other frames. What is in the journal is only not computed again.
+        group, videos, deadly = task
+        batch, number = WindowBatch((group, 0)), 0
+        for video in videos:
+            yield video
+            if video in deadly:
+                batch.skipped.append((video, deadly[video]))
+                continue
+            damage: list[str] = []
+            try:
+                for start, end, clip in read_windows(self.rows[video], self.windows, self.preprocessing, damage):
+                    if len(batch.clips) == self.batch_size:
+                        yield batch
+                        number += 1
+                        batch = WindowBatch((group, number))
+                    batch.windows.append((video, start, end))
+                    batch.clips.append(clip.numpy())
+            except VideoError as error:
+                batch.skipped.append((video, str(error)))
+            except (AnnotationError, OSError) as error:  # a shard that has changed
+                batch.skipped.append((video, f"{self.rows[video].path}: {error}"))
+            else:
+                batch.damaged += [(str(self.rows[video].path), what) for what in damage]
+        batch.item = (group, LAST)
+        yield batch
+
+
+def read_windows(
+    row: Annotation, windows: Windows, preprocessing: Preprocessing, damage: list[str]
+) -> Iterator[tuple[float, float, Tensor]]:
+    """The windows of a video one after the other, while it is decoded once.
+
+    Args:
+        row: which video, and which part of it.
+        windows: where they lie.
+        preprocessing: frames, size and normalisation of the model.
+        damage: receives, at the end, what is damaged in a video that was read all the same.
+
+    Yields:
+        (start and end in seconds, float32 (3, frames, height, width), normalised, the centre crop).
+
+    Raises:
+        VideoError: the video, or a frame of it, cannot be read.
+    """
+    with VideoReader(video_source(row.path), threads=1, name=str(row.path)) as reader:
+        times = _times(reader, row, windows)
+        places = [_frames_between(reader, preprocessing, windows, row, *time) for time in times]
+        for (start, end), indices, frames in zip(
+            times, places, window_frames(reader, places, preprocessing), strict=True
+        ):
+            # frames x (3, height, width) -> (3, frames, height, width)
+            yield start, end, torch.stack([frames[index] for index in indices], dim=1)
+        if reader.damage:
+            damage.append(reader.damage)
+
+
+def _times(reader: VideoReader, row: Annotation, windows: Windows) -> list[tuple[float, float]]:
+    start, end = row.start or 0.0, reader.duration
+    if start >= end:
+        raise VideoError(f"{row.path}: the annotation starts at {start:g} s, but the video lasts {end:g} s")
+    end = end if row.end is None else min(row.end, end)
+    return windows.times(start, end, tolerance=0.5 / reader.rate)
+
+
+def _frames_between(
+    reader: VideoReader, preprocessing: Preprocessing, windows: Windows, row: Annotation, start: float, end: float
+) -> list[int]:
+    """Frames of a window: those shown from its start up to its end; of a whole video, as in evaluation."""
+    if windows.seconds is not None:
+        last = reader.index_at(end - _JUST_BEFORE)
+    else:
+        last = len(reader) - 1 if row.end is None else reader.index_at(row.end)
+    first = min(reader.index_at(start), last)
+    return [first + index for index in segment_indices(last - first + 1, preprocessing.num_frames)]
