@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from uniformerv2 import CheckpointError, arm
 from uniformerv2.model.arming import inflate_stem
+from uniformerv2.weights.download import FileNotOnServerError
 
 WIDTH, DEPTH, HEADS, PATCH, SIDE = 32, 2, 4, 8, 3
 
@@ -119,7 +120,7 @@ def _without(*keys: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        ({"a": torch.zeros(1)}, "no image transformer in keys like a; known are the names of timm"),
+        ({"a": torch.zeros(1)}, "no image transformer in keys like a; the known names are those of timm"),
         (_without("norm.bias"), "missing: backbone.post_norm.bias"),
         ({**timm_state(), "blocks.0.ls1.gamma": torch.zeros(WIDTH)}, "missing: backbone.blocks.0.scale2"),
         ({**timm_state(), "blocks.0.attn.q_norm.weight": torch.zeros(8)}, "no place for blocks.0.attn.q_norm.weight"),
@@ -206,7 +207,7 @@ def test_repositories_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     def hub_file(repository: str, file: str) -> Path:
         if not (path := tmp_path / repository.removeprefix("someone/") / file).exists():
-            raise CheckpointError("no such file")
+            raise FileNotOnServerError("no such file")
         return path
 
     monkeypatch.setattr("uniformerv2.weights.image_files.hub_file", hub_file)
@@ -231,7 +232,7 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
     model = arm(tmp_path, num_classes=4, heads=HEADS)
     assert torch.equal(model.backbone.blocks[1].attention.proj.weight, state["blocks.1.attn.proj.weight"])
     (tmp_path / "b.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"names files that are not there: b\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"lists files that are missing: b\.safetensors"):
         arm(tmp_path, num_classes=4, heads=HEADS)
     (tmp_path / "model.safetensors.index.json").write_text("{")
     with pytest.raises(CheckpointError, match="not readable as JSON"):

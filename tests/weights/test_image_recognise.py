@@ -15,7 +15,7 @@ from uniformerv2.model.arming import fit_weights
 from uniformerv2.model.config import RotaryEmbedding
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.weights.image_hints import Hints, hints_from_config, hints_from_metadata, hints_from_timm_name
-from uniformerv2.weights.image_key_names import find_layout
+from uniformerv2.weights.image_key_names import find_encoder
 from uniformerv2.weights.image_recognise import ImageModel, read_image_model
 
 State = dict[str, Tensor]
@@ -455,7 +455,11 @@ def test_moco_small_has_twelve_heads() -> None:
         (small(), {"heads": 3}, "width 8 is not divisible by heads 3"),
         (small(class_token=False), {"heads": 2, "pool": "class_token"}, "needs a class token"),
         (small(), {"heads": 2, "wings": 2}, "wings"),
-        ({k: v for k, v in small().items() if ".mlp.fc2" not in k}, {}, "backbone.blocks.0.mlp.fc2.weight, as it is"),
+        (
+            {k: v for k, v in small().items() if ".mlp.fc2" not in k},
+            {},
+            "backbone.blocks.0.mlp.fc2.weight (as this package calls",
+        ),
         (small() | {"rope.freqs": META(2, 4)}, {}, "no place for rope.freqs"),  # learned, unlike EVA's
         (small() | {"blocks.0.attn.gate.weight": META(8, 8)}, {}, "no place for blocks.0.attn.gate.weight"),
     ],
@@ -475,16 +479,16 @@ def test_norms_behind_the_layers_are_told_by_the_name() -> None:
 
 def test_rotary_positions_that_only_the_name_tells_are_refused_and_can_be_given() -> None:
     hints = hints_from_timm_name("vit_small_patch16_rope_ape_224")
-    with pytest.raises(CheckpointError, match="rotary positions, of a kind that is not known; give rotary"):
+    with pytest.raises(CheckpointError, match="rotary positions of an unknown kind; give rotary"):
         read_image_model(small(positions=4, scale=GAMMA), hints, heads=2)
     given = RotaryEmbedding(span=(14.0, 14.0))
     assert read_image_model(small(positions=4, scale=GAMMA), hints, heads=2, rotary=given).config.rotary == given
 
 
 def test_layouts_by_keys_alone() -> None:
-    assert find_layout(under("model.visual.trunk.", small())) == ("timm", "model.visual.trunk.")
-    assert find_layout(clip_state(8, 1)) == ("OpenAI CLIP", "")
-    assert find_layout({"conv1.weight": 0, "bn1.weight": 0}) is None
+    assert find_encoder(under("model.visual.trunk.", small())) == ("timm", "model.visual.trunk.")
+    assert find_encoder(clip_state(8, 1)) == ("OpenAI CLIP", "")
+    assert find_encoder({"conv1.weight": 0, "bn1.weight": 0}) is None
 
 
 def test_options_come_before_hints_and_hints_before_what_is_usual() -> None:

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from uniformerv2 import CheckpointError, ModelConfig, UniFormerV2, load_weights, named_config
-from uniformerv2.weights.key_names import VIDEO_FORMATS, from_ours, marks, to_ours, video_format, with_backbone
+from uniformerv2.weights.key_names import (
+    VIDEO_FORMATS,
+    add_backbone_prefix,
+    formats_of,
+    from_ours,
+    to_ours,
+    video_format,
+)
 
 CONFIG = ModelConfig(
     width=32,
@@ -107,9 +114,9 @@ def test_marks_tell_the_formats_apart_and_find_mixtures() -> None:
     ours = UniFormerV2(CONFIG).state_dict()
     states = {"ours": ours} | {kind: from_ours(ours, VIDEO_FORMATS[kind])[0] for kind in VIDEO_FORMATS}
     for kind, state in states.items():
-        assert list(marks(state)) == [kind]
+        assert list(formats_of(state)) == [kind]
         for other, mixed in states.items():
-            assert set(marks({**state, **mixed})) == {kind, other}
+            assert set(formats_of({**state, **mixed})) == {kind, other}
             assert video_format({**state, **mixed}) == (kind if kind == other else None)
     bare = [key.removeprefix("backbone.") for key in states["official"]]
     assert video_format(bare) == "official"
@@ -120,9 +127,9 @@ def test_keys_of_image_models_are_no_video_format() -> None:
     timm = ["cls_token", "blocks.0.norm1.weight", "head.weight", "fc_norm.weight"]
     dinov2_training = ["backbone.blocks.0.norm1.weight", "dino_head.mlp.0.weight"]
     for keys in (clip, timm, dinov2_training):
-        assert marks(keys) == {}
+        assert formats_of(keys) == {}
 
 
 def test_official_names_without_backbone_are_completed_and_others_kept() -> None:
     state = {"transformer.balance": torch.zeros(1), "backbone.ln_pre.bias": torch.ones(1)}
-    assert set(with_backbone(state)) == {"backbone.transformer.balance", "backbone.ln_pre.bias"}
+    assert set(add_backbone_prefix(state)) == {"backbone.transformer.balance", "backbone.ln_pre.bias"}

@@ -20,7 +20,15 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.weights.download import hub_file, is_repository
 from uniformerv2.weights.files import HUB_FILE, read_tensors, write_safetensors
 from uniformerv2.weights.image_recognise import read_image_model
-from uniformerv2.weights.key_names import IGNORED, VIDEO_FORMATS, StateDict, first_of, marks, to_ours, with_backbone
+from uniformerv2.weights.key_names import (
+    IGNORED_PREFIXES,
+    VIDEO_FORMATS,
+    StateDict,
+    add_backbone_prefix,
+    first_of,
+    formats_of,
+    to_ours,
+)
 from uniformerv2.weights.recognise import CheckpointInfo, recognise
 from uniformerv2.weights.zoo import fetch_entry, zoo_entry
 
@@ -149,7 +157,7 @@ def _find(path: Path, name: str, known: Known) -> tuple[Path, str, Known]:
 
 def rename_video_keys(tensors: Mapping[str, Tensor], source: str) -> tuple[Any, StateDict, list[str]]:
     """The format, the tensors under our names (unknown ones as they are, for the strict check), and what is ignored."""
-    found = marks(tensors)
+    found = formats_of(tensors)
     if len(found) > 1:
         mixed = " and ".join(f"{kind} ({key})" for kind, key in found.items())
         raise CheckpointError(f"{source}: keys of two formats mixed: {mixed}; expected one; save only the model meant")
@@ -159,8 +167,8 @@ def rename_video_keys(tensors: Mapping[str, Tensor], source: str) -> tuple[Any, 
     if kind == "ours":
         return kind, dict(tensors), []
     if kind == "official" and not any(key.startswith("backbone.") for key in tensors):
-        tensors = with_backbone(tensors)
-    prefix = IGNORED.get(kind)
+        tensors = add_backbone_prefix(tensors)
+    prefix = IGNORED_PREFIXES.get(kind)
     ignored = [key for key in tensors if prefix and key.startswith(prefix)]
     state, unknown = to_ours({key: tensors[key] for key in tensors if key not in ignored}, VIDEO_FORMATS[kind])
     return kind, {**state, **{key: tensors[key] for key in unknown}}, ignored

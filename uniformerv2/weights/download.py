@@ -32,6 +32,10 @@ class FileNotOnServerError(CheckpointError):
     """The server answers, but has no such file."""
 
 
+class UnreachableError(CheckpointError):
+    """The server does not answer, or may not be asked."""
+
+
 def download(url: str, *, sha256: str = "") -> Path:
     """A file of the web as a local file: from the mirror, the cache, or downloaded.
 
@@ -149,7 +153,7 @@ def _download(url: str, target: Path, sha256: str) -> Path:
 
     _file_name(url)
     if constants.HF_HUB_OFFLINE:
-        raise CheckpointError(f"{url}: not in the cache, and HF_HUB_OFFLINE forbids to download it")
+        raise UnreachableError(f"{url}: not in the cache, and HF_HUB_OFFLINE forbids to download it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
@@ -183,7 +187,7 @@ def _fetch(url: str, part: Path) -> None:
         raise kind(f"{url}: the server answers {error.code} {' '.join(error.reason.split())}") from error
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise CheckpointError(
+        raise UnreachableError(
             f"{url}: cannot be reached ({reason}); check the network, or copy the file into a folder and name it in "
             f"{MIRROR}"
         ) from error
@@ -208,13 +212,13 @@ def _hub_download(repo_id: str, filename: str, options: dict[str, Any]) -> Path:
         raise CheckpointError(f"{repo_id!r} is no name of a hub repository, such as owner/name") from error
     except utils.LocalEntryNotFoundError as error:
         reason = "not in the cache, and the hub cannot be reached or is switched off"
-        raise CheckpointError(f"hf://{repo_id}/{filename}: {reason}; check the network") from error
+        raise UnreachableError(f"hf://{repo_id}/{filename}: {reason}; check the network") from error
     except utils.RepositoryNotFoundError as error:
         reason = f"the hub has no repository {repo_id}, or it is private"
         raise CheckpointError(f"hf://{repo_id}/{filename}: {reason}") from error
     except (utils.EntryNotFoundError, utils.RevisionNotFoundError) as error:
         at = f" at revision {options['revision']}" if options.get("revision") else ""
-        raise CheckpointError(f"hf://{repo_id}/{filename}: the hub has no such file{at}") from error
+        raise FileNotOnServerError(f"hf://{repo_id}/{filename}: the hub has no such file{at}") from error
     except (utils.HfHubHTTPError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"hf://{repo_id}/{filename}: cannot be downloaded: {reason}") from error

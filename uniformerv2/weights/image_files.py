@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from uniformerv2.errors import CheckpointError
-from uniformerv2.weights.download import hub_file, is_repository
+from uniformerv2.weights.download import FileNotOnServerError, UnreachableError, hub_file, is_repository
 from uniformerv2.weights.files import HUB_FILE, read_tensors
 from uniformerv2.weights.image_hints import (
     Hints,
@@ -25,7 +25,7 @@ INDEX = f"{HUB_FILE}.index.json"  # lists the files of weights that are split
 WEIGHTS = (HUB_FILE, INDEX, "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 
 ImageSource = str | Path | Mapping[str, Tensor] | nn.Module
-Find = Callable[[str], Path | None]
+Find = Callable[[str], Path | None]  # the local file of that name; None where there is none
 
 
 def read_image_source(source: ImageSource) -> tuple[Mapping[str, Tensor], Hints, str]:
@@ -37,16 +37,16 @@ def read_image_source(source: ImageSource) -> tuple[Mapping[str, Tensor], Hints,
         return tensors, Hints(), "the given state dict"
     path, name = Path(source), str(source)
     if path.is_dir():
-        return _read_files(lambda file: _existing(path / file), name)
+        return _read_files(_in_folder(path), name)
     if not path.exists() and is_repository(name):
-        return _read_files(lambda file: _on_the_hub(name, file), name)
+        return _read_files(_in_repository(name), name)
     metadata, tensors = read_tensors(path)
-    beside = _configuration(lambda file: _existing(path.parent / file), path.name)
+    beside = _configuration(_in_folder(path.parent), path.name)
     return tensors, hints_from_metadata(metadata).or_else(beside), name
 
 
 def _read_files(find: Find, name: str) -> tuple[Mapping[str, Tensor], Hints, str]:
-    """A folder or a repository: the first weights that it has, and its configuration."""
+    """The first weights of a folder or a repository, and its configuration."""
     for file in WEIGHTS:
         if (path := find(file)) is not None:
             break
@@ -55,26 +55,26 @@ def _read_files(find: Find, name: str) -> tuple[Mapping[str, Tensor], Hints, str
     metadata: dict[str, str] = {}
     tensors: StateDict = {}
     for part in _parts(path, find, name):
-        told, some_tensors = read_tensors(part)
-        metadata.update(told)
-        tensors.update(some_tensors)
+        part_metadata, part_tensors = read_tensors(part)
+        metadata.update(part_metadata)
+        tensors.update(part_tensors)
     return tensors, hints_from_metadata(metadata).or_else(_configuration(find, file)), name
 
 
 def _parts(path: Path, find: Find, name: str) -> list[Path]:
-    """The files that weights are in."""
+    """The files of the weights."""
     if path.name != INDEX:
         return [path]
     files = sorted(set(_json(path).get("weight_map", {}).values()))
     found = {file: find(file) for file in files}
     if not files or None in found.values():
         missing = [file for file, part in found.items() if part is None]
-        raise CheckpointError(f"{name}: {INDEX} names files that are not there: {', '.join(missing) or 'none at all'}")
+        raise CheckpointError(f"{name}: {INDEX} lists files that are missing: {', '.join(missing) or 'none at all'}")
     return [part for part in found.values() if part is not None]
 
 
 def _configuration(find: Find, weights: str) -> Hints:
-    """What the configuration files beside weights say; open_clip keeps its own beside those of others."""
+    """Hints from the configuration files beside weights; open_clip has a file of its own."""
     config = "open_clip_config.json" if weights.startswith("open_clip") else "config.json"
     hints = Hints()
     for file, read in ((config, hints_from_config), ("preprocessor_config.json", hints_from_preprocessor)):
@@ -83,15 +83,23 @@ def _configuration(find: Find, weights: str) -> Hints:
     return hints
 
 
-def _existing(path: Path) -> Path | None:
-    return path if path.is_file() else None
+def _in_folder(folder: Path) -> Find:
+    return lambda file: folder / file if (folder / file).is_file() else None
 
 
-def _on_the_hub(repository: str, file: str) -> Path | None:
-    try:
-        return hub_file(repository, file)
-    except CheckpointError:
-        return None
+def _in_repository(repository: str) -> Find:
+    options: dict[str, Any] = {}
+
+    def find(file: str) -> Path | None:
+        try:
+            return hub_file(repository, file, **options)
+        except FileNotOnServerError:
+            return None
+        except UnreachableError:  # the other files may be in the cache
+            options["local_files_only"] = True
+            return None
+
+    return find
 
 
 def _json(path: Path) -> dict[str, Any]:

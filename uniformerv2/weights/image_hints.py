@@ -1,4 +1,4 @@
-"""What a configuration says of an image transformer that its tensors do not: heads, activation, norms, preprocessing.
+"""Hints: facts about an image transformer that its tensors lack, such as heads, activation, norms, preprocessing.
 
 Read from the metadata of a file, the JSON files of a hub repository, or a live module. Pure: mappings and attributes
 in, `Hints` out; neither timm nor transformers is imported.
@@ -16,7 +16,7 @@ from torch import nn
 
 from uniformerv2.model.config import Pool
 
-# other names of what we call gelu_tanh, quick_gelu and gelu
+# other names of gelu_tanh, quick_gelu and gelu
 ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
@@ -27,7 +27,7 @@ ACTIVATIONS = {
 }
 POOLS: dict[str, Pool] = {"token": "class_token", "avg": "mean", "map": "attention"}  # timm's names
 
-# of timm's SigLIP models these compute GELU by tanh, the others exactly
+# timm's SigLIP models that compute GELU by tanh; the others compute it exactly
 TIMM_TANH = re.compile(
     r"vit_(base_patch32_siglip(_gap)?_256|large_patch16_siglip(_gap)?_512|(so400m|giantopt)_patch16_siglip(_gap)?_\d+)"
 )
@@ -35,9 +35,9 @@ TIMM_TANH = re.compile(
 
 @dataclass(frozen=True)
 class Hints:
-    """What is known of an image transformer besides its tensors; None is for what nothing tells.
+    """Facts about an image transformer besides its tensors; None where unknown.
 
-    `activation` may be one that our models do not have, for the reader to refuse it by name. `image_size` is (height,
+    `activation` may be one that our models lack, so that the reader can refuse it by name. `image_size` is (height,
     width) in pixels; `rotary_grid` the rows and columns that rotary positions count to.
     """
 
@@ -48,14 +48,14 @@ class Hints:
     activation: str | None = None
     pool: Pool | None = None
     image_size: tuple[int, int] | None = None
-    rotary: bool | None = None  # whether patches have rotary positions at all
+    rotary: bool | None = None  # whether patches have rotary positions
     rotary_base: float | None = None
     rotary_grid: tuple[int, int] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
 
     def or_else(self, other: Hints) -> Hints:
-        """What neither of these hints tells, the other may."""
+        """These hints, completed by those of another."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         return Hints(**{name: getattr(other, name) if value is None else value for name, value in own.items()})
 
@@ -64,17 +64,17 @@ def hints_from_metadata(metadata: Mapping[str, str]) -> Hints:
     """From the metadata of a safetensors file, strings of JSON.
 
     Known are `heads`, `mean`, `std`, `img_size`, `global_pool`, `timm_model` (timm's name of the architecture) and
-    `overrides` (what differs from it). What is not JSON or not of these is ignored: anyone may write metadata.
+    `overrides` (its changes). Other metadata is ignored.
     """
-    told = {key: _json(value) for key, value in metadata.items()}
-    overrides = told.get("overrides")
+    values = {key: _json(value) for key, value in metadata.items()}
+    overrides = values.get("overrides")
     overrides = overrides if isinstance(overrides, dict) else {}
     own = Hints(
-        heads=_whole(told.get("heads")) or _whole(overrides.get("num_heads")),
-        image_size=_pair(told.get("img_size")),
-        pool=POOLS.get(str(told.get("global_pool"))),
-        mean=_three(told.get("mean")),
-        std=_three(told.get("std")),
+        heads=_whole(values.get("heads")) or _whole(overrides.get("num_heads")),
+        image_size=_pair(values.get("img_size")),
+        pool=POOLS.get(str(values.get("global_pool"))),
+        mean=_three(values.get("mean")),
+        std=_three(values.get("std")),
     )
     return own.or_else(hints_from_timm_name(metadata.get("timm_model", "")))
 
@@ -111,18 +111,18 @@ def hints_from_preprocessor(config: Mapping[str, Any]) -> Hints:
 
 
 def hints_from_module(module: nn.Module) -> Hints:
-    """From a live module: `transformers` has a `config`, `timm` tells through its attributes."""
+    """From a live module: from the `config` of transformers, or from attributes of timm's modules."""
     config = getattr(module, "config", None)
     if hasattr(config, "to_dict"):
         return hints_from_config(cast(Any, config).to_dict())
-    blocks, told = getattr(module, "blocks", None), getattr(module, "pretrained_cfg", None)
+    blocks, pretrained = getattr(module, "blocks", None), getattr(module, "pretrained_cfg", None)
     if not isinstance(blocks, (nn.ModuleList, nn.Sequential)) or not len(blocks):
         return Hints()
     block, pool, rope = blocks[0], getattr(module, "attn_pool", None), getattr(module, "rope", None)
     own = Hints(
         heads=_whole(getattr(getattr(block, "attn", None), "num_heads", None)),
         pool_heads=_whole(getattr(pool, "num_heads", None)),
-        # no attribute tells where timm's blocks have their norms, their classes do
+        # the position of the norms follows from the class of timm's blocks alone
         norm_after=type(block).__name__ in ("ResPostBlock", "EvaBlockPostNorm") or None,
         norm_eps=getattr(getattr(block, "norm1", None), "eps", None),
         activation=_module_activation(getattr(getattr(block, "mlp", None), "act", None)),
@@ -132,7 +132,7 @@ def hints_from_module(module: nn.Module) -> Hints:
         rotary_base=getattr(rope, "temperature", None),
         rotary_grid=_pair(getattr(rope, "ref_feat_shape", None)),
     )
-    return own.or_else(_timm_config({"pretrained_cfg": told}) if isinstance(told, dict) else Hints())
+    return own.or_else(_timm_config({"pretrained_cfg": pretrained}) if isinstance(pretrained, dict) else Hints())
 
 
 def _transformers_config(config: Mapping[str, Any]) -> Hints:
@@ -150,16 +150,16 @@ def _transformers_config(config: Mapping[str, Any]) -> Hints:
 
 
 def _timm_config(config: Mapping[str, Any]) -> Hints:
-    told = config.get("pretrained_cfg") or {}
-    size = told.get("input_size")
-    pool = config.get("global_pool", told.get("global_pool"))
+    pretrained = config.get("pretrained_cfg") or {}
+    size = pretrained.get("input_size")
+    pool = config.get("global_pool", pretrained.get("global_pool"))
     own = Hints(
         pool=POOLS.get(str(pool)),
         image_size=_pair(size[1:]) if isinstance(size, (list, tuple)) and len(size) == 3 else None,
-        mean=_three(told.get("mean")),
-        std=_three(told.get("std")),
+        mean=_three(pretrained.get("mean")),
+        std=_three(pretrained.get("std")),
     )
-    # the attributes of a live module say its activation; here only the name does
+    # the activation follows from the name alone
     return own.or_else(hints_from_timm_name(str(config.get("architecture", ""))))
 
 

@@ -1,7 +1,7 @@
-"""Image transformers of other projects in our terms: which family, which architecture, and what had to be assumed.
+"""Image transformers of other projects: their family, their architecture, and what had to be assumed.
 
-Names tell the layout (image_key_names.py), tensors tell the architecture, both together tell the family, and the family
-tells what no tensor does. Hints come before such assumptions, options before hints.
+The naming scheme follows from the keys (image_key_names.py), the architecture from the tensors, the family from both;
+the family supplies what no tensor tells. Hints take precedence over such assumptions, options over hints.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model.config import Activation, ModelConfig, Pool, RotaryEmbedding
 from uniformerv2.weights.image_hints import Hints
-from uniformerv2.weights.image_key_names import POSITIONS, STEM, Named, depth_of, to_our_names
+from uniformerv2.weights.image_key_names import POSITIONS, STEM, ImageEncoder, depth_of, rename_encoder
 from uniformerv2.weights.key_names import StateDict, first_of
 
 Constants = tuple[float, float, float]
 Grid = tuple[int, int]
 
-HEAD_DIM = 64  # channels of a head in all published widths but these
+HEAD_DIM = 64  # channels of a head in all published widths but those of HEADS
 HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16, 1792: 16, 4096: 32}
 HEADS_OF = {
     ("DINOv3", 1280): 20,
@@ -39,12 +39,12 @@ MEAN_STD: dict[str, tuple[Constants, Constants]] = {
     "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "CLIP": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
-POOL_WORDS = {"class_token": "its class token", "mean": "the mean of its patches", "attention": "its attention pool"}
+FRAME_EMBEDDINGS = {"class_token": "class token", "mean": "mean of the patches", "attention": "attention pool"}
 
 
 @dataclass(frozen=True)
 class Family:
-    """What the models of a family share that no tensor tells."""
+    """What the models of a family have in common and no tensor tells."""
 
     constants: str  # a key of MEAN_STD
     norm_eps: float = 1e-6
@@ -72,10 +72,10 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class ImageModel:
-    """An image transformer in our terms.
+    """An image transformer under our names.
 
-    `config` describes the image transformer alone: no global stages, no local blocks. `state` has our names, with a
-    stem of (width, 3, patch, patch). `report` has a line for each thing that was recognised, assumed or left out.
+    `config` describes the image transformer alone: no global stages, no local blocks. `state` has a stem of
+    (width, 3, patch, patch). `report` lists what was recognised, assumed and left out.
     """
 
     family: str
@@ -89,56 +89,56 @@ class ImageModel:
 def read_image_model(
     state: Mapping[str, Tensor], hints: Hints | None = None, *, source: str = "the state dict", **given: Any
 ) -> ImageModel:
-    """Recognise an image transformer and put it into our terms.
+    """Recognise an image transformer and rename its tensors.
 
     Args:
-        state: a state dict of any known layout, see `to_our_names`. Tensors may be on the meta device.
-        hints: what is known besides the tensors.
-        source: what errors call it.
-        given: fields of `ModelConfig` that say how the image transformer is; they win over hints and tensors. With
+        state: a state dict of any known naming scheme, see `rename_encoder`. Tensors may be on the meta device.
+        hints: facts besides the tensors.
+        source: its name in errors.
+        given: fields of `ModelConfig` of the image transformer; they replace hints and what tensors tell. With
             `post_norm=False` or another `pool`, tensors that are no longer needed are left out.
 
     Raises:
-        CheckpointError: no image transformer, tensors that ours have no place for, or values that contradict each
+        CheckpointError: no image transformer, tensors without a counterpart here, or values that contradict each
             other.
     """
     hints = hints or Hints()
-    named = to_our_names(state, source=source)
+    encoder = rename_encoder(state, source=source)
     try:
-        grid, class_position = _take_positions(named.state, given.get("image_size") or hints.image_size)
-        family = _family(named, grid, class_position, state, given)
-        fields, assumed = _architecture(named, family, hints, grid)
+        grid, class_position = _take_positions(encoder.state, given.get("image_size") or hints.image_size)
+        family = _family(encoder, grid, class_position, state, given)
+        fields, assumed = _architecture(encoder, family, hints, grid)
         config = ModelConfig(**{**fields, **given}, global_after=())
         if hints.rotary and config.rotary is None:
-            raise ValueError("rotary positions, of a kind that is not known; give rotary")
+            raise ValueError("rotary positions of an unknown kind; give rotary")
     except KeyError as error:
-        raise CheckpointError(f"{source}: {error.args[0]}, as it is called here, is missing") from error
+        raise CheckpointError(f"{source}: {error.args[0]} (as this package calls it) is missing") from error
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from error
     mean, std, constants = _constants(family, hints)
     assumed = {name: value for name, value in assumed.items() if name not in given} | constants
-    dropped = _drop_unused(named.state, config)
-    report = _report(named, family, config, assumed, dropped)
-    return ImageModel(family, config, named.state, mean, std, tuple(report))
+    dropped = _drop_unused(encoder.state, config)
+    report = _report(encoder, family, config, assumed, dropped)
+    return ImageModel(family, config, encoder.state, mean, std, tuple(report))
 
 
 def _take_positions(state: StateDict, image_size: Grid | None) -> tuple[Grid | None, bool]:
-    """The grid that positions are made for, and whether the class token had one.
+    """The grid that positions are made for, and whether the class token has a position.
 
     Leaves one row of positions for the class token, if there is one: zeros where it had none. Positions of registers
     are added to them.
     """
     patch = state[STEM].shape[-1]
-    told = (image_size[0] // patch, image_size[1] // patch) if image_size else None
+    expected = (image_size[0] // patch, image_size[1] // patch) if image_size else None
     table = state.get("backbone.blocks.0.attention.relative_bias")
-    biased = None if table is None else _grid(_distances, table.shape[0] - 3, told, "relative biases")
+    bias_grid = None if table is None else _grid(_distances, table.shape[0] - 3, expected, "relative biases")
     positions = state.get(POSITIONS)
     if positions is None:
-        return biased, False
+        return bias_grid, False
     class_rows, registers = int("backbone.class_token" in state), state.get("backbone.registers")
     prefix = class_rows + (0 if registers is None else registers.shape[0])
     for extra in (class_rows, 0, prefix):
-        if grid := _grid(math.prod, positions.shape[0] - extra, told, ""):
+        if grid := _grid(math.prod, positions.shape[0] - extra, expected, ""):
             break
     else:
         raise ValueError(f"{positions.shape[0]} position embeddings are no square grid; give image_size")
@@ -152,26 +152,30 @@ def _take_positions(state: StateDict, image_size: Grid | None) -> tuple[Grid | N
 
 
 def _distances(grid: Grid) -> int:
-    """Distances between two patches of a grid."""
+    """Number of distances between two patches of a grid."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1)
 
 
-def _grid(count: Callable[[Grid], int], wanted: int, told: Grid | None, what: str) -> Grid | None:
-    """The grid with that many patches or distances: the one that is told, if it has, else a square."""
+def _grid(count: Callable[[Grid], int], wanted: int, expected: Grid | None, what: str) -> Grid | None:
+    """The grid with that many patches or distances: the expected one if they are as many, else a square."""
     side = math.isqrt(max(wanted, 0))
-    for grid in (told, (side, side), (side // 2 + 1, side // 2 + 1)):
+    for grid in (expected, (side, side), (side // 2 + 1, side // 2 + 1)):
         if grid and wanted > 0 and count(grid) == wanted:
             return grid
     if what:
-        raise ValueError(f"{wanted} {what} are those of no square grid; give image_size")
+        raise ValueError(f"{wanted} {what} fit no square grid; give image_size")
     return None
 
 
 def _family(
-    named: Named, grid: Grid | None, class_position: bool, keys: Mapping[str, Tensor], given: Mapping[str, Any]
+    encoder: ImageEncoder,
+    grid: Grid | None,
+    class_position: bool,
+    keys: Mapping[str, Tensor],
+    given: Mapping[str, Any],
 ) -> str:
-    """A key of `FAMILIES`. The order of the questions matters: each is asked of what the former have left."""
-    state, layout = named.state, named.layout
+    """A key of `FAMILIES`. The order of the tests matters: each assumes that the former ones failed."""
+    state, scheme = encoder.state, encoder.scheme
     pre_norm, post_norm, pool, class_token, registers, scale, biases = (
         f"backbone.{name}" in state
         for name in (
@@ -184,36 +188,30 @@ def _family(
             "blocks.0.attention.relative_bias",
         )
     )
-    if pre_norm or layout == "OpenAI CLIP":
+    if pre_norm or scheme == "OpenAI CLIP":
         # the Perception Encoder's variants for language and dense prediction have no final norm; some CLIP files too
-        perception = pool or (not post_norm and (scale or layout == "timm"))
+        perception = pool or (not post_norm and (scale or scheme == "timm"))
         return "Perception Encoder" if perception else "CLIP"
-    if layout == "transformers CLIP" or (pool and not class_token):
+    if scheme == "transformers CLIP" or (pool and not class_token):
         return "SigLIP"
     if biases:
         return "BEiT"
-    if layout == "transformers DINOv3" or (registers and class_token and grid is None):
+    if scheme == "transformers DINOv3" or (registers and class_token and grid is None):
         return "DINOv3"
-    if named.keys_without_bias and grid is not None:
-        return _eva(state)
+    if encoder.keys_without_bias and grid is not None:
+        return "EVA-02" if _gated(state) else "EVA"
     if grid is None and "rotary" not in given:
         raise ValueError("no positions: neither an embedding nor relative biases, and not DINOv3; give rotary")
     if scale:
         return "DINOv2" if registers or class_position else "DeiT III"
-    return _plain(named, keys)
+    return _plain_family(encoder, keys)
 
 
-def _eva(state: StateDict) -> str:
-    if _gated(state):
-        return "EVA-02"
-    return "EVA"
-
-
-def _plain(named: Named, keys: Mapping[str, Tensor]) -> str:
-    """Families that share the plain architecture are told apart by what else their files hold."""
+def _plain_family(encoder: ImageEncoder, keys: Mapping[str, Tensor]) -> str:
+    """Families of the plain architecture are distinguished by the other parts of their files."""
     if any(".decoder" in f".{key}" for key in keys):
         return "MAE"
-    if named.prefix.endswith(("base_encoder.", "momentum_encoder.")):
+    if encoder.prefix.endswith(("base_encoder.", "momentum_encoder.")):
         return "MoCo v3"
     if any(key.endswith(("dist_token", "distillation_token")) for key in keys):
         return "DeiT"
@@ -227,34 +225,35 @@ def _gated(state: StateDict) -> bool:
 
 
 def _architecture(
-    named: Named, family: str, hints: Hints, grid: Grid | None
+    encoder: ImageEncoder, family: str, hints: Hints, grid: Grid | None
 ) -> tuple[dict[str, Any], dict[str, object]]:
-    """Fields of `ModelConfig`, and those of them that nothing told."""
-    state, known = named.state, FAMILIES[family]
+    """Fields of `ModelConfig`, and those of them that were assumed."""
+    state, known = encoder.state, FAMILIES[family]
     width, _, _, patch = state[STEM].shape
     has = {name.removeprefix("backbone.") for name in state}
     hidden = state["backbone.blocks.0.mlp.fc2.weight"].shape[1]
-    transformers = named.layout.startswith("transformers")
     gated = _gated(state)
     assumed: dict[str, object] = {}
 
-    def told(name: str, hint: Any, default: Any) -> Any:
+    def hint_or(name: str, hint: Any, default: Any) -> Any:
         if hint is None:
             assumed[name] = default
         return default if hint is None else hint
 
+    eps = known.norm_eps_transformers if encoder.scheme.startswith("transformers") else known.norm_eps
     table = state.get("backbone.blocks.0.attention.relative_bias")
     heads = hints.heads if table is None else table.shape[1]
+    grid_size = (grid[0] * patch, grid[1] * patch) if grid else None
     fields: dict[str, Any] = {
         "width": width,
         "depth": depth_of(state),
-        "heads": told("heads", heads, _usual_heads(family, width)),
+        "heads": hint_or("heads", heads, _usual_heads(family, width)),
         "patch_size": patch,
-        "image_size": (grid[0] * patch, grid[1] * patch) if grid else told("image_size", hints.image_size, (224, 224)),
+        "image_size": grid_size or hint_or("image_size", hints.image_size, (224, 224)),
         "mlp_ratio": hidden / width,
         "gated_mlp": gated,
-        "activation": _activation(told("activation", hints.activation, _usual_activation(named, family)), gated),
-        "norm_eps": told("norm_eps", hints.norm_eps, known.norm_eps_transformers if transformers else known.norm_eps),
+        "activation": _activation(hint_or("activation", hints.activation, _usual_activation(encoder, family)), gated),
+        "norm_eps": hint_or("norm_eps", hints.norm_eps, eps),
         "patch_bias": "patch_embedding.bias" in has,
         "class_token": "class_token" in has,
         "register_tokens": state["backbone.registers"].shape[0] if "registers" in has else 0,
@@ -272,7 +271,7 @@ def _architecture(
         "pool_norm": "pool_norm.weight" in has,
     }
     if "pool.query" in has:
-        fields["pool_heads"] = told("pool_heads", hints.pool_heads, known.pool_heads or fields["heads"])
+        fields["pool_heads"] = hint_or("pool_heads", hints.pool_heads, known.pool_heads or fields["heads"])
         fields["pool_mlp_ratio"] = state["backbone.pool.mlp.fc2.weight"].shape[1] / width
     return fields, assumed
 
@@ -281,12 +280,12 @@ def _usual_heads(family: str, width: int) -> int:
     return HEADS_OF.get((family, width)) or HEADS.get(width) or max(width // HEAD_DIM, 1)
 
 
-def _usual_activation(named: Named, family: str) -> Activation:
-    """OpenAI's CLIP computes QuickGELU, open_clip's own models GELU, and their names are the same."""
-    state = named.state
-    if family == "SigLIP" and named.layout != "timm":
+def _usual_activation(encoder: ImageEncoder, family: str) -> Activation:
+    """OpenAI's CLIP computes QuickGELU, open_clip's own models GELU, under the same key names."""
+    state = encoder.state
+    if family == "SigLIP" and encoder.scheme != "timm":
         return "gelu_tanh"
-    if family != "CLIP" or named.layout == "timm":
+    if family != "CLIP" or encoder.scheme == "timm":
         return "gelu"
     openai = state[STEM].shape[0] in OPENAI_WIDTHS and "backbone.blocks.0.scale1" not in state
     return "quick_gelu" if openai else "gelu"
@@ -301,7 +300,7 @@ def _activation(name: str, gated: bool) -> Activation:
 
 
 def _rotary(family: str, hints: Hints, grid: Grid | None, class_token: bool) -> RotaryEmbedding | None:
-    """Where each family's patches are, see `RotaryEmbedding`."""
+    """The positions of each family's patches, see `RotaryEmbedding`."""
     if family == "DINOv3":
         turn = 4 * math.pi  # from -2 pi to 2 pi
         return RotaryEmbedding(hints.rotary_base or 100.0, (turn, turn), offset=0.5, start=-turn / 2, halves=True)
@@ -315,7 +314,7 @@ def _rotary(family: str, hints: Hints, grid: Grid | None, class_token: bool) -> 
 
 
 def _pool(has: set[str], family: str, hints: Hints) -> Pool:
-    """What stands for a frame: what the configuration says if the tensors allow it, else what they suggest."""
+    """How a frame is pooled: as its configuration says if the tensors allow it, else as they suggest."""
     possible: dict[Pool, bool] = {"class_token": "class_token" in has, "attention": "pool.query" in has, "mean": True}
     if hints.pool and possible[hints.pool]:
         return hints.pool
@@ -334,7 +333,7 @@ def _constants(family: str, hints: Hints) -> tuple[Constants, Constants, dict[st
 
 
 def _drop_unused(state: StateDict, config: ModelConfig) -> list[str]:
-    """Take out what the architecture has by the tensors but not by the options."""
+    """Remove tensors that the options make unneeded; returns their names."""
     unused = {
         "post_norm.": not config.post_norm,
         "pool_norm.": not config.pool_norm,
@@ -348,26 +347,26 @@ def _drop_unused(state: StateDict, config: ModelConfig) -> list[str]:
 
 
 def _report(
-    named: Named, family: str, config: ModelConfig, assumed: Mapping[str, object], dropped: list[str]
+    encoder: ImageEncoder, family: str, config: ModelConfig, assumed: Mapping[str, object], dropped: list[str]
 ) -> list[str]:
     height, width = config.image_size
-    names = f"{named.layout} names" + (f" under {named.prefix}" if named.prefix else "")
+    names = f"{encoder.scheme} names" + (f" under {encoder.prefix}" if encoder.prefix else "")
     lines = [
         f"recognised {family} ({names}): {config.width} wide, {config.depth} blocks, patches of {config.patch_size} "
-        f"pixels, images of {height}x{width}; a frame is stood for by {POOL_WORDS[config.pool]}"
+        f"pixels, images of {height}x{width}; frame embedding: {FRAME_EMBEDDINGS[config.pool]}"
     ]
     if assumed:
         values = ", ".join(f"{name} {value}" for name, value in assumed.items())
-        lines.append(f"assumed, since nothing tells: {values}")
-    if named.zero_biases:
-        lines.append(f"no biases in {', '.join(named.zero_biases)}: zeros")
-    if left_out := [*_groups(named.left_out), *dropped]:
+        lines.append(f"assumed: {values}")
+    if encoder.zero_biases:
+        lines.append(f"no biases in {', '.join(encoder.zero_biases)}: zeros")
+    if left_out := [*_groups(encoder.left_out), *dropped]:
         lines.append(f"left out: {first_of(left_out, 12)}")
     return lines
 
 
 def _groups(keys: tuple[str, ...]) -> list[str]:
-    """Names of modules in place of their tensors'."""
+    """Names of modules instead of those of their tensors."""
     counts: dict[str, int] = {}
     for key in keys:
         parts = re.sub(r"(\.\d.*|\.weight|\.bias)$", "", key).split(".")
