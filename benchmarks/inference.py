@@ -54,13 +54,13 @@ def build(layout: Layout, frames: int) -> UniFormerV2:
 def k400(options: argparse.Namespace) -> Report:
     return benchmark(
         build("scene", 8),
-        "K400 B/16",
-        device=pick_device(options.device),
+        title="K400 B/16",
+        device=options.device,
         reference=options.reference,
         peers=True,
         batch_sizes=options.batch_sizes,
         repeats=options.repeats,
-        tell=print,
+        progress=True,
     )
 
 
@@ -70,13 +70,13 @@ def ssv2(options: argparse.Namespace) -> Report:
 
     return benchmark(
         build("temporal", 16),
-        "SSv2 B/16",
-        device=pick_device(options.device),
+        title="SSv2 B/16",
+        device=options.device,
         reference=options.reference,
         only=in_torch,
         batch_sizes=(1,),
         repeats=options.repeats,
-        tell=print,
+        progress=True,
     )
 
 

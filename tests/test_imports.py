@@ -36,7 +36,7 @@ MAY_IMPORT = {
         *("errors", "atomic", "device", "distributed", "progress"),
         *("model", "weights", "video", "data", "train", "measuring"),
     },
-    "benchmark": {"errors", "atomic", "device", "model", "weights", "inference", "data.processes"},
+    "benchmark": {"errors", "atomic", "device", "progress", "model", "weights", "inference", "data.processes"},
     "timeline": {"atomic"},
     "predict": {
         *("errors", "ahead", "device", "progress", "timeline"),

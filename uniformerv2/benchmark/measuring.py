@@ -1,4 +1,4 @@
-"""Contenders in turn, each in a process of its own: no one's memory is another's, and all meet the same weather."""
+"""Contenders in turn, each in a process of its own: memory is measured apart, and changes of load hit all alike."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from uniformerv2.benchmark.contenders import Case, Contender, build
 from uniformerv2.device import peak_memory_mib
 from uniformerv2.errors import UniFormerV2Error
 from uniformerv2.inference.packed import PackedLinear, can_pack
+from uniformerv2.progress import say
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of the counted rounds at one batch size."""
+    """Seconds of the counted runs at one batch size."""
 
     batch: int
     seconds: tuple[float, ...]
@@ -42,7 +43,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was seen of one contender."""
+    """The figures of a contender."""
 
     contender: Contender
     parameters: int
@@ -68,14 +69,14 @@ def measure(
     *,
     batch_sizes: Sequence[int] = (1, 4),
     repeats: int = 5,
-    tell: Callable[[str], None] = lambda line: None,
+    progress: bool = False,
 ) -> tuple[list[Measured], list[str]]:
-    """Time all contenders, in turn A B C A B C ...; in each turn the second run counts.
+    """Time all contenders in turn, A B C A B C ...; in each turn a contender runs twice, and the second run counts.
 
     Args:
         batch_sizes: clips at a time; 1 comes first.
-        repeats: rounds.
-        tell: receives a line now and then.
+        repeats: turns of each contender.
+        progress: print a line about each step.
 
     Returns:
         What was measured, and a line for each contender that failed.
@@ -84,7 +85,7 @@ def measure(
     with ExitStack() as stack:
         workers: dict[Contender, _Worker] = {}
         for contender in contenders:
-            tell(f"building {contender.name}")
+            say(f"building {contender.name}", progress=progress)
             worker = stack.enter_context(_Worker(contender, case, device))
             try:
                 worker.receive()
@@ -95,7 +96,7 @@ def measure(
         times: dict[Contender, list[Times]] = {contender: [] for contender in workers}
         facts: dict[Contender, Any] = {}
         for batch in batch_sizes:
-            tell(f"timing {len(workers)} contenders, {batch} clip{'s' if batch > 1 else ''} at a time")
+            say(f"timing {len(workers)} contenders, batch size {batch}", progress=progress)
             seconds: dict[Contender, list[float]] = {contender: [] for contender in workers}
             for _ in range(repeats):
                 for contender, worker in workers.items():

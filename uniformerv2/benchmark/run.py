@@ -1,4 +1,4 @@
-"""One benchmark from beginning to end."""
+"""How fast a model is in every backend and precision, and beside others."""
 
 from __future__ import annotations
 
@@ -12,41 +12,53 @@ from uniformerv2.benchmark.contenders import Case, Contender, contenders
 from uniformerv2.benchmark.machine import machine
 from uniformerv2.benchmark.measuring import measure, product_limit
 from uniformerv2.benchmark.tables import Report
-from uniformerv2.errors import CheckpointError
+from uniformerv2.device import model_device
+from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.inference.precision import has_bf16
 from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.progress import say
 from uniformerv2.weights.checkpoint import save_model
 from uniformerv2.weights.convert import convert
+from uniformerv2.weights.loading import resolve_model
 
 MEASURED_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def benchmark(
-    model: UniFormerV2,
-    title: str,
+    model: str | Path | UniFormerV2,
     *,
-    device: torch.device,
+    title: str = "",
     reference: Path | None = None,
     peers: bool = False,
     only: Callable[[Contender], bool] = lambda contender: True,
     batch_sizes: Sequence[int] = (1, 4),
     repeats: int = 5,
-    tell: Callable[[str], None] = lambda line: None,
+    device: str = "auto",
+    progress: bool = False,
 ) -> Report:
-    """Measure a model in every backend and precision that is here, and others beside it.
+    """Measure a model in every backend and precision that is installed, and others beside it.
 
     Args:
-        model: its preprocessing says what a clip is.
-        title: what it is called in the report.
+        model: a checkpoint or a model; its preprocessing says what a clip is.
+        title: what it is called in the report; default: `model`.
         reference: a checkout of the official code, which runs the same weights.
         peers: also other models, from transformers.
         only: which contenders.
-        batch_sizes, repeats, tell: as of `measure`.
+        batch_sizes, repeats: as of `measure`.
+        device: that computes, see `resolve_model`.
+        progress: print a line about each step.
 
     Raises:
-        RecipeError: `reference` has no model file.
+        RecipeError: impossible batch sizes or repeats, a device that is not here, or `reference` has no model file.
+        CheckpointError: the checkpoint cannot be read.
     """
-    preprocessing = model.preprocessing
+    if tuple(batch_sizes[:1]) != (1,) or min(batch_sizes) < 1 or repeats < 1:
+        raise RecipeError(
+            f"need batch sizes that begin with 1, and 1 repeat or more, got {tuple(batch_sizes)} and {repeats}"
+        )
+    title = title or ("model" if isinstance(model, UniFormerV2) else str(model))
+    model = resolve_model(model, device=device)
+    place, preprocessing = model_device(model), model.preprocessing
     with tempfile.TemporaryDirectory() as folder:
         ours = Path(folder) / "ours.safetensors"
         save_model(model, ours)
@@ -58,13 +70,12 @@ def benchmark(
                 case = Case(ours, official, reference, case.num_frames, case.size)
             except CheckpointError as error:
                 left_out.append(f"the official model: {error}")
-        found, missing = contenders(case, device, peers=peers)
-        measured, failed = measure(
-            [one for one in found if only(one)], case, device, batch_sizes=batch_sizes, repeats=repeats, tell=tell
-        )
-    tell("measuring matrix products")
-    dtypes = MEASURED_DTYPES if has_bf16(device) else {"fp32": torch.float32}
-    limits = {precision: product_limit(dtype, device) for precision, dtype in dtypes.items()}
+        found, missing = contenders(case, place, peers=peers)
+        chosen = [contender for contender in found if only(contender)]
+        measured, failed = measure(chosen, case, place, batch_sizes=batch_sizes, repeats=repeats, progress=progress)
+    say("measuring matrix products", progress=progress)
+    dtypes = MEASURED_DTYPES if has_bf16(place) else {"fp32": torch.float32}
+    limits = {precision: product_limit(dtype, place) for precision, dtype in dtypes.items()}
     height, width = preprocessing.size
     what = f"{title}, {preprocessing.num_frames} frames of {height}x{width}"
     return Report(machine(), what, limits, measured, [*left_out, *missing, *failed])

@@ -1,4 +1,4 @@
-"""What a benchmark found, as JSON, as a Markdown table and as a picture."""
+"""The report of a benchmark, as JSON, as a Markdown table and as a picture."""
 
 from __future__ import annotations
 
@@ -25,29 +25,30 @@ class Report:
     left_out: Sequence[str]  # with the reason
 
     @property
-    def yardstick(self) -> Measured | None:
+    def baseline(self) -> Measured | None:
         """The official model in fp32 where it was measured, else our plain one."""
-        found = {one.contender: one for one in self.measured}
+        found = {row.contender: row for row in self.measured}
         return found.get(OFFICIAL) or found.get(PLAIN)
 
-    def speedup(self, one: Measured) -> float | None:
-        """How many times faster than the yardstick, one clip at a time."""
-        return None if self.yardstick is None else self.yardstick.latency / one.latency
+    def speedup(self, row: Measured) -> float | None:
+        """How many times as fast as the baseline, one clip at a time."""
+        return None if self.baseline is None else self.baseline.latency / row.latency
 
-    def share_of_limit(self, one: Measured) -> float | None:
+    def share_of_limit(self, row: Measured) -> float | None:
         """Of the operations that matrix products of its precision could do in the same time; None where unmeasured."""
-        limit = self.limits.get(one.contender.precision)
-        return None if limit is None else 2 * one.multiply_adds / one.latency / limit
+        limit = self.limits.get(row.contender.precision)
+        return None if limit is None else 2 * row.multiply_adds / row.latency / limit
 
     def to_json(self) -> dict[str, Any]:
-        rows = []
-        for one in self.measured:
-            derived = {
-                "name": one.contender.name,
-                "speedup": self.speedup(one),
-                "limit_share": self.share_of_limit(one),
+        rows = [
+            {
+                "name": row.contender.name,
+                "speedup": self.speedup(row),
+                "limit_share": self.share_of_limit(row),
+                **asdict(row),
             }
-            rows.append({**derived, **asdict(one)})
+            for row in self.measured
+        ]
         return {
             "machine": self.machine,
             "what": self.what,
@@ -58,49 +59,49 @@ class Report:
 
     def to_markdown(self) -> str:
         limits = ", ".join(f"{limit / 1e9:.0f} GFLOP/s in {precision}" for precision, limit in self.limits.items())
-        yardstick = self.yardstick.contender.name if self.yardstick else "nothing"
+        baseline = self.baseline.contender.name if self.baseline else "nothing"
         lines = [
             f"{self.what}. {self.machine}. Large matrix products reach {limits}.",
             "",
-            "| model | parameters | multiply-adds | latency, 1 clip | times as fast as " + yardstick + " | "
+            "| model | parameters | multiply-adds | latency, 1 clip | times as fast as " + baseline + " | "
             "best throughput | peak memory | share of the limit |",
             "|---|---|---|---|---|---|---|---|",
-            *(self._row(one) for one in self.measured),
+            *(self._cells(row) for row in self.measured),
         ]
         if self.left_out:
             lines += ["", "Left out:", *(f"- {line}" for line in self.left_out)]
         return "\n".join(lines) + "\n"
 
-    def _row(self, one: Measured) -> str:
-        best, speedup, share = one.throughput, self.speedup(one), self.share_of_limit(one)
+    def _cells(self, row: Measured) -> str:
+        best, speedup, share = row.throughput, self.speedup(row), self.share_of_limit(row)
         cells = [
-            one.contender.name,
-            f"{one.parameters / 1e6:.1f} M",
-            f"{one.multiply_adds / 1e9:.1f} G",
-            f"{one.latency * 1e3:.0f} ms ± {one.times[0].spread:.1%}",
+            row.contender.name,
+            f"{row.parameters / 1e6:.1f} M",
+            f"{row.multiply_adds / 1e9:.1f} G",
+            f"{row.latency * 1e3:.0f} ms ± {row.times[0].spread:.1%}",
             "-" if speedup is None else f"{speedup:.2f}",
             f"{best.batch / best.median:.2f} clips/s at {best.batch}",
-            f"{one.memory_mib:.0f} MiB",
+            f"{row.memory_mib:.0f} MiB",
             "-" if share is None else f"{share:.0%}",
         ]
         return f"| {' | '.join(cells)} |"
 
     def to_svg(self) -> str:
         """Bars of the latencies, the fastest first."""
-        rows = sorted(self.measured, key=lambda one: one.latency)
-        longest = max(one.latency for one in rows)
+        rows = sorted(self.measured, key=lambda row: row.latency)
+        longest = max(row.latency for row in rows)
         height, label, bar = 24, 200, 420
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{label + bar + 120}" height="{height * (len(rows) + 1)}" '
             'font-family="sans-serif" font-size="13">',
             f'<text x="4" y="16">{escape(self.what)}: milliseconds for one clip</text>',
         ]
-        for number, one in enumerate(rows, start=1):
-            length, top = bar * one.latency / longest, height * number
-            colour = "#4c78a8" if one.contender.model == "ours" else "#b0b0b0"
+        for number, row in enumerate(rows, start=1):
+            length, top = bar * row.latency / longest, height * number
+            colour = "#4c78a8" if row.contender.model == "ours" else "#b0b0b0"
             parts += [
-                f'<text x="4" y="{top + 16}">{escape(one.contender.name)}</text>',
+                f'<text x="4" y="{top + 16}">{escape(row.contender.name)}</text>',
                 f'<rect x="{label}" y="{top + 3}" width="{length:.1f}" height="{height - 6}" fill="{colour}"/>',
-                f'<text x="{label + length + 6:.1f}" y="{top + 16}">{one.latency * 1e3:.0f}</text>',
+                f'<text x="{label + length + 6:.1f}" y="{top + 16}">{row.latency * 1e3:.0f}</text>',
             ]
         return "\n".join([*parts, "</svg>"]) + "\n"
