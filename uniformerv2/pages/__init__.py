@@ -1,1 +1,1 @@
-"""What people look at: pages, curves and timelines."""
+"""Output for people: HTML pages, curves and pictures of timelines."""

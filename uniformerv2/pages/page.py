@@ -1,4 +1,4 @@
-"""What our HTML pages are made of: one file that holds everything it shows, for light and dark screens of any width."""
+"""Building blocks of HTML pages: one file that holds everything it shows, for light and dark screens of any width."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from uniformerv2.pages.curves import Points, last_epoch, round_top
 
-COLOURS = 8  # that curves and bars are told apart by; after so many they begin again, dashed
+COLOURS = 8  # of curves and bars; after so many they begin again, dashed
 
 
 def page(title: str, sections: Sequence[str], *, style: str = "") -> str:
@@ -22,24 +22,24 @@ def page(title: str, sections: Sequence[str], *, style: str = "") -> str:
 
 
 def header(title: str, lead: str) -> str:
-    """What a page begins with."""
+    """Title and first paragraph of a page."""
     return f"<header><h1>{html.escape(title)}</h1><p class='lead'>{html.escape(lead)}</p></header>"
 
 
 def section(title: str, note: str, body: str) -> str:
-    """A part with its heading; note and body are HTML."""
+    """A section with its heading; note and body are HTML."""
     lead = f'<p class="note">{note}</p>' if note else ""
     return f"<section>\n<h2>{html.escape(title)}</h2>\n{lead}\n{body}\n</section>"
 
 
 def facts(values: Mapping[str, str]) -> str:
-    """Names and what they stand for."""
+    """Names and their values."""
     rows = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in values.items())
     return f"<dl>{rows}</dl>"
 
 
 def legend(names: Sequence[str]) -> str:
-    """Which colour is whose."""
+    """The names beside the colours of their curves."""
     entries = "".join(
         f'<span class="{colour(number)}"><i></i>{html.escape(name)}</span>' for number, name in enumerate(names)
     )
@@ -47,7 +47,7 @@ def legend(names: Sequence[str]) -> str:
 
 
 def colour(number: int) -> str:
-    """The class of what is drawn in the colour of a curve, counted from 0."""
+    """The CSS class for the colour of a curve, counted from 0."""
     return f"c{number % COLOURS}" + (" again" if number >= COLOURS else "")
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from uniformerv2.atomic import write_text
 from uniformerv2.timeline import Array, Timeline
 
-CLASSES = 8  # that are drawn: those with the most probability over the whole video
-COLUMNS = 600  # at most; each shows the highest score of its windows, so that short events can be seen
+CLASSES = 8  # drawn: those with the highest mean probability over the video
+COLUMNS = 600  # at most; each shows the highest score of its windows, so that short events stay visible
 
 _LEFT, _RIGHT, _TOP, _ROW, _HEIGHT, _WIDTH = 220, 60, 44, 38, 28, 1000  # pixels
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds
-_LABEL = 26  # letters that there is room for
+_LABEL = 26  # letters that fit
 
 
 def write_picture(target: Path, timeline: Timeline) -> None:
@@ -56,7 +56,7 @@ def _row(timeline: Timeline, number: int, top: int) -> str:
 
 
 def _columns(timeline: Timeline, scores: Array) -> Iterator[tuple[float, float]]:
-    """Where each column begins, and how high it is."""
+    """Left edge and highest score of each column."""
     for windows in np.array_split(np.arange(len(scores)), min(len(scores), COLUMNS)):
         yield _place(timeline, timeline.start[windows[0]]), scores[windows].max()
 

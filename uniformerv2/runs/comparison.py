@@ -1,4 +1,4 @@
-"""What runs are compared by, on a page as in a terminal: their curves, their figures, their recipes."""
+"""What a comparison of runs shows, on a page as in a terminal: curves, figures and differences of the recipes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNKNOWN = "-"
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a curve shows."""
+    """A recorded value that is drawn as a curve."""
 
     name: str  # in metrics.jsonl
     title: str
@@ -54,8 +54,12 @@ FIGURES_NOTE = (
 
 def curves(runs: Sequence[Run]) -> list[tuple[Quantity, list[Points]]]:
     """Each quantity that was recorded, with a curve for every run, which may be empty."""
-    found = [(one, [[(x, y * one.factor) for x, y in run.curve(one.name)] for run in runs]) for one in QUANTITIES]
-    return [(quantity, list(lines)) for quantity, lines in found if any(lines)]
+    found: list[tuple[Quantity, list[Points]]] = []
+    for quantity in QUANTITIES:
+        lines: list[Points] = [[(x, y * quantity.factor) for x, y in run.curve(quantity.name)] for run in runs]
+        if any(lines):
+            found.append((quantity, lines))
+    return found
 
 
 def axis_end(found: Sequence[tuple[Quantity, Sequence[Points]]]) -> int:

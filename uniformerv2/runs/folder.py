@@ -1,4 +1,4 @@
-"""A run as its folder tells it, while it trains, when it was stopped, or when it is over."""
+"""A training run read from its folder: while it trains, after it was stopped, or finished."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.run_folder import RunFolder
 
-STEP = {"step", "clips", *TIMINGS}  # what a record of a step has
+STEP = {"step", "clips", *TIMINGS}  # keys of the record of a step
 EVALUATION = {"top1", "top5", "views", "evaluated", "classes", "confusions", "skipped"}
 
 State = Literal["running", "stopped", "finished"]
@@ -24,11 +24,11 @@ State = Literal["running", "stopped", "finished"]
 
 @dataclass(frozen=True)
 class Run:
-    """A run so far. What is not known yet is None."""
+    """The state of a run. Values that are not known yet are None."""
 
     folder: Path
-    name: str  # that tells it from those that it is compared with
-    state: State  # stopped: neither finished nor in the hands of a process
+    name: str  # distinct among the compared runs
+    state: State  # stopped: neither finished nor trained by a process
     recipe: dict[str, Any]  # as recipe.json has it
     steps: tuple[Mapping[str, Any], ...]  # records of metrics.jsonl
     epochs: tuple[Mapping[str, Any], ...]  # the same
@@ -51,47 +51,47 @@ class Run:
     def steps_per_epoch(self) -> int:
         """Counted, or during the first epoch computed from the videos and the recipe."""
         if self.epochs:  # the last step of each; a step without a readable video has no record
-            return max((math.ceil(one["step"] / one["epoch"]) for one in self.steps), default=1)
+            return max((math.ceil(step["step"] / step["epoch"]) for step in self.steps), default=1)
         clips = self.training_videos * self.recipe["augmentation"]["repeats"]
         return max(1, clips // self.recipe["optimization"]["batch_size"])
 
     def curve(self, name: str) -> list[tuple[float, float]]:
         """What was recorded under a name at each step, or else at each epoch: (epochs since the start, value)."""
         length = self.steps_per_epoch
-        steps = [(one["step"] / length, one[name]) for one in self.steps if name in one]
-        points = steps or [(float(one["epoch"]), one[name]) for one in self.epochs if name in one]
+        steps = [(step["step"] / length, step[name]) for step in self.steps if name in step]
+        points = steps or [(float(epoch["epoch"]), epoch[name]) for epoch in self.epochs if name in epoch]
         return [(epochs, value) for epochs, value in points if math.isfinite(value)]
 
     def last(self, name: str) -> float | None:
-        """The value of the last epoch that has one."""
-        return next((one[name] for one in reversed(self.epochs) if name in one), None)
+        """The value of the last epoch that has it."""
+        return next((epoch[name] for epoch in reversed(self.epochs) if name in epoch), None)
 
     @property
     def best(self) -> tuple[float, int] | None:
         """Best held-out top-1 accuracy, in [0, 1], and the epoch of best.safetensors: of equals the later."""
-        return max(((one["top1"], one["epoch"]) for one in self.epochs if "top1" in one), default=None)
+        return max(((epoch["top1"], epoch["epoch"]) for epoch in self.epochs if "top1" in epoch), default=None)
 
     @property
     def seconds(self) -> float | None:
         """Time of all training steps, waiting for clips included, evaluating and saving not."""
-        return math.fsum(one["clips"] / one["clips_per_second"] for one in self.steps) if self.steps else None
+        return math.fsum(step["clips"] / step["clips_per_second"] for step in self.steps) if self.steps else None
 
     @property
     def clips_per_second(self) -> float | None:
-        return sum(one["clips"] for one in self.steps) / self.seconds if self.seconds else None
+        return sum(step["clips"] for step in self.steps) / self.seconds if self.seconds else None
 
     @property
     def data_wait(self) -> float | None:
         """Share of `seconds` that passed waiting for clips."""
         if not self.seconds:
             return None
-        waited = math.fsum(one["data_wait"] * one["clips"] / one["clips_per_second"] for one in self.steps)
-        return waited / self.seconds
+        waited = (step["data_wait"] * step["clips"] / step["clips_per_second"] for step in self.steps)
+        return math.fsum(waited) / self.seconds
 
     @property
     def memory_mib(self) -> float | None:
         """Largest use: of a GPU's memory by tensors, or of the machine's by the process."""
-        return max((one["memory_mib"] for one in self.steps), default=None)
+        return max((step["memory_mib"] for step in self.steps), default=None)
 
 
 def read_run(folder: str | Path, *, name: str = "") -> Run:
@@ -102,7 +102,7 @@ def read_run(folder: str | Path, *, name: str = "") -> Run:
         name: of the run; default: that of the folder.
 
     Raises:
-        RecipeError: it is no run's folder, or its files are not those of a run.
+        RecipeError: it is not the folder of a run, or its files are not those of a run.
     """
     run = RunFolder(folder)
     if not run.recipe.is_file():
@@ -126,7 +126,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     """Several runs, under names that differ: those of the folders, or their whole paths where these are the same.
 
     Raises:
-        RecipeError: as `read_run`, or there are none.
+        RecipeError: as `read_run`, or `folders` is empty.
     """
     if not folders:
         raise RecipeError("no runs to show: give the folder of one or more")
@@ -138,7 +138,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
 
 
 def _read_json(file: Path, wanted: Set[str]) -> dict[str, Any]:
-    """The object in a file, which must have these keys."""
+    """The object in a JSON file, which must have these keys."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON, or of its encoding
@@ -147,13 +147,13 @@ def _read_json(file: Path, wanted: Set[str]) -> dict[str, Any]:
 
 
 def _read_records(file: Path) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
-    """Those of the steps and those of the epochs."""
+    """Records of the steps and of the epochs."""
     try:
-        records = [_check(one, {"kind", "epoch"}, file) for one in read_metrics(file)]
+        records = [_check(record, {"kind", "epoch"}, file) for record in read_metrics(file)]
     except UnicodeDecodeError as error:
         raise RecipeError(f"{file}: not a file of a run ({error})") from error
-    steps = tuple(_check(one, STEP, file) for one in records if one["kind"] == "step")
-    return steps, tuple(one for one in records if one["kind"] == "epoch")
+    steps = tuple(_check(record, STEP, file) for record in records if record["kind"] == "step")
+    return steps, tuple(record for record in records if record["kind"] == "epoch")
 
 
 def _check(value: Any, wanted: Set[str], file: Path) -> dict[str, Any]:

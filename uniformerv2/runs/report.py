@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from uniformerv2.atomic import write_text
-from uniformerv2.pages.curves import Points, averages, neighbours
+from uniformerv2.pages.curves import Points, averages, points_per_average
 from uniformerv2.pages.page import cell, chart, colour, header, legend, page, percent, section
 from uniformerv2.runs.comparison import FIGURES, FIGURES_NOTE, UNKNOWN, Quantity, axis_end, curves, recipe_differences
 from uniformerv2.runs.folder import Run
 
 POINTS = 200  # of a curve, at most
 DOTTED = 40  # points of a curve up to which each is marked
-OPEN = 30  # classes up to which they are shown unasked
+OPEN = 30  # classes up to which their table is unfolded
 
 
 def write_report(path: str | Path, runs: Sequence[Run]) -> None:
@@ -44,7 +44,7 @@ def _curves(runs: Sequence[Run]) -> str:
     found = curves(runs)
     if not found:
         return section("Curves", "Nothing is recorded yet.", "")
-    steps = {run.name: neighbours(run.steps, POINTS) for run in runs}
+    steps = {run.name: points_per_average(run.steps, POINTS) for run in runs}
     means = ", ".join(f"{count} in {html.escape(name)}" for name, count in steps.items() if count > 1)
     note = "Held-out accuracy and loss are of single views. Training loss and learning rate are " + (
         f"means of neighbouring steps: {means}." if means else "those of each step."
@@ -67,31 +67,34 @@ def _differences(runs: Sequence[Run], names: Sequence[str]) -> str:
     differences = recipe_differences(runs)
     if not differences:
         return "<p>Nothing.</p>"
-    return _table(["", *names], ([html.escape(one) for one in (name, *of)] for name, of in differences.items()))
+    return _table(["", *names], (map(html.escape, (name, *values)) for name, values in differences.items()))
 
 
 def _classes(evaluations: Mapping[int, Mapping[str, Any]], names: Sequence[str]) -> str:
     """Accuracy of each class, the hardest first."""
     note = "<br>".join(
-        f"{names[number]}: top-1 {percent(one['top1'])}, top-5 {percent(one['top5'])} of {one['evaluated']} held-out "
-        f"videos, {one['views']['clips']} x {one['views']['crops']} views each; {len(one['skipped'])} skipped."
-        for number, one in evaluations.items()
+        f"{names[number]}: top-1 {percent(found['top1'])}, top-5 {percent(found['top5'])} of {found['evaluated']} "
+        f"held-out videos, {found['views']['clips']} x {found['views']['crops']} views each; "
+        f"{len(found['skipped'])} skipped."
+        for number, found in evaluations.items()
     )
-    found = {number: {of["label"]: of["top1"] for of in one["classes"]} for number, one in evaluations.items()}
-    of_each = {label: [of.get(label) for of in found.values()] for one in found.values() for label in one}
-    labels = sorted(of_each, key=lambda label: _mean(of_each[label]))
+    accuracies: dict[str, dict[int, float | None]] = {}  # by class and run
+    for number, found in evaluations.items():
+        for row in found["classes"]:
+            accuracies.setdefault(row["label"], {})[number] = row["top1"]
+    labels = sorted(accuracies, key=lambda label: _mean(accuracies[label].values()))
     rows = [
-        [html.escape(label), *(_accuracy(share, number) for number, share in zip(found, of_each[label], strict=True))]
+        [html.escape(label), *(_accuracy(accuracies[label].get(number), number) for number in evaluations)]
         for label in labels
     ]
-    table = _table(["", *(names[number] for number in found)], rows)
+    table = _table(["", *(names[number] for number in evaluations)], rows)
     shown = "open" if len(labels) <= OPEN else ""
     body = f"<details {shown}><summary>{len(labels)} classes, the hardest first</summary>{table}</details>"
     return section("The last models, class by class", note, body)
 
 
 def _mean(shares: Iterable[float | None]) -> float:
-    """Of those that are known; more than any share where none is."""
+    """Mean of the known shares; infinite where none is known."""
     known = [share for share in shares if share is not None]
     return sum(known) / len(known) if known else math.inf
 
@@ -103,8 +106,8 @@ def _accuracy(share: float | None, number: int) -> str:
 def _confusions(evaluations: Mapping[int, Mapping[str, Any]], names: Sequence[str]) -> str:
     rows = [
         [names[number], html.escape(pair["label"]), html.escape(pair["taken_for"]), str(pair["videos"])]
-        for number, one in evaluations.items()
-        for pair in one["confusions"]
+        for number, found in evaluations.items()
+        for pair in found["confusions"]
     ]
     return _table(["", "class", "taken for", "videos"], rows) if rows else "<p>None.</p>"
 
@@ -114,7 +117,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     titles = "".join(f"<th>{cell}</th>" for cell in head)
     body = ""
     for first, *others in rows:
-        cells = "".join(f"<td>{one}</td>" for one in others)
+        cells = "".join(f"<td>{other}</td>" for other in others)
         body += f'<tr><th scope="row">{first}</th>{cells}</tr>'
     return f'<div class="wide"><table class="plain"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
 

@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from uniformerv2.pages.curves import Points, averages, neighbours, round_top
+from uniformerv2.pages.curves import Points, averages, points_per_average, round_top
 from uniformerv2.runs.comparison import FIGURES, Quantity, axis_end, curves, recipe_differences
 from uniformerv2.runs.folder import Run
 
@@ -21,17 +21,17 @@ WIDE = 100  # columns from which on two charts stand side by side
 GAP = 2  # columns between those of a table
 
 
-def print_runs(runs: Sequence[Run], console: Console) -> None:
-    """Print curves, figures, and what differs between the recipes, in the width of the console."""
-    console.print(_names(runs))
-    if console.options.ascii_only:
-        console.print("(curves need an output in UTF-8)", highlight=False)
+def print_runs(runs: Sequence[Run], target: Console) -> None:
+    """Print curves, figures, and what differs between the recipes, in the width of the target."""
+    target.print(_names(runs))
+    if target.options.ascii_only:
+        target.print("(curves need an output in UTF-8)", highlight=False)
     else:
-        console.print(_charts(runs, console.width))
-    for names in _that_fit(runs, console.width):
-        console.print(_figures(runs, names))
+        target.print(_charts(runs, target.width))
+    for names in _that_fit(runs, target.width):
+        target.print(_figures(runs, names))
     if differences := recipe_differences(runs):
-        console.print(_differences(differences))
+        target.print(_differences(differences))
 
 
 def _names(runs: Sequence[Run]) -> Table:
@@ -67,7 +67,7 @@ def _chart(quantity: Quantity, lines: Sequence[Points], last: int, width: int) -
     margin = max(map(len, ticks.values()))
     inner = max(width - margin - 2, 10)
     rows = Text.from_ansi(_draw(lines, last, top, inner)).split("\n")
-    means = max(neighbours(line, 2 * inner) for line in lines)
+    means = max(points_per_average(line, 2 * inner) for line in lines)
     title = f"{quantity.title}, means of up to {means} steps" if means > 1 else quantity.title
     left = [Text(f"{ticks.get(row, ''):>{margin}} │") for row in range(HEIGHT)]
     below = f"{'':>{margin}} └{'─' * inner}\n{'':>{margin}}  0{f'epoch {last}':>{inner - 1}}"
@@ -90,16 +90,16 @@ def _draw(lines: Sequence[Points], last: int, top: float, width: int) -> str:
 
 
 def _that_fit(runs: Sequence[Run], width: int) -> list[list[str]]:
-    """The figures in order, shared out among as many tables as the width needs."""
+    """The figures in order, split into as many tables as the width needs."""
     tables: list[list[str]] = []
-    room = 0
+    free = 0
     for name, figure in FIGURES.items():
         needed = GAP + max(map(len, [name, *map(figure, runs)]))
-        if needed > room:
+        if needed > free:
             tables.append([])
-            room = width - len(str(len(runs))) - 2  # the numbers of the runs, the edges
+            free = width - len(str(len(runs))) - 2  # the numbers of the runs, the edges
         tables[-1].append(name)
-        room -= needed
+        free -= needed
     return tables
 
 
@@ -117,8 +117,8 @@ def _differences(differences: dict[str, tuple[str, ...]]) -> Table:
     table = _table("recipe", "value", "in run")
     for name, values in differences.items():
         for value in dict.fromkeys(values):
-            of = [str(number) for number, one in enumerate(values, start=1) if one == value]
-            table.add_row(name, Text(value), " ".join(of))
+            runs = [str(number) for number, other in enumerate(values, start=1) if other == value]
+            table.add_row(name, Text(value), " ".join(runs))
             name = ""
     return table
 
