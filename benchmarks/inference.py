@@ -36,6 +36,7 @@ from uniformerv2.benchmark.reference import load_reference
 from uniformerv2.benchmark.run import benchmark
 from uniformerv2.benchmark.tables import Report
 from uniformerv2.device import pick_device
+from uniformerv2.errors import VideoError
 from uniformerv2.inference.precision import has_bf16
 from uniformerv2.model.config import Layout, Preprocessing, named_config
 from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -126,7 +127,7 @@ def files(options: argparse.Namespace) -> str:
 def predict_all(predictor: Predictor, videos: Sequence[Path]) -> None:
     for one in predictor.predict_all(videos):
         if not isinstance(one, Prediction):
-            raise one
+            raise VideoError(one.reason)
 
 
 def decoded(video: Path, preprocessing: Preprocessing) -> Tensor:

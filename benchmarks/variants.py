@@ -95,8 +95,8 @@ def changes(data: Path, runs: Path) -> None:
     logits: dict[str, list[Tensor]] = {}
     right: dict[str, int] = {}
     for model, own, others in folds(runs, rows):
-        views = Predictor(model).views
-        clips, calibration = ([views(data / row.path) for row in some] for some in (own, others))
+        read = Predictor(model).clips
+        clips, calibration = ([read(data / row.path) for row in some] for some in (own, others))
         ways: dict[str, Classifier] = {"plain": model}
         for variant in variants(model.config):
             ways[str(variant)] = variant.of(model, calibration if variant.precision == "int8" else ())

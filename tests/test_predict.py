@@ -4,6 +4,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import av
@@ -11,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from uniformerv2.data.annotations import Unreadable
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Prediction, Predictor
-from uniformerv2.video.clips import SharedClips, evaluation_views
+from uniformerv2.video.clips import SharedClips, distinct_views, evaluation_views
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.sampling import segment_indices
 from uniformerv2.video.views import Views
@@ -127,7 +129,7 @@ def lively(request: pytest.FixtureRequest, image_model: Path) -> UniFormerV2:
     return armed.eval()
 
 
-def assert_equal(found: Prediction | VideoError, expected: Prediction) -> None:
+def assert_equal(found: Prediction | Unreadable, expected: Prediction) -> None:
     assert isinstance(found, Prediction)
     assert found.video == expected.video
     assert dict(zip(found.labels, found.scores, strict=True)) == pytest.approx(
@@ -140,36 +142,36 @@ def assert_equal(found: Prediction | VideoError, expected: Prediction) -> None:
 def test_many_videos_are_predicted_as_each_alone(
     lively: UniFormerV2, colours: Path, views: Views, batch_size: int | None
 ) -> None:
-    predictor = Predictor(lively, views=views)
+    predictor = Predictor(lively, views=views, batch_size=batch_size)
     videos: list[Path | bytes] = sorted(colours.rglob("*.mp4"))[::3]
     videos[1] = videos[0].read_bytes()
-    found = list(predictor.predict_all(iter(videos), batch_size=batch_size, top_k=None))
+    found = list(predictor.predict_all(iter(videos), top_k=None))
     assert len(found) == len(videos) == 5
     for one, video in zip(found, videos, strict=True):
         assert_equal(one, predictor.predict(video, top_k=None))
 
 
 def test_a_video_that_cannot_be_read_has_its_place(model: UniFormerV2, video: Path, tmp_path: Path) -> None:
-    predictor, absent = Predictor(model), tmp_path / "absent.mp4"
+    absent = tmp_path / "absent.mp4"
     for batch_size in (1, 2, 8):
-        found = list(predictor.predict_all([absent, video, absent, b"no video", video], batch_size=batch_size))
-        assert [isinstance(one, VideoError) for one in found] == [True, False, True, True, False]
-        assert "absent" in str(found[0])
+        predictor = Predictor(model, batch_size=batch_size)
+        found = list(predictor.predict_all([absent, video, absent, b"no video", video]))
+        assert [one.row for one in found if isinstance(one, Unreadable)] == [0, 2, 3]
+        assert found[0] == Unreadable(str(absent), f"{absent}: No such file or directory")
         assert_equal(found[4], predictor.predict(video))
     assert list(predictor.predict_all([])) == []
 
 
 def test_a_programming_error_comes_out_at_its_place(model: UniFormerV2, video: Path) -> None:
-    results = Predictor(model).predict_all([video, 3.5, video], batch_size=8)  # type: ignore[list-item]
+    results = Predictor(model, batch_size=8).predict_all([video, 3.5, video])  # type: ignore[list-item]
     assert isinstance(next(results), Prediction)
     with pytest.raises(TypeError):
         next(results)
 
 
 def test_no_more_than_two_batches_are_held_and_the_thread_ends_early(model: UniFormerV2, video: Path) -> None:
-    predictor, taken, threads = Predictor(model), 0, threading.active_count()
+    predictor, taken, threads = Predictor(model, batch_size=2), 0, threading.active_count()
     held, most = weakref.WeakSet[SharedClips](), 0
-    read = predictor._read
 
     def endless() -> Iterator[Path]:
         nonlocal taken
@@ -177,20 +179,20 @@ def test_no_more_than_two_batches_are_held_and_the_thread_ends_early(model: UniF
             taken += 1
             yield video
 
-    def watched(video: Path) -> SharedClips:
+    def watched(*arguments: Any) -> SharedClips:
         nonlocal most
-        views = read(video)
-        held.add(views)
+        clips = distinct_views(*arguments)
+        held.add(clips)
         most = max(most, len(held))
-        return views
+        return clips
 
-    with patch.object(predictor, "_read", watched):
-        results = predictor.predict_all(endless(), batch_size=2)
+    with patch("uniformerv2.predict.distinct_views", watched):
+        results = predictor.predict_all(endless())
         for number in range(1, 9):
             next(results)
             assert taken == 2 * ((number + 1) // 2) + 2
         assert threading.active_count() == threads + 1
-        results.close()  # type: ignore[attr-defined]
+        results.close()
     assert threading.active_count() == threads
     assert 1 < most <= 4
     assert not held
@@ -198,7 +200,7 @@ def test_no_more_than_two_batches_are_held_and_the_thread_ends_early(model: UniF
 
 @torch.inference_mode()
 def test_frames_that_clips_have_in_common_are_encoded_once(lively: UniFormerV2, video: Path) -> None:
-    predictor, seen = Predictor(lively, views=Views(4)), list[Tensor]()
+    predictor, seen = Predictor(lively, views=Views(4), batch_size=4), list[Tensor]()
     clips = [tuple(segment_indices(12, 4, clip=clip, clips=4)) for clip in range(4)]
     distinct = len({index for clip in clips for index in clip})
     assert (len(set(clips)), distinct) == (3, 11)  # so two of the clips are equal, and others have a frame in common
@@ -209,7 +211,7 @@ def test_frames_that_clips_have_in_common_are_encoded_once(lively: UniFormerV2, 
         return embed(clip, *arguments)  # type: ignore[arg-type]
 
     with patch.object(predictor.model, "_encode", watched):
-        [found] = predictor.predict_all([video], batch_size=4, top_k=None)
+        [found] = predictor.predict_all([video], top_k=None)
     shares = lively.config.local_blocks == "none"
     assert [tuple(clip.shape[:3]) for clip in seen] == [(1, 3, distinct) if shares else (3, 3, 4)]
     with VideoReader(video) as reader:
@@ -218,6 +220,8 @@ def test_frames_that_clips_have_in_common_are_encoded_once(lively: UniFormerV2, 
     assert found.scores == pytest.approx(sorted(mean.tolist(), reverse=True), abs=1e-5)
 
 
-def test_a_batch_without_clips_is_refused(model: UniFormerV2, video: Path) -> None:
+def test_numbers_that_make_no_sense(model: UniFormerV2, video: Path) -> None:
     with pytest.raises(RecipeError, match="batch size"):
-        next(Predictor(model).predict_all([video], batch_size=0))
+        Predictor(model, batch_size=0)
+    with pytest.raises(RecipeError, match="top_k must be at least 1, got 0"):
+        next(Predictor(model).predict_all([video], top_k=0))

@@ -48,7 +48,7 @@ def images(count: int, *, height: int = 40, width: int = 50) -> Tensor:
 
 def pushed(frames: Tensor) -> LiveFrames:
     """A source in which all frames wait already."""
-    live = LiveFrames(room=len(frames))
+    live = LiveFrames(queue_size=len(frames))
     for number, frame in enumerate(frames):
         live.push(frame, time=number / 10)
     live.end()
@@ -70,7 +70,7 @@ def test_scores_are_those_of_the_whole_window(
     options: dict[str, object], report: str, window: int, stride: int
 ) -> None:
     model, frames = tiny(**options), images(14)
-    predictor = StreamPredictor(model, window=window, stride=stride)
+    predictor = StreamPredictor(model, window_frames=window, stride_frames=stride)
     assert report in predictor.report[0]
     predictions = list(predictor.run(pushed(frames), top_k=None))
     starts = range(0, len(frames) - window + 1, stride)
@@ -85,7 +85,7 @@ def test_scores_are_those_of_the_whole_window(
 
 
 def test_the_window_is_as_long_as_the_model_s_clips(model: UniFormerV2) -> None:
-    assert StreamPredictor(model).window == 4
+    assert StreamPredictor(model).window_frames == 4
     assert [prediction.frame for prediction in StreamPredictor(model).run(images(5))] == [3, 4]
 
 
@@ -111,7 +111,9 @@ def test_a_file(model: UniFormerV2, colours: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Pace, "hold", lambda pace, time: None)  # all at once
     video = colours / "red" / "red0.mp4"
     events: list[StreamEvent] = []
-    predictions = list(StreamPredictor(model, rate=5, room=20).run(str(video), on_event=events.append))
+    predictions = list(
+        StreamPredictor(model, frames_per_second=5, queue_size=20).run(str(video), on_event=events.append)
+    )
     assert [prediction.end for prediction in predictions] == pytest.approx([0.6, 0.8, 1.0])
     with VideoReader(video) as reader:
         frames = reader.frames_at(range(0, 12, 2))
@@ -124,11 +126,11 @@ def test_a_file(model: UniFormerV2, colours: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_old_frames_go_where_the_model_is_too_slow(model: UniFormerV2) -> None:
-    live = LiveFrames(room=2)
+    live = LiveFrames(queue_size=2)
     frames = images(12)
     for frame in frames[:4]:
         live.push(frame)
-    predictions = StreamPredictor(model, window=2).run(live)
+    predictions = StreamPredictor(model, window_frames=2).run(live)
     assert next(predictions).frame == 3
     for frame in frames[4:]:  # while the model is at work
         live.push(frame)
@@ -140,7 +142,7 @@ def test_old_frames_go_where_the_model_is_too_slow(model: UniFormerV2) -> None:
 
 def test_latency_is_from_the_arrival_of_the_newest_frame(model: UniFormerV2) -> None:
     now = iter(range(100))
-    live = LiveFrames(room=4, clock=lambda: next(now))
+    live = LiveFrames(queue_size=4, clock=lambda: next(now))
     for frame in images(4):
         live.push(frame)  # at 0, 1, 2, 3
     assert next(StreamPredictor(model).run(live)).latency == 1  # 4 - 3
@@ -175,10 +177,10 @@ def test_a_stream_that_is_shorter_than_a_window(model: UniFormerV2) -> None:
 
 
 def test_a_stream_that_stalls(model: UniFormerV2) -> None:
-    live = LiveFrames("porch", room=9)
+    live = LiveFrames("porch", queue_size=9)
     for frame in images(4):
         live.push(frame)
-    predictions = StreamPredictor(model, timeout=0.02).run(live)
+    predictions = StreamPredictor(model, timeout_seconds=0.02).run(live)
     next(predictions)
     with pytest.raises(VideoError, match=r"porch: no frame for 0.02 s"):
         next(predictions)
@@ -188,14 +190,14 @@ def test_frames_that_are_wanted_seldom_are_waited_for(model: UniFormerV2, monkey
     live = pushed(images(1))
     waits = []
 
-    def take(timeout: float | None = None) -> None:
-        waits.append(timeout)
+    def take(timeout_seconds: float | None = None) -> None:
+        waits.append(timeout_seconds)
 
     monkeypatch.setattr(live, "take", take)
     monkeypatch.setattr("uniformerv2.stream.live_frames", lambda source, **_: nullcontext(live))
     for rate, timeout in ((0.02, 10.0), (None, 10.0), (5, None)):
         with pytest.raises(VideoError, match="ended after 0 frames"):
-            list(StreamPredictor(model, rate=rate, timeout=timeout).run("camera"))
+            list(StreamPredictor(model, frames_per_second=rate, timeout_seconds=timeout).run("camera"))
     assert waits == [60.0, 10.0, None]
 
 
@@ -204,29 +206,31 @@ def test_whoever_stops_looking_stops_the_reader(
 ) -> None:
     monkeypatch.setattr(Pace, "hold", lambda pace, time: pace._wait(60) if time else None)  # no second frame
     video = str(colours / "red" / "red0.mp4")
-    predictions = StreamPredictor(model, window=1).run(video)
+    predictions = StreamPredictor(model, window_frames=1).run(video)
     next(predictions)
     assert video in {thread.name for thread in threading.enumerate()}
     predictions.close()  # type: ignore[attr-defined]
     assert video not in {thread.name for thread in threading.enumerate()}
 
 
-@pytest.mark.parametrize("name", ["window", "stride", "rate", "timeout", "room"])
+@pytest.mark.parametrize(
+    "name", ["window_frames", "stride_frames", "frames_per_second", "timeout_seconds", "queue_size"]
+)
 @pytest.mark.parametrize("value", [-1, 0, float("nan"), float("inf")])
 def test_numbers_that_make_no_sense(model: UniFormerV2, name: str, value: float) -> None:
-    with pytest.raises(RecipeError, match=f"{name} of a stream must be positive, got {value:g}"):
+    with pytest.raises(RecipeError, match=f"^{name} must be positive, got {value:g}"):
         StreamPredictor(model, **{name: value})
 
 
 def test_a_rate_is_for_sources_that_are_read(model: UniFormerV2) -> None:
     with pytest.raises(RecipeError, match="push fewer"):
-        next(StreamPredictor(model, rate=2).run(images(4)))
+        next(StreamPredictor(model, frames_per_second=2).run(images(4)))
 
 
 def test_memory_over_20000_frames_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     # what computes is the cheapest that makes new tensors for each frame: it is what is kept that is tested
     layout = TokenLayout(1, (2, 2))
-    predictor = StreamPredictor(tiny(width=8, heads=1), window=2, stride=2)
+    predictor = StreamPredictor(tiny(width=8, heads=1), window_frames=2, stride_frames=2)
     cheap = {
         "encode": lambda clip: EncodedFrames((clip[:, 0],), clip[:, 0, :, :8, 0], layout),
         "aggregate": lambda clip: ClipFeatures(clip.frame_embeddings.sum(1), clip.stages[0]),

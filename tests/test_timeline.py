@@ -50,7 +50,7 @@ def drawn(windows: int = 5, classes: int = 3) -> Timeline:
 
 @torch.inference_mode()
 def test_scores_are_those_of_each_window_by_itself(model: UniFormerV2, film: Path) -> None:
-    timeline = Predictor(model).timeline(film, window=2.0, stride=0.5)
+    timeline = Predictor(model).timeline(film, window_seconds=2.0, stride_seconds=0.5)
     assert timeline.start.tolist() == [0.5 * number for number in range(9)]
     assert timeline.end.tolist() == [0.5 * number + 2 for number in range(9)]
     assert timeline.labels == ("blue", "green", "red")
@@ -72,7 +72,7 @@ def test_each_frame_is_encoded_once(image_model: Path, film: Path) -> None:
         return encode(clip)
 
     with patch.object(predictor.model, "encode", counted):
-        predictor.timeline(film, window=2.0, stride=0.5)
+        predictor.timeline(film, window_seconds=2.0, stride_seconds=0.5)
     assert frames == [4] + [1] * 8
 
 
@@ -80,7 +80,7 @@ def test_each_frame_is_encoded_once(image_model: Path, film: Path) -> None:
 def test_windows_reach_to_the_end(
     model: UniFormerV2, film: Path, window: float, stride: float | None, windows: int
 ) -> None:
-    timeline = Predictor(model).timeline(film, window=window, stride=stride)
+    timeline = Predictor(model).timeline(film, window_seconds=window, stride_seconds=stride)
     assert timeline.scores.shape == (windows, 3)
     assert timeline.end[-1] == pytest.approx(6.0)
 
@@ -88,7 +88,7 @@ def test_windows_reach_to_the_end(
 def test_bad_input(image_model: Path, film: Path, tmp_path: Path) -> None:
     predictor = Predictor(arm(image_model, num_classes=3, size=(32, 32)))
     with pytest.raises(RecipeError, match="window"):
-        predictor.timeline(film, window=0)
+        predictor.timeline(film, window_seconds=0)
     with pytest.raises(VideoError, match="absent"):
         predictor.timeline(tmp_path / "absent.mp4")
 

@@ -1,72 +1,69 @@
-"""Predictor: a video in, ranked labels out."""
+"""Predictor: a video in, ranked classes or a timeline out."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from uniformerv2.ahead import ahead
-from uniformerv2.device import pick_device
+from uniformerv2.data.annotations import Unreadable
+from uniformerv2.device import model_device
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.inference.optimize import Backend, optimize
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.inference.reduction import Reduction
 from uniformerv2.inference.sharing import SharedFrames, classify_shared, sharing_obstacle
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.timeline import Timeline
+from uniformerv2.progress import track
+from uniformerv2.timeline import Timeline, check_top_k
 from uniformerv2.video.clips import SharedClips, distinct_views, joined
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.views import Views
-from uniformerv2.video.windows import Windows, middle_frames, window_frames
-from uniformerv2.weights.labels import map_head
-from uniformerv2.weights.loading import load_model
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-TIMELINE_WINDOW = 2.0  # seconds
+from uniformerv2.video.windows import Window, Windows, window_frames
+from uniformerv2.weights.loading import resolve_model
 
 Video = str | Path | bytes
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model sees in a video, the most likely class first."""
+    """The most likely classes of a video, best first."""
 
     video: str
     labels: tuple[str, ...]
-    scores: tuple[float, ...]  # probabilities, averaged over the views; all classes together have 1
+    scores: tuple[float, ...]  # probabilities, averaged over the views; those of all classes sum to 1
 
 
 class Predictor:
-    """Classifies videos with a model.
+    """Classifies videos.
 
     Args:
-        model: a checkpoint of ours, or a model.
-        device: "auto" (a GPU where there is one), or a name that torch knows.
-        views: clips x crops of each video, and what is averaged over them.
+        model: a checkpoint (a file, the name of a published model, a repository of the hub), or a model.
+        views: clips and crops of each video, and what is averaged over them.
+        batch_size: clips that the model computes at once, at least 1; None: 8 on a GPU, 1 on a CPU, where batching
+            adds latency and little throughput.
         head: "kinetics400", "kinetics600" or "kinetics700": only these classes of a Kinetics-710 head.
         precision, backend, reduction: as of `optimize`.
-        calibration_videos: videos like those to come: for "int8", and to see in any precision what it changes.
+        calibration_videos: videos like those to come: "int8" is calibrated on them, and any precision is compared with
+            the plain model on them.
+        device: a name that torch knows; "auto": a checkpoint goes to a GPU where there is one, a model stays.
 
     Attributes:
-        batch_size: clips that the model sees at once where nothing else is asked for: 8 on a GPU. On a CPU 1, as
-            more gain little there, and a result would wait for others.
-        model: what labels, preprocessing and timelines come from.
-        optimized: what classifies, and what that changes on the calibration videos.
+        model: labels, preprocessing and timelines are its own.
+        optimized: computes the scores; knows how they differ on the calibration videos.
 
     Raises:
-        RecipeError: a device that is not here, impossible counts, or as `optimize`.
+        RecipeError: a device that is not here, a batch size below 1, or as `optimize`.
         CheckpointError: the checkpoint cannot be read, or has no such head.
         VideoError: a video to calibrate on cannot be read.
     """
@@ -75,19 +72,21 @@ class Predictor:
         self,
         model: str | Path | UniFormerV2,
         *,
-        device: str = "auto",
         views: Views = Views(),
+        batch_size: int | None = None,
         head: str | None = None,
         precision: InferencePrecision | Literal["auto"] = "fp32",
         backend: Backend = "torch",
         reduction: Reduction | None = None,
         calibration_videos: Sequence[str | Path] = (),
+        device: str = "auto",
     ) -> None:
-        self.device = pick_device(device)
-        model = model if isinstance(model, UniFormerV2) else load_model(model)
-        self.model = (map_head(model, head) if head else model).to(self.device).eval()
+        if batch_size is not None and batch_size < 1:
+            raise RecipeError(f"the batch size must be at least 1, got {batch_size}")
+        self.model = resolve_model(model, device=device, head=head).eval()
+        self.device = model_device(self.model)
         self.views = views
-        self.batch_size = 1 if self.device.type == "cpu" else 8
+        self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
         clips = [self.clips(video) for video in calibration_videos]
         self.optimized = optimize(
             self.model,
@@ -98,8 +97,8 @@ class Predictor:
             validation_clips=clips,
         )
         if isinstance(self.optimized.classify, UniFormerV2):
-            self.model = self.optimized.classify  # the plain weights may go
-        # other backends see whole clips only, and where tokens are reduced, a frame may depend on the one before it
+            self.model = self.optimized.classify  # the plain weights are not needed any more
+        # other backends compute whole clips only, and where tokens are reduced, a frame may depend on the one before it
         whole = self.optimized.classify is not self.model or reduction is not None
         self._shares = not whole and not sharing_obstacle(self.model.config)
 
@@ -111,134 +110,138 @@ class Predictor:
             top_k: how many classes to return, at least 1; None: all.
 
         Raises:
-            VideoError: it cannot be read.
+            RecipeError: `top_k` below 1.
+            VideoError: the video cannot be read.
         """
-        [scores] = self._scores([self._read(video)], self.batch_size)
+        check_top_k(top_k)
+        [scores] = self._scores([self._read(video)])
         return self._prediction(video, scores, top_k)
 
     def predict_all(
-        self, videos: Iterable[Video], *, batch_size: int | None = None, top_k: int | None = 5
-    ) -> Iterator[Prediction | VideoError]:
+        self, videos: Iterable[Video], *, top_k: int | None = 5
+    ) -> Generator[Prediction | Unreadable, None, None]:
         """Rank the classes for many videos, while the next ones are read.
 
-        The model sees clips of several videos together, while a thread reads as many more; no more than these two
-        batches are held. The thread ends with the iteration, also where that is broken off.
+        The model computes clips of several videos at once, while a thread reads the next batch; these two batches are
+        all that is held. The thread ends with the iteration, also where that is broken off. A video with more views
+        than a batch has clips is a batch of its own, computed in parts.
 
         Args:
             videos: each as of `predict`; taken as they are needed.
-            batch_size: clips that the model sees at once, at least 1; None: the predictor's. A video that has more
-                views is a batch by itself, computed in parts.
             top_k: as of `predict`.
 
         Yields:
-            For each video in order what `predict` would return, or the error that it would raise.
+            For each video in order its prediction, or why it cannot be read.
 
         Raises:
-            RecipeError: a batch size below 1.
+            RecipeError: `top_k` below 1.
         """
-        batch_size = self.batch_size if batch_size is None else batch_size
-        if batch_size < 1:
-            raise RecipeError(f"the batch size must be at least 1, got {batch_size}")
-        count = max(1, batch_size // len(self.views))
+        check_top_k(top_k)
+        count = max(1, self.batch_size // len(self.views))
+        first = 0
         with closing(ahead(self._read, videos, count=count)) as reads:
-            while outcomes := self._outcomes(list(islice(reads, count)), batch_size, top_k):
+            while outcomes := self._outcomes(list(islice(reads, count)), first, top_k):
                 for outcome in outcomes:
-                    if not isinstance(outcome, Prediction | VideoError):
+                    if isinstance(outcome, BaseException):
                         raise outcome
                     yield outcome
+                first += len(outcomes)
 
     def _outcomes(
-        self, reads: Sequence[tuple[Video, Future[SharedClips]]], batch_size: int, top_k: int | None
-    ) -> list[Prediction | BaseException]:
-        """What comes out of each video of a batch."""
+        self, reads: Sequence[tuple[Video, Future[SharedClips]]], first: int, top_k: int | None
+    ) -> list[Prediction | Unreadable | BaseException]:
+        """What becomes of each video of a batch, whose first is number `first`."""
         errors = [read.exception() for _, read in reads]  # waits for them
-        views = [read.result() for (_, read), error in zip(reads, errors, strict=True) if error is None]
-        scores = iter(self._scores(views, batch_size) if views else ())
-        return [
-            error or self._prediction(video, next(scores), top_k)
-            for (video, _), error in zip(reads, errors, strict=True)
-        ]
+        clips = [read.result() for (_, read), error in zip(reads, errors, strict=True) if error is None]
+        scores = iter(self._scores(clips) if clips else ())
+        outcomes: list[Prediction | Unreadable | BaseException] = []
+        for row, ((video, _), error) in enumerate(zip(reads, errors, strict=True), first):
+            if error is None:
+                outcomes.append(self._prediction(video, next(scores), top_k))
+            else:
+                outcomes.append(Unreadable(_title(video), str(error), row) if isinstance(error, VideoError) else error)
+        return outcomes
 
     def _prediction(self, video: Video, scores: Tensor, top_k: int | None) -> Prediction:
         return Prediction(_title(video), *ranked(self.model, scores, top_k))
 
     @torch.inference_mode()
-    def _scores(self, videos: Sequence[SharedClips], batch_size: int) -> Sequence[Tensor]:
+    def _scores(self, videos: Sequence[SharedClips]) -> Sequence[Tensor]:
         """Probabilities (classes) of each video, averaged over its views."""
-        views = joined(videos)
-        frames = views.frames.to(self.device)
-        clips, which = views.clips.unique(dim=0, return_inverse=True)  # of a very short video, many are equal
-        logits = torch.cat([self._logits(SharedClips(frames, some)) for some in clips.split(batch_size)])
+        together = joined(videos)
+        frames = together.frames.to(self.device)
+        clips, which = together.clips.unique(dim=0, return_inverse=True)  # of a very short video, many are equal
+        logits = torch.cat([self._logits(SharedClips(frames, some)) for some in clips.split(self.batch_size)])
         if self.views.average == "probabilities":
             logits = logits.softmax(-1)
         means = [one.mean(0) for one in logits[which].split([len(video.clips) for video in videos])]
         return means if self.views.average == "probabilities" else [mean.softmax(-1) for mean in means]
 
-    def _logits(self, views: SharedClips) -> Tensor:
+    def _logits(self, clips: SharedClips) -> Tensor:
         """Logits (clips, classes), from frames that are encoded once where that is possible and saves any."""
-        used, clips = views.clips.unique(return_inverse=True)
-        if self._shares and len(used) < clips.numel():
-            return classify_shared(self.model, views.frames[:, used], clips)
-        return self.optimized(views.whole())
+        used, indices = clips.clips.unique(return_inverse=True)
+        if self._shares and len(used) < indices.numel():
+            return classify_shared(self.model, clips.frames[:, used], indices)
+        return self.optimized(clips.whole())
 
     @torch.inference_mode()
     def timeline(
         self,
         video: Video,
         *,
-        window: float = TIMELINE_WINDOW,
-        stride: float | None = None,
-        console: Console | None = None,
+        window_seconds: float | None = 2.0,
+        stride_seconds: float | None = None,
+        progress: bool = False,
     ) -> Timeline:
-        """Rank the classes for every window that slides over a video.
+        """Classify windows that slide over a video.
 
         The video is decoded once, and without local UniBlocks and temporal downsampling a frame that several windows
-        have in common is encoded once: all of them where `stride` is a multiple of `window` / frames. No more frames
-        are held than the windows need that are open at a time; only the scores are kept.
+        have in common is encoded once: all of them where the stride is a multiple of `window_seconds` / frames. Only
+        the frames of those windows are held that are open at a time, and the scores.
 
         Args:
             video: as of `predict`.
-            window: seconds; the model's number of frames is spread evenly over it.
-            stride: seconds from the start of a window to that of the next; None: as `window`. See `Windows.times`.
-            console: shows a bar on a terminal; None shows nothing.
+            window_seconds: length of a window, whose frames `Windows.plan` chooses; None: the whole video.
+            stride_seconds: from the start of a window to that of the next; None: as `window_seconds`.
+            progress: whether to show a bar.
 
         Raises:
-            RecipeError: a window or stride that makes no sense, or a backend that sees whole clips only.
-            VideoError: it cannot be read.
+            RecipeError: a window or stride that is not possible, or a backend that computes whole clips only.
+            VideoError: the video cannot be read.
 
         Warns:
             VideoWarning: the video is damaged, yet the wanted frames are there.
         """
         if self.optimized.classify is not self.model:
             raise RecipeError(f"backend {self.optimized.backend} cannot share frames between windows; take torch")
-        windows = Windows(window, stride)
+        windows = Windows(window_seconds, stride_seconds)
         with VideoReader(video) as reader:
-            times = windows.times(0.0, reader.duration, tolerance=0.5 / reader.rate)
-            places = [middle_frames(reader, *time, self.model.preprocessing.num_frames) for time in times]
-            scores = np.empty((len(times), self.model.config.num_classes), dtype=np.float32)
-            for number, one in enumerate(_shown(self._window_scores(reader, places), len(times), console)):
+            plan = windows.plan(reader, self.model.preprocessing.num_frames)
+            scores = np.empty((len(plan), self.model.config.num_classes), dtype=np.float32)
+            found = track(self._window_scores(reader, plan), "windows", total=len(plan), progress=progress)
+            for number, one in enumerate(found):
                 scores[number] = one.cpu()
             if reader.damage:
                 warnings.warn(f"{_title(video)}: damaged video ({reader.damage})", VideoWarning, stacklevel=2)
-        start, end = np.array(times, dtype=np.float64).T
+        start, end = np.array([(window.start, window.end) for window in plan], dtype=np.float64).T
         return Timeline(_title(video), class_names(self.model), start, end, scores)
 
-    def _window_scores(self, reader: VideoReader, places: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+    def _window_scores(self, reader: VideoReader, plan: Sequence[Window]) -> Iterator[Tensor]:
         """Probabilities (classes) of each window."""
-        shared = SharedFrames(self.model)
-        for indices, frames in zip(places, window_frames(reader, places, self.model.preprocessing), strict=True):
+        shared, clips = SharedFrames(self.model), [window.indices for window in plan]
+        for indices, frames in zip(clips, window_frames(reader, clips, self.model.preprocessing), strict=True):
             shared.drop_before(indices[0])
             shared.add({index: frame.to(self.device) for index, frame in frames.items()})
             yield self.model.head(shared.clip(indices).pooled)[0].float().softmax(-1)
 
     def clips(self, video: Video) -> Tensor:
-        """The clips that `predict` looks at.
+        """The clips of a video that `predict` classifies.
 
         Returns:
             float32 (clips x crops, 3, frames, height, width), normalised, in the order of `evaluation_views`.
 
         Raises:
-            VideoError: it cannot be read.
+            VideoError: the video cannot be read.
         """
         return self._read(video).whole()
 
@@ -261,12 +264,3 @@ def ranked(model: UniFormerV2, scores: Tensor, top_k: int | None) -> tuple[tuple
 
 def _title(video: Video) -> str:
     return f"{len(video)} bytes" if isinstance(video, bytes) else str(video)
-
-
-def _shown(scores: Iterator[Tensor], total: int, console: Console | None) -> Iterator[Tensor]:
-    """The same, with a bar on a terminal."""
-    if console is None or not console.is_terminal:
-        return scores
-    from rich.progress import track
-
-    return iter(track(scores, "windows", total, console=console, transient=True))

@@ -1,4 +1,4 @@
-"""Live frames in, predictions out; every frame is encoded once where the architecture allows it."""
+"""StreamPredictor: live frames in, ranked classes out."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from uniformerv2.inference.reduction import Reduction
 from uniformerv2.inference.sharing import SharedFrames, sharing_report
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Predictor, ranked
+from uniformerv2.timeline import check_top_k
 from uniformerv2.video.live import LiveFrame, LiveFrames, live_frames
 from uniformerv2.video.reader import VideoWarning
 from uniformerv2.video.transforms import test_frame
@@ -29,15 +30,15 @@ Source = str | Path | int | LiveFrames | Iterable[Tensor]
 
 @dataclass(frozen=True)
 class StreamPrediction:
-    """What a model sees in the last frames of a stream, the most likely class first."""
+    """The most likely classes of a window of a stream, best first."""
 
     frame: int  # number of the window's newest frame, from 0; frames that were dropped count
     start: float  # of the window's oldest frame, in seconds since the first frame of the stream
     end: float  # of its newest
     labels: tuple[str, ...]
-    scores: tuple[float, ...]  # probabilities; all classes together have 1
+    scores: tuple[float, ...]  # probabilities; those of all classes sum to 1
     latency: float  # seconds from the arrival of the newest frame to this prediction
-    dropped: int  # frames so far that had to go because the model was busy
+    dropped: int  # frames so far that were left out because the model was busy
     damaged: int  # packets so far that could not be decoded, or only in part
 
 
@@ -47,11 +48,11 @@ class StreamEvent:
 
     kind: Literal["size", "damage", "end"]  # frames of another size, the first damaged packet, no more frames
     message: str  # one line
-    frame: int  # frames that were seen before
+    frame: int  # number of frames before it
 
 
 def warn(event: StreamEvent) -> None:
-    """Makes a VideoWarning of an event; that a stream ends is none."""
+    """Issue a VideoWarning for an event other than the end."""
     if event.kind != "end":
         warnings.warn(event.message, VideoWarning, stacklevel=2)
 
@@ -59,26 +60,26 @@ def warn(event: StreamEvent) -> None:
 class StreamPredictor:
     """Classifies windows that slide over a stream of frames.
 
-    Without local UniBlocks and temporal downsampling each frame is encoded once, and only the global stages run for
-    every window; with them every window is computed whole, as `report` says. Scores are those of the whole window
-    given to the model as a clip, either way.
+    Without local UniBlocks and temporal downsampling each frame is encoded once, and a window costs only its global
+    stages; with them every window is computed whole, as `report` says. Either way the scores are those of the window
+    given to the model as a clip.
 
     Args:
-        model: a checkpoint of ours, or a model.
-        window: frames that the model sees together; None: as many as it was trained with.
-        stride: frames from the start of a window to that of the next.
-        rate: frames per second that are taken from a camera, file or address; None: all. A window spans window / rate
-            seconds, which should be about what the model was trained on.
-        timeout: seconds after which a source that gives no frame has failed; None: never.
-        room: frames that may wait for the model; the oldest go when more come.
-        device, head, precision: as of `Predictor`.
+        model: as of `Predictor`.
+        window_frames: length of a window; None: as many frames as the model was trained with.
+        stride_frames: from the start of a window to that of the next.
+        frames_per_second: frames that are taken from a camera, file or address; None: all. A window spans
+            `window_frames` / `frames_per_second` seconds, which should be about what the model was trained on.
+        timeout_seconds: after so long without a frame a source has failed; None: never.
+        queue_size: frames that may wait for the model; the oldest are dropped when more come.
+        head, precision, device: as of `Predictor`.
         reduction: as of `Predictor`; "merge", since each frame is computed by itself.
 
     Attributes:
         report: the precision that "auto" chose and why, and how windows are computed, one line each.
 
     Raises:
-        RecipeError: counts, seconds or a device that make no sense.
+        RecipeError: numbers or a device that are not possible.
         CheckpointError: as of `Predictor`.
     """
 
@@ -86,26 +87,32 @@ class StreamPredictor:
         self,
         model: str | Path | UniFormerV2,
         *,
-        window: int | None = None,
-        stride: int = 1,
-        rate: float | None = None,
-        timeout: float | None = 10.0,
-        room: int = 2,
-        device: str = "auto",
+        window_frames: int | None = None,
+        stride_frames: int = 1,
+        frames_per_second: float | None = None,
+        timeout_seconds: float | None = 10.0,
+        queue_size: int = 2,
         head: str | None = None,
         precision: Literal["auto", "fp32", "bf16"] = "fp32",
         reduction: Reduction | None = None,
+        device: str = "auto",
     ) -> None:
-        numbers = {"window": window, "stride": stride, "rate": rate, "timeout": timeout, "room": room}
-        for name, value in numbers.items():
+        for name, value in {
+            "window_frames": window_frames,
+            "stride_frames": stride_frames,
+            "frames_per_second": frames_per_second,
+            "timeout_seconds": timeout_seconds,
+            "queue_size": queue_size,
+        }.items():
             if value is not None and not 0 < value < math.inf:
-                raise RecipeError(f"the {name} of a stream must be positive, got {value:g}")
+                raise RecipeError(f"{name} must be positive, got {value:g}")
         if reduction is not None and reduction.method != "merge":
             raise RecipeError(f"each frame of a stream is computed by itself, so {reduction} saves nothing; take merge")
-        predictor = Predictor(model, device=device, head=head, precision=precision, reduction=reduction)
+        predictor = Predictor(model, head=head, precision=precision, reduction=reduction, device=device)
         self.model, self.device = predictor.model, predictor.device
-        self.window = window or self.model.preprocessing.num_frames
-        self.stride, self.rate, self.timeout, self.room = stride, rate, timeout, room
+        self.window_frames = window_frames or self.model.preprocessing.num_frames
+        self.stride_frames, self.frames_per_second = stride_frames, frames_per_second
+        self.timeout_seconds, self.queue_size = timeout_seconds, queue_size
         self.report = tuple(filter(None, (predictor.optimized.note, sharing_report(self.model.config))))
 
     def run(
@@ -116,68 +123,73 @@ class StreamPredictor:
         Args:
             source: a camera ("camera", "camera:1", or its number), an address (rtsp://, http://, ...), a file, which
                 plays at its own pace, `LiveFrames` that the caller pushes frames to, or uint8 RGB frames (3, height,
-                width) one after the other, all of which are seen, however long that takes.
+                width) one after the other, none of which is dropped, however long that takes.
             top_k: how many classes to return, at least 1; None: all.
-            on_event: is told of changes of size, damage and the end.
+            on_event: called with changes of size, damage and the end.
 
         Yields:
             A prediction for each window, as soon as its last frame is there.
 
         Raises:
-            RecipeError: a `rate` for frames that the caller gives.
-            VideoError: the source cannot be opened or read, gives no frame for `timeout`, or ends before one window
-                is full.
+            RecipeError: `frames_per_second` for frames that the caller gives, or `top_k` below 1.
+            VideoError: the source cannot be opened or read, gives no frame for `timeout_seconds`, or ends before one
+                window is full.
         """
-        shared, times = SharedFrames(self.model), deque[float](maxlen=self.window)
+        check_top_k(top_k)
+        shared, times = SharedFrames(self.model), deque[float](maxlen=self.window_frames)
         count = 0
         with self._open(source) as (frames, arriving):
             for frame in _watched(arriving, frames, on_event):
-                if count % self.stride < self.window:  # longer strides leave frames out
-                    self._see(shared, count, frame)
+                if count % self.stride_frames < self.window_frames:  # longer strides leave frames out
+                    self._add(shared, count, frame)
                     times.append(frame.time)
                 count += 1
-                first = count - self.window
-                if first >= 0 and first % self.stride == 0:
+                first = count - self.window_frames
+                if first >= 0 and first % self.stride_frames == 0:
                     labels, scores = ranked(self.model, self._scores(shared, first), top_k)
                     latency = frames.clock() - frame.arrival
                     yield StreamPrediction(
                         frame.number, times[0], frame.time, labels, scores, latency, frames.dropped, frames.damaged
                     )
-            if count < self.window:
-                raise VideoError(f"{_summary(frames, count)}, but a window has {self.window}; make it shorter")
+            if count < self.window_frames:
+                raise VideoError(f"{_summary(frames, count)}, but a window has {self.window_frames}; make it shorter")
             on_event(StreamEvent("end", _summary(frames, count), count))
 
     @contextmanager
     def _open(self, source: Source) -> Iterator[tuple[LiveFrames, Iterator[LiveFrame]]]:
         """The queue that frames go through, and what comes out of it."""
         if isinstance(source, str | Path | int):
-            # between two frames that are taken, the others pass by unseen
-            pause = 1 / self.rate if self.rate else 0.0
-            patience = None if self.timeout is None else self.timeout + pause
-            with live_frames(source, rate=self.rate, timeout=self.timeout, room=self.room) as frames:
-                yield frames, iter(partial(frames.take, patience), None)
-        elif self.rate is not None:
-            raise RecipeError(f"a rate of {self.rate:g} frames/s is for sources that are read; push fewer frames")
+            pause = 1 / self.frames_per_second if self.frames_per_second else 0.0  # between two frames that are taken
+            wait = None if self.timeout_seconds is None else self.timeout_seconds + pause
+            with live_frames(
+                source,
+                frames_per_second=self.frames_per_second,
+                timeout_seconds=self.timeout_seconds,
+                queue_size=self.queue_size,
+            ) as frames:
+                yield frames, iter(partial(frames.take, wait), None)
+        elif self.frames_per_second is not None:
+            raise RecipeError(f"frames_per_second {self.frames_per_second:g} is for sources that are read; push fewer")
         elif isinstance(source, LiveFrames):
-            yield source, iter(partial(source.take, self.timeout), None)
+            yield source, iter(partial(source.take, self.timeout_seconds), None)
         else:
-            frames = LiveFrames(room=1)
+            frames = LiveFrames(queue_size=1)
             yield frames, _one_by_one(source, frames)
 
     @torch.inference_mode()
-    def _see(self, shared: SharedFrames, number: int, frame: LiveFrame) -> None:
+    def _add(self, shared: SharedFrames, number: int, frame: LiveFrame) -> None:
         shared.add({number: test_frame(frame.image, self.model.preprocessing).to(self.device)})
 
     @torch.inference_mode()
     def _scores(self, shared: SharedFrames, first: int) -> Tensor:
         """Probabilities (classes) of the window that begins with a frame."""
-        pooled = shared.clip(range(first, first + self.window)).pooled
-        shared.drop_before(first + self.stride)
+        pooled = shared.clip(range(first, first + self.window_frames)).pooled
+        shared.drop_before(first + self.stride_frames)
         return self.model.head(pooled)[0].float().softmax(-1)
 
 
 def _one_by_one(images: Iterable[Tensor], frames: LiveFrames) -> Iterator[LiveFrame]:
-    """What the caller gives, at the pace of whoever asks."""
+    """The images as live frames, each made when it is asked for."""
     for image in images:
         frames.push(image)
         frame = frames.take()
@@ -188,7 +200,7 @@ def _one_by_one(images: Iterable[Tensor], frames: LiveFrames) -> Iterator[LiveFr
 def _watched(
     arriving: Iterable[LiveFrame], frames: LiveFrames, on_event: Callable[[StreamEvent], object]
 ) -> Iterator[LiveFrame]:
-    """The same frames, while events are told."""
+    """The same frames; calls `on_event` on the way."""
     size, damaged = None, 0
     for count, frame in enumerate(arriving):
         height, width = frame.image.shape[1:]

@@ -1,10 +1,11 @@
-"""What a model sees in a long video, window by window, as data and as a table."""
+"""The classes of a long video, window by window, as data and as a table."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from uniformerv2.atomic import write_text
+from uniformerv2.errors import RecipeError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -36,7 +38,8 @@ class Timeline:
     scores: Array  # float32 (windows, classes): probabilities
 
     def moments(self, top_k: int = 5) -> Iterator[Moment]:
-        """Each window with its most likely classes."""
+        """Each window with its most likely classes. Raises RecipeError for a `top_k` below 1."""
+        check_top_k(top_k)
         best = np.argsort(-self.scores, axis=1, kind="stable")[:, :top_k]
         for start, end, scores, classes in zip(self.start, self.end, self.scores, best, strict=True):
             labels = tuple(self.labels[number] for number in classes)
@@ -52,10 +55,28 @@ class Timeline:
     def _table(self, top_k: int) -> str:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        places = range(1, min(top_k, len(self.labels)) + 1)
-        table.writerow(["start", "end", *(f"{name}{place}" for place in places for name in ("label", "score"))])
+        ranks = range(1, min(top_k, len(self.labels)) + 1)
+        table.writerow(["start", "end", *(f"{name}{rank}" for rank in ranks for name in ("label", "score"))])
         for moment in self.moments(top_k):
             pairs = zip(moment.labels, moment.scores, strict=True)
             cells = [cell for label, score in pairs for cell in (label, f"{score:.6f}")]
             table.writerow([f"{moment.start:.3f}", f"{moment.end:.3f}", *cells])
         return text.getvalue()
+
+
+def timeline_files(folder: Path, videos: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Where the table and the picture of each video are written: NAME.csv and NAME.svg in a folder.
+
+    Raises:
+        RecipeError: several videos have one name.
+    """
+    for name, count in Counter(video.stem for video in videos).items():
+        if count > 1:
+            raise RecipeError(f"{count} videos would be written to {folder / name}.csv; give one at a time")
+    return [(folder / f"{video.stem}.csv", folder / f"{video.stem}.svg") for video in videos]
+
+
+def check_top_k(top_k: int | None) -> None:
+    """Raise RecipeError for a number of classes below 1."""
+    if top_k is not None and top_k < 1:
+        raise RecipeError(f"top_k must be at least 1, got {top_k}")

@@ -34,13 +34,14 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files play at once, and no frame has to go."""
     monkeypatch.setattr("uniformerv2.video.live.Pace.hold", lambda pace, time: None)
     monkeypatch.setattr(
-        "uniformerv2.stream.live_frames", lambda source, **options: live_frames(source, **{**options, "room": 100})
+        "uniformerv2.stream.live_frames",
+        lambda source, **options: live_frames(source, **{**options, "queue_size": 100}),
     )
 
 
 @pytest.mark.usefixtures("unhurried")
 def test_lines_of_a_stream(uniformerv2: Run, checkpoint: Path, video: Path) -> None:
-    status, output, errors = uniformerv2("stream", checkpoint, video, "--rate", 5, "--top-k", 2)
+    status, output, errors = uniformerv2("stream", checkpoint, video, "--frames-per-second", 5, "--top-k", 2)
     assert status == 0
     lines = output.splitlines()
     assert [line.split()[0] for line in lines] == ["0.6", "0.8", "1.0"]
@@ -53,7 +54,9 @@ def test_lines_of_a_stream(uniformerv2: Run, checkpoint: Path, video: Path) -> N
 
 @pytest.mark.usefixtures("unhurried")
 def test_a_stream_as_json(uniformerv2: Run, checkpoint: Path, video: Path) -> None:
-    status, output, _ = uniformerv2("stream", checkpoint, video, "--rate", 5, "--json", "--window", 2, "--stride", 2)
+    status, output, _ = uniformerv2(
+        "stream", checkpoint, video, "--frames-per-second", 5, "--json", "--window-frames", 2, "--stride-frames", 2
+    )
     assert status == 0
     lines = [json.loads(line) for line in output.splitlines()]
     assert [line["kind"] for line in lines] == ["prediction"] * 3 + ["end"]
@@ -68,8 +71,8 @@ def test_a_stream_as_json(uniformerv2: Run, checkpoint: Path, video: Path) -> No
     ("arguments", "part"),
     [
         (["absent.mp4"], "absent.mp4"),
-        (["VIDEO", "--window", 20], "ended after 12 frames, 0 dropped, but a window has 20"),
-        (["VIDEO", "--stride", 0], "stride"),
+        (["VIDEO", "--window-frames", 20], "ended after 12 frames, 0 dropped, but a window has 20"),
+        (["VIDEO", "--stride-frames", 0], "stride_frames"),
         (["VIDEO", "--top-k", 0], "top_k"),
         (["http://127.0.0.1:9/"], "cannot be opened"),
     ],
@@ -89,8 +92,8 @@ def test_timelines(uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: 
     videos = [colours / "red" / "red0.mp4", colours / "blue" / "blue1.mp4"]
     folder = tmp_path / "new" / "folder"
     status, output, errors = uniformerv2(
-        *("predict", checkpoint, *videos, tmp_path / "absent.mp4"),
-        *("--timeline", folder, "--window", 0.4, "--stride", 0.2, "--top-k", 2),
+        *("timeline", checkpoint, *videos, tmp_path / "absent.mp4"),
+        *("-o", folder, "--window-seconds", 0.4, "--stride-seconds", 0.2, "--top-k", 2),
     )
     assert status == 2
     assert errors.startswith(f"note: each frame is encoded once\nerror: {tmp_path / 'absent.mp4'}")
@@ -100,7 +103,7 @@ def test_timelines(uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: 
     assert sorted(path.name for path in folder.iterdir()) == ["blue1.csv", "blue1.svg", "red0.csv", "red0.svg"]
     with (folder / "red0.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    timeline = Predictor(checkpoint).timeline(videos[0], window=0.4, stride=0.2)
+    timeline = Predictor(checkpoint).timeline(videos[0], window_seconds=0.4, stride_seconds=0.2)
     for row, moment in zip(rows, timeline.moments(2), strict=True):
         assert (float(row["start"]), float(row["end"])) == pytest.approx((moment.start, moment.end))
         assert (row["label1"], row["label2"]) == moment.labels
@@ -108,7 +111,7 @@ def test_timelines(uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: 
 
 
 def test_a_timeline_as_json(uniformerv2: Run, checkpoint: Path, video: Path, tmp_path: Path) -> None:
-    status, output, _ = uniformerv2("predict", checkpoint, video, "--timeline", tmp_path, "--json", "--top-k", 1)
+    status, output, _ = uniformerv2("timeline", checkpoint, video, "-o", tmp_path, "--json", "--top-k", 1)
     assert status == 0
     [line] = [json.loads(line) for line in output.splitlines()]  # shorter than the window of two seconds
     assert (line["video"], line["start"], line["end"]) == (str(video), 0, pytest.approx(1.2))
@@ -118,22 +121,21 @@ def test_a_timeline_as_json(uniformerv2: Run, checkpoint: Path, video: Path, tmp
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--stride", 1], "give --timeline"),
-        (["--window", 1], "give --timeline"),
-        (["--timeline", "OUT", "--crops", 3], "--crops"),
-        (["--timeline", "OUT", "--window", 0], "window"),
+        (["--window-seconds", 0], "window"),
+        (["--stride-seconds", -1], "stride"),
+        (["--top-k", 0], "top_k"),
     ],
 )
 def test_timelines_that_make_no_sense(
     uniformerv2: Run, checkpoint: Path, video: Path, tmp_path: Path, arguments: list[object], part: str
 ) -> None:
-    given = [tmp_path if one == "OUT" else one for one in arguments]
-    status, output, errors = uniformerv2("predict", checkpoint, video, *given)
+    status, output, errors = uniformerv2("timeline", checkpoint, video, "-o", tmp_path / "new", *arguments)
     assert (status, output) == (2, "")
-    assert part in errors
+    assert part in errors.splitlines()[-1]
+    assert not (tmp_path / "new").exists()
 
 
 def test_two_timelines_never_share_a_file(uniformerv2: Run, checkpoint: Path, video: Path, tmp_path: Path) -> None:
-    status, output, errors = uniformerv2("predict", checkpoint, video, video, "--timeline", tmp_path)
+    status, output, errors = uniformerv2("timeline", checkpoint, video, video, "-o", tmp_path)
     assert (status, output) == (2, "")
-    assert "2 videos would be written to red0.csv" in errors
+    assert f"2 videos would be written to {tmp_path / 'red0.csv'}" in errors

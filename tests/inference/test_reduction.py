@@ -94,7 +94,7 @@ def test_who_cannot_is_told_why(image_model: Path, model: UniFormerV2) -> None:
 def test_a_stream_says_what_whole_windows_say(model: UniFormerV2) -> None:
     reduction = Reduction("merge", 0.5)
     frames = list(clips(2).transpose(1, 2).flatten(0, 1))  # 8 of (3, height, width)
-    found = list(StreamPredictor(model, stride=2, reduction=reduction).run(iter(frames), top_k=None))
+    found = list(StreamPredictor(model, stride_frames=2, reduction=reduction).run(iter(frames), top_k=None))
     whole = optimize(model, reduction=reduction)
     assert len(found) == 3
     for prediction, first in zip(found, (0, 2, 4), strict=True):

@@ -45,15 +45,22 @@ def everything(
     """All that a source gives, read in this thread."""
     clock = clock or Clock()
     address = Address.of(source)
-    frames = LiveFrames(address.name, room=1000, clock=clock)
-    read(address, frames, rate=rate, timeout=timeout, pace=Pace(clock, clock.wait), stopped=lambda: False)
+    frames = LiveFrames(address.name, queue_size=1000, clock=clock)
+    read(
+        address,
+        frames,
+        frames_per_second=rate,
+        timeout_seconds=timeout,
+        pace=Pace(clock, clock.wait),
+        stopped=lambda: False,
+    )
     frames.end()
     return frames, list(iter(frames.take, None))
 
 
 class TestQueue:
     def test_the_oldest_goes_when_there_is_no_room(self) -> None:
-        frames = LiveFrames(room=2)
+        frames = LiveFrames(queue_size=2)
         for number in range(5):
             frames.push(image(number), time=10 + number / 4)
         frames.end()
@@ -307,7 +314,7 @@ class TestAddresses:
 
     @pytest.mark.parametrize("path", ["even", "stalling", "silent", "absent"])
     def test_the_thread_that_reads_ends(self, server: str, path: str) -> None:
-        with live_frames(f"{server}/{path}", timeout=0.2) as frames:
+        with live_frames(f"{server}/{path}", timeout_seconds=0.2) as frames:
             reader = [thread for thread in threading.enumerate() if thread.name == f"{server}/{path}"]
             assert len(reader) == 1
             with nullcontext() if path == "even" else pytest.raises(VideoError):

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from uniformerv2.errors import RecipeError
+from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.reader import VideoReader
+from uniformerv2.video.sampling import segment_indices
 from uniformerv2.video.transforms import test_crops as crops_of
-from uniformerv2.video.windows import Windows, middle_frames, window_frames
+from uniformerv2.video.windows import Window, Windows, window_frames
 
 
 @pytest.mark.parametrize(
@@ -49,27 +50,36 @@ def reader(colours: Path) -> VideoReader:
     return VideoReader(colours / "red" / "red0.mp4")
 
 
-def test_middle_frames(reader: VideoReader) -> None:
-    assert middle_frames(reader, 0, 1.2, 4) == [1, 4, 7, 10]
-    assert middle_frames(reader, 0.4, 0.8, 4) == [4, 5, 6, 7]
-    assert middle_frames(reader, 0.4, 0.6, 4) == [4, 4, 5, 5]
+def test_a_window_has_the_middle_frames_of_its_parts(reader: VideoReader) -> None:
+    assert [window.indices for window in Windows(1.2).plan(reader, 4)] == [[1, 4, 7, 10]]
+    assert Windows(0.4, 0.6).plan(reader, 4) == [Window(0, 0.4, [0, 1, 2, 3]), Window(0.6, 1.0, [6, 7, 8, 9])]
+    assert Windows(0.2).plan(reader, 4, start=0.4, end=0.6) == [Window(0.4, 0.6, [4, 4, 5, 5])]
 
 
 def test_windows_share_frames_where_the_stride_is_a_multiple_of_a_part(reader: VideoReader) -> None:
-    first, second = (middle_frames(reader, start, start + 0.8, 4) for start in (0.0, 0.2))
+    first, second, third = (window.indices for window in Windows(0.8, 0.2).plan(reader, 4))
     assert first[1:] == second[:-1]
+    assert second[1:] == third[:-1]
+
+
+def test_an_interval_that_is_one_window_has_the_frames_of_a_test_clip(reader: VideoReader) -> None:
+    assert Windows().plan(reader, 4) == [Window(0.0, pytest.approx(1.2), segment_indices(12, 4))]
+    part = [3 + index for index in segment_indices(6, 4)]  # frames 3 to 8
+    assert Windows().plan(reader, 4, start=0.3, end=0.85) == [Window(0.3, 0.85, part)]
+    with pytest.raises(VideoError, match=r"red0\.mp4: the annotation starts at 2 s, but the video lasts 1\.2 s"):
+        Windows(1.0).plan(reader, 4, start=2.0)
 
 
 def test_the_frames_of_each_window(reader: VideoReader) -> None:
     preprocessing = Preprocessing(num_frames=4, size=(32, 32))
-    places = [[0, 2, 4], [1, 3, 5], [4, 4, 6]]
-    clips = [crops_of(reader.frames_at(indices), preprocessing)[0] for indices in places]
-    for indices, expected, frames in zip(places, clips, window_frames(reader, places, preprocessing), strict=True):
+    plan = [[0, 2, 4], [1, 3, 5], [4, 4, 6]]
+    clips = [crops_of(reader.frames_at(indices), preprocessing)[0] for indices in plan]
+    for indices, expected, frames in zip(plan, clips, window_frames(reader, plan, preprocessing), strict=True):
         assert torch.equal(torch.stack([frames[index] for index in indices], dim=1), expected)
 
 
 def test_no_more_frames_are_held_than_open_windows_need(reader: VideoReader) -> None:
-    places = [[start, start + 1, start + 2, start + 3] for start in range(0, 9, 2)]  # two are open at a time
-    reading = window_frames(reader, places, Preprocessing(size=(32, 32)))
+    plan = [[start, start + 1, start + 2, start + 3] for start in range(0, 9, 2)]  # two are open at a time
+    reading = window_frames(reader, plan, Preprocessing(size=(32, 32)))
     held = [len(reading.gi_frame.f_locals["frames"]) for _ in reading]  # type: ignore[attr-defined]
     assert held == [4] * 5

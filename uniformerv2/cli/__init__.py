@@ -17,7 +17,7 @@ from uniformerv2.cli.checkpoints import Convert, Info, Models
 from uniformerv2.cli.datasets import Data
 from uniformerv2.cli.measuring import Evaluate, Features
 from uniformerv2.cli.output import FAILED, INTERRUPTED, print_error
-from uniformerv2.cli.prediction import Predict
+from uniformerv2.cli.prediction import Predict, Timeline
 from uniformerv2.cli.runs import Runs
 from uniformerv2.cli.streaming import Stream
 from uniformerv2.cli.training import Demo, Train, train_by_recipe
@@ -29,6 +29,7 @@ Command = (
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Features, subcommand("features")]
     | Annotated[Predict, subcommand("predict")]
+    | Annotated[Timeline, subcommand("timeline")]
     | Annotated[Stream, subcommand("stream")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Benchmark, subcommand("benchmark")]

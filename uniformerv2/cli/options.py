@@ -45,6 +45,13 @@ Precision = Annotated[
     Literal["fp32", "bf16", "auto"],
     arg(help="Number format that the model computes in; auto: the fastest of fp32 and bf16 on this processor."),
 ]
+ReductionText = Annotated[
+    str | None,
+    arg(
+        metavar="METHOD:AMOUNT",
+        help="Compute fewer tokens, with nearly the same scores: merge:AMOUNT or unchanged:AMOUNT (docs/inference.md).",
+    ),
+]
 Device = Annotated[str, arg(help="auto (a GPU where there is one), cpu, cuda, ...")]
 Workers = Annotated[int, arg(help="Processes that read videos; 0 reads in the process that computes.")]
 Head = Annotated[Literal["k400", "k600", "k700"] | None, arg(help="Only these classes of a Kinetics-710 head.")]

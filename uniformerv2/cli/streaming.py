@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import Positional, arg
 
+from uniformerv2.cli.options import (
+    Checkpoint,
+    Device,
+    Head,
+    Json,
+    Precision,
+    ReductionText,
+    StrideFrames,
+    TopK,
+    WindowFrames,
+)
 from uniformerv2.cli.output import note
-from uniformerv2.errors import RecipeError
 
 if TYPE_CHECKING:
     from uniformerv2.stream import StreamEvent, StreamPrediction
@@ -19,61 +28,50 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stream:
-    """Say what a camera or a stream shows, while it goes on."""
+    """Classify what a camera or another live source shows, as long as it runs."""
 
-    checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
-    """A checkpoint, such as RUN/last.safetensors, or the name of a published one."""
+    checkpoint: Checkpoint
     source: Annotated[Positional[str], arg(metavar="SOURCE")]
     """camera, camera:1, an address (rtsp://, http://, ...), or a file, which plays at its own pace."""
-    window: int | None = None
-    """Frames that the model sees together; None: as many as it was trained with."""
-    stride: int = 1
-    """Frames from the start of a window to that of the next."""
-    rate: float | None = None
-    """Frames per second that are taken; None: all. A window spans window / rate seconds."""
-    timeout: float = 10.0
-    """Seconds without a frame after which the source has failed."""
-    top_k: int = 3
-    """How many classes to name."""
-    head: Literal["k400", "k600", "k700"] | None = None
-    """Only these classes of a Kinetics-710 head."""
-    as_json: Annotated[FlagCreatePairsOff[bool], arg(name="json")] = False
-    """Print one JSON object a line and nothing else."""
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """auto: the fastest of fp32 and bf16 on this processor."""
-    reduction: Annotated[str | None, arg(metavar="merge:AMOUNT")] = None
-    """Compute fewer tokens of each frame, nearly the same scores (docs/inference.md)."""
-    device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, ..."""
+    window_frames: WindowFrames = None
+    stride_frames: StrideFrames = 1
+    frames_per_second: float | None = None
+    """Frames that are taken; None: all. A window spans window-frames / frames-per-second seconds."""
+    timeout_seconds: float = 10.0
+    """After so long without a frame the source has failed."""
+    top_k: TopK = 5
+    head: Head = None
+    precision: Precision = "fp32"
+    reduction: ReductionText = None
+    device: Device = "auto"
+    as_json: Json = False
 
     def run(self) -> int:
-        if self.top_k < 1:
-            raise RecipeError(f"top_k must be at least 1, got {self.top_k}")
         from uniformerv2.inference.reduction import Reduction
         from uniformerv2.stream import StreamPredictor
 
         predictor = StreamPredictor(
             self.checkpoint,
-            window=self.window,
-            stride=self.stride,
-            rate=self.rate,
-            timeout=self.timeout,
-            device=self.device,
+            window_frames=self.window_frames,
+            stride_frames=self.stride_frames,
+            frames_per_second=self.frames_per_second,
+            timeout_seconds=self.timeout_seconds,
             head=self.head,
             precision=self.precision,
             reduction=Reduction.parse(self.reduction) if self.reduction else None,
+            device=self.device,
         )
         for line in (predictor.model.label_note, *predictor.report):
             note(line)
         output = _Lines() if self.as_json else _LiveLine()
         with output:
-            for prediction in predictor.run(self.source, top_k=self.top_k, on_event=output.tell):
+            for prediction in predictor.run(self.source, top_k=self.top_k, on_event=output.show_event):
                 output.show(prediction)
         return 0
 
 
 class _Lines:
-    """One JSON object a line, for programs."""
+    """One JSON object a line."""
 
     def __enter__(self) -> None: ...
 
@@ -82,7 +80,7 @@ class _Lines:
     def show(self, prediction: StreamPrediction) -> None:
         self._print("prediction", prediction)
 
-    def tell(self, event: StreamEvent) -> None:
+    def show_event(self, event: StreamEvent) -> None:
         self._print(event.kind, event)
 
     def _print(self, kind: str, what: Any) -> None:
@@ -114,7 +112,7 @@ class _LiveLine:
         else:
             print(_line(prediction), flush=True)
 
-    def tell(self, event: StreamEvent) -> None:
+    def show_event(self, event: StreamEvent) -> None:
         if event.kind == "end":
             print(event.message, file=sys.stderr)
         else:

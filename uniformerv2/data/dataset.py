@@ -22,6 +22,7 @@ from uniformerv2.video.clips import evaluation_views
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.sampling import random_segment_indices
 from uniformerv2.video.views import Views
+from uniformerv2.video.windows import interval_frames
 
 
 class VideoDataset(Dataset[Sample]):
@@ -125,7 +126,7 @@ class VideoDataset(Dataset[Sample]):
 
     def _read(self, row: Annotation, seed: str, out: Tensor) -> Tensor:
         with VideoReader(video_source(row.path), threads=self.threads, name=str(row.path)) as reader:
-            first, count = _annotated_frames(reader, row)
+            first, count = interval_frames(reader, row.start, row.end)
             if self.augmentation is not None:
                 return self._random_views(reader, self.augmentation, first, count, seed, out)
             return evaluation_views(reader, self.preprocessing, self.views, first=first, count=count, out=out)
@@ -140,16 +141,6 @@ class VideoDataset(Dataset[Sample]):
         for view, draw, clip in zip(views, draws, out, strict=True):
             augment(view, self.preprocessing, augmentation, draw, out=clip)
         return out
-
-
-def _annotated_frames(reader: VideoReader, row: Annotation) -> tuple[int, int]:
-    """(first frame, number of frames) of the annotated interval, see `VideoReader.frames_between`; never none."""
-    first, count = reader.frames_between(row.start, row.end)
-    if not count:
-        raise VideoError(
-            f"{row.path}: the annotation starts at {row.start:g} s, but the video lasts {reader.duration:g} s"
-        )
-    return first, count
 
 
 def make_loader(

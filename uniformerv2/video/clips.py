@@ -11,7 +11,6 @@ from torch import Tensor
 
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.reader import VideoReader
-from uniformerv2.video.sampling import segment_indices
 from uniformerv2.video.transforms import test_crops
 from uniformerv2.video.views import Views
 
@@ -28,12 +27,12 @@ def evaluation_views(
     """Clips spread over a video, each in one or three crops.
 
     Args:
-        reader: the video; every frame that a view needs is decoded once.
+        reader: the video; each frame of a view is decoded once.
         preprocessing: frames, size and normalisation of the model.
-        views: how many.
-        first: the first frame that may be seen.
-        count: how many frames from there may be seen; None: all.
-        out: where to write the result; None: new memory.
+        views: clips and crops.
+        first: the first frame of the interval that the clips are spread over.
+        count: frames of the interval; None: all from there.
+        out: where to write the result, such as memory that processes share; None: new memory.
 
     Returns:
         float32 (clips x crops, 3, frames, height, width), normalised: clips in order of time and, for each,
@@ -43,8 +42,8 @@ def evaluation_views(
         VideoError: a wanted frame cannot be decoded.
     """
     count = len(reader) - first if count is None else count
-    places = _places(count, preprocessing.num_frames, views.clips)
-    clips = reader.frames_at([first + index for clip in places for index in clip]).split(preprocessing.num_frames)
+    indices = [first + index for clip in views.frame_indices(count, preprocessing.num_frames) for index in clip]
+    clips = reader.frames_at(indices).split(preprocessing.num_frames)
     out = torch.empty((len(views), 3, len(clips[0]), *preprocessing.size)) if out is None else out
     for clip, crops in zip(clips, out.split(views.crops), strict=True):
         test_crops(clip, preprocessing, crops=views.crops, out=crops)
@@ -53,10 +52,10 @@ def evaluation_views(
 
 @dataclass(frozen=True, eq=False)
 class SharedClips:
-    """Clips that may have frames in common, as those of a short video have; each frame is there once."""
+    """Clips that may have frames in common, as those of a short video do; each frame is held once."""
 
     frames: Tensor  # float32 (3, frames, height, width), normalised; a crop of a frame is a frame of its own
-    clips: Tensor  # int64 (clips, frames of a clip): places among the frames
+    clips: Tensor  # int64 (clips, frames of a clip): indices into `frames`
 
     def whole(self) -> Tensor:
         """Each clip with all of its frames, contiguous: (clips, 3, frames of a clip, height, width)."""
@@ -65,7 +64,7 @@ class SharedClips:
 
 
 def distinct_views(reader: VideoReader, preprocessing: Preprocessing, views: Views = Views()) -> SharedClips:
-    """What `evaluation_views` looks at, every frame read and resized once.
+    """The clips of `evaluation_views`, with every frame read and resized once.
 
     Args:
         reader, preprocessing, views: as of `evaluation_views`.
@@ -73,14 +72,13 @@ def distinct_views(reader: VideoReader, preprocessing: Preprocessing, views: Vie
     Raises:
         VideoError: a wanted frame cannot be decoded.
     """
-    indices = torch.tensor(_places(len(reader), preprocessing.num_frames, views.clips))
-    wanted, places = indices.unique(return_inverse=True)
-    crops = test_crops(reader.frames_at(wanted.tolist()), preprocessing, crops=views.crops)
+    indices = torch.tensor(views.frame_indices(len(reader), preprocessing.num_frames))
+    wanted, clips = indices.unique(return_inverse=True)
+    frames = torch.empty((3, views.crops, len(wanted), *preprocessing.size))
+    test_crops(reader.frames_at(wanted.tolist()), preprocessing, crops=views.crops, out=frames.transpose(0, 1))
     starts = len(wanted) * torch.arange(views.crops)
-    # (crops, 3, frames, height, width) -> (3, crops·frames, height, width)
-    frames = crops.transpose(0, 1).flatten(1, 2)
     # (clips, 1, frames of a clip) + (crops, 1) -> (clips·crops, frames of a clip)
-    return SharedClips(frames, (places[:, None] + starts[:, None]).flatten(0, 1))
+    return SharedClips(frames.flatten(1, 2), (clips[:, None] + starts[:, None]).flatten(0, 1))
 
 
 def joined(videos: Sequence[SharedClips]) -> SharedClips:
@@ -88,8 +86,3 @@ def joined(videos: Sequence[SharedClips]) -> SharedClips:
     starts = accumulate((len(video.frames[0]) for video in videos[:-1]), initial=0)
     clips = [video.clips + start for video, start in zip(videos, starts, strict=True)]
     return SharedClips(torch.cat([video.frames for video in videos], dim=1), torch.cat(clips))
-
-
-def _places(count: int, num_frames: int, clips: int) -> list[list[int]]:
-    """Frame indices of each clip."""
-    return [segment_indices(count, num_frames, clip=clip, clips=clips) for clip in range(clips)]

@@ -1,7 +1,7 @@
-"""Frames as they come: from a camera, an address, a file that plays at its own pace, or pushed by the caller.
+"""Live frames: from a camera, an address, a file that plays at its own pace, or pushed by the caller.
 
-Whoever makes frames and whoever looks at them work side by side, with a short queue between them. When it is full, its
-oldest frame goes, so that no more memory is taken and nobody falls behind.
+The source and the consumer of frames run concurrently, with a short queue between them. When the queue is full, its
+oldest frame is dropped, so that memory is bounded and the consumer never lags behind.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _IN_PIECES = frozenset({"hls", "dash"})  # formats in which even what is live co
 _MOST_DAMAGED = 500  # packets in a row: some 20 seconds, while a decoder may have to wait for a key frame
 _LONGEST_GAP = 10.0  # seconds between frames; more is a jump of the source's clock, not a pause
 _ROUNDING = 1e-6  # of a frame: an inexact time must not fall into the slot before
-_GRACE = 1.0  # seconds that a reader gets to end in; a read that hangs ends by its own timeout
+_JOIN_SECONDS = 1.0  # that a closed reader is waited for; a read that hangs ends by its own timeout
 
 
 @dataclass(frozen=True)
 class LiveFrame:
-    """One frame on its way."""
+    """One frame of a live source."""
 
     image: Tensor  # uint8 (3, height, width), RGB
     number: int  # of the frames that were pushed, from 0
@@ -53,28 +53,29 @@ class LiveFrame:
 
 
 class LiveFrames:
-    """A short queue of frames between whoever pushes them and whoever looks at them; safe between threads.
+    """A short queue of frames between a source and a consumer; safe between threads.
 
     Args:
         name: what messages call the source.
-        room: frames that may wait; where another comes, the oldest goes.
+        queue_size: frames that may wait; when another comes, the oldest is dropped.
         clock: gives seconds.
 
     Attributes:
-        dropped: frames that went unseen, so far.
-        damaged: packets of the source that could not be decoded, or only in part, so far.
-        ending: why there are no more frames, where there is something to say.
+        dropped: frames so far that were never taken.
+        damaged: packets of the source so far that could not be decoded, or only in part.
+        ending: why there are no more frames, if not because the source has ended.
     """
 
-    def __init__(self, name: str = "pushed frames", *, room: int = 2, clock: Callable[[], float] = time.monotonic):
-        if room < 1:
-            raise ValueError(f"room must be at least 1 frame, got {room}")
+    def __init__(
+        self, name: str = "pushed frames", *, queue_size: int = 2, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        if queue_size < 1:
+            raise ValueError(f"queue_size must be at least 1, got {queue_size}")
         self.name = name
         self.clock = clock
         self.dropped = self.damaged = 0
         self.ending = ""
-        self._room = room
-        self._waiting: deque[LiveFrame] = deque()
+        self._waiting = deque[LiveFrame](maxlen=queue_size)
         self._pushed = 0
         self._start: float | None = None
         self._ended = False
@@ -96,32 +97,30 @@ class LiveFrames:
         time = arrival if time is None else time
         with self._changed:
             self._start = time if self._start is None else self._start
-            if len(self._waiting) == self._room:
-                self._waiting.popleft()
-                self.dropped += 1
+            self.dropped += len(self._waiting) == self._waiting.maxlen
             self._waiting.append(LiveFrame(image, self._pushed, time - self._start, arrival))
             self._pushed += 1
             self._changed.notify()
 
     def end(self, error: BaseException | None = None) -> None:
-        """No more frames come; whoever looks gets those that wait, and then the error if there is one."""
+        """No more frames come: those that wait can be taken, and then the error is raised if there is one."""
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify()
 
-    def take(self, timeout: float | None = None) -> LiveFrame | None:
+    def take(self, timeout_seconds: float | None = None) -> LiveFrame | None:
         """The next frame; None after the last.
 
         Args:
-            timeout: seconds to wait for it; None: for ever.
+            timeout_seconds: how long to wait for it; None: for ever.
 
         Raises:
             VideoError: no frame came in time, or the source failed.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._waiting or self._ended, timeout):
+            if not self._changed.wait_for(lambda: self._waiting or self._ended, timeout_seconds):
                 damaged = f"; {self.damaged} packets could not be decoded" if self.damaged else ""
-                raise VideoError(f"{self.name}: no frame for {timeout:g} s{damaged}")
+                raise VideoError(f"{self.name}: no frame for {timeout_seconds:g} s{damaged}")
             if self._waiting:
                 return self._waiting.popleft()
             if self._error is not None:
@@ -131,7 +130,7 @@ class LiveFrames:
 
 @dataclass(frozen=True)
 class Address:
-    """What FFmpeg has to know of a source."""
+    """How FFmpeg opens a source."""
 
     name: str  # for messages, without passwords
     url: str
@@ -187,33 +186,45 @@ class Pace:
 
 @contextmanager
 def live_frames(
-    source: str | Path | int, *, rate: float | None = None, timeout: float | None = None, room: int = 2
+    source: str | Path | int,
+    *,
+    frames_per_second: float | None = None,
+    timeout_seconds: float | None = None,
+    queue_size: int = 2,
 ) -> Iterator[LiveFrames]:
     """Read a source in a thread for as long as the context lasts.
 
     Args:
         source: see `Address.of`.
-        rate: frames per second that are wanted; None: all.
-        timeout: seconds that opening, and each read, may take; None: for ever.
-        room: as of `LiveFrames`.
+        frames_per_second: how many are wanted; None: all.
+        timeout_seconds: how long opening, and each read, may take; None: for ever.
+        queue_size: as of `LiveFrames`.
     """
     address = Address.of(source)
-    frames, stop = LiveFrames(address.name, room=room), threading.Event()
+    frames, stop = LiveFrames(address.name, queue_size=queue_size), threading.Event()
     pace = Pace(frames.clock, stop.wait)
-    work = partial(read, address, frames, rate=rate, timeout=timeout, pace=pace, stopped=stop.is_set)
+    work = partial(
+        read,
+        address,
+        frames,
+        frames_per_second=frames_per_second,
+        timeout_seconds=timeout_seconds,
+        pace=pace,
+        stopped=stop.is_set,
+    )
     reader = threading.Thread(target=_to_the_end, args=(work, frames), name=address.name, daemon=True)
     reader.start()
     try:
         yield frames
     finally:
         stop.set()
-        reader.join(_GRACE)
+        reader.join(_JOIN_SECONDS)
 
 
 def _to_the_end(work: Callable[[], None], frames: LiveFrames) -> None:
     try:
         work()
-    except BaseException as error:  # whoever looks at the frames has to learn of it
+    except BaseException as error:  # raised where the frames are taken
         frames.end(error)
     else:
         frames.end()
@@ -223,26 +234,26 @@ def read(
     address: Address,
     frames: LiveFrames,
     *,
-    rate: float | None,
-    timeout: float | None,
+    frames_per_second: float | None,
+    timeout_seconds: float | None,
     pace: Pace,
     stopped: Callable[[], bool],
 ) -> None:
     """Push what a source gives, to its end or until `stopped`.
 
-    Recordings (files, and addresses of a known length) and what is sent in pieces of seconds are held back to their own
-    pace. Frames of other sources have the time at which they come, as few of them state a true one.
+    Recordings (files, and addresses of a known length) and formats that are sent in pieces of seconds are held back to
+    their own pace. Frames of other sources have the time of their arrival, as few sources state a true one.
 
     Raises:
         VideoError: it cannot be opened or read, or nearly nothing of it can be decoded.
     """
-    with _open(address, timeout) as container:
+    with _open(address, timeout_seconds) as container:
         stream = main_stream(container, address.name)
         stream.thread_type = "SLICE"  # threads for frames would hold back as many frames
         recorded = address.url.startswith("file:") or container.duration is not None
         paced = recorded or container.format.name in _IN_PIECES
-        wanted, converter, last = _Slots(rate), VideoReformatter(), 0.0
-        for frame in _decoded(address, container, stream, frames, timeout):
+        wanted, converter, last = _Slots(frames_per_second), VideoReformatter(), 0.0
+        for frame in _decoded(address, container, stream, frames, timeout_seconds):
             if stopped():
                 return
             last = _time(frame, stream, last)
@@ -255,7 +266,7 @@ def read(
 
 
 def _time(frame: VideoFrame, stream: VideoStream, last: float) -> float:
-    """Seconds by the source; where it states none, a frame after the last."""
+    """Seconds by the source; where it states none, one frame after `last`."""
     if frame.pts is None or not stream.time_base:
         return last + 1 / float(stream.average_rate or UNTIMED_RATE)
     return float(frame.pts * stream.time_base)  # frame.time is NaN for what a decoder gives at the end

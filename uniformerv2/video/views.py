@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from uniformerv2.errors import RecipeError
+from uniformerv2.video.sampling import segment_indices
 
 Average = Literal["probabilities", "logits"]
 
@@ -33,3 +34,7 @@ class Views:
 
     def __len__(self) -> int:
         return self.clips * self.crops
+
+    def frame_indices(self, length: int, num_frames: int) -> list[list[int]]:
+        """The frames of each clip in a video of `length` frames, see `segment_indices`."""
+        return [segment_indices(length, num_frames, clip=clip, clips=self.clips) for clip in range(self.clips)]
