@@ -60,7 +60,7 @@ def k400(options: argparse.Namespace) -> Report:
         reference=options.reference,
         peers=True,
         batch_sizes=options.batch_sizes,
-        repeats=options.repeats,
+        rounds=options.repeats,
         progress=True,
     )
 
@@ -76,7 +76,7 @@ def ssv2(options: argparse.Namespace) -> Report:
         reference=options.reference,
         only=in_torch,
         batch_sizes=(1,),
-        repeats=options.repeats,
+        rounds=options.repeats,
         progress=True,
     )
 
@@ -90,7 +90,7 @@ def frames(options: argparse.Namespace) -> str:
         short = Case(file, None, None, 8, (224, 224))
         for case in (short, replace(short, num_frames=64)):
             contender = Contender("ours", "fp32", "torch")
-            measured, _ = measure([contender], case, device, batch_sizes=(1,), repeats=options.repeats)
+            measured, _ = measure([contender], case, device, batch_sizes=(1,), rounds=options.repeats)
             seen[case.num_frames] = measured[0]
     lines = [
         f"{count} frames: {one.latency * 1e3:.0f} ms ± {one.times[0].spread:.1%}, {one.memory_mib:.0f} MiB"

@@ -94,7 +94,7 @@ def test_the_command_measures_a_checkpoint_in_processes_of_its_own(
     monkeypatch.setattr("uniformerv2.benchmark.run.product_limit", lambda dtype, device: 1e11)
     save_model(model, tmp_path / "model.safetensors")
     status, output, _ = uniformerv2(
-        "benchmark", tmp_path / "model.safetensors", "--repeats", 1, "--batch-sizes", 1, 2, "--output", tmp_path / "out"
+        "benchmark", tmp_path / "model.safetensors", "--rounds", 1, "--batch-sizes", 1, 2, "--output", tmp_path / "out"
     )
     assert status == 0
     assert "| ours torch fp32 |" in output
@@ -111,7 +111,7 @@ def test_the_command_measures_a_checkpoint_in_processes_of_its_own(
 def test_what_cannot_be_measured_is_one_line(
     uniformerv2: Callable[..., tuple[int, str, str]], model: UniFormerV2, tmp_path: Path
 ) -> None:
-    status, _, errors = uniformerv2("benchmark", "--model", "Ti/16", "--batch-sizes", 2)
+    status, _, errors = uniformerv2("benchmark", "Ti/16", "--batch-sizes", 2)
     assert (status, "batch sizes that begin with 1" in errors) == (2, True)
     with pytest.raises(RecipeError, match="no such file; --reference takes a checkout"):
         load_reference(tmp_path, model, num_frames=4)

@@ -68,14 +68,14 @@ def measure(
     device: torch.device,
     *,
     batch_sizes: Sequence[int] = (1, 4),
-    repeats: int = 5,
+    rounds: int = 5,
     progress: bool = False,
 ) -> tuple[list[Measured], list[str]]:
     """Time all contenders in turn, A B C A B C ...; in each turn a contender runs twice, and the second run counts.
 
     Args:
         batch_sizes: clips at a time; 1 comes first.
-        repeats: turns of each contender.
+        rounds: turns of each contender.
         progress: print a line about each step.
 
     Returns:
@@ -98,7 +98,7 @@ def measure(
         for batch in batch_sizes:
             say(f"timing {len(workers)} contenders, batch size {batch}", progress=progress)
             seconds: dict[Contender, list[float]] = {contender: [] for contender in workers}
-            for _ in range(repeats):
+            for _ in range(rounds):
                 for contender, worker in workers.items():
                     seconds[contender].append(worker.ask(batch))
             for contender, counted in seconds.items():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
+from uniformerv2.atomic import write_text
 from uniformerv2.benchmark.contenders import Contender
 from uniformerv2.benchmark.measuring import Measured
 
@@ -56,6 +59,13 @@ class Report:
             "measured": rows,
             "left_out": list(self.left_out),
         }
+
+    def save(self, folder: Path) -> None:
+        """Write benchmark.json, benchmark.md and benchmark.svg."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "benchmark.json", json.dumps(self.to_json(), indent=2) + "\n")
+        write_text(folder / "benchmark.md", self.to_markdown())
+        write_text(folder / "benchmark.svg", self.to_svg())
 
     def to_markdown(self) -> str:
         limits = ", ".join(f"{limit / 1e9:.0f} GFLOP/s in {precision}" for precision, limit in self.limits.items())
