@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, whatever happens while they are written."""
+"""Files and folders that appear complete or not at all, whatever happens while they are written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place at the end, or vanishes if something goes wrong.
+    """A file beside `path` to write to, which takes its place at the end, or is deleted after an exception.
 
     An existing file is replaced only when the new one is complete. Raises OSError.
     """

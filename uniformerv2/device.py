@@ -1,4 +1,4 @@
-"""Which device computes."""
+"""The device that computes: its choice, its memory, its speed in bfloat16."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def peak_memory_mib(device: torch.device) -> float:
 def bf16_gain(device: torch.device) -> float:
     """How many times as fast as in float32 a device multiplies matrices in bfloat16; measured once, in some 100 ms.
 
-    No instruction set tells: with AVX512-BF16, PyTorch 2.13 was 2.1 times as fast on an AMD EPYC, and half as fast on
-    an Intel Xeon without AMX.
+    Instruction sets do not decide it: with AVX512-BF16, PyTorch 2.13 was 2.1 times as fast on an AMD EPYC, and half as
+    fast on an Intel Xeon without AMX.
     """
     factors = {dtype: torch.ones(1024, 1024, dtype=dtype, device=device) for dtype in (torch.float32, torch.bfloat16)}
     seconds: dict[torch.dtype, list[float]] = {dtype: [] for dtype in factors}

@@ -1,12 +1,12 @@
-"""What a user can get wrong, as types. Everything else is a programming error and keeps its traceback."""
+"""Errors that a user can cause. Any other exception is a programming error and keeps its traceback."""
 
 from __future__ import annotations
 
 
 class UniFormerV2Error(Exception):
-    """Base of every error that a user can cause and mend.
+    """Base of every error that a user can cause and fix.
 
-    The message is one line that names the file, the offending value and the way out.
+    The message is one line that names the file, the wrong value and the way out.
     The command line prints it and ends with status 2.
     """
 
@@ -16,16 +16,16 @@ class VideoError(UniFormerV2Error):
 
 
 class CheckpointError(UniFormerV2Error):
-    """A weight file that cannot be read, or that does not fit the model it is meant for."""
+    """A weight file that cannot be read or written, or that does not fit its model."""
 
 
 class AnnotationError(UniFormerV2Error):
-    """A manifest or folder of videos that does not say what is needed."""
+    """A manifest or folder of videos that lacks something or contradicts itself."""
 
 
 class RecipeError(UniFormerV2Error):
-    """Options that contradict each other, or a run directory that must not be touched."""
+    """Options that contradict each other, or an output that must not be touched."""
 
 
 class ProcessError(UniFormerV2Error):
-    """Another process that works on the same thing has ended."""
+    """Another process of the same group has ended."""

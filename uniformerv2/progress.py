@@ -1,4 +1,4 @@
-"""Bars and lines about work that goes on, for whoever watches; results are returned or printed elsewhere."""
+"""Progress on stderr: bars and lines. Results are returned, or printed on stdout by the command line."""
 
 from __future__ import annotations
 
