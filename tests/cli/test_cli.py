@@ -481,10 +481,10 @@ def test_options_that_make_no_sense(
 
 
 def test_predict_needs_a_video_and_a_class_to_name(uniformerv2: Run, checkpoint: Path, red: Path) -> None:
-    for arguments in ([checkpoint], [checkpoint, red, "--top-k", 0]):
+    for arguments, part in (([checkpoint], "no videos given"), ([checkpoint, red, "--top-k", 0], "top_k")):
         status, output, errors = uniformerv2("predict", *arguments)
         assert (status, output) == (2, "")
-        assert_one_line(errors, "top_k")
+        assert_one_line(errors, part)
 
 
 def test_wrong_usage_ends_with_status_2(uniformerv2: Run) -> None:
