@@ -61,7 +61,7 @@ def write_files(folder: Path) -> dict[str, Path]:
     model = UniFormerV2(named_config("L/14@336"))
     print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} million parameters")
     save_model(model, files["ours"])
-    convert(files["ours"], files["official"], "official")
+    convert(files["ours"], files["official"], to="official")
     small = named_config("Ti/16", width=64, heads=1, depth=4, global_after=(3,))
     save_model(UniFormerV2(small), folder / "small.safetensors")
     return files

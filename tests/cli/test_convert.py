@@ -51,7 +51,7 @@ def test_a_file_that_cannot_be_converted_ends_with_one_line(tmp_path: Path, caps
     (tmp_path / "x.pth").write_bytes(b"nothing")
     assert main(["convert", str(tmp_path / "x.pth"), str(tmp_path / "y"), "--to", "ours"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"error: {tmp_path / 'x.pth'}: an unknown kind of file")
+    assert said.startswith(f"error: {tmp_path / 'x.pth'}: an unknown format")
     assert said.count("\n") == 1
     assert not (tmp_path / "y").exists()
 
@@ -76,6 +76,6 @@ def test_info_of_a_foreign_file_says_what_it_assumed(
 def test_info_of_ours_says_what_it_holds(ours: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(ours)]) == 0
     said = capsys.readouterr().out
-    assert "everything is as its metadata says" in said
+    assert "everything is from its metadata" in said
     assert "labels (174): a guess" in said
     assert "origin              a test" in said

@@ -20,7 +20,16 @@ def test_every_model_has_a_whole_line_of_at_most_120_columns(capsys: pytest.Capt
     assert (status, errors) == (0, "")
     lines = output.splitlines()
     assert max(len(line) for line in lines) <= 120
-    assert lines[0].split() == ["name", "dataset", "clip", "views", "top-1", "parameters", "multiply-adds", "state"]
+    assert lines[0].split() == [
+        "name",
+        "dataset",
+        "clip",
+        "views",
+        "top-1",
+        "parameters",
+        "multiply-adds",
+        "availability",
+    ]
     rows = [line.split() for line in lines[1:73]]
     assert [row[:2] for row in rows] == [[entry.name, entry.dataset] for entry in list_models()]
     assert "…" not in output
@@ -33,7 +42,7 @@ def test_only_the_states_that_occur_are_explained(capsys: pytest.CaptureFixture[
     _, output, _ = run(capsys, "--dataset", "sthv2")
     assert [line.partition(":")[0] for line in output.splitlines()[5:]] == ["views", "gone"]
     _, output, _ = run(capsys, "--dataset", "MIT")
-    assert [line.partition(":")[0] for line in output.splitlines()[7:]] == ["views", "gone", "on the hub", "untried"]
+    assert [line.partition(":")[0] for line in output.splitlines()[7:]] == ["views", "gone", "on the hub", "untested"]
 
 
 def test_json_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +66,7 @@ def test_json_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
         "top1": 89.5,
         "top5": 98.4,
         "format": "mmaction2",
-        "state": "untried",
+        "availability": "untested",
         "sha256": "",
         "layout": "scene",
         "image_size": 336,

@@ -395,7 +395,7 @@ def test_clip_encoders_of_both_kinds_are_armed(prefix: str) -> None:
 def test_what_is_neither_video_nor_image_model_is_named() -> None:
     with pytest.raises(CheckpointError, match="neither ours nor official nor mmaction2's"):
         load_model({"fc.weight": torch.zeros(2, 2)})
-    with pytest.raises(CheckpointError, match="no metadata says format=uniformerv2"):
+    with pytest.raises(CheckpointError, match="no metadata with format=uniformerv2"):
         load_model(UniFormerV2(CONFIG).state_dict())
 
 

@@ -160,7 +160,7 @@ def _tensor(shape: list[int], start: int, end: int) -> dict[str, object]:
 WHOLE = _safetensors(_tensor([4], 0, 16), bytes(16))
 BAD = {
     "empty": (b"", "is empty"),
-    "text": (b"not weights at all", "unknown kind .* b'not weig'"),
+    "text": (b"not weights at all", "unknown format .* b'not weig'"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "git-lfs"),
     "html": (b"<!DOCTYPE html><html><body>404</body></html>", "web page"),
     "s3 error": (b'\n<?xml version="1.0"?><Error><Code>NoSuchBucket</Code></Error>', "web page or XML"),

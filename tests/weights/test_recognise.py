@@ -74,7 +74,7 @@ def test_what_is_given_is_not_assumed() -> None:
     info = found(config, options={"heads": 4, "global_after": (1, 3)}, num_frames=5, channel_order="bgr")
     assert info.config == config
     assert (info.preprocessing.num_frames, info.preprocessing.channel_order) == (5, "bgr")
-    assert not [line for line in info.report if "assumed" in line]
+    assert not [line for line in info.report if "assumed:" in line]
     assert "given: heads 4, global_after (1, 3)" in info.report
 
 

@@ -155,13 +155,13 @@ def test_every_head_of_a_hash_belongs_to_one_file() -> None:
 
 
 def test_states_claim_no_more_than_is_known() -> None:
-    states = {one.name: one.state for one in list_models()}
-    assert Counter(states.values()) == {"gone": 47, "untried": 23, "on the hub": 2}
+    states = {one.name: one.availability for one in list_models()}
+    assert Counter(states.values()) == {"gone": 47, "untested": 23, "on the hub": 2}
     assert states["b16-k400-k710-8x224"] == states["b16-mit-8x224"] == "on the hub"
     for one in list_models():
-        assert (one.state == "gone") == ("aliyuncs.com" in one.url), one.name
+        assert (one.availability == "gone") == ("aliyuncs.com" in one.url), one.name
         assert one.sha256 == (HUB_SHA256 if one.name == "b16-k400-k710-8x224" else "")
-        assert one.state in zoo.STATES
+        assert one.availability in zoo.AVAILABILITY
 
 
 def test_preprocessing_belongs_to_the_checkpoint() -> None:

@@ -72,7 +72,7 @@ def benchmark(
         left_out: list[str] = []
         if reference is not None:
             try:
-                convert(ours, official := ours.with_name("official.pyth"), "official")
+                convert(ours, official := ours.with_name("official.pyth"), to="official")
                 case = Case(ours, official, reference, case.num_frames, case.size)
             except CheckpointError as error:
                 left_out.append(f"the official model: {error}")

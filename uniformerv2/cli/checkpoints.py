@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Models:
-    """List the published checkpoints: what they are, what was measured with them, and whether they can be had."""
+    """List the published checkpoints: models, published accuracies, and whether they are available."""
 
     dataset: str | None = None
     """Only models of this dataset, such as K400 or ssv2."""
     as_json: Annotated[FlagCreatePairsOff[bool], arg(name="json")] = False
-    """Print a JSON array with everything that is known of each model, and nothing else."""
+    """Print a JSON array of all that is known about the models, and nothing else."""
 
     def run(self) -> int:
         from uniformerv2.weights.zoo import list_models
@@ -36,7 +36,7 @@ class Models:
 
 @dataclass(frozen=True)
 class Info:
-    """Show what a checkpoint of any kind is: its architecture, what was recognised and assumed, its labels."""
+    """Show the architecture of a checkpoint, what was recognised and assumed, and its labels."""
 
     checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
     """A checkpoint, such as RUN/last.safetensors or a file of the official code or of mmaction2."""
@@ -64,30 +64,30 @@ class Info:
 
 @dataclass(frozen=True)
 class Convert:
-    """Write a checkpoint in the format of another implementation; nothing is lost on the way back.
+    """Write a checkpoint in the format of another implementation, and back without loss.
 
     The rows of a head whose labels are known are put into the order that the format's users expect.
     """
 
     source: Annotated[Positional[Path], arg(metavar="IN")]
     """A checkpoint of this package, of the official code or of mmaction2."""
-    target: Annotated[Positional[Path], arg(metavar="OUT")]
+    path: Annotated[Positional[Path], arg(metavar="OUT")]
     """The file to write; an existing one is replaced."""
     to: Literal["ours", "official", "mmaction2"]
-    """Whose format."""
+    """The format to write."""
     dataset: str | None = None
-    """Whose classes the head has, such as sthv2, where the checkpoint does not tell."""
+    """Whose classes the head has, such as sthv2, where the checkpoint does not state it."""
     heads: int | None = None
-    """Attention heads, where the checkpoint does not tell; None: one for each 64 channels."""
+    """Attention heads, where the checkpoint does not state them; None: one for each 64 channels."""
     global_after: tuple[int, ...] | None = None
-    """Blocks that global stages follow, where the checkpoint does not tell; None: the last ones."""
+    """Blocks that global stages follow, where the checkpoint does not state them; None: the last ones."""
 
     def run(self) -> int:
         from uniformerv2.weights.convert import convert
 
-        told: dict[str, Any] = {"heads": self.heads, "global_after": self.global_after}
-        options = {name: value for name, value in told.items() if value is not None}
-        for line in convert(self.source, self.target, self.to, dataset=self.dataset, **options):
+        given: dict[str, Any] = {"heads": self.heads, "global_after": self.global_after}
+        options = {name: value for name, value in given.items() if value is not None}
+        for line in convert(self.source, self.path, to=self.to, dataset=self.dataset, **options):
             print(line)
         return 0
 
@@ -96,22 +96,22 @@ def _print_models(entries: Sequence[ZooEntry]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from uniformerv2.weights.zoo import STATES
+    from uniformerv2.weights.zoo import AVAILABILITY
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("name", "dataset", "clip", "views", "top-1", "parameters", "multiply-adds", "state"):
+    for title in ("name", "dataset", "clip", "views", "top-1", "parameters", "multiply-adds", "availability"):
         number = title in ("top-1", "parameters", "multiply-adds")
         table.add_column(title, justify="right" if number else "left", no_wrap=title == "name")
     for entry in entries:
         top1 = "-" if entry.top1 is None else f"{entry.top1:.1f}"
         clip = f"{entry.num_frames}x{entry.image_size}"
         counts = (f"{entry.parameters / 1e6:.1f} M", f"{entry.multiply_adds / 1e9:.1f} G")
-        table.add_row(entry.name, entry.dataset, clip, entry.views or "-", top1, *counts, entry.state)
+        table.add_row(entry.name, entry.dataset, clip, entry.views or "-", top1, *counts, entry.availability)
     console = Console()
     if not console.is_terminal:
         console.width = 120  # a file or a pipe has no width of its own
     console.print(table)
     print("views: frames x crops x clips of the published top-1; multiply-adds: of one view")
-    for state, meaning in STATES.items():
-        if any(entry.state == state for entry in entries):
-            print(f"{state}: {meaning}")
+    for availability, meaning in AVAILABILITY.items():
+        if any(entry.availability == availability for entry in entries):
+            print(f"{availability}: {meaning}")

@@ -39,7 +39,7 @@ CheckpointSource = str | Path | Mapping[str, Tensor]
 
 
 class Checkpoint(NamedTuple):
-    """A video checkpoint that was read and understood; its tensors are under our names and fit its configuration."""
+    """A video checkpoint, read and recognised; its tensors are under our names."""
 
     name: str
     metadata: dict[str, str]
@@ -55,10 +55,10 @@ def save_model(model: UniFormerV2, path: str | Path, *, origin: str | None = Non
     """Write a model to one safetensors file, whole or not at all.
 
     Args:
-        model: the model; its config, preprocessing, labels and what is not certain about them go into the file.
-        path: where to; an existing file is replaced only when the new one is complete.
-        origin: where the weights come from, for people; None: what the checkpoint said that the model was loaded from.
-        licence: under which terms they may be used; None: as for `origin`.
+        model: its config, preprocessing, labels and label note go into the file.
+        path: the file to write; an existing one is replaced only when the new one is complete.
+        origin: where the weights come from, for people; None: that of the checkpoint that the model was loaded from.
+        licence: terms of use; None: as for `origin`.
     """
     info = CheckpointInfo(
         model.config,
@@ -72,7 +72,7 @@ def save_model(model: UniFormerV2, path: str | Path, *, origin: str | None = Non
 
 
 def checkpoint_info(source: CheckpointSource, **options: Any) -> CheckpointInfo:
-    """What a checkpoint of any kind is, without reading its weights; `source` and `options` as for `load_model`.
+    """Recognise a checkpoint without loading its weights; `source` and `options` as for `load_model`.
 
     Raises:
         CheckpointError: as `load_model`; a head without labels is no error here.
@@ -91,7 +91,7 @@ def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, so
     ]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     if any(problems.values()):
-        listed = "; ".join(f"{len(keys)} {what}: {first_of(keys)}" for what, keys in problems.items() if keys)
+        listed = "; ".join(f"{len(keys)} {problem}: {first_of(keys)}" for problem, keys in problems.items() if keys)
         raise CheckpointError(f"{source} does not fit the model: {listed}")
 
 
@@ -114,22 +114,22 @@ def open_checkpoint(source: CheckpointSource, known: Known, options: Mapping[str
         path, origin, known = _find(Path(source), name, known)
         file_name = path.name
         metadata, tensors = read_tensors(path)
-    kind, state, ignored = rename_video_keys(tensors, name)
+    key_format, state, ignored = rename_video_keys(tensors, name)
     if unknown := [option for option in options if option not in ModelConfig.__dataclass_fields__]:
         raise TypeError(f"{', '.join(unknown)}: no field of ModelConfig, and {name} is a video model already")
     if metadata.get("format") == FORMAT:
-        info = replace(_parse_info(name, metadata, options), format=kind)
+        info = replace(_parse_info(name, metadata, options), format=key_format)
         if known.dataset and info.labels:
             unused = f"dataset {known.dataset} not used: the file has its own labels"
             info = replace(info, report=(*info.report, unused))
-    elif kind == "ours":
+    elif key_format == "ours":
         raise CheckpointError(
-            f"{name}: not a checkpoint of this package, only its tensors: no metadata says format={FORMAT} and what "
-            "the architecture is; write it with save_model, or build the model and use load_weights"
+            f"{name}: not a checkpoint of this package, only its tensors: it has no metadata with format={FORMAT} and "
+            "the architecture; write it with save_model, or build the model and use load_weights"
         )
     else:
-        info = recognise(state, kind, source=name, file_name=file_name, options=options, **known._asdict())
-    report = (*info.report, *(f"ignored: {first_of(keys)}" for keys in [ignored] if keys))
+        info = recognise(state, key_format, source=name, file_name=file_name, options=options, **known._asdict())
+    report = (*info.report, f"ignored: {first_of(ignored)}") if ignored else info.report
     return Checkpoint(name, metadata, state, replace(info, origin=origin or info.origin, report=report))
 
 
@@ -156,26 +156,26 @@ def _find(path: Path, name: str, known: Known) -> tuple[Path, str, Known]:
 
 
 def rename_video_keys(tensors: Mapping[str, Tensor], source: str) -> tuple[Any, StateDict, list[str]]:
-    """The format, the tensors under our names (unknown ones as they are, for the strict check), and what is ignored."""
+    """The format, the tensors under our names (unknown ones unchanged, for the strict check), and the ignored keys."""
     found = formats_of(tensors)
     if len(found) > 1:
-        mixed = " and ".join(f"{kind} ({key})" for kind, key in found.items())
+        mixed = " and ".join(f"{key_format} ({key})" for key_format, key in found.items())
         raise CheckpointError(f"{source}: keys of two formats mixed: {mixed}; expected one; save only the model meant")
     if not found:
-        raise NotAVideoModel(_what_else(tensors, source))
-    kind = next(iter(found))
-    if kind == "ours":
-        return kind, dict(tensors), []
-    if kind == "official" and not any(key.startswith("backbone.") for key in tensors):
+        raise NotAVideoModel(_describe_others(tensors, source))
+    key_format = next(iter(found))
+    if key_format == "ours":
+        return key_format, dict(tensors), []
+    if key_format == "official" and not any(key.startswith("backbone.") for key in tensors):
         tensors = add_backbone_prefix(tensors)
-    prefix = IGNORED_PREFIXES.get(kind)
+    prefix = IGNORED_PREFIXES.get(key_format)
     ignored = [key for key in tensors if prefix and key.startswith(prefix)]
-    state, unknown = to_ours({key: tensors[key] for key in tensors if key not in ignored}, VIDEO_FORMATS[kind])
-    return kind, {**state, **{key: tensors[key] for key in unknown}}, ignored
+    state, unknown = to_ours({key: tensors[key] for key in tensors if key not in ignored}, VIDEO_FORMATS[key_format])
+    return key_format, {**state, **{key: tensors[key] for key in unknown}}, ignored
 
 
-def _what_else(tensors: Mapping[str, Tensor], source: str) -> str:
-    """What tensors are that are no video model, and what to do with them."""
+def _describe_others(tensors: Mapping[str, Tensor], source: str) -> str:
+    """Describe tensors that are no video model, and what to do with them."""
     try:
         family = read_image_model(tensors, source=source).family
     except CheckpointError as error:
@@ -211,7 +211,7 @@ def _parse_info(source: str, metadata: Mapping[str, str], options: Mapping[str, 
             metadata.get("origin", ""),
             metadata.get("licence", ""),
             metadata.get("label_note", ""),
-            report=("checkpoint of this package: everything is as its metadata says",),
+            report=("checkpoint of this package: everything is from its metadata",),
         )
         if info.labels and len(info.labels) != info.config.num_classes:
             raise ValueError(f"{len(info.labels)} labels for {info.config.num_classes} classes")

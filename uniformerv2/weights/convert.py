@@ -27,7 +27,7 @@ from uniformerv2.weights.key_names import VIDEO_FORMATS, StateDict, VideoFormat,
 from uniformerv2.weights.labels import ClassOrder, class_list, known_order, reordering
 from uniformerv2.weights.recognise import CheckpointInfo, fit_labels
 
-# fields of ModelConfig that the other formats have no name for: their image transformer is CLIP's, as by default here
+# fields of ModelConfig that the other formats cannot express: their image transformer is CLIP's, the default here
 CLIP_ONLY = (
     "gated_mlp",
     "activation",
@@ -49,36 +49,36 @@ CLIP_ONLY = (
     "fusion",
     "num_queries",
 )
-OWN_ORDER = "own_order"  # metadata of a converted file: the order that the labels had in our file
+OWN_ORDER = "own_order"  # metadata of a converted file: the order of the labels in our file
 
 
 def convert(
     source: CheckpointSource,
-    target: str | Path,
-    to: VideoFormat,
+    path: str | Path,
     *,
+    to: VideoFormat,
     dataset: str | None = None,
     labels: Sequence[str] | None = None,
     **options: Any,
 ) -> list[str]:
     """Write a video checkpoint in another format, whole or not at all.
 
-    The rows of a head whose labels are a known list are put into the order that the users of the format expect. What
-    the foreign formats have no place for goes beside their state dict, and back bit for bit. Dtypes stay.
+    The rows of a head whose labels are a known list are put into the order that users of the format expect. What the
+    foreign formats cannot express is kept beside their state dict, and converts back bit for bit. Dtypes stay.
 
     Args:
         source: as for `load_model`.
-        target: the file to write; an existing one is replaced.
+        path: the file to write; an existing one is replaced only when the new one is complete.
         to: "ours" (safetensors), "official" (`model_state`) or "mmaction2" (`state_dict`, `meta`).
-        dataset: whose classes the head has, where the checkpoint does not tell.
-        labels: class names in the order of the head's rows, instead of the checkpoint's.
-        options: fields of `ModelConfig` that no key tells, such as `heads` and `global_after`.
+        dataset, labels: as for `load_model`.
+        options: fields of `ModelConfig` that replace what was recognised or assumed, such as `heads` and
+            `global_after`.
 
     Returns:
-        What was recognised, assumed and changed, one line each.
+        Lines on what was recognised, assumed and changed.
 
     Raises:
-        CheckpointError: as `load_model`; or the format has no name for a part of the model.
+        CheckpointError: as `load_model`; or the format cannot express a part of the model.
     """
     if to not in get_args(VideoFormat):
         raise CheckpointError(f"no format {to!r}; there are {', '.join(get_args(VideoFormat))}")
@@ -92,17 +92,17 @@ def convert(
     report = [*info.report, *reordered]
     metadata = metadata_of(info)
     if to == "ours":
-        write_safetensors(target, state, metadata)
-        return [*report, f"{target}: written in our format"]
+        write_safetensors(path, state, metadata)
+        return [*report, f"{path}: written in our format"]
     _check_expressible(info.config, to, checkpoint.name)
     metadata |= {OWN_ORDER: own_order} if own_order else {}
     content = _foreign(state, to, metadata)
-    with whole_file(target) as partial:
+    with whole_file(path) as partial:
         torch.save(content, partial)
-    return [*report, *_differences(info, to), f"{target}: written in the {to} format"]
+    return [*report, *_differences(info, to), f"{path}: written in the {to} format"]
 
 
-@lru_cache(maxsize=1)  # making many files of one architecture takes most of its time otherwise
+@lru_cache(maxsize=1)  # most of the time of converting many files of one architecture
 def _expected(config: ModelConfig) -> StateDict:
     """Names and shapes of a model's tensors, on the meta device."""
     with torch.device("meta"):
@@ -110,18 +110,18 @@ def _expected(config: ModelConfig) -> StateDict:
 
 
 def _own_order(checkpoint: Checkpoint) -> ClassOrder | None:
-    """The order that the labels have, or had, in a file of ours; None for files that never were ours."""
+    """The order of the labels in the file of ours that this is or was converted from; None where there is none."""
     if checkpoint.info.format == "ours":
         known = known_order(checkpoint.info.labels)
         return known[1] if known else None
-    told: Any = checkpoint.metadata.get(OWN_ORDER)
-    return told if told in get_args(ClassOrder) else None
+    order: Any = checkpoint.metadata.get(OWN_ORDER)
+    return order if order in get_args(ClassOrder) else None
 
 
 def _in_order(
     info: CheckpointInfo, state: StateDict, order: ClassOrder | None
 ) -> tuple[CheckpointInfo, StateDict, list[str]]:
-    """The rows of the head and its labels in another order, where the labels are a known list."""
+    """Put the rows of the head and its labels into another order, where the labels are a known list."""
     rows = reordering(info.labels, order) if order else None
     known = known_order(info.labels)
     if not order or rows is None or known is None or rows == list(range(len(rows))):
@@ -133,7 +133,7 @@ def _in_order(
 
 def _foreign(state: StateDict, to: Literal["official", "mmaction2"], metadata: dict[str, str]) -> dict[str, Any]:
     renamed, unknown = from_ours(state, VIDEO_FORMATS[to])
-    assert not unknown, unknown  # _check_expressible has seen to it
+    assert not unknown, unknown  # see _check_expressible
     # torch.save writes whole storages, and these may be views of a whole file
     tensors = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in renamed.items()}
     wrapped = {"model_state": tensors} if to == "official" else {"state_dict": tensors, "meta": {}}
@@ -151,23 +151,21 @@ def _check_expressible(config: ModelConfig, to: str, source: str) -> None:
         missing.append(f"image_size={config.image_size} (squares only)")
     if missing:
         raise CheckpointError(
-            f"{source}: the {to} format has no name for {', '.join(missing)}; it knows CLIP's transformer only; "
+            f"{source}: the {to} format cannot express {', '.join(missing)}; its image transformer is CLIP's; "
             "write it in our format"
         )
 
 
 def _differences(info: CheckpointInfo, to: str) -> list[str]:
-    """Where the code of the other project would use the weights otherwise than they are meant."""
+    """Notes where the code of the other project would treat the weights differently."""
     lines = []
     usual, own = Preprocessing(), info.preprocessing
     if (own.mean, own.std) != (usual.mean, usual.std):
-        lines.append(
-            f"note: these weights expect mean {own.mean} and std {own.std}; the {to} code takes 0.45 and 0.225"
-        )
+        lines.append(f"note: these weights expect mean {own.mean} and std {own.std}; the {to} code uses 0.45 and 0.225")
     if own.channel_order == "bgr" and to == "mmaction2":
         lines.append(
-            "note: these weights expect BGR frames; mmaction2 gives RGB unless its configuration says otherwise"
+            "note: these weights expect BGR frames; mmaction2 reads RGB unless its configuration says otherwise"
         )
     if not info.config.mix_class_token and to == "mmaction2":
-        lines.append("note: mmaction2 knows no frozen models: it would mix in half of the class token")
+        lines.append("note: mmaction2 has no frozen models: it would mix in half of the class token")
     return lines

@@ -1,4 +1,4 @@
-"""Tensors out of a file of any kind, told by its content and never by its name. Runs no code of a file.
+"""Tensors out of a file of any format, recognised by its content and never by its name. Runs no code of a file.
 
 safetensors files and the archives of torch.save stay on disk as memory maps: nothing is copied before it is used.
 Files of ours are laid out so that their maps are aligned as memory is: see `write_safetensors`.
@@ -26,15 +26,15 @@ from uniformerv2.errors import CheckpointError
 
 HUB_FILE = "model.safetensors"  # of a hub repository, or of a folder that save_pretrained wrote
 SUFFIXES = (".safetensors", ".pth", ".pyth", ".pt", ".bin")  # of weight files
-METADATA_KEY = "uniformerv2"  # where a torch file of ours keeps what a safetensors file has as metadata
+METADATA_KEY = "uniformerv2"  # of the metadata in a torch file of ours
 
-# what state dicts come wrapped in, the first that is there wins: SlowFast and the official code; mmengine,
-# Lightning and open_clip; timm, MAE and DeiT; DINO, whose teacher is the model; DeepSpeed
+# keys that hold the state dict, the first one found is taken: SlowFast and the official code; mmengine, Lightning and
+# open_clip; timm, MAE and DeiT; DINO, whose teacher is the model; DeepSpeed
 WRAPPERS = ("model_state", "state_dict", "model", "teacher", "student", "module")
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 
 ALIGNMENT = 64  # bytes; of the memory that torch allocates, and of the tensors in its archives
-DTYPES = {  # the names that safetensors has for them
+SAFETENSORS_DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -48,7 +48,7 @@ DTYPES = {  # the names that safetensors has for them
 }
 
 SAFETENSORS, ZIP, TORCH_LEGACY = "safetensors", "zip", "torch legacy"
-OTHERS = {  # how files begin that are taken for weights by mistake
+NO_WEIGHTS = {  # first bytes of files that are taken for weights by mistake
     b"version https://git-lfs": "a pointer that git-lfs left in place of the file; fetch the file with `git lfs pull`",
     b"<": "a web page or XML, probably an error that a server answered; download the file again",
     b"\x1f\x8b": "gzip; unpack it first",
@@ -65,27 +65,27 @@ def read_tensors(path: str | Path, *, memory: int | None = None) -> tuple[dict[s
     """Metadata and tensors of a file.
 
     Args:
-        path: a safetensors file, or one that torch.save wrote in either of its formats. The wrappings `WRAPPERS` and
-            the prefixes `PREFIXES` are taken off; entries that are no tensors are ignored.
-        memory: bytes that the tensors may need as float32; default: what the machine has.
+        path: a safetensors file, or one that torch.save wrote in either of its formats. The keys `WRAPPERS` and the
+            prefixes `PREFIXES` are removed; entries that are no tensors are ignored.
+        memory: bytes that the tensors may need as float32; default: all of the machine's.
 
     Returns:
-        The metadata (of torch files: what this package wrote into them, else nothing), and the tensors by name on the
-        CPU: memory maps of the file, private, so that writing to them does not change it. Only files from before
-        PyTorch 1.6 are read into memory.
+        The metadata (of torch files: only if this package wrote them), and the tensors by name on the CPU: private
+        memory maps of the file, so that writing to them does not change it. Only files from before PyTorch 1.6 are
+        read into memory.
 
     Raises:
-        CheckpointError: no such file, a folder, a kind that is not read, a damaged or truncated file, a pickle
-            that wants to run code, a TorchScript archive, or more than fits the memory.
+        CheckpointError: no such file, a folder, an unknown format, a damaged or truncated file, a pickle that would
+            run code, a TorchScript archive, or more than fits the memory.
     """
     path = Path(path)
-    kind = _kind(path)
+    file_format = _file_format(path)
     memory = machine_memory() if memory is None else memory
     _check_memory(path, path.stat().st_size, memory)
-    if kind == SAFETENSORS:
+    if file_format == SAFETENSORS:
         metadata, tensors = _read_safetensors(path)
     else:
-        metadata, tensors = _unwrap(path, _read_torch(path, archive=kind == ZIP))
+        metadata, tensors = _unwrap(path, _read_torch(path, archive=file_format == ZIP))
     _check_memory(path, sum(tensor.numel() * max(tensor.itemsize, 4) for tensor in tensors.values()), memory)
     return metadata, tensors
 
@@ -98,8 +98,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file whose tensors lie at multiples of `ALIGNMENT`, whole or not at all.
 
-    The library packs tensors in an order of its own behind a header of any length. Maps of them lie askew, torch picks
-    other kernels for such memory, and a model would not say to the last digit what it said before it was saved. Here
+    The library packs tensors in an order of its own behind a header of any length. Memory maps of them are not aligned,
+    torch picks other kernels for such memory, and the last digits of a model's outputs would change with saving. Here
     the header is padded, and the few tensors whose sizes are no multiples come last.
 
     Raises:
@@ -110,7 +110,7 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata:
     end = 0
     for key in ordered:
         start, end = end, end + tensors[key].nbytes
-        shape, dtype = list(tensors[key].shape), DTYPES[tensors[key].dtype]
+        shape, dtype = list(tensors[key].shape), SAFETENSORS_DTYPES[tensors[key].dtype]
         header[key] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
@@ -132,7 +132,7 @@ def machine_memory() -> int:
     return min(limits)
 
 
-def _kind(path: Path) -> str:
+def _file_format(path: Path) -> str:
     if path.is_dir():
         weights = sorted(file.name for file in path.iterdir() if file.suffix in SUFFIXES)
         raise CheckpointError(f"{path}: a folder, not a file; in it: {', '.join(weights) or 'no weights'}")
@@ -148,10 +148,10 @@ def _kind(path: Path) -> str:
         return TORCH_LEGACY
     if start[8:9] == b"{":  # eight bytes for the length of a header of JSON
         return SAFETENSORS
-    found = next((what for magic, what in OTHERS.items() if start.lstrip().startswith(magic)), None)
+    found = next((name for magic, name in NO_WEIGHTS.items() if start.lstrip().startswith(magic)), None)
     raise CheckpointError(
-        f"{path}: {found or f'an unknown kind of file that begins with {start[:8]!r}'}; "
-        "expected safetensors or what torch.save writes"
+        f"{path}: {found or f'an unknown format that begins with {start[:8]!r}'}; "
+        "expected safetensors or a file of torch.save"
     )
 
 
@@ -177,12 +177,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def _read_torch(path: Path, *, archive: bool) -> Any:
     if archive:
         _check_archive(path)
-    # newer versions of torch.load take the name .safetensors for the content, so such a file is given to them open
+    # newer versions of torch.load go by the suffix .safetensors, so such a file is passed open
     mapped = archive and path.suffix != ".safetensors"
     try:
-        with path.open("rb") as file, torch.serialization.safe_globals(_harmless()):
+        with path.open("rb") as file, torch.serialization.safe_globals(_plain_classes()):
             return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # a damaged pickle raises whatever it likes
+    except Exception as error:  # a damaged pickle can raise anything
         blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if blocked:
             raise CheckpointError(
@@ -218,7 +218,7 @@ def _check_archive(path: Path) -> None:
         )
 
 
-def _harmless() -> list[Any]:
+def _plain_classes() -> list[Any]:
     """Classes of plain values that training programs leave beside the weights: numbers of NumPy, options."""
     import _codecs
 
@@ -233,8 +233,8 @@ def _harmless() -> list[Any]:
 def _unwrap(path: Path, content: Any) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a state dict")
-    told = content.get(METADATA_KEY)
-    pairs = told.items() if isinstance(told, Mapping) else ()
+    stored = content.get(METADATA_KEY)
+    pairs = stored.items() if isinstance(stored, Mapping) else ()
     metadata = {key: value for key, value in pairs if isinstance(key, str) and isinstance(value, str)}
     state = content
     while wrapper := next((key for key in WRAPPERS if isinstance(state.get(key), Mapping)), None):
@@ -247,7 +247,7 @@ def _unwrap(path: Path, content: Any) -> tuple[dict[str, str], dict[str, Tensor]
 
 
 def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    while prefix := next((one for one in PREFIXES if all(key.startswith(one) for key in tensors)), ""):
+    while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in tensors)), ""):
         tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
     return tensors
 

@@ -1,9 +1,9 @@
-"""Class lists of the datasets, the orders they circulate in, and heads of one order or set made into another.
+"""Class lists of the datasets, their orders, and heads mapped from one order or dataset to another.
 
-A label belongs to a checkpoint, never to a dataset name alone: the same 400 classes are numbered differently in the
+Labels belong to a checkpoint, never to a dataset name alone: the same 400 classes are numbered differently in the
 official files ("official", also used by VideoMAE V2 and InternVideo) and in mmaction2's ("mmaction2"). Only Kinetics
-is known in two orders; the other sets have one list, mmaction2's, which stands for both. What is not certain about the
-labels of a released head, `released_labels` says: see docs/checkpoints.md.
+is known in two orders; the other datasets have one list, mmaction2's, for both. Some labels of released heads are
+uncertain: see `released_labels` and docs/checkpoints.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ClassOrder = Literal["official", "mmaction2"]
 Model = TypeVar("Model", bound="UniFormerV2")
 
-DATASETS = {  # classes of each
+DATASETS = {  # number of classes
     "kinetics400": 400,
     "kinetics600": 600,
     "kinetics700": 700,
@@ -50,10 +50,10 @@ ALIASES = {f"k{number}": f"kinetics{number}" for number in (400, 600, 700, 710)}
 PARTS_OF_710 = ("kinetics400", "kinetics600", "kinetics700")
 
 INFERRED = (
-    "the order of the labels is inferred: official Kinetics files are taken to follow the lists of VideoMAE V2 and "
+    "the order of the labels is inferred: official Kinetics files are assumed to follow the lists of VideoMAE V2 and "
     "InternVideo, which no released file could confirm"
 )
-UNCONFIRMED = "the order of the labels is unconfirmed: {} is taken for a head whose own list was never published"
+UNCONFIRMED = "the order of the labels is unconfirmed: {} is assumed for a head whose own list was never published"
 
 
 def dataset_name(name: str) -> str:
@@ -78,7 +78,7 @@ def class_list(dataset: str, order: ClassOrder = "official") -> tuple[str, ...]:
 
     Args:
         dataset: a name that `dataset_name` knows. HACS has the classes of ActivityNet.
-        order: tells apart only the lists of Kinetics.
+        order: matters for Kinetics only.
 
     Raises:
         ValueError: an unknown dataset or order.
@@ -91,37 +91,37 @@ def class_list(dataset: str, order: ClassOrder = "official") -> tuple[str, ...]:
     return _lines(f"{dataset}.{order}.txt" if dataset.startswith("kinetics") else f"{dataset}.txt")
 
 
-def released_labels(dataset: str, source: ClassOrder) -> tuple[tuple[str, ...], str]:
+def released_labels(dataset: str, project: ClassOrder) -> tuple[tuple[str, ...], str]:
     """Labels of a head that was released for a dataset.
 
     Args:
         dataset: a name that `dataset_name` knows.
-        source: whose file it is, the official authors' or mmaction2's.
+        project: whose file it is, the official authors' or mmaction2's.
 
     Returns:
-        The labels, and one line that says what is not certain about them; "" where nothing is in doubt.
+        The labels, and a line on why they are uncertain; "" where they are certain.
 
     Raises:
-        ValueError: an unknown dataset or source.
+        ValueError: an unknown dataset or project.
     """
     dataset = dataset_name(dataset)
-    labels = class_list(dataset, source)
+    labels = class_list(dataset, project)
     if dataset == "hacs":
         return labels, UNCONFIRMED.format("mmaction2's list of ActivityNet, whose classes HACS has,")
-    if source == "mmaction2":  # publishes the lists of its heads
+    if project == "mmaction2":  # publishes the lists of its heads
         return labels, ""
     return labels, INFERRED if dataset.startswith("kinetics") else UNCONFIRMED.format(f"mmaction2's list of {dataset}")
 
 
 def datasets_with(num_classes: int) -> list[str]:
-    """Canonical names of the datasets that have so many classes: two of them for 174 and for 200, often none."""
+    """Canonical names of the datasets with so many classes: two for 174 and for 200, often none."""
     return [name for name, classes in DATASETS.items() if classes == num_classes]
 
 
 def known_order(labels: Sequence[str]) -> tuple[str, ClassOrder] | None:
-    """Dataset and order of a list of labels; None where it is not, name by name, one of ours.
+    """Dataset and order of a list of labels; None where it is not exactly one of ours.
 
-    A list that serves both orders is called mmaction2's, and the one of ActivityNet and HACS is called ActivityNet's.
+    A list for both orders counts as mmaction2's, and that of ActivityNet and HACS as ActivityNet's.
     """
     for dataset in datasets_with(len(labels)):
         for order in ("mmaction2", "official"):
@@ -131,7 +131,7 @@ def known_order(labels: Sequence[str]) -> tuple[str, ClassOrder] | None:
 
 
 def known_lists(num_classes: int) -> dict[str, tuple[str, ...]]:
-    """Every order that labels of so many classes may be in, by a name for people: ours and the alphabetical ones."""
+    """All orders of so many classes, ours and the alphabetical ones, by a name for people."""
     named: dict[str, tuple[str, ...]] = {}
     for dataset in datasets_with(num_classes):
         if dataset.startswith("kinetics"):
@@ -139,34 +139,34 @@ def known_lists(num_classes: int) -> dict[str, tuple[str, ...]]:
         named[f"mmaction2's {dataset} order"] = class_list(dataset, "mmaction2")
     for dataset in datasets_with(num_classes):
         named[f"the alphabetical {dataset} order"] = tuple(sorted(class_list(dataset, "mmaction2")))
-    first = {labels: title for title, labels in reversed(named.items())}  # of equal lists, the first name stays
+    first = {labels: title for title, labels in reversed(named.items())}  # of equal lists, the first name is kept
     return {title: labels for title, labels in named.items() if first[labels] == title}
 
 
 def matching(names: Sequence[str], among: Sequence[str]) -> list[int] | None:
-    """Where classes stand in another list, however they are spelled there.
+    """Indices of classes in another list, whatever their spelling there.
 
-    Equal names come first (letters and digits only, in any case), then those that `classes/kinetics.same.txt` joins.
+    Equal names are matched first (letters and digits only, in any case), then the pairs of `classes/kinetics.same.txt`.
 
     Args:
         names: classes, each once.
         among: the other list.
 
     Returns:
-        An index into `among` for each name, no index twice; None where a name has no partner.
+        An index into `among` for each name, no index twice; None where a name has no match.
     """
-    places = {_key(name): place for place, name in enumerate(among)}
-    found = [places.get(_key(name)) for name in names]
-    taken = set(found)
+    indices = {_normalised(name): index for index, name in enumerate(among)}
+    equal = [indices.get(_normalised(name)) for name in names]
+    taken = set(equal)
     result = []
-    for name, place in zip(names, found, strict=True):
-        if place is None:
-            partners = (places[key] for key in _same_class().get(_key(name), ()) if key in places)
-            place = next((partner for partner in partners if partner not in taken), None)
-        if place is None:
+    for name, index in zip(names, equal, strict=True):
+        if index is None:
+            others = (indices[other] for other in _other_names().get(_normalised(name), ()) if other in indices)
+            index = next((other for other in others if other not in taken), None)
+        if index is None:
             return None
-        taken.add(place)
-        result.append(place)
+        taken.add(index)
+        result.append(index)
     return result
 
 
@@ -175,14 +175,14 @@ def reordering(labels: Sequence[str], order: ClassOrder) -> list[int] | None:
 
     Args:
         labels: of the head, one of our lists.
-        order: the order wanted.
+        order: the new order.
 
     Returns:
         Row `result[i]` of the head belongs to entry i of `class_list(dataset, order)`; a permutation. None where
         `labels` are no known list.
 
-    Each of the two orders of Kinetics-600, 700 and 710 has one class that the other lacks ("throwing ball" stands twice
-    in the official lists, in place of another class); these two are taken for each other.
+    Each of the two orders of Kinetics-600, 700 and 710 has one class that the other lacks (the official lists contain
+    "throwing ball" twice, in place of another class); these two are matched with each other.
     """
     known = known_order(labels)
     return matching(class_list(known[0], order), labels) if known else None
@@ -207,7 +207,7 @@ def head_rows(labels: Sequence[str], dataset: str) -> list[int]:
 
 
 def head_labels(labels: Sequence[str], dataset: str) -> tuple[str, ...]:
-    """Labels of the part that `head_rows` takes, in the order that `labels` are in. Raises as that does."""
+    """Labels of the rows of `head_rows`, in the same order as `labels`. Raises CheckpointError as it does."""
     try:
         part = dataset_name(dataset)
     except ValueError:
@@ -227,7 +227,7 @@ def map_head(model: Model, dataset: str) -> Model:
     """A model with a Kinetics-710 head as a model of Kinetics-400, 600 or 700.
 
     Args:
-        model: its labels say which row of the head is which; it is left as it is.
+        model: its labels decide which row of the head is which; it is not changed.
         dataset: which of the three.
 
     Returns:
@@ -264,17 +264,17 @@ def _lines(name: str) -> tuple[str, ...]:
 
 
 @cache
-def _same_class() -> dict[str, list[str]]:
-    """Key of a class of Kinetics -> keys of its other names."""
-    partners: dict[str, list[str]] = defaultdict(list)
+def _other_names() -> dict[str, list[str]]:
+    """A class of Kinetics -> its other names, all normalised."""
+    names: dict[str, list[str]] = defaultdict(list)
     for line in _lines("kinetics.same.txt"):
         if not line.startswith("#"):
-            one, other = map(_key, line.split("\t"))
-            partners[one].append(other)
-            partners[other].append(one)
-    return partners
+            first, second = map(_normalised, line.split("\t"))
+            names[first].append(second)
+            names[second].append(first)
+    return names
 
 
-def _key(name: str) -> str:
-    """What is the same in all spellings of a name: quotes, dashes, underscores and capitals differ."""
+def _normalised(name: str) -> str:
+    """The part that all spellings of a name share: quotes, dashes, underscores and capitals differ."""
     return "".join(filter(str.isalnum, name.casefold()))

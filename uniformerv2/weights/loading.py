@@ -109,27 +109,27 @@ class HubUniFormerV2(
 def load_model(
     source: CheckpointSource,
     *,
+    dataset: str | None = None,
+    labels: Sequence[str] | None = None,
     num_frames: int | None = None,
+    channel_order: Literal["rgb", "bgr"] | None = None,
     size: int | tuple[int, int] | None = None,
     patch_size: int | None = None,
     temporal_downsample: bool | None = None,
-    dataset: str | None = None,
-    labels: Sequence[str] | None = None,
-    channel_order: Literal["rgb", "bgr"] | None = None,
     **options: Any,
 ) -> HubUniFormerV2:
     """Load a model from a checkpoint of ours, of the official code or of mmaction2, strictly.
 
     Args:
         source: a file, or a folder that `save_pretrained` wrote; the name of a published model (`list_models`); a hub
-            repository "owner/name" with a file of ours; or a state dict. The kind is told by the content.
+            repository "owner/name" with a file of ours; or a state dict. The content decides the format.
+        dataset: whose classes the head has, where the checkpoint does not state it.
+        labels: class names in the order of the head's rows, instead of the checkpoint's; () for none.
         num_frames: frames of a clip; default: the checkpoint's, see `loading_report`.
+        channel_order: of the frames that the weights expect, where the checkpoint does not state it.
         size: (height, width) of a clip in pixels, or the side of a square; positions are interpolated.
         patch_size: pixels; the patch embedding is resampled.
         temporal_downsample: True inflates a 2-D patch embedding to three frames.
-        dataset: whose classes the head has, where the checkpoint does not state it.
-        labels: class names in the order of the head's rows, instead of the checkpoint's; () for none.
-        channel_order: of the frames that the weights expect, where the checkpoint does not state it.
         options: fields of `ModelConfig` that replace what was recognised or assumed, such as `heads` and
             `global_after`. For an image transformer: the arguments of `arm`, `num_classes` at least.
 
@@ -211,7 +211,7 @@ def load_weights(model: UniFormerV2, state: Mapping[str, Tensor], *, source: str
 
     Args:
         model: receives the weights.
-        state: the state dict; the format is told by its keys.
+        state: the state dict; its keys decide the format.
         source: its name in errors.
 
     Raises:
@@ -250,7 +250,7 @@ def arm(
             Positions are interpolated.
         mean, std: of the channels in [0, 1] that the image model was trained with; default: from its configuration,
             else the usual ones of its family.
-        options: fields of `ModelConfig`. Those of the image transformer supply what nothing tells (`heads=16`,
+        options: fields of `ModelConfig`. Those of the image transformer replace what is assumed (`heads=16`,
             `image_size=(224, 320)` that its positions are for) or change it (`pool="mean"`, `post_norm=False`,
             `patch_size=32` by resampling); the others replace those of the layout.
 

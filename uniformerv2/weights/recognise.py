@@ -1,4 +1,4 @@
-"""What an official or mmaction2 state dict is: read from its keys and shapes, and else assumed and said so. Pure."""
+"""The architecture of official and mmaction2 checkpoints: from keys and shapes, else assumed and reported. Pure."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ FRAMES = {"scene": 8, "temporal": 16}  # the fewest that models of each layout w
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says of itself, and what was found out about it."""
+    """The metadata of a checkpoint, or what was recognised of it."""
 
     config: ModelConfig
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
     origin: str = ""
     licence: str = ""
-    label_note: str = ""  # what is not certain about the labels; empty where nothing is in doubt
+    label_note: str = ""  # why the labels are uncertain; empty where they are certain
     format: VideoFormat = "ours"
-    report: tuple[str, ...] = ()  # what was recognised, assumed and ignored, one line each
+    report: tuple[str, ...] = ()  # what was recognised, assumed and ignored
 
 
 def recognise(
     state: Mapping[str, Tensor],
-    kind: ClassOrder,
+    project: ClassOrder,
     *,
     source: str,
     file_name: str = "",
@@ -46,47 +46,46 @@ def recognise(
     channel_order: Literal["rgb", "bgr"] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> CheckpointInfo:
-    """Find out what a checkpoint of another implementation is.
+    """Recognise the checkpoint of another implementation.
 
     Args:
-        state: its tensors under our names; only shapes are looked at.
-        kind: whose layout it had.
-        source: what errors call it.
-        file_name: may tell the frames and the dataset, see `hints_from_name`.
-        dataset: whose classes its head has; default: what the file name or the number of classes tells.
-        num_frames: of the clips it was trained on; default: from the file name, or the layout's.
+        state: its tensors under our names; only shapes are used.
+        project: whose key names it had.
+        source: its name in errors.
+        file_name: may contain the frames and the dataset, see `hints_from_name`.
+        dataset: whose classes its head has; default: from the file name or the number of classes.
+        num_frames: of the clips it was trained on; default: from the file name, else the layout's.
         channel_order: default: BGR for official Something-Something models, else RGB.
-        options: fields of `ModelConfig` that replace what is found.
+        options: fields of `ModelConfig` that replace what is recognised.
 
     Raises:
-        CheckpointError: tensors without which nothing can be told are missing, shapes contradict each other, or
-            `dataset` has another number of classes.
+        CheckpointError: necessary tensors are missing, shapes contradict each other, or `dataset` has another number
+            of classes.
     """
     config, report = _architecture(state, options or {}, source)
     named_dataset, named_frames = hints_from_name(file_name, config.num_classes, config.image_size)
-    datasets, told = _datasets(dataset, named_dataset, config.num_classes, source)
-    labels, note = released_labels(datasets[0], kind) if len(datasets) == 1 else ((), _no_labels(datasets, config))
-    report += [f"labels: {datasets[0]} in the order of {kind}, {told}" if labels else note]
+    datasets, reason = _datasets(dataset, named_dataset, config.num_classes, source)
+    labels, note = released_labels(datasets[0], project) if len(datasets) == 1 else ((), _no_labels(datasets, config))
+    report += [f"labels: {datasets[0]} in the order of {project}, {reason}" if labels else note]
     if labels and note:
         report += [note]
     if num_frames is None:
         num_frames = named_frames or FRAMES["temporal" if config.temporal_downsample else "scene"]
         report += [f"{'from the file name' if named_frames else 'assumed'}: {num_frames} frames"]
     if channel_order is None:
-        blue_first = kind == "official" and bool(datasets) and all(name.startswith("something") for name in datasets)
+        blue_first = project == "official" and bool(datasets) and all(name.startswith("something") for name in datasets)
         channel_order = "bgr" if blue_first else "rgb"
-        report += [f"assumed: {channel_order.upper()} frames, as the {kind} code gives its models of this kind"]
+        report += [f"assumed: {channel_order.upper()} frames, as in the {project} code for models of this kind"]
     preprocessing = Preprocessing(num_frames=num_frames, size=config.image_size, channel_order=channel_order)
-    return CheckpointInfo(
-        config, preprocessing, labels, label_note=note, format=kind, report=(f"{kind} checkpoint", *report)
-    )
+    report = [f"{project} checkpoint", *report]
+    return CheckpointInfo(config, preprocessing, labels, label_note=note, format=project, report=tuple(report))
 
 
 def hints_from_name(file_name: str, num_classes: int, image_size: tuple[int, int]) -> tuple[str | None, int | None]:
-    """Dataset and frames that a file's name tells, such as `k400_k710_uniformerv2_b16_8x224.pyth` or
+    """Dataset and frames from a file name, such as `k400_k710_uniformerv2_b16_8x224.pyth` or
     `uniformerv2-base-p16-res224_clip-kinetics710-pre_u8_kinetics400-rgb.pth`.
 
-    Of the datasets in a name the one with `num_classes` classes counts: others are what the model was pretrained on.
+    Of several datasets in a name, the one with `num_classes` classes is taken; the model was pretrained on the others.
     """
     name = file_name.lower()
     words = set(re.split(r"[^a-z0-9]+", name))
@@ -98,7 +97,7 @@ def hints_from_name(file_name: str, num_classes: int, image_size: tuple[int, int
 
 
 def fit_labels(info: CheckpointInfo, labels: Sequence[str], source: str) -> CheckpointInfo:
-    """With these labels instead; none is allowed. Raises CheckpointError where they are not as many as the classes."""
+    """Replace the labels; () for none. Raises CheckpointError unless there are as many as classes."""
     if labels and len(labels) != info.config.num_classes:
         raise CheckpointError(f"{source}: {len(labels)} labels given for a head of {info.config.num_classes} classes")
     report = tuple(line for line in info.report if line != info.label_note)
@@ -106,7 +105,7 @@ def fit_labels(info: CheckpointInfo, labels: Sequence[str], source: str) -> Chec
 
 
 def check_head(info: CheckpointInfo, source: str) -> None:
-    """Refuse a head of another implementation that no class list fits and that nobody gave labels for."""
+    """Refuse a head of another implementation that fits no class list, where no labels were given."""
     if not info.labels and not datasets_with(info.config.num_classes):
         known = ", ".join(f"{classes} ({name})" for name, classes in DATASETS.items())
         raise CheckpointError(
@@ -118,7 +117,7 @@ def check_head(info: CheckpointInfo, source: str) -> None:
 def _architecture(
     state: Mapping[str, Tensor], options: Mapping[str, Any], source: str
 ) -> tuple[ModelConfig, list[str]]:
-    """The architecture, and what is said of it. Raises CheckpointError."""
+    """The architecture, and lines for the report. Raises CheckpointError."""
     try:
         fields = _fields(state)
         assumed, report = _assumptions(fields, _count(state, "global_blocks"), options)
@@ -126,15 +125,15 @@ def _architecture(
         return ModelConfig(**{**fields, "image_size": size, **assumed, **options}), [_summary(fields), *report]
     except KeyError as error:
         raise CheckpointError(
-            f"{source}: a UniFormerV2 without {error.args[0]} (as this package calls it), which tells what it is; "
-            "the file is not whole"
+            f"{source}: a UniFormerV2 without {error.args[0]} (as this package calls it), which is needed to recognise "
+            "it; the file is not whole"
         ) from error
     except (ValueError, IndexError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{source}: no UniFormerV2 is like this: {error}") from error
+        raise CheckpointError(f"{source}: no UniFormerV2: {error}") from error
 
 
 def _fields(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The fields of `ModelConfig` that keys and shapes tell."""
+    """The fields of `ModelConfig` that follow from keys and shapes."""
     width = state["backbone.class_token"].shape[-1]
     stem = state["backbone.patch_embedding.weight"].shape  # (width, 3, frames, patch, patch)
     if len(stem) != 5 or stem[2] not in (1, 3):
@@ -162,7 +161,7 @@ def _fields(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def _assumptions(
     fields: Mapping[str, Any], stages: int, options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The fields that no key tells, where `options` do not give them either."""
+    """The fields that follow from no key and are not among `options`."""
     depth = fields["depth"]
     assumed: dict[str, Any] = {}
     report: list[str] = []
@@ -181,7 +180,7 @@ def _assumptions(
 
 
 def _count(state: Mapping[str, Tensor], modules: str) -> int:
-    """How many numbered modules there are."""
+    """The number of numbered modules."""
     matches = (re.match(rf"{re.escape(modules)}\.(\d+)\.", key) for key in state)
     numbers = {int(match[1]) for match in matches if match}
     if missing := set(range(len(numbers))) - numbers:
@@ -190,7 +189,7 @@ def _count(state: Mapping[str, Tensor], modules: str) -> int:
 
 
 def _reduction(width: int, channels: int) -> float:
-    """A ratio whose int(width / ratio) is `channels`: the released one, else a plain one, else one in between."""
+    """A ratio whose int(width / ratio) is `channels`: the released one, else a whole number, else a fraction."""
     candidates = (REDUCTION, float(round(width / channels)), width / channels, width / (channels + 0.5))
     return next(ratio for ratio in candidates if ratio and int(width / ratio) == channels)
 
@@ -206,8 +205,8 @@ def _image_size(position_embedding: Tensor, patch_size: int) -> tuple[int, int]:
 def _heads(width: int) -> int:
     if width % HEAD_DIM:
         raise ValueError(
-            f"no key tells the number of heads, and width {width} is no multiple of the {HEAD_DIM} channels that each "
-            "has in the released models; give heads=..."
+            f"no key contains the number of heads, and width {width} is no multiple of the {HEAD_DIM} channels of the "
+            "released models' heads; give heads=..."
         )
     return width // HEAD_DIM
 
@@ -223,7 +222,7 @@ def _summary(fields: Mapping[str, Any]) -> str:
 
 
 def _datasets(given: str | None, named: str | None, num_classes: int, source: str) -> tuple[list[str], str]:
-    """Datasets that the head may be of, and what says so."""
+    """Datasets whose classes the head may have, and why."""
     if given is not None:
         try:
             name = dataset_name(given)
@@ -237,7 +236,7 @@ def _datasets(given: str | None, named: str | None, num_classes: int, source: st
         return [name], "as given"
     if named is not None:
         return [named], "from the file name"
-    return datasets_with(num_classes), f"the one known list of {num_classes} classes"
+    return datasets_with(num_classes), f"the only known list of {num_classes} classes"
 
 
 def _others(num_classes: int) -> str:
@@ -250,5 +249,5 @@ def _no_labels(datasets: Sequence[str], config: ModelConfig) -> str:
         return f"no labels: no known dataset has {config.num_classes} classes; give labels=[...]"
     return (
         f"no labels: {' and '.join(datasets)} both have {config.num_classes} classes, and neither the keys nor the "
-        "name of the file tell which it is; give dataset=..."
+        "file name distinguish them; give dataset=..."
     )

@@ -4,15 +4,14 @@ Names read `[frozen-]SIZE-DATASET[-k710]-FRAMESxPIXELS[-mmaction2]`, in lower ca
 
 - SIZE is `b16` or `l14` (L/14@336 where PIXELS is 336); `frozen-` models train the video parts only;
 - DATASET is k400 k600 k700 k710 mit ssv1 ssv2 anet hacs;
-- `-k710` tells Kinetics models that were pretrained on Kinetics-710 from those that start at CLIP;
+- `-k710` marks Kinetics models that were pretrained on Kinetics-710; the others start at CLIP;
 - `-mmaction2` marks the files of mmaction2: other key names, its own class order, and an accuracy that it measured.
 
 So `b16-k400-8x224` is B/16 on Kinetics-400 from CLIP, 8 frames of 224 pixels.
 
-What the table says comes from the model zoo of OpenGVLab/UniFormerV2 (722a434) and from the README, metafile.yml and
-configurations of mmaction2 (4d6c934). Where those contradict each other, `note` says so. The official zoo gives no
-top-5; those of official entries are the ones that mmaction2's README quotes. Parameters and multiply-adds are
-computed from the configuration when asked for.
+Sources are the model zoo of OpenGVLab/UniFormerV2 (722a434) and the README, metafile.yml and configurations of
+mmaction2 (4d6c934); contradictions between them are in `note`. The official zoo has no top-5; those of official
+entries are quoted in mmaction2's README. Parameters and multiply-adds are computed from the configuration on demand.
 """
 
 from __future__ import annotations
@@ -31,13 +30,12 @@ from uniformerv2.weights.download import download, find_download, hub_file
 from uniformerv2.weights.labels import DATASETS, dataset_name
 
 Format = Literal["official", "mmaction2"]
-State = Literal["gone", "on the hub", "untried"]
+Availability = Literal["gone", "on the hub", "untested"]
 
-# what is known of each state, and from where; "untried" claims nothing but that the address was published
-STATES: dict[State, str] = {
+AVAILABILITY: dict[Availability, str] = {  # what is known, and from where
     "gone": "its bucket answers NoSuchBucket (issues 77 and 82 of OpenGVLab/UniFormerV2)",
-    "on the hub": "the hub repository Andy1621/uniformerv2 lists it; nobody has loaded it here",
-    "untried": "its address was published; nobody has loaded it here",
+    "on the hub": "the hub repository Andy1621/uniformerv2 lists it; not loaded here yet",
+    "untested": "its address was published; not loaded here yet",
 }
 
 LICENCES: dict[Format, str] = {
@@ -48,7 +46,7 @@ LICENCES: dict[Format, str] = {
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """One published checkpoint: what it is, what was measured with it, where it was published."""
+    """A published checkpoint: its model, its published accuracy, its address."""
 
     name: str
     dataset: str  # a key of labels.DATASETS
@@ -59,10 +57,10 @@ class ZooEntry:
     views: str  # frames x crops x clips of the published accuracy; "" where none was published
     top1: float | None  # percent, as published
     top5: float | None
-    format: Format  # whose key names the file has
-    state: State
+    format: Format  # of the key names
+    availability: Availability
     url: str  # https://..., or hf://owner/name/file for a file on the hub
-    sha256: str  # of the file, where somebody reports it; else ""
+    sha256: str  # of the file, where it was published; else ""
     note: str
 
     @property
@@ -77,7 +75,7 @@ class ZooEntry:
 
     @property
     def sha256_head(self) -> str:
-        """First 8 hex digits of the sha256: mmaction2 ends its file names with them; else ""."""
+        """First 8 hex digits of the sha256, with which mmaction2's file names end; else ""."""
         return self.url.removesuffix(".pth")[-8:] if self.format == "mmaction2" else ""
 
     @property
@@ -89,7 +87,7 @@ class ZooEntry:
         return named_config(self.size, self.layout, num_classes=DATASETS[self.dataset], mix_class_token=not self.frozen)
 
     def preprocessing(self) -> Preprocessing:
-        """What the model was trained on. Official Something-Something frames were read by OpenCV: BGR."""
+        """As in training. Official Something-Something frames were read by OpenCV: BGR."""
         blue_first = self.format == "official" and self.layout == "temporal"
         return Preprocessing(
             num_frames=self.num_frames,
@@ -110,13 +108,13 @@ class ZooEntry:
         return count_multiply_adds(self.config(), self.num_frames)
 
     def to_json(self) -> dict[str, Any]:
-        """All of the above, as JSON has it."""
+        """All fields and properties."""
         computed = ("layout", "image_size", "sha256_head", "licence", "parameters", "multiply_adds")
         return asdict(self) | {name: getattr(self, name) for name in computed}
 
 
 def _one_class(config: ModelConfig) -> ModelConfig:
-    """All but the classes: datasets differ in a row of weights and a bias for each, so that they share the counting."""
+    """The same model with one class, so that datasets share the counting: a class adds a row of weights and a bias."""
     return replace(config, num_classes=1)
 
 
@@ -173,33 +171,33 @@ def fetch_entry(entry: ZooEntry) -> Path:
     """The file of a published checkpoint: from the mirror, the cache, or where it was published.
 
     Returns:
-        A local file whose hash is right, as far as a hash is known. Not to be changed.
+        A local file whose hash was checked, as far as it is known. Not to be changed.
 
     Raises:
-        CheckpointError: it is gone (the message names the nearest that is not), cannot be reached, or is not the file
-            that was published.
+        CheckpointError: it is gone (the message names the nearest that is not), cannot be downloaded, or has another
+            hash.
     """
     if entry.url.startswith("hf://"):
         owner, name, file = entry.url.removeprefix("hf://").split("/", 2)
         return hub_file(f"{owner}/{name}", file, sha256=entry.sha256)
-    if entry.state != "gone":
+    if entry.availability != "gone":
         return download(entry.url, sha256=entry.sha256 or entry.sha256_head)
     found = find_download(entry.url, sha256=entry.sha256)
     if found is None:
-        raise CheckpointError(f"{entry.name}: {entry.url} is gone: {STATES['gone']}; {_way_out(entry)}")
+        raise CheckpointError(f"{entry.name}: {entry.url} is gone: {AVAILABILITY['gone']}; {_alternatives(entry)}")
     return found
 
 
-def _way_out(entry: ZooEntry) -> str:
-    mirror = "a copy of your own is found where UNIFORMERV2_HUB names its folder"
+def _alternatives(entry: ZooEntry) -> str:
+    mirror = "put a copy of your own into a folder and name the folder in UNIFORMERV2_HUB"
     other = nearest(entry)
     if other is None:
-        return f"no other {entry.dataset} model is known to be left; {mirror}"
-    return f"the nearest that may be had is {other.name} ({other.state}), or {mirror}"
+        return f"no other {entry.dataset} model is available; {mirror}"
+    return f"the nearest that may be available is {other.name} ({other.availability}); or {mirror}"
 
 
 def nearest(entry: ZooEntry) -> ZooEntry | None:
-    """What comes nearest to a checkpoint among those of its dataset that are not gone; None where all are."""
+    """The most similar checkpoint of the same dataset that is not gone; None where all are."""
 
     def difference(other: ZooEntry) -> tuple[Any, ...]:
         return (
@@ -210,5 +208,5 @@ def nearest(entry: ZooEntry) -> ZooEntry | None:
             other.format != entry.format,
         )
 
-    left = [other for other in list_models(entry.dataset) if other.state != "gone" and other != entry]
+    left = [other for other in list_models(entry.dataset) if other.availability != "gone" and other != entry]
     return min(left, key=difference, default=None)
