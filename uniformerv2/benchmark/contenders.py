@@ -143,7 +143,7 @@ def _built(
             run(case.clips(1).to(device))
         return counter.get_total_flops() // 2
 
-    return Built(run, sum(one.numel() for one in model.parameters()), count)
+    return Built(run, sum(parameter.numel() for parameter in model.parameters()), count)
 
 
 def _peer(name: str, **sizes: int) -> nn.Module:

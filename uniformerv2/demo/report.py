@@ -1,7 +1,4 @@
-"""The demo's report: one HTML file that holds everything it shows, for light and dark screens.
-
-It only draws. Figures, frames and attention come in as data; nothing is measured or read from elsewhere.
-"""
+"""The demo's report as an HTML file, from figures, frames and attention that are given; nothing is measured here."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Example:
-    """A video that both models were shown."""
+    """A video with the answers of both models."""
 
     title: str
     label: str  # the right class
@@ -51,7 +48,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the report says."""
+    """The content of the report."""
 
     title: str
     summary: str  # two sentences
@@ -72,14 +69,14 @@ def render(report: Report) -> str:
     sections = [
         _headline(report),
         section("Every pair, forwards and backwards", _PAIRS_NOTE, _pair_table(report)),
-        section("While it learned", _CURVES_NOTE, _curves(report)),
+        section("Training curves", _CURVES_NOTE, _curves(report)),
         section(
-            "A file it had never seen",
-            "Drawn and encoded after the training, then handed to the predictor.",
+            "An unseen file",
+            "Drawn and encoded after the training, then given to the predictor.",
             _example(report, report.unseen),
         ),
         section(
-            "Held-out videos, and where the model looks",
+            "Held-out videos and attention",
             _ATTENTION_NOTE,
             "".join(_example(report, example) for example in report.examples),
         ),
@@ -119,12 +116,12 @@ def _headline(report: Report) -> str:
 
 
 def _pair_table(report: Report) -> str:
-    accuracy = [{one.label: one.top1 or 0.0 for one in column.evaluation.classes} for column in report.columns]
+    accuracy = [{row.label: row.top1 or 0.0 for row in column.evaluation.classes} for column in report.columns]
     head = "".join(f"<th>{html.escape(_capital(column.name))}</th>" for column in report.columns)
     rows = []
     for first, second in report.pairs:
         for label, kind in ((first, "first"), (second, "second")):
-            cells = "".join(f"<td>{cell(of[label], number, mark=0.5)}</td>" for number, of in enumerate(accuracy))
+            cells = "".join(f"<td>{cell(top1[label], number, mark=0.5)}</td>" for number, top1 in enumerate(accuracy))
             rows.append(f'<tr class="{kind}"><th scope="row">{_words(label)}</th>{cells}</tr>')
     cells = "".join(
         f"<td>{cell(column.evaluation.top1, number, mark=0.5)}</td>" for number, column in enumerate(report.columns)
@@ -138,8 +135,8 @@ def _curves(report: Report) -> str:
     for column in report.columns:
         total = max(len(column.epochs), 1)
         steps = max(len(column.steps), 1)
-        losses.append([(total * (i + 1) / steps, one["loss"]) for i, one in enumerate(column.steps)])
-        accuracies.append([(float(one["epoch"]), 100 * one["top1"]) for one in column.epochs if "top1" in one])
+        losses.append([(total * (i + 1) / steps, step["loss"]) for i, step in enumerate(column.steps)])
+        accuracies.append([(float(epoch["epoch"]), 100 * epoch["top1"]) for epoch in column.epochs if "top1" in epoch])
     names = legend([_capital(column.name) for column in report.columns])
     charts = chart("training loss", [averages(line, SMOOTH) for line in losses], dots=False) + chart(
         "held-out accuracy, %", [[(0.0, 100 / _classes(report)), *line] for line in accuracies], top=100.0, mark=50.0

@@ -9,20 +9,20 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from uniformerv2.data.sources import read_annotations
 from uniformerv2.demo.dataset import write_dataset, write_video
 from uniformerv2.demo.motions import MOTIONS, PAIRS, draw
 from uniformerv2.demo.report import Column, Example, Report, write_report
@@ -63,7 +63,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What came of the demo."""
+    """The outcome of the demo."""
 
     report: Path
     with_order: Evaluation
@@ -127,12 +127,9 @@ def _run(folder: DemoFolder, effort: Effort, *, seed: int, workers: int, progres
 
     with watch.measure("evaluation and report"):
         predictors = [Predictor(run / "last.safetensors", views=EVALUATION_VIEWS) for run in runs]
-        held_out = read_annotations(manifest, split="test")
+        options: dict[str, Any] = {"views": EVALUATION_VIEWS, "workers": workers, "progress": progress}
         evaluations = [
-            evaluate(
-                predictor.model, held_out, views=EVALUATION_VIEWS, batch_size=24, workers=workers, progress=progress
-            )
-            for predictor in predictors
+            evaluate(predictor.model, manifest, split="test", batch_size=24, **options) for predictor in predictors
         ]
         label = _draw_unseen(folder.unseen, seed=seed)
         report = Report(
@@ -207,7 +204,7 @@ CONTENDERS = (
 
 
 class DemoFolder:
-    """What the demo writes, and when it may."""
+    """The files that the demo writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -241,7 +238,7 @@ class DemoFolder:
 
 
 class Stopwatch:
-    """Wall time of each stage, in seconds."""
+    """Wall time of each stage, in seconds; announces the stages."""
 
     def __init__(self, progress: bool) -> None:
         self.seconds: dict[str, float] = {}
@@ -260,25 +257,26 @@ class Stopwatch:
 
 
 def _draw_unseen(path: Path, *, seed: int) -> str:
-    """One more video, of a motion that the seed picks; its label."""
+    """Write one more video, of a motion that the seed picks, and return its label."""
     rng = np.random.default_rng((seed, len(PAIRS)))  # no clip of the data set has this seed
     label = MOTIONS[rng.integers(len(MOTIONS))]
     write_video(path, draw(label, rng))
     return label
 
 
-def _history(metrics: Path) -> tuple[list[Mapping[str, float]], list[Mapping[str, float]]]:
+def _history(metrics: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Step and epoch records."""
     records = read_metrics(metrics)
-    return [one for one in records if one["kind"] == "step"], [one for one in records if one["kind"] == "epoch"]
+    steps = [record for record in records if record["kind"] == "step"]
+    return steps, [record for record in records if record["kind"] == "epoch"]
 
 
 def _pick_examples(evaluation: Evaluation) -> list[tuple[Path, str]]:
     """The first held-out video of one motion of each pair, then the first two that the model got wrong."""
-    first = {one.label: one for one in reversed(evaluation.videos)}
+    first = {video.label: video for video in reversed(evaluation.videos)}
     chosen = [first[pair[number % 2]] for number, pair in enumerate(PAIRS)]
-    wrong = [one for one in evaluation.videos if one.labels[0] != one.label and one not in chosen]
-    return [(Path(one.path), one.label) for one in chosen + wrong[:2]]
+    wrong = [video for video in evaluation.videos if video.labels[0] != video.label and video not in chosen]
+    return [(Path(video.path), video.label) for video in chosen + wrong[:2]]
 
 
 @torch.inference_mode()
@@ -296,7 +294,7 @@ def _example(path: Path, label: str, predictors: Sequence[Predictor]) -> Example
         video=path.read_bytes(),
         frames=frames.numpy(),
         attention=torch.stack([stage.patches[0] for stage in features.attention]).cpu().numpy(),
-        scores=[dict(zip(one.labels, one.scores, strict=True)) for one in predictions],
+        scores=[dict(zip(answer.labels, answer.scores, strict=True)) for answer in predictions],
     )
 
 
@@ -338,9 +336,9 @@ def print_result(result: DemoResult) -> None:
     for title in ("held-out videos", *(contender.name for contender in CONTENDERS)):
         table.add_column(title, justify="right" if table.columns else "left")
     for pair in PAIRS:
-        table.add_row(" / ".join(pair), *(f"{100 * _pair_accuracy(one, pair):.1f} %" for one in evaluations))
+        table.add_row(" / ".join(pair), *(f"{100 * _pair_accuracy(found, pair):.1f} %" for found in evaluations))
     table.add_section()
-    table.add_row("all", *(f"[bold]{100 * one.top1:.1f} %[/]" for one in evaluations))
+    table.add_row("all", *(f"[bold]{100 * found.top1:.1f} %[/]" for found in evaluations))
     console.print(table)
     answer, score = result.prediction.labels[0], result.prediction.scores[0]
     console.print(f"a new video of {result.label}: {answer} ({100 * score:.1f} %)", highlight=False)
@@ -348,5 +346,5 @@ def print_result(result: DemoResult) -> None:
 
 
 def _pair_accuracy(evaluation: Evaluation, pair: tuple[str, str]) -> float:
-    members = [one for one in evaluation.classes if one.label in pair]
-    return sum(one.correct for one in members) / sum(one.videos for one in members)
+    members = [row for row in evaluation.classes if row.label in pair]
+    return sum(row.correct for row in members) / sum(row.videos for row in members)
