@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "video": {"errors", "model.config"},
     "inference": {"errors", "device", "model"},
     "weights": {"errors", "atomic", "device", "progress", "model"},
-    "data": {"errors", "atomic", "model.config", "video"},
+    "data": {"errors", "atomic", "ahead", "model.config", "video"},
     "curation": {"errors", "atomic", "progress", "video", "data", "weights.labels"},
     "train": {"errors", "atomic", "device", "distributed", "progress", "model", "weights", "video", "data"},
     "measuring": {

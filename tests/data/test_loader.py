@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from uniformerv2.data import loader as module
+from uniformerv2.data import processes
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.batch import Batch, Sample
 from uniformerv2.data.dataset import VideoDataset, make_loader
@@ -53,10 +55,7 @@ def dataset(rows: list[Annotation], **options: Any) -> VideoDataset:
 def load(rows: list[Annotation], *, workers: int, batch_size: int = 4, **options: Any) -> VideoLoader:
     augmentation = Augmentation(num_ops=0) if options.get("training") else None
     options = {"seed": 0, "training": False} | options
-    loader = make_loader(dataset(rows, augmentation=augmentation), batch_size=batch_size, workers=workers, **options)
-    if workers:
-        loader.multiprocessing_context = "fork"  # what a test module defines cannot be imported by a fresh process
-    return loader
+    return make_loader(dataset(rows, augmentation=augmentation), batch_size=batch_size, workers=workers, **options)
 
 
 def copy(video: Path, name: str, folder: Path) -> Annotation:
@@ -112,10 +111,13 @@ def test_a_process_that_was_ended_by_chance_costs_nothing(good: list[Annotation]
 
 
 def test_processes_that_are_killed_between_two_epochs_are_replaced(good: list[Annotation]) -> None:
+    before = set(multiprocessing.active_children())
     loader = load(good, workers=2)
     expected = clips(loader)
-    for worker in list(loader._pools[0]._workers.values()):
-        os.kill(worker._process.pid, signal.SIGKILL)
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
+    for process in workers:
+        process.kill()
     assert torch.equal(clips(loader), expected)
 
 
@@ -125,19 +127,20 @@ def test_programming_errors_end_the_run_with_their_traceback(good: list[Annotati
 
 
 def test_an_epoch_that_is_left_early_leaves_no_process_behind(good: list[Annotation]) -> None:
+    before = set(multiprocessing.active_children())
     loader = load(good, workers=2, batch_size=1)
     iterator = iter(loader)
     next(iterator)
-    pids = [process.pid for process in torch.multiprocessing.active_children()]
+    assert len(set(multiprocessing.active_children()) - before) == 2
     iterator.close()  # type: ignore[attr-defined]
-    assert not {process.pid for process in torch.multiprocessing.active_children()} & set(pids)
+    assert set(multiprocessing.active_children()) <= before
     assert len(clips(loader)) == len(good)
 
 
-def test_fresh_processes_load_as_forks_do(good: list[Annotation]) -> None:
+def test_fresh_processes_load_as_forks_do(good: list[Annotation], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "START_METHOD", "spawn")
     plain = VideoDataset(good[:4], ["blue", "green", "red"], CLIP)
     loader = make_loader(plain, batch_size=2, workers=1, seed=0, training=False)
-    loader.multiprocessing_context = "spawn"
     assert torch.equal(clips(loader), clips(load(good[:4], workers=0)))
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from uniformerv2.benchmark.contenders import Case, Contender, build
+from uniformerv2.data.processes import Crash, Worker
 from uniformerv2.device import peak_memory_mib
-from uniformerv2.errors import UniFormerV2Error
+from uniformerv2.errors import ProcessError, UniFormerV2Error
 from uniformerv2.inference.packed import PackedLinear, can_pack
 from uniformerv2.progress import say
 
@@ -81,81 +80,68 @@ def measure(
     Returns:
         What was measured, and a line for each contender that failed.
     """
+    workers: dict[Contender, Worker[str | int]] = {}
     failed: list[str] = []
-    with ExitStack() as stack:
-        workers: dict[Contender, _Worker] = {}
+    facts: dict[Contender, Any] = {}
+    seconds: dict[tuple[Contender, int], list[float]] = defaultdict(list)
+
+    def ask(contender: Contender, what: str | int) -> Any:
+        """The answer of a contender; one that fails is left out from then on."""
+        try:
+            return _ask(workers[contender], what)
+        except UniFormerV2Error as error:
+            failed.append(f"{contender.name}: {error}")
+            workers.pop(contender).stop()
+
+    try:
         for contender in contenders:
             say(f"building {contender.name}", progress=progress)
-            worker = stack.enter_context(_Worker(contender, case, device))
-            try:
-                worker.receive()
-            except UniFormerV2Error as error:
-                failed.append(f"{contender.name}: {error}")
-            else:
-                workers[contender] = worker
-        times: dict[Contender, list[Times]] = {contender: [] for contender in workers}
-        facts: dict[Contender, Any] = {}
+            process = _Process(contender, case, str(device))
+            workers[contender] = Worker(process, threads=torch.get_num_threads(), start_method="spawn")
+            ask(contender, "build")
         for batch in batch_sizes:
             say(f"timing {len(workers)} contenders, batch size {batch}", progress=progress)
-            seconds: dict[Contender, list[float]] = {contender: [] for contender in workers}
             for _ in range(rounds):
-                for contender, worker in workers.items():
-                    seconds[contender].append(worker.ask(batch))
-            for contender, counted in seconds.items():
-                times[contender].append(Times(batch, tuple(counted)))
+                for contender in list(workers):
+                    seconds[contender, batch].append(ask(contender, batch))
             if batch == 1:
-                facts = {contender: worker.ask("facts") for contender, worker in workers.items()}
-    return [Measured(contender, times=tuple(times[contender]), **facts[contender]) for contender in workers], failed
+                facts = {contender: ask(contender, "facts") for contender in list(workers)}
+        times = {
+            contender: tuple(Times(batch, tuple(seconds[contender, batch])) for batch in batch_sizes)
+            for contender in workers
+        }
+    finally:
+        for worker in workers.values():
+            worker.stop()
+    return [Measured(contender, times=times[contender], **facts[contender]) for contender in times], failed
 
 
-class _Worker:
-    """A process that holds one contender and runs it when asked."""
-
-    def __init__(self, contender: Contender, case: Case, device: torch.device):
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        arguments = (theirs, contender, case, str(device), torch.get_num_threads())
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
-
-    def __enter__(self) -> _Worker:
-        self._process.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.join()
-
-    def ask(self, what: int | str) -> Any:
-        self._pipe.send(what)
-        return self.receive()
-
-    def receive(self) -> Any:
-        answer = self._pipe.recv()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+def _ask(worker: Worker[str | int], what: str | int) -> Any:
+    worker.give(what)
+    while not (answers := worker.receive()):
+        pass
+    if isinstance(answers[0][1], Crash):
+        raise ProcessError(f"its process ended ({answers[0][1].cause})")
+    return answers[0][1]
 
 
-def _serve(pipe: Connection, contender: Contender, case: Case, device_name: str, threads: int) -> None:
-    """The life of a worker: builds, then answers a batch size with seconds, and "facts" with what it knows."""
-    torch.set_num_threads(threads)
-    device = torch.device(device_name)
-    try:
-        built = build(contender, case, device)
-    except Exception as error:
-        pipe.send(error)
-        return
-    pipe.send(None)
-    while True:
-        what = pipe.recv()
-        if what == "facts":
-            facts = {"memory_mib": peak_memory_mib(device), "parameters": built.parameters}
-            pipe.send({**facts, "multiply_adds": built.multiply_adds()})
-            continue
-        clips = case.clips(what).to(device)
-        with torch.inference_mode():
-            built.run(clips)  # the turns of the others have emptied the caches
-            pipe.send(_seconds(built.run, clips, device))
+class _Process:
+    """What a process does that holds a contender: "build" it, time it at a batch size, and then report "facts"."""
+
+    def __init__(self, contender: Contender, case: Case, device: str) -> None:
+        self.contender, self.case, self.device = contender, case, torch.device(device)
+
+    def __call__(self, what: str | int) -> Any:
+        if what == "build":
+            self.built = build(self.contender, self.case, self.device)
+            return None
+        if isinstance(what, int):
+            clips = self.case.clips(what).to(self.device)
+            with torch.inference_mode():
+                self.built.run(clips)  # the turns of the others have emptied the caches
+                return _seconds(self.built.run, clips, self.device)
+        facts = {"memory_mib": peak_memory_mib(self.device), "parameters": self.built.parameters}
+        return {**facts, "multiply_adds": self.built.multiply_adds()}
 
 
 @torch.inference_mode()

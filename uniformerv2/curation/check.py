@@ -13,16 +13,16 @@ import stat
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uniformerv2.curation.findings import FINDINGS, KEPT, Finding, Row, intervals_of, judge
 from uniformerv2.curation.probe import Interval, Probe, probe_video
 from uniformerv2.data.annotations import Annotation
-from uniformerv2.data.crashproof import Death, crashproof_map
 from uniformerv2.data.journal import Journal
 from uniformerv2.data.manifest import MANIFEST_COLUMNS, manifest_rows
+from uniformerv2.data.processes import Crash, run_tasks
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.data.tables import PARQUET_SUFFIXES, check_target, read_rows, relative_to, write_table
 from uniformerv2.errors import AnnotationError, RecipeError
@@ -234,14 +234,17 @@ def _gather(
 
     with _progress(console) as bar:
         task = bar.add_task("checking", total=len(paths))
-        outcomes = crashproof_map(probe, tasks(), workers=workers)
-        for (path, *_), outcome in outcomes:
+        for (path, *_), outcome in run_tasks(partial(_probe, probe), tasks(), workers=workers):
             key = keys.pop(path)
-            found = Probe(fatal=outcome.cause) if isinstance(outcome, Death) else outcome
+            found = Probe(fatal=outcome.cause) if isinstance(outcome, Crash) else outcome
             journal.add(_record(key, found))
             probes[key[0]] = found
             bar.update(task, completed=len(probes) + len(missing))
     return {name: probes[name] for name in paths if name in probes}, missing
+
+
+def _probe(probe: Callable[..., Probe], task: tuple[Any, ...]) -> Probe:
+    return probe(*task)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

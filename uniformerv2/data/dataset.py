@@ -174,7 +174,7 @@ def make_loader(
         max_failures: training only: share of the videos that may be unreadable; where this process finds more (and
             more than one), iterating ends with a VideoError that names the first.
     """
-    sampler = None
+    sampler: EpochSampler | range = range(len(dataset))
     if training:
         sampler = EpochSampler(
             len(dataset), seed=seed, batch_size=batch_size, rank=rank, world=world, views=fixed_views
@@ -182,10 +182,9 @@ def make_loader(
         batch_size = sampler.batch_size
     return VideoLoader(
         dataset,
-        max_failures=max_failures if training else None,
         batch_size=batch_size,
         sampler=sampler,
-        num_workers=workers,
+        workers=workers,
+        max_failures=max_failures if training else None,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(seed),  # or the loader would draw from the one of the dropouts
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.video.views import Average, Views
 
 if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
+    from uniformerv2.data.loader import VideoLoader
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Scoring:
         numbers = range(rows)
         return [numbers[first : first + self.videos_at_once] for first in numbers[:: self.videos_at_once]]
 
-    def loader(self, model: UniFormerV2, rows: Sequence[Annotation], *, workers: int = 0) -> DataLoader[Any]:
+    def loader(self, model: UniFormerV2, rows: Sequence[Annotation], *, workers: int = 0) -> VideoLoader:
         """The views of the rows, in batches of `videos_at_once`.
 
         Raises:

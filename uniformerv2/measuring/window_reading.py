@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.processes import ATTEMPTS, Crash, run_tasks
 from uniformerv2.data.shards import video_source
 from uniformerv2.errors import AnnotationError, VideoError
 from uniformerv2.measuring.shared_work import WorkItem
-from uniformerv2.measuring.streams import stream
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.sampling import segment_indices
@@ -23,7 +23,6 @@ from uniformerv2.video.windows import Windows, window_frames
 LAST = -1  # number of the last batch of a group
 
 _JUST_BEFORE = 1e-3  # seconds: the frame at the end of a window belongs to the next one
-_ATTEMPTS = 2  # a process may be ended by chance
 
 Group = tuple[int, range]  # its number and its videos, which are read one after the other
 _Task = tuple[int, range, dict[int, str]]  # and those of its videos that must not be opened, and why
@@ -56,22 +55,24 @@ class WindowReader:
 
     def read(self, groups: Sequence[Group], *, workers: int) -> Iterator[WindowBatch]:
         """The batches of the groups that are not done yet; those of a group in order."""
-        tasks: deque[_Task] = deque((*group, {}) for group in groups)
+        tasks: list[_Task] = [(*group, {}) for group in groups]
         current: dict[int, int] = {}  # the video that is being read, by group
-        deaths: Counter[int] = Counter()  # by video
-        for (number, videos, deadly), result in stream(self._batches, tasks, workers=workers):
-            if isinstance(result, WindowBatch):
-                if result.item not in self.done:
+        crashes: Counter[int] = Counter()  # by video
+        while tasks:
+            again: list[_Task] = []
+            for (number, videos, deadly), result in run_tasks(self._batches, tasks, workers=workers, attempts=1):
+                if isinstance(result, int):
+                    current[number] = result
+                elif isinstance(result, Crash):
+                    video = current.get(number, videos[0])
+                    crashes[video] += 1
+                    if crashes[video] == ATTEMPTS:
+                        reason = f"{self.rows[video].path}: reading it ended a process ({result.cause})"
+                        deadly = deadly | {video: reason}
+                    again.append((number, videos, deadly))
+                elif result.item not in self.done:
                     yield result
-            elif isinstance(result, int):
-                current[number] = result
-            else:
-                video = current.get(number, videos[0])
-                deaths[video] += 1
-                if deaths[video] == _ATTEMPTS:
-                    reason = f"{self.rows[video].path}: reading it ended a process ({result.cause})"
-                    deadly = deadly | {video: reason}
-                tasks.append((number, videos, deadly))
+            tasks = again
 
     def _batches(self, task: _Task) -> Iterator[int | WindowBatch]:
         """The number of each video, before it is opened, and the batches."""

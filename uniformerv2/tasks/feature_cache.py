@@ -11,7 +11,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -145,7 +145,7 @@ class FeatureCache:
             shares = [keys[ranks.rank :: ranks.world] for keys in missing]
             found = ranks.on_all_ranks(lambda: [self._compute(keys, report, console) for keys in shares])
         unreadable = {row: video for one in found for some in one for row, video in some.items()}
-        return self.loader.over(CachedFeatures(self.videos, self.folder, self.layout, unreadable))
+        return replace(self.loader, dataset=CachedFeatures(self.videos, self.folder, self.layout, unreadable))
 
     def _make_folder(self) -> None:
         try:
@@ -187,15 +187,7 @@ class FeatureCache:
     ) -> dict[int, Unreadable]:
         """Encode and write one view of these rows; returns the reason for every row that could not be read."""
         draws = dict(keys)
-        loader = VideoLoader(
-            self.videos,
-            max_failures=self.loader.max_failures,
-            batch_size=self.loader.batch_size,
-            sampler=keys,
-            num_workers=self.loader.num_workers,
-            pin_memory=self.loader.pin_memory,
-            generator=self.loader.generator,
-        )
+        loader = replace(self.loader, sampler=keys)
         for batch in _shown(loader, console):
             report(batch)
             if not len(batch):

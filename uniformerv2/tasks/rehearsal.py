@@ -17,10 +17,10 @@ from typing import Any, cast
 import torch
 from rich.console import Console
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.batch import Batch
+from uniformerv2.data.loader import VideoLoader
 from uniformerv2.device import pick_device
 from uniformerv2.distributed import Ranks, current_ranks, rank_device
 from uniformerv2.errors import VideoError
@@ -237,7 +237,7 @@ def without_regularisation(recipe: Recipe) -> Recipe:
     return replace(recipe, model=model, optimization=optimization, augmentation=UNCHANGED)
 
 
-def _readable(loader: DataLoader[Any]) -> Batch:
+def _readable(loader: VideoLoader) -> Batch:
     """The first batch of several classes, or the first with something in it."""
     found: Batch | None = None
     for batch in loader:
@@ -307,7 +307,7 @@ class _NoStates(StateFolder):
 
 def train_on(model: UniFormerV2, recipe: Recipe, task: Classification, batch: Batch, times: int) -> None:
     """So many steps on one batch, of which nothing is kept."""
-    loader = cast("DataLoader[Any]", _Again(batch, times))
+    loader = _Again(batch, times)
     with tempfile.TemporaryDirectory() as folder:
         Trainer(model, task, loader, recipe.optimization, run=_Nowhere(folder), save=lambda model, path: None).fit()
 

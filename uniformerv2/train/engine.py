@@ -18,7 +18,6 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import DataLoader
 
 from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks
@@ -82,6 +81,23 @@ class Progress(Totals):
     steps: int = 0  # with something readable or not
 
 
+class Loader(Protocol):
+    """Training batches, as often as it is iterated."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """Of a full batch."""
+
+    @property
+    def sampler(self) -> Any:
+        """Has `set_epoch`, as `EpochSampler`."""
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
 class Task(Protocol):
     """A head, a loss and a metric. Another task is another class; the loop stays as it is."""
 
@@ -134,7 +150,7 @@ class Trainer:
         self,
         model: nn.Module,
         task: Task,
-        loader: DataLoader[Any],
+        loader: Loader,
         optimization: Optimization,
         *,
         run: RunFolder,
@@ -283,7 +299,7 @@ class Trainer:
         """The batches of an epoch that are still to come, with torch's generators where they belong."""
         rank = f" {self.ranks.rank}" if self.ranks.rank else ""  # each process drops out something else
         torch.manual_seed(random.Random(f"{self.optimization.seed} {epoch}{rank}").getrandbits(32))
-        self.loader.sampler.set_epoch(epoch, first_batch=self._progress.steps)  # type: ignore[attr-defined]
+        self.loader.sampler.set_epoch(epoch, first_batch=self._progress.steps)
         train_mode(self.model)
         batches = iter(self.loader)  # may draw from a generator
         if self._progress.steps and self._generators:

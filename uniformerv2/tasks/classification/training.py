@@ -331,16 +331,8 @@ def training_loader(
     if optimization.accumulate == 1:
         return whole
     # fewer videos than a step needs are divided as well as they can be
-    parts = min(optimization.accumulate, whole.batch_size or 1)
-    return VideoLoader(
-        dataset,
-        max_failures=whole.max_failures,
-        batch_size=-(-(whole.batch_size or 1) // parts),
-        sampler=whole.sampler,
-        num_workers=workers,
-        pin_memory=whole.pin_memory,
-        generator=whole.generator,
-    )
+    parts = min(optimization.accumulate, whole.batch_size)
+    return replace(whole, batch_size=-(-whole.batch_size // parts))
 
 
 def _with_precision(recipe: Recipe, device: torch.device, *, width: int) -> Recipe:

@@ -1,0 +1,263 @@
+"""Worker processes that are watched over: one that dies costs a task an attempt, not the run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+
+from uniformerv2.errors import UniFormerV2Error
+
+Task = TypeVar("Task")
+
+# How processes start. On Linux as forks: they are there in milliseconds, datasets of millions of rows are shared and
+# not pickled, and they work from notebooks and from scripts without `if __name__ == "__main__"`, whose code a fresh
+# process would lack or run again (one of a fork server, too). A fork has the thread that made it and no other, and a
+# lock that another thread held stays locked. So forks read videos and no more: on one thread, without GPU, console or
+# logger, as those of PyTorch's own loader do. Elsewhere a fork does not exist (Windows) or breaks the system's
+# libraries (macOS), so it is a fresh interpreter. What computes asks for a fresh one everywhere, because neither CUDA
+# nor OpenMP's threads survive a fork.
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+
+ATTEMPTS = 2  # a process may be ended by chance, or together with the whole run a moment before it
+
+_connections: weakref.WeakSet[Connection] = weakref.WeakSet()  # to workers of this process; a fork inherits them
+
+
+@dataclass(frozen=True)
+class Crash:
+    """The end of a process, in the place of the result of its task."""
+
+    cause: str  # the signal or exit status
+
+
+class _Message(NamedTuple):
+    """What a process sends."""
+
+    results: list[Any]
+    done: bool  # with the task
+    error: UniFormerV2Error | str = ""  # the traceback of a programming error
+
+
+_READY = _Message([], done=False)
+
+
+class Worker(Generic[Task]):
+    """One process that works on tasks, in the order in which they are given; it ends with this object.
+
+    Args:
+        function: takes a task and returns its result, or an iterator of results, which are sent one by one: then the
+            process is at most one result ahead. Where the process is no fork, the function is pickled. Tensors in
+            results should be arrays, or they would pile up in shared memory.
+        threads: that PyTorch has in the process.
+        start_method: "spawn" for a function that computes; see `START_METHOD`.
+    """
+
+    def __init__(self, function: Callable[[Task], Any], *, threads: int = 1, start_method: str | None = None) -> None:
+        context: Any = multiprocessing.get_context(start_method or START_METHOD)
+        self.connection, theirs = context.Pipe()
+        _connections.add(self.connection)
+        inherited = list(_connections) if context.get_start_method() == "fork" else []
+        self._process = context.Process(target=_serve, args=(function, theirs, inherited, threads), daemon=True)
+        self._process.start()
+        theirs.close()  # or the end of the process would not show
+        self.tasks: deque[tuple[Task, int]] = deque()
+        """Given and not done, with the number of the attempt; the process is at the first."""
+        self.alive = True
+        self._ready = False
+        self.stop = weakref.finalize(self, _stop, self.connection, self._process, os.getpid())
+        """Ends the process, whatever it does."""
+
+    def give(self, task: Task, attempt: int = 1) -> None:
+        self.tasks.append((task, attempt))
+        with suppress(OSError):  # of a process that has died, as receiving will show
+            self.connection.send(task)
+
+    def receive(self) -> list[tuple[Task, Any]]:
+        """Wait for the next message of the process: results, each with its task; none if it says something else.
+
+        If the process has died, it is no longer `alive`, and the task that it was at has a `Crash`.
+
+        Raises:
+            RuntimeError: a programming error, with its traceback; or the process ended before its first task.
+            UniFormerV2Error: that of the function.
+        """
+        try:
+            message: _Message = self.connection.recv()
+        except (EOFError, OSError):
+            self.alive = False
+            self._process.join()
+            cause = exit_cause(self._process.exitcode or 0)
+            if not self._ready:
+                raise RuntimeError(f"a worker process ended before its first task ({cause})") from None
+            return [(task, Crash(cause)) for task, _ in list(self.tasks)[:1]]
+        self._ready = True
+        if isinstance(message.error, UniFormerV2Error):
+            raise message.error
+        if message.error:
+            raise RuntimeError(f"an error in a worker process:\n{message.error}")
+        found = [(self.tasks[0][0], result) for result in message.results]
+        if message.done:
+            self.tasks.popleft()
+        return found
+
+
+class Workers(Generic[Task]):
+    """Several workers. A task goes to the worker with the fewest; those of a worker that died go to others.
+
+    Args:
+        function: as of `Worker`.
+        count: workers at most; they start as tasks come.
+        attempts: a task that ends so many processes has a `Crash` as its result.
+        queue_size: tasks that a worker is given at once, so that it need not wait; all fit into the buffer of a pipe.
+    """
+
+    def __init__(
+        self, function: Callable[[Task], Any], count: int, *, attempts: int = ATTEMPTS, queue_size: int = 1
+    ) -> None:
+        self._function, self._count, self._attempts, self._queue_size = function, count, attempts, queue_size
+        self._waiting: deque[tuple[Task, int]] = deque()  # with the number of the attempt
+        self._workers: dict[Any, Worker[Task]] = {}  # by connection
+
+    @property
+    def unfinished(self) -> int:
+        """Tasks that were given and are not done."""
+        return len(self._waiting) + sum(len(worker.tasks) for worker in self._workers.values())
+
+    def give(self, task: Task) -> None:
+        self._waiting.append((task, 1))
+        self._distribute()
+
+    def receive(self) -> list[tuple[Task, Any]]:
+        """Wait for messages of workers: results, each with its task. Raises as `Worker.receive`."""
+        found: list[tuple[Task, Any]] = []
+        for connection in wait(list(self._workers)):
+            worker = self._workers[connection]
+            results = worker.receive()
+            found += results if worker.alive else self._bury(worker, results)
+        self._distribute()
+        return found
+
+    def stop(self) -> None:
+        """End all processes, whatever they do."""
+        while self._workers:
+            self._workers.popitem()[1].stop()
+
+    def _distribute(self) -> None:
+        while self._waiting:
+            worker = min(self._workers.values(), key=lambda worker: len(worker.tasks), default=None)
+            if worker is None or (worker.tasks and len(self._workers) < self._count):
+                worker = Worker(self._function)
+                self._workers[worker.connection] = worker
+            elif len(worker.tasks) >= self._queue_size:
+                return
+            worker.give(*self._waiting.popleft())
+
+    def _bury(self, worker: Worker[Task], crash: list[tuple[Task, Any]]) -> list[tuple[Task, Any]]:
+        """Another attempt for the task that ended the worker, or its crash; its other tasks wait again."""
+        del self._workers[worker.connection]
+        lost = list(worker.tasks)
+        if crash:
+            task, attempt = lost.pop(0)
+            if attempt < self._attempts:
+                crash, lost = [], [(task, attempt + 1), *lost]
+        self._waiting.extendleft(reversed(lost))
+        return crash
+
+
+def run_tasks(
+    function: Callable[[Task], Any], tasks: Iterable[Task], *, workers: int, attempts: int = ATTEMPTS
+) -> Iterator[tuple[Task, Any]]:
+    """Call a function on every task, in processes that may die.
+
+    Args:
+        function: as of `Worker`.
+        tasks: taken one at a time, as processes become free.
+        workers: processes; 0 calls the function in this one, which then has to survive.
+        attempts: as of `Workers`.
+
+    Yields:
+        (task, result), those of a task in order, and once more those of another attempt; (task, `Crash`) is the last of
+        a task that has ended as many processes as it may.
+
+    Raises:
+        RuntimeError, UniFormerV2Error: as `Worker.receive`.
+    """
+    if workers == 0:
+        for task in tasks:
+            result = function(task)
+            yield from ((task, item) for item in (result if isinstance(result, Iterator) else [result]))
+        return
+    coming, pool = iter(tasks), Workers(function, workers, attempts=attempts)
+    found: list[tuple[Task, Any]] = []
+    try:
+        while True:
+            for task in islice(coming, workers - pool.unfinished):
+                pool.give(task)
+            yield from found
+            if not pool.unfinished:
+                return
+            found = pool.receive()
+    finally:
+        pool.stop()
+
+
+def exit_cause(status: int) -> str:
+    """The exit status of a process in words: the name of the signal that ended it, or the number."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+def _serve(
+    function: Callable[[Any], Any], connection: Connection, inherited: Iterable[Connection], threads: int
+) -> None:
+    """The life of a worker process: until the other end is closed, be it because that process is dead."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the one that gives the tasks decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which a fork may have inherited otherwise
+    torch.set_num_threads(threads)
+    for other in inherited:  # or their other ends would not see that this process's parent has closed them
+        other.close()
+    with suppress(EOFError, OSError):
+        connection.send(_READY)
+        while True:
+            for message in _answers(function, connection.recv()):
+                connection.send(message)
+
+
+def _answers(function: Callable[[Any], Any], task: Any) -> Iterator[_Message]:
+    try:
+        result = function(task)
+        if not isinstance(result, Iterator):
+            yield _Message([result], done=True)
+            return
+        for item in result:
+            yield _Message([item], done=False)
+        yield _Message([], done=True)
+    except UniFormerV2Error as error:
+        yield _Message([], done=True, error=error)
+    except Exception:
+        yield _Message([], done=True, error=traceback.format_exc())
+
+
+def _stop(connection: Connection, process: BaseProcess, owner: int) -> None:
+    if os.getpid() == owner:  # and not in a fork that has inherited the worker
+        connection.close()
+        process.kill()
+        process.join()
