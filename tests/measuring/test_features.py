@@ -24,7 +24,6 @@ from uniformerv2.measuring.window_reading import read_windows
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.video.reader import VideoReader
-from uniformerv2.video.sampling import segment_indices
 from uniformerv2.video.transforms import test_crops as crops_of
 from uniformerv2.video.windows import Windows
 from uniformerv2.weights import arm, save_model
@@ -60,14 +59,13 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- what is in them
 
 
-def test_the_frames_of_a_window_are_those_shown_in_it(long: Path) -> None:
+def test_a_window_has_the_middle_frames_of_its_parts(long: Path) -> None:
     preprocessing = Preprocessing(num_frames=4, size=(32, 32))
     windows = list(read_windows(Annotation(long, ""), Windows(2, 1), preprocessing, []))
     assert [(start, end) for start, end, _ in windows] == [(0, 2), (1, 3), (2, 4), (3, 5), (4, 6)]
     with VideoReader(long) as reader:
         for start, _, clip in windows:
-            first = round(start * RATE)  # twenty frames from there, and not the one that the next second begins with
-            indices = [first + index for index in segment_indices(20, 4)]
+            indices = [round(start * RATE) + index for index in (2, 7, 12, 17)]  # of four parts of half a second
             assert torch.equal(clip, crops_of(reader.frames_at(indices), preprocessing)[0])
 
 

@@ -46,9 +46,9 @@ def extract_features(
 ) -> VideoFeatures:
     """Embed videos, or windows that slide over them.
 
-    The frames of a window are evenly spread over it, as those of a test clip are over its video, and cropped at the
-    centre. A video is decoded once, from its beginning to its end, however its windows overlap; only the frames of the
-    windows that are open at a time are held. Processes share the videos as in `evaluate`, with equal results.
+    `Windows.plan` chooses the frames of a window, which are cropped at the centre. A video is decoded once, from its
+    beginning to its end, however its windows overlap; only the frames of the windows that are open at a time are held.
+    Processes share the videos as in `evaluate`, with equal results.
 
     Args:
         model: a checkpoint or a model, which is left in eval mode. Its head is not used.

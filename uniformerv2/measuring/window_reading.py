@@ -17,12 +17,9 @@ from uniformerv2.errors import AnnotationError, VideoError
 from uniformerv2.measuring.shared_work import WorkItem
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.reader import VideoReader
-from uniformerv2.video.sampling import segment_indices
 from uniformerv2.video.windows import Windows, window_frames
 
 LAST = -1  # number of the last batch of a group
-
-_JUST_BEFORE = 1e-3  # seconds: the frame at the end of a window belongs to the next one
 
 Group = tuple[int, range]  # its number and its videos, which are read one after the other
 _Task = tuple[int, range, dict[int, str]]  # and those of its videos that must not be opened, and why
@@ -122,32 +119,10 @@ def read_windows(
         VideoError: the video, or a frame of it, cannot be read.
     """
     with VideoReader(video_source(row.path), threads=1, name=str(row.path)) as reader:
-        times = _times(reader, row, windows)
-        places = [_frames_between(reader, preprocessing, windows, row, *time) for time in times]
-        for (start, end), indices, frames in zip(
-            times, places, window_frames(reader, places, preprocessing), strict=True
-        ):
+        plan = windows.plan(reader, preprocessing.num_frames, start=row.start, end=row.end)
+        frames_of_windows = window_frames(reader, [window.indices for window in plan], preprocessing)
+        for window, frames in zip(plan, frames_of_windows, strict=True):
             # frames x (3, height, width) -> (3, frames, height, width)
-            yield start, end, torch.stack([frames[index] for index in indices], dim=1)
+            yield window.start, window.end, torch.stack([frames[index] for index in window.indices], dim=1)
         if reader.damage:
             damage.append(reader.damage)
-
-
-def _times(reader: VideoReader, row: Annotation, windows: Windows) -> list[tuple[float, float]]:
-    start, end = row.start or 0.0, reader.duration
-    if start >= end:
-        raise VideoError(f"{row.path}: the annotation starts at {start:g} s, but the video lasts {end:g} s")
-    end = end if row.end is None else min(row.end, end)
-    return windows.times(start, end, tolerance=0.5 / reader.rate)
-
-
-def _frames_between(
-    reader: VideoReader, preprocessing: Preprocessing, windows: Windows, row: Annotation, start: float, end: float
-) -> list[int]:
-    """Frames of a window: those shown from its start up to its end; of a whole video, as in evaluation."""
-    if windows.seconds is not None:
-        last = reader.index_at(end - _JUST_BEFORE)
-    else:
-        last = len(reader) - 1 if row.end is None else reader.index_at(row.end)
-    first = min(reader.index_at(start), last)
-    return [first + index for index in segment_indices(last - first + 1, preprocessing.num_frames)]
