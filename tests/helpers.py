@@ -101,6 +101,14 @@ def decoded_frames() -> Iterator[list[int]]:
         yield counts
 
 
+def touch(root: Path, *names: str) -> Path:
+    """Make empty files below a folder."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
 def write_image_model(path: Path, *, width: int = 32, depth: int = 3, heads: int = 2, grid: int = 2) -> Path:
     """A vision transformer of random weights in timm's names, patch 16, which can be armed."""
     generator = torch.Generator().manual_seed(0)

@@ -12,19 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from helpers import touch
 from uniformerv2.curation.importers import Imported, Options, import_dataset
 from uniformerv2.curation.published import SOURCES, source_name
 from uniformerv2.curation.video_index import VideoIndex
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.errors import AnnotationError
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return root
 
 
 def text(path: Path, content: str, encoding: str = "utf-8") -> Path:

@@ -14,12 +14,9 @@ import torch
 
 from helpers import decoded_frames
 from uniformerv2.data.annotations import Annotation
-from uniformerv2.data.shards import write_shards
-from uniformerv2.data.sources import read_annotations
-from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, VideoError
+from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.measuring.evaluation import evaluate
 from uniformerv2.measuring.features import extract_features
-from uniformerv2.measuring.video_sources import find_videos
 from uniformerv2.measuring.window_reading import read_windows
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -335,32 +332,3 @@ def test_what_was_found_is_not_thrown_away_by_accident(model: UniFormerV2, long:
         embed(model, [long], journal=journal)
     journal.write_bytes(journal.read_bytes().partition(b"\n")[0] + b"\n")  # begun, but nothing found yet
     embed(model, [long], window_seconds=1.0, journal=journal)
-
-
-# --- what can be embedded
-
-
-def test_files_folders_and_manifests(colours: Path, long: Path, tmp_path: Path) -> None:
-    frames = tmp_path / "films" / "deep" / "frames"
-    frames.mkdir(parents=True)
-    (frames / "1.jpg").write_bytes(b"")
-    shutil.copyfile(long, tmp_path / "films" / "a.mp4")
-    (tmp_path / "films" / "notes.txt").write_text("no video")
-    (tmp_path / "films" / ".hidden.mp4").write_text("no video")
-    (tmp_path / "list.csv").write_text(f"path,label,start,end,split\n{long},long,1,2,val\n{long},long,2,3,train\n")
-    found = find_videos([long, tmp_path / "films", tmp_path / "list.csv"], split="val")
-    assert found == [
-        Annotation(long, ""),
-        Annotation(tmp_path / "films" / "a.mp4", ""),
-        Annotation(frames, ""),
-        Annotation(long, "long", 1.0, 2.0, "val"),
-    ]
-    shards = tmp_path / "shards"
-    write_shards(read_annotations(tmp_path / "list.csv"), shards)
-    assert [(row.label, row.start) for row in find_videos([shards], split="val")] == [("long", 1.0)]
-    assert find_videos([frames]) == [Annotation(frames, "")]
-    assert len(find_videos([colours])) == 15
-    for source in (tmp_path / "absent", tmp_path / "empty"):
-        (tmp_path / "empty").mkdir(exist_ok=True)
-        with pytest.raises(AnnotationError, match=source.name):
-            find_videos([source])

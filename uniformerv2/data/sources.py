@@ -1,4 +1,4 @@
-"""Annotations out of whatever holds them: a folder of videos, a manifest, or shards."""
+"""Annotations out of whatever holds them: videos, folders of them, manifests, shards."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.manifest import manifest_rows
 from uniformerv2.data.shards import is_member, is_shards, read_shards
 from uniformerv2.data.split import Split, of_split
+from uniformerv2.data.tables import TABLE_SUFFIXES
 from uniformerv2.errors import AnnotationError
 from uniformerv2.video.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
@@ -76,7 +77,7 @@ def _read_folder(folder: Path) -> list[Annotation]:
     if not classes:
         raise AnnotationError(f"{folder}: no class folders in it; expected {folder}/CLASS/VIDEO")
     for class_folder in classes:
-        videos = sorted(_videos_below(class_folder, ignored))
+        videos = list(_videos_below(class_folder, ignored))
         if not videos:
             raise AnnotationError(f"{class_folder}: no video in this class folder; add some or remove the folder")
         annotations += [Annotation(video, class_folder.name) for video in videos]
@@ -87,11 +88,50 @@ def _read_folder(folder: Path) -> list[Annotation]:
     return annotations
 
 
+def find_videos(
+    data: str | Path | Sequence[str | Path | Annotation], *, root: str | Path | None = None, split: Split = "all"
+) -> list[Annotation]:
+    """The videos of one source or of several, which need no labels.
+
+    Args:
+        data: a video file, a folder (every video below it, however deep; a folder of images is one video), a manifest
+            (CSV or Parquet), tar shards, or annotations; or a list of these.
+        root: what the paths of manifests are relative to; None: their own folders.
+        split: which rows of manifests; see `of_split`.
+
+    Returns:
+        At least one; labels and times as in manifests, otherwise without.
+
+    Raises:
+        AnnotationError: a source that is not there, or without videos.
+    """
+    sources = [data] if isinstance(data, str | Path) else data
+    found = [row for source in sources for row in _videos_of(source, root, split)]
+    if not found:
+        raise AnnotationError("no videos given")
+    return of_split(found, split)
+
+
+def _videos_of(source: str | Path | Annotation, root: str | Path | None, split: Split) -> list[Annotation]:
+    if isinstance(source, Annotation):
+        return [source]
+    path = Path(source)
+    if is_shards(source) or path.suffix.lower() in TABLE_SUFFIXES:
+        return read_annotations(source, root=root, split=split)
+    if not path.exists():
+        raise AnnotationError(f"{path}: no such video, folder or manifest")
+    videos = [path] if path.is_file() or _holds_frames(path) else list(_videos_below(path, []))
+    if not videos:
+        raise AnnotationError(f"{path}: no video in this folder")
+    return [Annotation(video, "") for video in videos]
+
+
 def _visible(folder: Path) -> list[Path]:
     return sorted(child for child in folder.iterdir() if not child.name.startswith("."))
 
 
 def _videos_below(folder: Path, ignored: list[Path]) -> Iterator[Path]:
+    """Video files and folders of frames, sorted; `ignored` receives the files that are neither."""
     for child in _visible(folder):
         if child.is_dir() and _holds_frames(child):
             yield child

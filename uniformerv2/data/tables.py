@@ -13,6 +13,7 @@ from uniformerv2.atomic import whole_file
 from uniformerv2.errors import AnnotationError
 
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
+TABLE_SUFFIXES = PARQUET_SUFFIXES | {".csv"}
 
 _BATCH = 65_536  # rows that are held while Parquet is written
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from uniformerv2.data.annotations import Annotation, Damaged, Unreadable
+from uniformerv2.data.sources import find_videos
 from uniformerv2.data.split import Split
 from uniformerv2.device import model_device
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
@@ -20,7 +21,6 @@ from uniformerv2.measuring.digests import videos_digest, weights_digest
 from uniformerv2.measuring.feature_files import VideoFeatures
 from uniformerv2.measuring.models import in_precision, on_rank_device
 from uniformerv2.measuring.shared_work import Result, SharedWork, WorkItem
-from uniformerv2.measuring.video_sources import find_videos
 from uniformerv2.measuring.window_reading import LAST, WindowBatch, WindowReader
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.progress import bar
