@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uniformerv2 import ModelConfig, Preprocessing, UniFormerV2, named_config
-from uniformerv2.model import vit
 from uniformerv2.model.attention import CrossAttention, attend
 from uniformerv2.model.positions import interpolate_position_embedding
 from uniformerv2.model.uniblocks import DynamicPositionEncoding, LocalAggregator
@@ -61,37 +60,6 @@ def test_any_number_of_frames(frames: int, downsample: bool) -> None:
     assert features.frame_embeddings.shape == (2, -(-frames // 2) if downsample else frames, 32)
     assert features.pooled.shape == (2, 32)
     assert torch.equal(model(clips(frames)), model.head(features.pooled))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"local_blocks": "none"},
-        {},
-        {"local_blocks": "none", "norm_after": True, "layer_scale": True},
-        {"gated_mlp": True},
-    ],
-    ids=["scene", "temporal", "norm after", "gated"],
-)
-def test_many_frames_are_computed_in_parts(options: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    model, clip = tiny(**options), clips(6, batch=3)
-    seen: list[int] = []
-    block = model.backbone.image_blocks()[0]
-    for part in (block.attention, block.mlp):
-        part.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].nbytes))
-    with torch.inference_mode():
-        expected = model(clip)
-        assert len(seen) == 2
-        monkeypatch.setattr(vit, "CACHE", seen[0])  # of tokens, so that a part has a quarter, or an eighth of them
-        found = model(clip)
-    parts = seen[2:]
-    assert len(parts) > 4
-    assert sum(parts) == sum(seen[:2])
-    assert max(parts) * model.config.mlp_ratio < 1.3 * seen[0]  # 18 frames are no multiple of four
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    seen.clear()
-    model(clip)  # gradients may be wanted
-    assert len(seen) == 2
 
 
 def test_frames_that_are_encoded_one_by_one_make_the_same_clip() -> None:

@@ -26,7 +26,6 @@ from uniformerv2.model.vit import (
     Block,
     ImageTransformer,
     PatchEmbedding,
-    QuickGELU,
     embed_patches,
     split_into_patches,
 )
@@ -116,10 +115,10 @@ def _fold_scale(attention: Attention) -> None:
 
 def _fold_quick_gelu(mlp: MLP) -> None:
     """x sigmoid(1.702 x) = silu(1.702 x) / 1.702."""
-    if mlp.absorbs:
-        mlp.fc1 = linear(mlp.fc1.weight * QuickGELU.factor, mlp.fc1.bias * QuickGELU.factor)
-        mlp.fc2 = linear(mlp.fc2.weight / QuickGELU.factor, mlp.fc2.bias)
-        mlp.activation = nn.SiLU()
+    if mlp.factor != 1:
+        mlp.fc1 = linear(mlp.fc1.weight * mlp.factor, mlp.fc1.bias * mlp.factor)
+        mlp.fc2 = linear(mlp.fc2.weight / mlp.factor, mlp.fc2.bias)
+        mlp.factor = 1.0
 
 
 def _fold_layer_scales(block: Block) -> None:

@@ -52,7 +52,7 @@ class MergingTransformer(nn.Module):
         patches, depth = merged.sizes.shape[1], len(self.transformer.blocks)
         for number, block in enumerate(self.transformer.image_blocks()):
             attention = MergedAttention(block.attention, merged)
-            tokens = tokens + block.space_update(tokens, attention)
+            tokens = tokens + block.attention_branch(tokens, attention)
             left = patches - round(self.share * patches * (number + 1) / depth)
             tokens, merged = merged.further(tokens, attention.keys, left)
             tokens = block.mix_channels(tokens)
@@ -128,16 +128,16 @@ class MergedAttention:
     def __init__(self, attention: Attention, merged: Merged):
         self.attention, self.merged = attention, merged
 
-    def __call__(self, x: Tensor, before: nn.Module) -> Tensor:
-        """(batch, frames, tokens, width) -> the same shape."""
-        query, key, value = self.attention.split(self.attention.qkv(before(x)))
+    def __call__(self, qkv: Tensor) -> Tensor:
+        """(batch, frames, tokens, 3·width) -> (batch, frames, tokens, width)."""
+        query, key, value = self.attention.split(qkv)
         self.keys = key.mean(1)
         # exp(score + log size): a token weighs as much in the softmax as all the positions that it represents
         first = self.merged.class_tokens
         registers = key.shape[2] - first - self.merged.sizes.shape[1]
         bias = F.pad(self.merged.sizes.log(), (first, registers))[:, None, None].to(query.dtype)
         mixed = attend(query, key, value, scale=self.attention.scale, bias=bias)
-        return self.attention.output(self.attention.join(mixed).unflatten(0, x.shape[:2]))
+        return self.attention.join(mixed).unflatten(0, qkv.shape[:2])
 
 
 def most_similar_pairs(keys: Tensor, number: int) -> Pairs:

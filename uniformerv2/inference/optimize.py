@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from uniformerv2.errors import RecipeError
+from uniformerv2.inference.chunks import compute_in_chunks
 from uniformerv2.inference.comparison import LIMITS, REDUCED, Classifier, Comparison, Limits, compare
 from uniformerv2.inference.fold import fold
 from uniformerv2.inference.mapped import release_mapped_weights
@@ -124,10 +125,11 @@ def _build(
 
 
 def in_torch(model: UniFormerV2, precision: InferencePrecision) -> UniFormerV2:
-    """The folded model, narrowed where asked, its linear layers packed on a CPU."""
+    """The folded model in a precision; on a CPU it computes in chunks, with packed layers."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    packing = [pack] if next(model.parameters()).device.type == "cpu" and can_pack(dtype) else []
-    return _folded(model, precision, *packing)
+    rewrites = [compute_in_chunks] if on_cpu else []
+    return _folded(model, precision, *rewrites, *([pack] if on_cpu and can_pack(dtype) else []))
 
 
 def _compiled(model: UniFormerV2, precision: InferencePrecision) -> Classifier:
@@ -137,7 +139,7 @@ def _compiled(model: UniFormerV2, precision: InferencePrecision) -> Classifier:
     return torch.compile(_folded(model, precision), options={"freezing": True})
 
 
-def _folded(model: UniFormerV2, precision: InferencePrecision, *then: Callable[[nn.Module], object]) -> UniFormerV2:
+def _folded(model: UniFormerV2, precision: InferencePrecision, *rewrites: Callable[[nn.Module], object]) -> UniFormerV2:
     narrowing = [partial(narrow, dtype=torch.bfloat16)] if precision == "bf16" else []
     # the weights that a block was made of would stay in memory beside it
-    return fold(model, *narrowing, *then, lambda _: release_mapped_weights(model))
+    return fold(model, *narrowing, *rewrites, lambda _: release_mapped_weights(model))

@@ -62,7 +62,7 @@ class UnchangedTransformer(nn.Module):
         kept = kept_tokens(self.changed(clip), layout.class_tokens, tokens.shape[2])
         rows = kept.computed(tokens)
         for number, block in enumerate(self.transformer.image_blocks()):
-            rows = rows + block.space_update(rows, partial(_attend, block.attention, kept, layout))
+            rows = rows + block.attention_branch(rows, partial(_mix, block.attention, kept, layout))
             rows = block.mix_channels(rows)
             if number in stages:
                 add(kept.everywhere(rows), layout)
@@ -92,7 +92,6 @@ def kept_tokens(changed: Tensor, class_tokens: int, count: int) -> Kept:
     return Kept(own.flatten().nonzero()[:, 0], numbers.gather(1, latest))
 
 
-def _attend(attention: Attention, kept: Kept, layout: TokenLayout, x: Tensor, before: nn.Module) -> Tensor:
-    """The attention of a block on rows, (rows, width) -> the same shape; each frame is seen whole."""
-    mixed = attention.mix(kept.everywhere(attention.qkv(before(x))), layout)
-    return attention.output(kept.computed(mixed))
+def _mix(attention: Attention, kept: Kept, layout: TokenLayout, qkv: Tensor) -> Tensor:
+    """The attention of the tokens that are computed to all of their frame, (rows, 3·width) -> (rows, width)."""
+    return kept.computed(attention.mix(kept.everywhere(qkv), layout))

@@ -12,8 +12,6 @@ from uniformerv2.model.config import ModelConfig
 from uniformerv2.model.positions import TokenLayout, apply_rotary, interpolate_relative_bias
 from uniformerv2.model.recompute import recomputed
 
-IDENTITY = nn.Identity()
-
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Tensor | None = None) -> Tensor:
     """Softmax attention, the only place of the package that computes it without its weights.
@@ -64,10 +62,9 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.norm_eps) if config.attention_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, layout: TokenLayout, before: nn.Module = IDENTITY) -> Tensor:
-        """Attend to `before(x)`, a norm or an identity."""
-        qkv = recomputed(lambda x: self.qkv(before(x)), x)
-        return self.output(self.mix(qkv, layout))
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        """(batch, frames, tokens, width) -> the same shape."""
+        return self.output(self.mix(self.qkv(x), layout))
 
     def mix(self, qkv: Tensor, layout: TokenLayout) -> Tensor:
         """Queries, keys and values (batch, frames, tokens, 3·width) -> (batch, frames, tokens, width)."""

@@ -170,7 +170,7 @@ class GlobalUniBlock(nn.Module):
             context = torch.cat([context, self.context_norm(extra)], dim=1)
         update, averaged = self.attention.cross(self.query_norm(query), context, weights=weights)
         query = query + self.drop_path(update)
-        return query + self.drop_path(self.mlp(query, self.mlp_norm)), averaged
+        return query + self.drop_path(self.mlp(self.mlp_norm(query))), averaged
 
     def _context(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
         """Class tokens and patches with positions, normalised: (batch, frames·(class tokens + patches), width)."""

@@ -7,7 +7,6 @@ width) throughout: the class token where there is one, the patches row by row, t
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Container, Sequence
 from functools import partial
 from typing import cast
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from uniformerv2.model.attention import IDENTITY, Attention, CrossAttention
+from uniformerv2.model.attention import Attention, CrossAttention
 from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.model.positions import (
     TokenLayout,
@@ -26,10 +25,6 @@ from uniformerv2.model.positions import (
     rotary_table,
 )
 from uniformerv2.model.recompute import recomputed
-
-# bytes of the widest activation that inference on a CPU computes at a time, 8 frames of B/16 in float32: 32 frames at
-# once took 7 % longer than in four parts, in bfloat16 12 %, as activations leave the cache between two layers
-CACHE = 20 * 2**20
 
 
 class QuickGELU(nn.Module):
@@ -144,7 +139,11 @@ def embed_patches(patches: Tensor, taps: Sequence[Callable[[Tensor], Tensor]]) -
 
 
 class MLP(nn.Module):
-    """Two linear layers; gated, the first makes a gate and a value: silu(gate) * value (SwiGLU, arXiv:2002.05202)."""
+    """Two linear layers; gated, the first makes a gate and a value: silu(gate) * value (SwiGLU, arXiv:2002.05202).
+
+    QuickGELU is silu(1.702 x) / 1.702. Its constants are multiplied into the weights of the two layers, which are fewer
+    than the activations, where no norm is between.
+    """
 
     def __init__(
         self,
@@ -159,40 +158,45 @@ class MLP(nn.Module):
         super().__init__()
         hidden = round(width * ratio)
         self.gated = gated
+        absorbs = activation_name == "quick_gelu" and not gated and norm_eps is None
+        self.factor = QuickGELU.factor if absorbs else 1.0
         self.fc1 = nn.Linear(width, 2 * hidden if gated else hidden)
-        self.activation = nn.SiLU() if gated else activation(activation_name)
+        self.activation = nn.SiLU() if gated or absorbs else activation(activation_name)
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(hidden, eps=norm_eps)
         self.fc2 = nn.Linear(hidden, width)
 
-    @property
-    def absorbs(self) -> bool:
-        """Whether the weights take the constants of QuickGELU, silu(1.702 x) / 1.702: tokens have more numbers."""
-        return isinstance(self.activation, QuickGELU) and isinstance(self.norm, nn.Identity)
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> the same shape."""
+        return self.contract(recomputed(self.expand, x))
 
-    def forward(self, x: Tensor, before: nn.Module = IDENTITY) -> Tensor:
-        """The MLP of `before(x)`, a norm or an identity."""
-        hidden = recomputed(lambda x: self._expand(before(x)), x)
+    def expand(self, x: Tensor) -> Tensor:
+        """The first layer, before the activation: (..., width) -> (..., hidden), twice as many where gated."""
+        if self.factor == 1:
+            return self.fc1(x)
+        return F.linear(x, self.fc1.weight * self.factor, self.fc1.bias * self.factor)
+
+    def contract(self, hidden: Tensor) -> Tensor:
+        """The activation and the second layer: (..., hidden) -> (..., width)."""
         return recomputed(self._contract, hidden)
 
-    def _expand(self, x: Tensor) -> Tensor:
-        if not self.absorbs:
-            return self.fc1(x)
-        return F.linear(x, self.fc1.weight * QuickGELU.factor, self.fc1.bias * QuickGELU.factor)
-
     def _contract(self, hidden: Tensor) -> Tensor:
-        if self.absorbs:
-            return F.linear(self.dropout(F.silu(hidden)), self.fc2.weight * (1 / QuickGELU.factor), self.fc2.bias)
         if self.gated:
             gate, value = hidden.chunk(2, dim=-1)
-            hidden = self.activation(gate) * value
+            activated = self.activation(gate) * value
         else:
-            hidden = self.activation(hidden)
-        return self.fc2(self.norm(self.dropout(hidden)))
+            activated = self.activation(hidden)
+        activated = self.norm(self.dropout(activated))
+        if self.factor == 1:
+            return self.fc2(activated)
+        return F.linear(activated, self.fc2.weight * (1 / self.factor), self.fc2.bias)
 
 
 class Block(nn.Module):
-    """One block of the image transformer: spatial attention and MLP, each a residual behind its norm or before it."""
+    """A block of the image transformer: x + attention(norm(x)), then x + mlp(norm(x)), in each frame by itself.
+
+    With `norm_after`, x + norm(attention(x)), then x + norm(mlp(x)).
+    """
 
     def __init__(self, config: ModelConfig, *, drop_path: float = 0.0, recompute: bool = False):
         super().__init__()
@@ -212,53 +216,46 @@ class Block(nn.Module):
         self.scale1 = nn.Parameter(torch.full((width,), 1e-5)) if config.layer_scale else None
         self.scale2 = nn.Parameter(torch.full((width,), 1e-5)) if config.layer_scale else None
         self.norm_after = config.norm_after
-        self.widening = config.mlp_ratio * (2 if config.gated_mlp else 1)  # of the widest activation
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
-        return self.mix_channels(self.mix_space(tokens, layout))
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        """(batch, frames, tokens, width) -> the same shape."""
+        return self.mix_channels(self.mix_space(x, layout))
 
-    def mix_space(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
-        def attention(x: Tensor, before: nn.Module) -> Tensor:
-            return self.attention(x, layout, before)
+    def mix_space(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        """x + attention(norm(x)): (batch, frames, tokens, width) -> the same shape."""
+        return x + self.drop_path(self._run(self.attention_branch, x, partial(self.attention.mix, layout=layout)))
 
-        def mixed(tokens: Tensor) -> Tensor:
-            return tokens + self.drop_path(self._run(self.space_update, tokens, attention))
+    def mix_channels(self, x: Tensor) -> Tensor:
+        """x + mlp(norm(x)): (..., width) -> the same shape."""
+        return x + self.drop_path(self._run(self.mlp_branch, x))
 
-        pieces = self._pieces(tokens.flatten(0, 1))
-        if len(pieces) == 1:
-            return mixed(tokens)
-        return torch.cat([mixed(frames[None]) for frames in pieces], dim=1).view_as(tokens)
-
-    def mix_channels(self, tokens: Tensor) -> Tensor:
-        """(..., width) -> the same shape."""
-
-        def mixed(tokens: Tensor) -> Tensor:
-            return tokens + self.drop_path(self._run(self._mlp, tokens))
-
-        pieces = self._pieces(tokens.flatten(0, -2))
-        return mixed(tokens) if len(pieces) == 1 else torch.cat([mixed(rows) for rows in pieces]).view_as(tokens)
-
-    def _pieces(self, tokens: Tensor) -> Sequence[Tensor]:
-        """Parts of the first axis, (n, ..., width), that are computed one after the other: few that fit the cache."""
-        apart = tokens.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        return tokens.chunk(max(1, math.ceil(tokens.nbytes * self.widening / CACHE))) if apart else (tokens,)
-
-    def space_update(self, tokens: Tensor, attention: Callable[[Tensor, nn.Module], Tensor]) -> Tensor:
-        """What an attention adds to tokens (..., tokens, width); it is given them and the norm before it."""
-        norm = self.norm1
-        update = norm(attention(tokens, IDENTITY)) if self.norm_after else attention(tokens, norm)
+    def attention_branch(self, x: Tensor, mix: Callable[[Tensor], Tensor]) -> Tensor:
+        """attention(norm(x)), with `mix` from queries, keys and values (..., 3·width) to (..., width)."""
+        before, after = self._norms(self.norm1)
+        qkv = recomputed(lambda x: self.attention.qkv(before(x)), x)  # norm(x) is not kept for the backward pass
+        update = after(self.attention.output(mix(qkv)))
         return update if self.scale1 is None else update * self.scale1
 
-    def _mlp(self, tokens: Tensor) -> Tensor:
-        mlp, norm = self.mlp, self.norm2
-        update = norm(mlp(tokens)) if self.norm_after else mlp(tokens, norm)
+    def mlp_branch(self, x: Tensor) -> Tensor:
+        """mlp(norm(x))."""
+        before, after = self._norms(self.norm2)
+        hidden = recomputed(lambda x: self.mlp.expand(before(x)), x)
+        update = after(self.mlp.contract(hidden))
         return update if self.scale2 is None else update * self.scale2
+
+    def _norms(self, norm: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """What comes before and after a branch: a norm and nothing, or the other way round."""
+        return (_identity, norm) if self.norm_after else (norm, _identity)
 
     def _run(self, branch, *inputs) -> Tensor:  # type: ignore[no-untyped-def]
         if self.recompute and self.training and torch.is_grad_enabled():
             return checkpoint(branch, *inputs, use_reentrant=False)
         return branch(*inputs)
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
 
 
 class AttentionPool(nn.Module):
@@ -278,7 +275,7 @@ class AttentionPool(nn.Module):
         context = tokens.flatten(0, 1)
         query = self.query.to(context.dtype).expand(context.shape[0], -1, -1)
         pooled = self.attention.cross(query, context, weights=False)[0][:, 0]
-        return (pooled + self.mlp(pooled, self.norm)).unflatten(0, tokens.shape[:2])
+        return (pooled + self.mlp(self.norm(pooled))).unflatten(0, tokens.shape[:2])
 
 
 class ImageTransformer(nn.Module):
