@@ -1,11 +1,9 @@
-"""What is rewritten for inference says the same as the plain model, on every architecture there is."""
+"""Models rewritten for inference compute the same function, whatever the architecture."""
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -14,8 +12,10 @@ from torch import Tensor
 from reference.manifest import IMAGE, VIDEO
 from reference.recorded import draw_input, image_model, video_model
 from uniformerv2 import ModelConfig, Preprocessing
-from uniformerv2.inference.fold import fold
-from uniformerv2.inference.narrow import narrow
+from uniformerv2.inference import chunks
+from uniformerv2.inference.bfloat16 import to_bfloat16
+from uniformerv2.inference.chunks import compute_in_chunks
+from uniformerv2.inference.fold import Rewrite, fold
 from uniformerv2.inference.packed import PackedLinear, can_pack, pack
 from uniformerv2.model.config import RotaryEmbedding
 from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -23,28 +23,17 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 PLAIN = ModelConfig(width=32, depth=3, heads=2, patch_size=8, image_size=(16, 24), global_after=(1, 2), num_classes=5)
 LOCAL = {"local_blocks": "attention+mlp", "temporal_downsample": True}
 ARCHITECTURES = {
-    # those of the recorded outputs of the official implementation
     "scene": {},
     "temporal": LOCAL,
     "local_single": {**LOCAL, "local_blocks": "attention"},
-    "local_no_downsample": {"local_blocks": "attention+mlp"},
-    "downsample_only": {"temporal_downsample": True},
-    "reduction2": {**LOCAL, "local_reduction": 2.0},
-    "frozen": {"mix_class_token": False},
-    "sparse_stages": {"global_after": (0, 2)},
-    # what families of image transformers add
-    "siglip": {"class_token": False, "pool": "attention", "activation": "gelu_tanh", "patch_bias": True},
     "beit": {"relative_bias": True, "layer_scale": True, "pool": "mean", "activation": "gelu"},
     "norm_after": {"norm_after": True, "layer_scale": True},
-    "dinov3": {
-        "layer_scale": True,
-        "register_tokens": 4,
-        "rotary": RotaryEmbedding(span=(math.pi, math.pi), halves=True),
-    },
+    "dinov3": {"layer_scale": True, "register_tokens": 4, "rotary": RotaryEmbedding(halves=True)},
     "eva02": {"rotary": RotaryEmbedding(), "gated_mlp": True, "attention_norm": True, "mlp_norm": True},
     "mlp_norm": {"mlp_norm": True},  # a norm between QuickGELU and the layer that would take its constant
     "parallel": {"fusion": "parallel", "num_queries": 2},
 }
+REWRITES: list[tuple[Rewrite, ...]] = [(), (compute_in_chunks,)] + ([(pack,)] if can_pack() else [])
 
 
 def draw_model(name: str, **options: object) -> UniFormerV2:
@@ -85,38 +74,51 @@ def assert_same(rewritten: UniFormerV2, model: UniFormerV2, clip: Tensor) -> Non
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * theirs.abs().max().item())
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_folded_model_is_the_same_function(name: str) -> None:
-    model = draw_model(name)
-    for clip in draw_clips():
-        assert_same(fold(model), model, clip)
+def assert_rewrites_change_nothing(model: UniFormerV2, *clips: Tensor) -> None:
+    for rewrites in REWRITES:
+        rewritten = fold(model, *rewrites)
+        if pack in rewrites:
+            assert sum(isinstance(layer, PackedLinear) for layer in rewritten.modules()) >= 4 * model.config.depth
+        for clip in clips:
+            assert_same(rewritten, model, clip)
 
 
-@pytest.mark.skipif(not can_pack(), reason="this PyTorch was built without oneDNN")
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_packed_model_is_the_same_function(name: str) -> None:
-    model = draw_model(name)
-    packed = fold(model, pack)
-    assert sum(isinstance(module, PackedLinear) for module in packed.modules()) >= 4 * model.config.depth
-    for clip in draw_clips():
-        assert_same(packed, model, clip)
+def test_a_rewritten_model_is_the_same_function(name: str) -> None:
+    assert_rewrites_change_nothing(draw_model(name), *draw_clips())
 
 
 @pytest.mark.parametrize("name", [*VIDEO, *IMAGE])
-def test_recorded_models_stay_what_they_are(name: str) -> None:
+def test_a_rewritten_model_with_recorded_outputs_is_the_same_function(name: str) -> None:
     if name in VIDEO:
-        model, clip = video_model(name), draw_input(name)
+        assert_rewrites_change_nothing(video_model(name), draw_input(name))
     else:
-        model, clip = image_model(name), draw_input(name).transpose(0, 1)[None]
-    assert_same(fold(model), model, clip)
-    if can_pack():
-        assert_same(fold(model, pack), model, clip)
+        assert_rewrites_change_nothing(image_model(name), draw_input(name).transpose(0, 1)[None])
+
+
+@pytest.mark.parametrize("name", ["scene", "temporal", "norm_after", "eva02"])
+def test_many_tokens_are_computed_in_chunks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (clip, _) = draw_model(name), draw_clips(6)
+    chunked = fold(model, compute_in_chunks)
+    seen: list[int] = []
+    block = chunked.backbone.image_blocks()[0]
+    for layer in (block.attention.qkv, block.mlp.fc1):
+        layer.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0].nbytes))
+    with torch.inference_mode():
+        chunked(clip)
+    whole = seen.copy()
+    assert len(whole) == 2
+    seen.clear()
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", whole[0])  # of tokens: a chunk has a quarter of them, or an eighth
+    assert_same(chunked, model, clip)
+    assert sum(seen) == 2 * sum(whole)  # two passes
+    assert max(seen) * model.config.mlp_ratio < 1.4 * whole[0]  # 12 frames, and fewer, are no multiple of eight
 
 
 def test_folding_leaves_the_model_alone_and_shares_what_stays() -> None:
     model = draw_model("temporal")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    folded = fold(model, partial(narrow, dtype=torch.bfloat16), *([pack] if can_pack(torch.bfloat16) else []))
+    folded = fold(model, to_bfloat16, *([pack] if can_pack(torch.bfloat16) else []))
     assert not any(parameter.requires_grad for parameter in folded.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
     for name, tensor in model.state_dict().items():
@@ -125,15 +127,15 @@ def test_folding_leaves_the_model_alone_and_shares_what_stays() -> None:
     assert stage.attention.qkv.weight.data_ptr() == plain.attention.qkv.weight.data_ptr()
 
 
-def test_a_narrow_model_keeps_norms_and_head_wide() -> None:
+def test_norms_and_head_stay_in_float32() -> None:
     model = draw_model("temporal")
-    narrowed = fold(model, partial(narrow, dtype=torch.bfloat16))
-    wide = {name for name, one in narrowed.named_parameters() if one.dtype == torch.float32}
-    names = (name for name, _ in narrowed.named_parameters())
-    assert wide == {name for name in names if re.search(r"norm\d?\.(weight|bias)$", name) or name.startswith("head.")}
+    cast = fold(model, to_bfloat16)
+    dtypes = {name: parameter.dtype for name, parameter in cast.named_parameters()}
+    kept = {name for name in dtypes if re.search(r"norm\d?\.(weight|bias)$", name) or name.startswith("head.")}
+    assert kept == {name for name, dtype in dtypes.items() if dtype == torch.float32}
     for clip in draw_clips():
         with torch.inference_mode():
-            expected, seen = model(clip), narrowed(clip)
+            expected, seen = model(clip), cast(clip)
         assert seen.dtype == torch.float32
         # a bfloat16 has eight bits: 2 ** -9 a rounding, some hundred of them on the way
         assert (seen - expected).abs().max() < 0.05 * expected.abs().max()

@@ -68,7 +68,7 @@ def test_each_block_takes_as_many() -> None:
     model = draw(replace(PLAIN, global_after=(1,)))
     seen: list[int] = []
     for block in model.backbone.blocks:
-        block.mlp.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0].shape[2]))  # type: ignore[union-attr]
+        block.mlp.activation.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0].shape[2]))  # type: ignore[union-attr]
         block.attention.qkv.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0].shape[2]))  # type: ignore[union-attr]
     merging(model, 0.75)(torch.randn(1, 3, 2, 32, 32))
     assert seen == [17, 13, 13, 9, 9, 5]
@@ -78,7 +78,7 @@ def test_each_block_takes_as_many() -> None:
 def test_no_more_than_half_go_at_once() -> None:
     model = draw(replace(PLAIN, depth=1, global_after=(0,)))
     merged: list[int] = []
-    model.backbone.blocks[0].mlp.register_forward_hook(  # type: ignore[union-attr]
+    model.backbone.blocks[0].mlp.activation.register_forward_hook(  # type: ignore[union-attr]
         lambda layer, inputs, output: merged.append(inputs[0].shape[2])
     )
     merging(model, 0.9)(torch.randn(1, 3, 2, 32, 32))
@@ -90,20 +90,20 @@ def test_a_token_is_the_mean_of_the_places_that_it_stands_for() -> None:
     generator = torch.Generator().manual_seed(0)
     layout = TokenLayout(class_tokens=1, grid=(3, 5))
     tokens = torch.randn(2, 3, 1 + 15 + 2, 4, generator=generator)  # two registers
-    now, merged = tokens, Merged.nothing(tokens, layout)
+    now, merged = tokens, Merged.none(tokens, layout)
     for left in (11, 8, 3):
         keys = torch.randn(6, now.shape[2], 7, generator=generator)
         now, merged = now.clone(), merged
-        now, merged = merged.further(now, keys, left)
+        now, merged = merged.merge(now, keys, left)
     assert now.shape == (2, 3, 1 + 4 + 2, 4)  # 15, 11, 8, and half of that
     assert merged.sizes.sum(1).tolist() == [15.0] * 6
-    original, found = tokens.flatten(0, 1), merged.everywhere(now).flatten(0, 1)
+    original, found = tokens.flatten(0, 1), merged.unmerge(now).flatten(0, 1)
     assert torch.equal(found[:, :1], original[:, :1])
     assert torch.equal(found[:, 16:], original[:, 16:])
     for frame in range(6):
         for place in range(15):
-            together = merged.standing[frame] == merged.standing[frame, place]
-            assert merged.sizes[frame, merged.standing[frame, place]] == together.sum()
+            together = merged.representatives[frame] == merged.representatives[frame, place]
+            assert merged.sizes[frame, merged.representatives[frame, place]] == together.sum()
             mean = original[frame, 1:16][together].mean(0)
             torch.testing.assert_close(found[frame, 1 + place], mean, rtol=1e-5, atol=1e-5)
 
@@ -114,9 +114,9 @@ def test_the_likest_pairs_are_found() -> None:
     lengths = torch.tensor([1.0, 9.0, 0.1, 5.0, 2.0])  # which count for nothing
     keys = (torch.stack([angles.cos(), angles.sin()], -1) * lengths[:, None])[None]
     pairs = most_similar_pairs(keys, 2)
-    assert pairs.joining.tolist() == [[1, 0]]  # patches 2 and 0
-    assert pairs.goal.tolist() == [[0, 1]]  # patches 1 and 3
-    assert pairs.staying.tolist() == [[2]]
+    assert pairs.sources.tolist() == [[1, 0]]  # patches 2 and 0
+    assert pairs.targets.tolist() == [[0, 1]]  # patches 1 and 3
+    assert pairs.unmerged.tolist() == [[2]]
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uniformerv2.inference.unchanged import UnchangedTransformer, kept_tokens
+from uniformerv2.inference.unchanged import SkippingTransformer, computed_tokens
 from uniformerv2.model.config import ModelConfig, Preprocessing, RotaryEmbedding
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
@@ -32,15 +32,15 @@ def draw(**options: object) -> UniFormerV2:
 
 
 def skipping(model: UniFormerV2, threshold: float) -> UniFormerV2:
-    model.backbone = UnchangedTransformer(model.backbone, CONSTANTS, threshold)  # type: ignore[assignment]
+    model.backbone = SkippingTransformer(model.backbone, CONSTANTS, threshold)  # type: ignore[assignment]
     return model
 
 
 def computed_rows(model: UniFormerV2) -> list[int]:
     """Receives how many tokens the first block's MLP sees, at every pass."""
     seen: list[int] = []
-    blocks = (part for name, part in model.named_modules() if name.endswith("blocks.0.mlp") and "global" not in name)
-    next(blocks).register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0].shape[0]))
+    layer = model.get_submodule("backbone.transformer.blocks.0.mlp.activation")
+    layer.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0].shape[0]))
     return seen
 
 
@@ -88,7 +88,7 @@ def test_only_patches_that_changed_are_computed() -> None:
 
 def test_slow_changes_are_seen_and_both_kinds_of_clips_alike() -> None:
     transformer = skipping(draw(), 0.05).backbone
-    assert isinstance(transformer, UnchangedTransformer)
+    assert isinstance(transformer, SkippingTransformer)
     # grows by 6 of 255 a frame, 0.024: past 0.05 at every third frame
     raw = torch.full((1, 3, 8, 16, 24), 100, dtype=torch.uint8)
     raw[:, :, :, :8, :8] += (6 * torch.arange(8, dtype=torch.uint8)).view(8, 1, 1)
@@ -102,10 +102,10 @@ def test_slow_changes_are_seen_and_both_kinds_of_clips_alike() -> None:
 
 def test_the_latest_token_of_a_place_stands_for_it() -> None:
     changed = torch.tensor([[[1, 1], [0, 1], [1, 0], [0, 0]], [[1, 1], [0, 0], [0, 1], [0, 0]]]).bool()
-    kept = kept_tokens(changed, 1, 3)
+    computed = computed_tokens(changed, 1, 3)
     # class tokens 0, 3, 6, 9 of the first clip, 12, ... of the second
-    assert kept.positions.tolist() == [0, 1, 2, 3, 5, 6, 7, 9, 12, 13, 14, 15, 18, 20, 21]
-    firsts = kept.positions[kept.rows]
+    assert computed.positions.tolist() == [0, 1, 2, 3, 5, 6, 7, 9, 12, 13, 14, 15, 18, 20, 21]
+    firsts = computed.positions[computed.representatives]
     assert firsts[0].tolist() == [[0, 1, 2], [3, 1, 5], [6, 7, 5], [9, 7, 5]]
     assert firsts[1].tolist() == [[12, 13, 14], [15, 13, 14], [18, 13, 20], [21, 13, 20]]
 

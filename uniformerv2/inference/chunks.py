@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,4 +45,4 @@ def compute_in_chunks(part: nn.Module) -> None:
     if isinstance(part, Block) and not isinstance(part, ChunkedBlock):
         widening = part.mlp.fc1.out_features / part.mlp.fc1.in_features
         part.__class__ = ChunkedLocalUniBlock if isinstance(part, LocalUniBlock) else ChunkedBlock
-        part.widening = widening
+        cast(ChunkedBlock, part).widening = widening

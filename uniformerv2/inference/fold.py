@@ -30,26 +30,28 @@ from uniformerv2.model.vit import (
     split_into_patches,
 )
 
+Rewrite = Callable[[nn.Module], object]
+
 
 @torch.no_grad()
-def fold(model: UniFormerV2, *then: Callable[[nn.Module], object]) -> UniFormerV2:
+def fold(model: UniFormerV2, *rewrites: Rewrite) -> UniFormerV2:
     """The same function for inference, faster.
 
     Args:
         model: left as it is.
-        then: what else is to be done to the folded model, such as `pack`. Each is called, in this order, on one block
-            after the other and at last on the whole model, and must leave alone what it has rewritten before.
+        rewrites: further changes of the folded model, such as `pack`. Each is called, in this order, on one block after
+            the other and at last on the whole model, and must leave alone what it has rewritten before.
 
     Returns:
         A model in evaluation mode that takes the same clips. It shares the memory of the weights that no rewrite
         changes, cannot be trained, and its tensors are no longer those that a checkpoint holds.
     """
-    shared: dict[int, Tensor] = {id(one): _fixed(one) for one in model.parameters()}
-    shared |= {id(one): one for one in model.buffers()}
+    shared: dict[int, Tensor] = {id(parameter): _frozen(parameter) for parameter in model.parameters()}
+    shared |= {id(buffer): buffer for buffer in model.buffers()}
     folded = copy.deepcopy(model, shared).eval()
-    # a block passes all rewrites before the next one begins: what one makes for the next exists for a block at a time
+    # all rewrites of a block before the next block: what one makes for the next exists for a block at a time
     for part in (*folded.backbone.blocks, *folded.global_blocks, folded):
-        for rewrite in (_fold, *then):
+        for rewrite in (_fold, *rewrites):
             rewrite(part)
     return folded
 
@@ -87,13 +89,13 @@ def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """A linear layer of given weights, (out, in) and (out,)."""
     with torch.device("meta"):
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    layer.weight = _fixed(weight)
+    layer.weight = _frozen(weight)
     if bias is not None:
-        layer.bias = _fixed(bias.contiguous())
+        layer.bias = _frozen(bias.contiguous())
     return layer.eval()
 
 
-def _fixed(tensor: Tensor) -> nn.Parameter:
+def _frozen(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor.detach(), requires_grad=False)
 
 
@@ -138,4 +140,4 @@ def _scaled(layer: nn.Linear, scale: Tensor) -> nn.Linear:
 
 
 def _scale_norm(norm: nn.LayerNorm, scale: Tensor) -> None:
-    norm.weight, norm.bias = _fixed(norm.weight * scale), _fixed(norm.bias * scale)
+    norm.weight, norm.bias = _frozen(norm.weight * scale), _frozen(norm.bias * scale)

@@ -1,7 +1,6 @@
-"""Fewer tokens inside each frame: patches that look alike are averaged (ToMe, arXiv:2210.09461).
+"""Token merging: similar patches of a frame are averaged (ToMe, arXiv:2210.09461).
 
-The image blocks work on what is left. What the global stages see has a token at every place again, so that nothing else
-of a model knows of it.
+The image blocks compute the tokens that are left. The global stages see a token at every position again.
 """
 
 from __future__ import annotations
@@ -21,22 +20,24 @@ from uniformerv2.model.vit import ImageTransformer
 
 
 def merging_obstacle(config: ModelConfig) -> str:
-    """Why patches of a frame cannot be averaged, in a few words; empty where they can."""
+    """Why patches of a frame cannot be merged, in a few words; empty where they can."""
     if config.rotary is not None or config.relative_bias:
         return "its attention depends on positions, and an average of patches has none"
     return sharing_obstacle(config)
 
 
 class MergingTransformer(nn.Module):
-    """An image transformer that averages some of a frame's patches in each block, between attention and MLP.
+    """An image transformer that merges patches in each block, between attention and MLP.
 
-    Every second patch is a candidate: it may join the one among the others whose key is likest to its own, by the
-    cosine of the mean over heads. Those with the likest partners do. A patch counts in the attention and in further
-    averages as often as it stands for a place. Class and register tokens stay.
+    Every second patch is a candidate. Its partner is the one among the other patches whose key is most similar, by the
+    cosine of the keys' means over heads. The candidates with the most similar partners are merged into them. In the
+    attention and in further averages a merged token has the weight of all patches that it represents. Class and
+    register tokens stay.
 
     Args:
         transformer: in eval mode; its attention does not depend on positions, see `merging_obstacle`.
-        share: of a frame's patches, how many are gone behind the last block, from 0 to 1; each block takes as many.
+        share: of a frame's patches that are merged into others by the last block, from 0 to 1; the same number in each
+            block.
     """
 
     def __init__(self, transformer: ImageTransformer, share: float):
@@ -46,44 +47,44 @@ class MergingTransformer(nn.Module):
     def encode(
         self, clip: Tensor, stages: Container[int], add: Callable[[Tensor, TokenLayout], None]
     ) -> tuple[Tensor, TokenLayout]:
-        """As `ImageTransformer.encode`; a place has the token of the patch that stands for it."""
+        """As `ImageTransformer.encode`; the token at a position is the one that represents it."""
         tokens, layout = self.transformer.embed(clip)
-        merged = Merged.nothing(tokens, layout)
+        merged = Merged.none(tokens, layout)
         patches, depth = merged.sizes.shape[1], len(self.transformer.blocks)
         for number, block in enumerate(self.transformer.image_blocks()):
             attention = MergedAttention(block.attention, merged)
             tokens = tokens + block.attention_branch(tokens, attention)
             left = patches - round(self.share * patches * (number + 1) / depth)
-            tokens, merged = merged.further(tokens, attention.keys, left)
+            tokens, merged = merged.merge(tokens, attention.keys, left)
             tokens = block.mix_channels(tokens)
             if number in stages:
-                add(merged.everywhere(tokens), layout)
-        return self.transformer.frame_embeddings(merged.everywhere(tokens), layout), layout
+                add(merged.unmerge(tokens), layout)
+        return self.transformer.frame_embeddings(merged.unmerge(tokens), layout), layout
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Who joins whom, in numbers of the candidates (patches 0, 2, ...) and of the others (patches 1, 3, ...)."""
+    """Which patches are merged, as indices of the candidates (patches 0, 2, ...) and the others (patches 1, 3, ...)."""
 
-    joining: Tensor  # (batch·frames, pairs), candidates
-    staying: Tensor  # (batch·frames, candidates - pairs), candidates
-    goal: Tensor  # (batch·frames, pairs): whom each of `joining` joins; several may join one
+    sources: Tensor  # (batch·frames, pairs): candidates that are merged
+    targets: Tensor  # (batch·frames, pairs): the other that each is merged into; several may share one
+    unmerged: Tensor  # (batch·frames, candidates - pairs): candidates that stay
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Which of a frame's n patches stands for which places. It has class tokens + n + registers tokens."""
+    """Which positions of a frame its n patch tokens represent. There are class tokens + n + registers tokens."""
 
     class_tokens: int
-    sizes: Tensor  # (batch·frames, n), float32: positions that a token represents
-    standing: Tensor  # (batch·frames, positions): index of the token that represents a position
+    sizes: Tensor  # (batch·frames, n), float32: how many positions a token represents
+    representatives: Tensor  # (batch·frames, positions): index of the patch token that represents each
 
     @classmethod
-    def nothing(cls, tokens: Tensor, layout: TokenLayout) -> Merged:
-        """Every patch stands for its own place."""
+    def none(cls, tokens: Tensor, layout: TokenLayout) -> Merged:
+        """Every patch token represents its own position."""
         count = layout.spatial_tokens - layout.class_tokens
-        numbers = torch.arange(count, device=tokens.device).expand(tokens.shape[0] * tokens.shape[1], count)
-        return cls(layout.class_tokens, torch.ones_like(numbers, dtype=torch.float32), numbers)
+        indices = torch.arange(count, device=tokens.device).expand(tokens.shape[0] * tokens.shape[1], count)
+        return cls(layout.class_tokens, torch.ones_like(indices, dtype=torch.float32), indices)
 
     def split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class tokens, patches and registers of tokens whose first axis is batch·frames."""
@@ -93,13 +94,13 @@ class Merged:
         )
         return first, patches, registers
 
-    def everywhere(self, tokens: Tensor) -> Tensor:
-        """A token at every position: (batch, frames, class tokens + positions + registers, width)."""
+    def unmerge(self, tokens: Tensor) -> Tensor:
+        """A token for every position: (batch, frames, class tokens + positions + registers, width)."""
         first, patches, registers = self.split(tokens.flatten(0, 1))
-        return torch.cat([first, _rows(patches, self.standing), registers], dim=1).unflatten(0, tokens.shape[:2])
+        return torch.cat([first, _rows(patches, self.representatives), registers], dim=1).unflatten(0, tokens.shape[:2])
 
-    def further(self, tokens: Tensor, keys: Tensor, left: int) -> tuple[Tensor, Merged]:
-        """Average patches until `left` are left, or half of them.
+    def merge(self, tokens: Tensor, keys: Tensor, left: int) -> tuple[Tensor, Merged]:
+        """Merge patches until `left` are left, or half of them.
 
         Args:
             tokens: (batch, frames, class tokens + n + registers, width).
@@ -112,15 +113,15 @@ class Merged:
         first, patches, registers = self.split(tokens.flatten(0, 1))
         pairs = most_similar_pairs(self.split(keys)[1], number)
         averaged, sizes = _average(patches, self.sizes, pairs)
-        now = Merged(self.class_tokens, sizes, _new_numbers(pairs, count).gather(1, self.standing))
-        return torch.cat([first, averaged, registers], dim=1).unflatten(0, tokens.shape[:2]), now
+        merged = Merged(self.class_tokens, sizes, _new_indices(pairs, count).gather(1, self.representatives))
+        return torch.cat([first, averaged, registers], dim=1).unflatten(0, tokens.shape[:2]), merged
 
 
 class MergedAttention:
-    """The attention of a block among tokens that represent several positions.
+    """The attention of a block to merged tokens (proportional attention).
 
     Attributes:
-        keys: what it compared with last, averaged over heads: (batch·frames, tokens, width / heads).
+        keys: of the last call, averaged over heads: (batch·frames, tokens, width / heads).
     """
 
     keys: Tensor
@@ -129,10 +130,10 @@ class MergedAttention:
         self.attention, self.merged = attention, merged
 
     def __call__(self, qkv: Tensor) -> Tensor:
-        """(batch, frames, tokens, 3·width) -> (batch, frames, tokens, width)."""
+        """As `Attention.mix`: (batch, frames, tokens, 3·width) -> (batch, frames, tokens, width)."""
         query, key, value = self.attention.split(qkv)
         self.keys = key.mean(1)
-        # exp(score + log size): a token weighs as much in the softmax as all the positions that it represents
+        # exp(score + log size): in the softmax a token counts once for each position that it represents
         first = self.merged.class_tokens
         registers = key.shape[2] - first - self.merged.sizes.shape[1]
         bias = F.pad(self.merged.sizes.log(), (first, registers))[:, None, None].to(query.dtype)
@@ -141,40 +142,40 @@ class MergedAttention:
 
 
 def most_similar_pairs(keys: Tensor, number: int) -> Pairs:
-    """The candidates that have the likest partners: keys (batch·frames, n, channels), no more than n / 2 pairs."""
+    """The candidates with the most similar partners: keys (batch·frames, n, channels), no more than n / 2 pairs."""
     directions = F.normalize(keys.float(), dim=-1)
-    likeness, partner = (directions[:, ::2] @ directions[:, 1::2].transpose(1, 2)).max(-1)
-    joining, staying = likeness.argsort(dim=-1, descending=True).tensor_split([number], dim=1)
-    return Pairs(joining, staying, partner.gather(1, joining))
+    similarity, partner = (directions[:, ::2] @ directions[:, 1::2].transpose(1, 2)).max(-1)
+    sources, unmerged = similarity.argsort(dim=-1, descending=True).tensor_split([number], dim=1)
+    return Pairs(sources, partner.gather(1, sources), unmerged)
 
 
 def _average(patches: Tensor, sizes: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """Patches (batch·frames, n, width) and sizes (batch·frames, n) afterwards: those that stay, then the others."""
+    """Patches (batch·frames, n, width) and sizes (batch·frames, n) afterwards: unmerged candidates, then the others."""
     candidates, others = patches[:, ::2], patches[:, 1::2]
     candidate_sizes, other_sizes = sizes[:, ::2], sizes[:, 1::2]
-    weight = candidate_sizes.gather(1, pairs.joining)
-    total = other_sizes.scatter_add(1, pairs.goal, weight)
+    weight = candidate_sizes.gather(1, pairs.sources)
+    total = other_sizes.scatter_add(1, pairs.targets, weight)
     summed = others.float() * other_sizes[..., None]
-    # numbers of rows in all frames together, which is how index_add_ is fast
-    rows = pairs.goal + torch.arange(len(summed), device=summed.device)[:, None] * summed.shape[1]
-    joining = _rows(candidates, pairs.joining).float() * weight[..., None]
-    summed.flatten(0, 1).index_add_(0, rows.flatten(), joining.flatten(0, 1))
+    # rows of all frames together: index_add_ is fast on the first axis
+    rows = pairs.targets + torch.arange(len(summed), device=summed.device)[:, None] * summed.shape[1]
+    sources = _rows(candidates, pairs.sources).float() * weight[..., None]
+    summed.flatten(0, 1).index_add_(0, rows.flatten(), sources.flatten(0, 1))
     averaged = (summed / total[..., None]).to(patches.dtype)
-    left = torch.cat([_rows(candidates, pairs.staying), averaged], dim=1)
-    return left, torch.cat([candidate_sizes.gather(1, pairs.staying), total], dim=1)
+    left = torch.cat([_rows(candidates, pairs.unmerged), averaged], dim=1)
+    return left, torch.cat([candidate_sizes.gather(1, pairs.unmerged), total], dim=1)
 
 
-def _new_numbers(pairs: Pairs, count: int) -> Tensor:
-    """The number that each of `count` patches has afterwards: (batch·frames, count)."""
-    staying = pairs.staying.shape[1]
-    numbers = torch.arange(count, device=pairs.goal.device)
-    new = pairs.goal.new_empty(len(pairs.goal), count)
-    new[:, 1::2] = staying + numbers[: count // 2]
-    new[:, ::2].scatter_(1, pairs.staying, numbers[:staying].expand_as(pairs.staying))
-    new[:, ::2].scatter_(1, pairs.joining, staying + pairs.goal)
+def _new_indices(pairs: Pairs, count: int) -> Tensor:
+    """The index that each of `count` patches has afterwards: (batch·frames, count)."""
+    unmerged = pairs.unmerged.shape[1]
+    indices = torch.arange(count, device=pairs.targets.device)
+    new = pairs.targets.new_empty(len(pairs.targets), count)
+    new[:, 1::2] = unmerged + indices[: count // 2]
+    new[:, ::2].scatter_(1, pairs.unmerged, indices[:unmerged].expand_as(pairs.unmerged))
+    new[:, ::2].scatter_(1, pairs.sources, unmerged + pairs.targets)
     return new
 
 
-def _rows(patches: Tensor, numbers: Tensor) -> Tensor:
-    """Patches of each frame by their numbers: (frames, n, width), (frames, m) -> (frames, m, width)."""
-    return patches[torch.arange(len(patches), device=patches.device)[:, None], numbers]
+def _rows(patches: Tensor, indices: Tensor) -> Tensor:
+    """Patches of each frame by their indices: (frames, n, width), (frames, m) -> (frames, m, width)."""
+    return patches[torch.arange(len(patches), device=patches.device)[:, None], indices]

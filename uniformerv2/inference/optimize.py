@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from uniformerv2.errors import RecipeError
+from uniformerv2.inference.bfloat16 import to_bfloat16
 from uniformerv2.inference.chunks import compute_in_chunks
 from uniformerv2.inference.comparison import LIMITS, REDUCED, Classifier, Comparison, Limits, compare
-from uniformerv2.inference.fold import fold
+from uniformerv2.inference.fold import Rewrite, fold
 from uniformerv2.inference.mapped import release_mapped_weights
-from uniformerv2.inference.narrow import narrow
 from uniformerv2.inference.packed import can_pack, pack
 from uniformerv2.inference.precision import InferencePrecision, pick_inference_precision
 from uniformerv2.inference.reduction import Reduction, reduce_tokens
@@ -139,7 +138,7 @@ def _compiled(model: UniFormerV2, precision: InferencePrecision) -> Classifier:
     return torch.compile(_folded(model, precision), options={"freezing": True})
 
 
-def _folded(model: UniFormerV2, precision: InferencePrecision, *rewrites: Callable[[nn.Module], object]) -> UniFormerV2:
-    narrowing = [partial(narrow, dtype=torch.bfloat16)] if precision == "bf16" else []
+def _folded(model: UniFormerV2, precision: InferencePrecision, *rewrites: Rewrite) -> UniFormerV2:
+    cast = [to_bfloat16] if precision == "bf16" else []
     # the weights that a block was made of would stay in memory beside it
-    return fold(model, *narrowing, *rewrites, lambda _: release_mapped_weights(model))
+    return fold(model, *cast, *rewrites, lambda _: release_mapped_weights(model))

@@ -11,7 +11,7 @@ from torch import nn
 from uniformerv2.errors import RecipeError
 from uniformerv2.inference.merging import MergingTransformer, merging_obstacle
 from uniformerv2.inference.sharing import sharing_obstacle
-from uniformerv2.inference.unchanged import UnchangedTransformer
+from uniformerv2.inference.unchanged import SkippingTransformer
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 Method = Literal["merge", "unchanged"]
@@ -68,6 +68,6 @@ def reduce_tokens(model: UniFormerV2, reduction: Reduction) -> UniFormerV2:
     if merging:
         backbone: nn.Module = MergingTransformer(model.backbone, reduction.amount)
     else:
-        backbone = UnchangedTransformer(model.backbone, model.preprocessing, reduction.amount)
+        backbone = SkippingTransformer(model.backbone, model.preprocessing, reduction.amount)
     reduced.backbone = backbone  # type: ignore[assignment]  # all that it is asked for is `encode`
     return reduced.eval()
