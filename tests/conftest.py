@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -76,27 +78,29 @@ def checkpoint(image_model: Path, colours: Path, tmp_path_factory: pytest.TempPa
 def start_together() -> Iterator[Callable[..., list[Any]]]:
     """Starts work in so many processes of one group, as torchrun does; they end with the test."""
     started: list[Any] = []
+    stores: list[TCPStore] = []
 
     def start(world: int, work: Callable[[], object], **environment: str) -> list[Any]:
-        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # on a port that is free, and its own
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        if world > 1:  # they meet at a port that this process keeps: no other program can take it meanwhile
+            stores.append(TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(stores[-1].port)}
+            environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": str(world)}
 
         def run(rank: int) -> None:
-            os.environ.update(address, WORLD_SIZE=str(world), RANK=str(rank), LOCAL_RANK=str(rank), **environment)
+            os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
             with process_group():
                 work()
 
         processes = [FORK.Process(target=run, args=(rank,)) for rank in range(world)]
-        started.extend([store, *processes])
+        started.extend(processes)
         for process in processes:
             process.start()
         return processes
 
     yield start
     for process in started:
-        if isinstance(process, FORK.Process):
-            process.kill()
-            process.join()
+        process.kill()
+        process.join()
 
 
 @pytest.fixture
@@ -115,6 +119,27 @@ def together(start_together: Callable[..., list[Any]]) -> Callable[..., list[Any
             process.join()
             assert process.exitcode == 0
         return found
+
+    return run
+
+
+@pytest.fixture
+def run_command(start_together: Callable[..., list[Any]]) -> Callable[..., list[int]]:
+    """Runs the command line in so many processes of one group, and returns their exit codes.
+
+    `prepare` is called in each process before; it may arrange the death of the process.
+    """
+
+    def run(*arguments: object, world: int = 1, prepare: Callable[[], object] = lambda: None) -> list[int]:
+        def work() -> None:
+            sys.stdout = sys.stderr = io.StringIO()
+            prepare()
+            sys.exit(cli.main([str(argument) for argument in arguments]))
+
+        processes = start_together(world, work)
+        for process in processes:
+            process.join()
+        return [process.exitcode for process in processes]
 
     return run
 

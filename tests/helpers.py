@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import io
+import os
+import random
+import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import av
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -171,3 +178,51 @@ def as_kinetics(model: UniFormerV2, order: Sequence[str]) -> UniFormerV2:
     model.head.linear = head
     model.config, model.labels = replace(model.config, num_classes=len(order)), tuple(order)
     return model
+
+
+def before_call(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: int, event: Callable[[], object]
+) -> None:
+    """Let something happen before the call of this number, from 1, of a function."""
+    function, numbers = getattr(owner, name), count(1)
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        if next(numbers) == number:
+            event()
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+def kill_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_after(moments: int) -> None:
+    """Kill this process after so many calls and returns of functions in this thread, those of C too."""
+    numbers = count(1)
+
+    def profile(*_: object) -> None:
+        if next(numbers) == moments:
+            kill_this_process()
+
+    sys.setprofile(profile)
+
+
+def killed_again_and_again(
+    run_command: Callable[..., list[int]], owner: Any, name: str, arguments: Sequence[object]
+) -> Iterator[None]:
+    """Run a command until it ends by itself; before, it is killed later and later after the first call of a function.
+
+    Yields:
+        After each kill.
+    """
+    dice, moments = random.Random(0), 1000.0
+
+    def prepare() -> None:
+        before_call(pytest.MonkeyPatch(), owner, name, 1, partial(kill_after, int(moments)))
+
+    while (codes := run_command(*arguments, prepare=prepare)) != [0]:
+        assert codes == [-signal.SIGKILL]
+        yield
+        moments *= dice.uniform(1.1, 1.6)

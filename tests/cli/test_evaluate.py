@@ -1,29 +1,26 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-import multiprocessing
-import os
 import random
-import socket
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from uniformerv2 import cli
+from helpers import before_call, kill_this_process, killed_again_and_again
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.measuring.scoring import Scoring
-from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.weights import arm, load_model, save_model
 from uniformerv2.weights.labels import class_list
 
 Run = Callable[..., tuple[int, str, str]]
+RunCommand = Callable[..., list[int]]
 
 
 def draw_model(image_model: Path, path: Path, labels: Sequence[str]) -> Path:
@@ -43,53 +40,6 @@ def checkpoint(image_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 # --- processes that are killed, and several at a time
 
 
-def start(arguments: Sequence[object], **environment: str) -> multiprocessing.Process:
-    """The command line in a process that can be killed; a fork, which has imported everything already."""
-
-    def run() -> None:
-        os.environ.update(environment)
-        sys.stdout = sys.stderr = io.StringIO()
-        os._exit(cli.main([str(argument) for argument in arguments]))
-
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    return process  # type: ignore[return-value]
-
-
-def start_group(world: int, arguments: Sequence[object]) -> list[multiprocessing.Process]:
-    """What torchrun does: processes that know of each other by their environment."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
-    return [start(arguments, **address, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(world)]
-
-
-def finish(processes: Sequence[multiprocessing.Process]) -> None:
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
-
-
-def kill(processes: Sequence[multiprocessing.Process]) -> None:
-    for process in processes:
-        process.kill()
-    for process in processes:
-        process.join()
-
-
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models take their time, so that a kill comes while they are at work."""
-    forward = UniFormerV2.forward_features
-
-    def slowly(model: UniFormerV2, clip: torch.Tensor, **options: bool) -> object:
-        time.sleep(0.02)
-        return forward(model, clip, **options)
-
-    monkeypatch.setattr(UniFormerV2, "forward_features", slowly)
-
-
 def parts(journal: Path) -> list[list[int]]:
     """Which parts are written down."""
     found = []
@@ -101,37 +51,23 @@ def parts(journal: Path) -> list[list[int]]:
     return [part for part in found if part is not None]
 
 
-def wait_for(process: multiprocessing.Process, journal: Path, count: int) -> None:
-    """Until so many parts are written down, or it has ended."""
-    while process.exitcode is None and len(parts(journal)) < count:
-        time.sleep(0.002)
+def kill_before_item(number: int) -> None:
+    """Kill this process before it scores so many items."""
+    before_call(pytest.MonkeyPatch(), Scoring, "score", number, kill_this_process)
 
 
-def test_killed_at_random_and_resumed_it_gives_what_an_unbroken_run_gives(
-    slow: None, checkpoint: Path, colours: Path, tmp_path: Path
+def test_killed_at_any_moment_and_resumed_it_gives_what_an_unbroken_run_gives(
+    run_command: RunCommand, checkpoint: Path, colours: Path, tmp_path: Path
 ) -> None:
     def command(name: str) -> list[object]:
         files = ["--output", tmp_path / f"{name}.json", "--predictions", tmp_path / f"{name}.csv"]
-        return [
-            "evaluate",
-            checkpoint,
-            colours,
-            *("--clips", 1, "--crops", 1, "--batch-size", 1, "--workers", 0),
-            *files,
-        ]
+        return ["evaluate", checkpoint, colours, "--batch-size", 1, "--workers", 0, *files]
 
-    finish([start(command("whole"))])
-    dice = random.Random(0)
+    assert run_command(*command("whole")) == [0]
     journal = tmp_path / "killed.json.journal"
+    before: list[list[int]] = []
     interrupted = 0
-    while True:
-        process = start([*command("killed"), "--resume"])
-        before = parts(journal)
-        wait_for(process, journal, len(before) + dice.randint(0, 4))
-        process.join(dice.uniform(0, 0.03))
-        if process.exitcode is not None:
-            break
-        kill([process])
+    for _ in killed_again_and_again(run_command, Scoring, "score", [*command("killed"), "--resume"]):
         after = parts(journal)
         if journal.exists():
             assert after[: len(before)] == before
@@ -139,7 +75,7 @@ def test_killed_at_random_and_resumed_it_gives_what_an_unbroken_run_gives(
         else:  # nothing was begun, or everything is in its place
             assert not before or (tmp_path / "killed.json").exists()
         interrupted += 0 < len(after) < 15
-    assert process.exitcode == 0
+        before = after
     assert interrupted, "no kill came while it was at work"
     for suffix in (".json", ".csv"):
         assert (tmp_path / f"killed{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
@@ -186,11 +122,17 @@ def test_what_was_computed_is_not_computed_again(
     ],
 )
 def test_a_journal_of_other_options_is_refused(
-    slow: None, uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: Path, changed: list[object], part: str
+    run_command: RunCommand,
+    uniformerv2: Run,
+    checkpoint: Path,
+    colours: Path,
+    tmp_path: Path,
+    changed: list[object],
+    part: str,
 ) -> None:
     command = ["evaluate", checkpoint, colours, "--clips", 2, "--crops", 1, "--batch-size", 2, "--workers", 0]
     command += ["--output", tmp_path / "a.json"]
-    stop_after_a_while(command, tmp_path / "a.json.journal")
+    assert run_command(*command, prepare=partial(kill_before_item, 3)) == [-signal.SIGKILL]
     before = (tmp_path / "a.json.journal").read_bytes()
     status, output, errors = uniformerv2(*command, *changed, "--resume")
     assert (status, output) == (2, "")
@@ -205,14 +147,14 @@ def test_a_journal_of_other_options_is_refused(
 
 
 def test_a_journal_of_another_model_or_other_videos_is_refused(
-    slow: None, uniformerv2: Run, image_model: Path, colours: Path, tmp_path: Path
+    run_command: RunCommand, uniformerv2: Run, image_model: Path, colours: Path, tmp_path: Path
 ) -> None:
     checkpoint = draw_model(image_model, tmp_path / "model.safetensors", ["blue", "green", "red"])
     manifest = tmp_path / "videos.csv"
     lines = [f"{row.path},{row.label}" for row in read_annotations(colours)]
     manifest.write_text("\n".join(["path,label", *lines]))
     command = ["evaluate", checkpoint, manifest, "--workers", 0, "--batch-size", 1, "--output", tmp_path / "a.json"]
-    stop_after_a_while(command, tmp_path / "a.json.journal")
+    assert run_command(*command, prepare=partial(kill_before_item, 3)) == [-signal.SIGKILL]
     manifest.write_text("\n".join(["path,label", *lines[1:]]))
     assert "videos (then 15 rows " in uniformerv2(*command, "--resume")[2]
     manifest.write_text("\n".join(["path,label", *lines]))
@@ -223,34 +165,27 @@ def test_a_journal_of_another_model_or_other_videos_is_refused(
     assert "weights (then " in uniformerv2(*command, "--resume")[2]
 
 
-def stop_after_a_while(command: Sequence[object], journal: Path) -> None:
-    """Kill it once something is written down."""
-    process = start(command)
-    wait_for(process, journal, 2)
-    kill([process])
-    assert journal.exists(), "it was too fast"
-
-
-def test_torchrun_starts_processes_that_share_the_videos(checkpoint: Path, colours: Path, tmp_path: Path) -> None:
+def test_torchrun_starts_processes_that_share_the_videos(
+    run_command: RunCommand, checkpoint: Path, colours: Path, tmp_path: Path
+) -> None:
     arguments = ["evaluate", checkpoint, colours, "--clips", 1, "--crops", 1, "--workers", 0, "--batch-size", 4]
-    finish([start([*arguments, "--output", tmp_path / "one.json"])])
+    assert run_command(*arguments, "--output", tmp_path / "one.json") == [0]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "uniformerv2"]
     shared_out = subprocess.run(
         [sys.executable, *torchrun, *map(str, arguments), "--output", str(tmp_path / "two.json")],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert shared_out.returncode == 0, shared_out.stderr
     assert shared_out.stdout.count("written to") == 1
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
 
 
-def test_of_several_processes_that_fail_one_says_why(checkpoint: Path, colours: Path, tmp_path: Path) -> None:
+def test_of_several_processes_that_fail_one_says_why(
+    run_command: RunCommand, checkpoint: Path, colours: Path, tmp_path: Path
+) -> None:
     manifest = tmp_path / "videos.csv"
     manifest.write_text(f"path,label\n{colours / 'red' / 'red0.mp4'},purple\n")
-    processes = start_group(2, ["evaluate", checkpoint, manifest, "--output", tmp_path / "a.json"])
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 2
+    assert run_command("evaluate", checkpoint, manifest, "--output", tmp_path / "a.json", world=2) == [2, 2]
     assert not (tmp_path / "a.json").exists()
 
 
@@ -282,7 +217,7 @@ def weizmann(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 
 def test_figures_do_not_depend_on_how_many_processes_share_the_videos(
-    slow: None, weizmann: tuple[Path, set[Path]], image_model: Path, tmp_path: Path
+    run_command: RunCommand, weizmann: tuple[Path, set[Path]], image_model: Path, tmp_path: Path
 ) -> None:
     manifest, damaged = weizmann
     labels = sorted({row.label for row in read_annotations(manifest)})
@@ -294,18 +229,12 @@ def test_figures_do_not_depend_on_how_many_processes_share_the_videos(
         files = ["--output", tmp_path / f"{name}.json", "--predictions", tmp_path / f"{name}.csv"]
         return ["evaluate", checkpoint, manifest, *views, "--batch-size", 12, "--workers", 0, *files]
 
-    finish([start(command("1"))])
-    for world in (2, 3):
-        finish(start_group(world, command(str(world))))
-    killed = start_group(2, command("killed"))
+    for world in (1, 2, 3):
+        assert run_command(*command(str(world)), world=world) == [0] * world
+    assert run_command(*command("killed"), world=2, prepare=partial(kill_before_item, 4)) == [-signal.SIGKILL] * 2
     journals = [tmp_path / "killed.json.journal", tmp_path / "killed.json.journal.1"]
-    while sum(len(parts(journal)) for journal in journals) < 4:
-        assert all(process.exitcode is None for process in killed), "it was too fast"
-        time.sleep(0.005)
-    kill(killed)
-    for rank, journal in enumerate(journals):
-        assert all(part % 2 == rank for (part,) in parts(journal)), "processes do the work of others"
-    finish(start_group(3, [*command("killed"), "--resume"]))  # and by another number of processes
+    assert [parts(journal) for journal in journals] == [[[0], [2], [4]], [[1], [3], [5]]]  # each its own
+    assert run_command(*command("killed"), "--resume", world=3) == [0] * 3  # and by another number of processes
 
     result = json.loads((tmp_path / "1.json").read_text())
     assert {Path(one["path"]) for one in result["skipped"]} == damaged
