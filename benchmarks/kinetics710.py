@@ -45,7 +45,7 @@ def draw(folder: Path, rows: int) -> list[str]:
         arguments.append(f"--{edition}")
         for part, share in (("train", 1 - HELD_OUT), ("val", HELD_OUT / 2), ("test", HELD_OUT / 2)):
             path = folder / f"{edition}_{part}.csv"
-            draw_list(path, class_list(edition, "mmaction2"), int(rows * SHARE[edition] * share), rows // 2, rng)
+            draw_list(path, class_list(edition, order="mmaction2"), int(rows * SHARE[edition] * share), rows // 2, rng)
             arguments.append(str(path))
     return arguments
 

@@ -152,8 +152,6 @@ LONG: dict[str, str] = {  # "file" or "file: function", and why it is longer
     "tasks/classification/training.py: train_classifier": "to be split",
     "train/engine.py": "to be split",
     "video/reader.py": "to be split",
-    "weights/loading.py: arm": "to be split",
-    "weights/loading.py: load_model": "to be split",
 }
 
 

@@ -91,12 +91,12 @@ def test_a_model_without_labels_numbers_its_classes(image_model: Path, video: Pa
 
 
 def test_only_the_classes_of_a_part_of_kinetics_710(image_model: Path, video: Path) -> None:
-    labels = class_list("kinetics710", "mmaction2")
+    labels = class_list("kinetics710", order="mmaction2")
     model = arm(image_model, num_classes=710, labels=labels, size=(32, 32))
     torch.nn.init.normal_(model.head.linear.weight)
     everything = Predictor(model).predict(video, top_k=None)
     part = Predictor(model, head="k400").predict(video, top_k=None)
-    assert set(part.labels) == set(class_list("kinetics400", "mmaction2"))
+    assert set(part.labels) == set(class_list("kinetics400", order="mmaction2"))
     # the same logits, so that the classes of equal name stay in the same order
     common = set(part.labels) & set(everything.labels)
     assert len(common) == 387

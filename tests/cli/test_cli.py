@@ -223,7 +223,7 @@ def kinetics_manifest(colours: Path, path: Path) -> Path:
 def test_evaluate_warns_of_labels_in_another_order(
     uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: Path
 ) -> None:
-    official, mmaction2 = class_list("kinetics400", "official"), class_list("kinetics400", "mmaction2")
+    official, mmaction2 = class_list("kinetics400", order="official"), class_list("kinetics400", order="mmaction2")
     model = kinetics_checkpoint(checkpoint, tmp_path / "model.safetensors", rows=official, labels=mmaction2)
     manifest = kinetics_manifest(colours, tmp_path / "videos.csv")
     status, _, errors = uniformerv2("evaluate", model, manifest, "--clips", 1, "--crops", 1, "--workers", 0)
@@ -238,7 +238,7 @@ def test_evaluate_warns_of_labels_in_another_order(
 def test_head_takes_a_part_of_kinetics_710(
     uniformerv2: Run, checkpoint: Path, colours: Path, red: Path, tmp_path: Path
 ) -> None:
-    labels = class_list("kinetics710", "mmaction2")
+    labels = class_list("kinetics710", order="mmaction2")
     model = kinetics_checkpoint(checkpoint, tmp_path / "model.safetensors", rows=labels, labels=labels)
     manifest = kinetics_manifest(colours, tmp_path / "videos.csv")
     status, _, errors = uniformerv2(
@@ -251,7 +251,7 @@ def test_head_takes_a_part_of_kinetics_710(
     assert (status, errors) == (0, "")
     ranked = json.loads(output)["labels"]
     assert ranked[0] == "yoga"
-    assert set(ranked) == set(class_list("kinetics400", "mmaction2"))
+    assert set(ranked) == set(class_list("kinetics400", order="mmaction2"))
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])

@@ -301,7 +301,7 @@ def test_parquet_without_pyarrow_is_refused_before_anything_is_computed(
 def test_each_label_in_another_spelling_is_told_once(
     uniformerv2: Run, image_model: Path, colours: Path, tmp_path: Path
 ) -> None:
-    labels = class_list("kinetics400", "official")
+    labels = class_list("kinetics400", order="official")
     checkpoint = draw_model(image_model, tmp_path / "model.safetensors", labels)
     manifest = tmp_path / "videos.csv"
     reds = sorted((colours / "red").iterdir())
@@ -324,7 +324,9 @@ def test_each_label_in_another_spelling_is_told_once(
 def test_the_published_figure_stands_beside_the_measured_one(
     uniformerv2: Run, image_model: Path, colours: Path, tmp_path: Path
 ) -> None:
-    model = load_model(draw_model(image_model, tmp_path / "model.safetensors", class_list("kinetics400", "mmaction2")))
+    model = load_model(
+        draw_model(image_model, tmp_path / "model.safetensors", class_list("kinetics400", order="mmaction2"))
+    )
     save_model(model, tmp_path / "model.safetensors", origin="b16-k400-8x224-mmaction2")
     manifest = tmp_path / "videos.csv"
     manifest.write_text(f"path,label\n{colours / 'red' / 'red0.mp4'},yoga\n")

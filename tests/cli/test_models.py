@@ -49,7 +49,7 @@ def test_json_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
     status, output, errors = run(capsys, "--dataset", "K400", "--json")
     assert (status, errors) == (0, "")
     rows = {row["name"]: row for row in json.loads(output)}
-    assert list(rows) == [entry.name for entry in list_models("kinetics400")]
+    assert list(rows) == [entry.name for entry in list_models(dataset="kinetics400")]
     row = rows["l14-k400-k710-32x336-mmaction2"]
     assert row.pop("note")
     assert row.pop("url").endswith("_20221219-1dd7650f.pth")

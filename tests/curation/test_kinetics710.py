@@ -98,7 +98,7 @@ def test_no_id_is_in_two_places_and_classes_are_710(shared: Path, tmp_path: Path
         training[f"kinetics{edition}"], held_out[f"kinetics{edition}"] = rows[::2], rows[1::2]
     # of Kinetics-700 there are only the names; every third video is one of Kinetics-600
     others = [video for _, video in training["kinetics600"]]
-    names = class_list("kinetics700", "mmaction2")
+    names = class_list("kinetics700", order="mmaction2")
     rows = [(name, others[i] if i % 3 == 0 else f"k700{i:07}") for i, name in enumerate(names * 5)]
     training["kinetics700"], held_out["kinetics700"] = rows, [("abseiling", others[10]), ("abseiling", "k7000000001")]
     for order in ("official", "mmaction2"):
@@ -107,7 +107,7 @@ def test_no_id_is_in_two_places_and_classes_are_710(shared: Path, tmp_path: Path
         merged = merge_kinetics(given, out, order=order)
         labels = (out / "labels.txt").read_text().splitlines()
         assert len(labels) == len(set(labels)) == 710
-        assert labels == list(class_list("kinetics710", order))
+        assert labels == list(class_list("kinetics710", order=order))
         ids = [row["youtube_id"] for row in written(out)]
         assert len(ids) == len(set(ids)) == merged.videos
         assert not set(ids) & {video for rows in held_out.values() for _, video in rows}
@@ -140,9 +140,9 @@ def test_videos_go_where_the_maps_point(order: str) -> None:
     """Class i of an edition, as it is numbered in that order, is class map[i]."""
     from uniformerv2.weights.labels import head_rows, reordering
 
-    whole = class_list("kinetics710", order)
+    whole = class_list("kinetics710", order=order)
     for edition in EDITIONS:
-        own, published = class_list(edition, order), class_list(edition, "mmaction2")
+        own, published = class_list(edition, order=order), class_list(edition, order="mmaction2")
         place = reordering(own, "mmaction2")
         assert place is not None
         names, rows = merged_names(edition, order), head_rows(whole, edition)  # type: ignore[arg-type]
@@ -152,7 +152,7 @@ def test_videos_go_where_the_maps_point(order: str) -> None:
 def test_the_published_renames(shared: Path) -> None:
     """Old and new name of a class lead to one class, but for three that the official maps treat otherwise."""
     renames = json.loads((shared / "data" / "labels" / "VideoMAEv2" / "k710_identical_label_merge.json").read_text())
-    published = {edition: set(class_list(edition, "mmaction2")) for edition in EDITIONS}
+    published = {edition: set(class_list(edition, order="mmaction2")) for edition in EDITIONS}
     apart: dict[str, set[str]] = {"official": set(), "mmaction2": set()}
     for order, found in apart.items():
         for old, new in renames.items():

@@ -8,7 +8,7 @@ import pytest
 from uniformerv2.measuring.class_order import Guess, chance_of, order_warning
 from uniformerv2.weights.labels import class_list
 
-OFFICIAL, MMACTION2 = class_list("kinetics400", "official"), class_list("kinetics400", "mmaction2")
+OFFICIAL, MMACTION2 = class_list("kinetics400", order="official"), class_list("kinetics400", order="mmaction2")
 BOTH = [name for name in OFFICIAL if name in MMACTION2]  # 387 names are spelled alike
 
 
@@ -54,8 +54,8 @@ def test_labels_of_no_known_order_but_of_known_classes() -> None:
         (class_list("ssv1"), class_list("ssv2"), "something_something_v2"),
         (class_list("ssv2"), class_list("ssv1"), "something_something_v1"),
         (class_list("anet"), tuple(sorted(class_list("anet"))), "alphabetical activitynet"),
-        (class_list("k600", "official"), class_list("k600", "mmaction2"), "mmaction2's kinetics600"),
-        (class_list("k710", "mmaction2"), class_list("k710", "official"), "official kinetics710"),
+        (class_list("k600", order="official"), class_list("k600", order="mmaction2"), "mmaction2's kinetics600"),
+        (class_list("k710", order="mmaction2"), class_list("k710", order="official"), "official kinetics710"),
     ],
 )
 def test_other_datasets(labels: tuple[str, ...], order: tuple[str, ...], title: str) -> None:

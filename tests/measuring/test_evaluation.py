@@ -79,7 +79,7 @@ def test_what_cannot_be_evaluated_is_refused(checkpoint: Path, colours: Path, tm
 
 
 def test_labels_in_the_wrong_order_are_suspected(checkpoint: Path, colours: Path) -> None:
-    official, mmaction2 = class_list("kinetics400", "official"), class_list("kinetics400", "mmaction2")
+    official, mmaction2 = class_list("kinetics400", order="official"), class_list("kinetics400", order="mmaction2")
     rows = [replace(row, label=KINETICS[row.label]) for row in read_annotations(colours)]
     model = as_kinetics(load_model(checkpoint), mmaction2)
     right = measure(model, rows)
@@ -94,7 +94,7 @@ def test_labels_in_the_wrong_order_are_suspected(checkpoint: Path, colours: Path
 
 def test_a_mapped_head_is_as_good_as_the_whole_one(checkpoint: Path, colours: Path) -> None:
     rows = [replace(row, label=KINETICS[row.label]) for row in read_annotations(colours)]
-    model = as_kinetics(load_model(checkpoint), class_list("kinetics710", "official"))
+    model = as_kinetics(load_model(checkpoint), class_list("kinetics710", order="official"))
     part = map_head(model, "kinetics600")
     whole, mapped = measure(model, rows), measure(part, rows)
     assert (whole.top1, mapped.top1) == (1.0, 1.0)

@@ -15,7 +15,7 @@ def labelled(*labels: str) -> list[Annotation]:
 
 
 def test_labels_are_matched_exactly_first() -> None:
-    official = class_list("kinetics700", "official")
+    official = class_list("kinetics700", order="official")
     rows, renamed = match_labels(labelled("hugging baby", "hugging (not baby)"), official)
     assert [row.label for row in rows] == ["hugging baby", "hugging (not baby)"]
     assert renamed == {}
@@ -34,4 +34,4 @@ def test_no_two_labels_become_one() -> None:
 
 def test_unknown_labels_are_named() -> None:
     with pytest.raises(AnnotationError, match=r"2\.mp4: label 'nothing'.*2 label.*: nothing, stacking cups$"):
-        match_labels(labelled("hugging", "stacking cups", "nothing"), class_list("kinetics400", "official"))
+        match_labels(labelled("hugging", "stacking cups", "nothing"), class_list("kinetics400", order="official"))

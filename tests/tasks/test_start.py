@@ -67,7 +67,7 @@ def test_a_mapped_head_says_what_the_checkpoint_says_of_these_classes(checkpoint
 
 
 def test_names_of_kinetics_are_found_however_they_are_spelled(image_model: Path, tmp_path: Path) -> None:
-    labels, wanted = class_list("kinetics710"), class_list("kinetics400", "mmaction2")
+    labels, wanted = class_list("kinetics710"), class_list("kinetics400", order="mmaction2")
     save_model(arm(image_model, num_classes=710, labels=labels, num_frames=4, size=32), tmp_path / "k710.safetensors")
     model = build_model(recipe(tmp_path / "k710.safetensors", map_head=True), wanted)
     assert model.labels == wanted

@@ -106,7 +106,7 @@ def test_all_49_are_recognised_at_full_size(facts: dict) -> None:
             something = experiment.startswith("exp/sth")
             assert info.preprocessing.channel_order == ("bgr" if something and kind == "official" else "rgb")
             dataset = DATASETS[experiment.split("/")[1]]
-            assert info.labels == class_list(dataset, kind), experiment  # type: ignore[arg-type]
+            assert info.labels == class_list(dataset, order=kind), experiment  # type: ignore[arg-type]
 
 
 def test_all_49_load_and_convert_between_all_formats_and_back_bit_for_bit(facts: dict, tmp_path: Path) -> None:
@@ -139,9 +139,11 @@ def test_all_49_load_and_convert_between_all_formats_and_back_bit_for_bit(facts:
         body = {key: tensor for key, tensor in converted.items() if not key.startswith("cls_head.")}
         assert same({key: seen["mmaction2"][key] for key in body}, body)
         dataset = DATASETS[experiment.split("/")[1]]
-        original = {name: row for row, name in enumerate(class_list(dataset, "official"))}
+        original = {name: row for row, name in enumerate(class_list(dataset, order="official"))}
         # the two orders spell a few classes differently
-        rows = [(row, original[name]) for row, name in enumerate(class_list(dataset, "mmaction2")) if name in original]
+        rows = [
+            (row, original[name]) for row, name in enumerate(class_list(dataset, order="mmaction2")) if name in original
+        ]
         assert len(rows) > 0.9 * told["num_classes"]
         new, old = zip(*rows, strict=True)
         for name in ("cls_head.fc_cls.weight", "cls_head.fc_cls.bias"):
@@ -190,12 +192,12 @@ def test_what_the_format_cannot_say_is_kept_beside_it(tmp_path: Path, to: str) -
 def test_a_head_of_ours_in_mmaction2_order_comes_back_in_it(tmp_path: Path) -> None:
     """The official file holds the rows in the official order, and remembers which order ours had."""
     model = small_model(num_classes=400)
-    model.labels = class_list("kinetics400", "mmaction2")
+    model.labels = class_list("kinetics400", order="mmaction2")
     save_model(model, tmp_path / "ours.safetensors")
     report = convert(tmp_path / "ours.safetensors", tmp_path / "official.pyth", to="official")
     assert any("from the mmaction2 order of kinetics400 into the official order" in line for line in report)
     official = load_model(tmp_path / "official.pyth")
-    assert official.labels == class_list("kinetics400", "official")
+    assert official.labels == class_list("kinetics400", order="official")
     row, other = official.labels.index("abseiling"), model.labels.index("abseiling")
     assert torch.equal(official.head.linear.weight[row], model.head.linear.weight[other])
     convert(tmp_path / "official.pyth", tmp_path / "back.safetensors", to="ours")

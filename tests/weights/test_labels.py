@@ -46,18 +46,18 @@ MMACTION2 = {
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(("dataset", "classes"), DATASETS.items())
 def test_every_list_is_complete(dataset: str, classes: int, order: ClassOrder) -> None:
-    names = class_list(dataset, order)
+    names = class_list(dataset, order=order)
     assert len(names) == len({"".join(filter(str.isalnum, name.casefold())) for name in names}) == classes
     assert all(name == " ".join(name.split()) and name.isascii() and name for name in names)
 
 
 def test_the_orders_differ() -> None:
-    assert class_list("kinetics400", "official")[:3] == ("riding a bike", "marching", "dodgeball")
-    assert class_list("kinetics400", "mmaction2")[:3] == ("abseiling", "air drumming", "answering questions")
+    assert class_list("kinetics400", order="official")[:3] == ("riding a bike", "marching", "dodgeball")
+    assert class_list("kinetics400", order="mmaction2")[:3] == ("abseiling", "air drumming", "answering questions")
 
 
 def test_kinetics_400_is_the_head_of_710_in_the_official_order() -> None:
-    assert class_list("kinetics710", "official")[:400] == class_list("kinetics400", "official")
+    assert class_list("kinetics710", order="official")[:400] == class_list("kinetics400", order="official")
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -65,13 +65,13 @@ def test_lists_are_the_published_ones(shared: Path, dataset: str) -> None:
     labels = shared / "data" / "labels"
     if dataset in MMACTION2:
         file = labels / "mmaction2" / MMACTION2[dataset] / "label_map.txt"
-        assert class_list(dataset, "official") == class_list(dataset, "mmaction2")
+        assert class_list(dataset, order="official") == class_list(dataset, order="mmaction2")
     else:
         file = labels / "mmaction2" / f"label_map_k{dataset[-3:]}.txt"
         official = "710" if dataset == "kinetics400" else dataset[-3:]
         published = (labels / "VideoMAEv2" / f"label_map_k{official}.txt").read_text().splitlines()
-        assert class_list(dataset, "official") == tuple(published[: DATASETS[dataset]])
-    assert class_list(dataset, "mmaction2") == tuple(file.read_text().splitlines())
+        assert class_list(dataset, order="official") == tuple(published[: DATASETS[dataset]])
+    assert class_list(dataset, order="mmaction2") == tuple(file.read_text().splitlines())
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_lists_are_the_published_ones(shared: Path, dataset: str) -> None:
 )
 def test_datasets_have_short_names(name: str, dataset: str) -> None:
     assert dataset_name(name) == dataset
-    assert class_list(name) == class_list(dataset, "official")
+    assert class_list(name) == class_list(dataset, order="official")
 
 
 def test_unknown_lists_are_refused() -> None:
@@ -97,7 +97,7 @@ def test_unknown_lists_are_refused() -> None:
         with pytest.raises(ValueError, match="kinetics500"):
             call("kinetics500")
     with pytest.raises(ValueError, match="alphabetical"):
-        class_list("kinetics400", "alphabetical")  # type: ignore[arg-type]
+        class_list("kinetics400", order="alphabetical")  # type: ignore[arg-type]
 
 
 def test_datasets_of_a_number_of_classes() -> None:
@@ -110,11 +110,11 @@ def test_datasets_of_a_number_of_classes() -> None:
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_what_is_not_certain_of_released_labels_is_said(dataset: str) -> None:
     labels, note = released_labels(dataset, "official")
-    assert labels == class_list(dataset, "official")
+    assert labels == class_list(dataset, order="official")
     assert ("inferred" if dataset.startswith("kinetics") else "unconfirmed") in note
     assert "\n" not in note
     labels, note = released_labels(dataset, "mmaction2")
-    assert labels == class_list(dataset, "mmaction2")
+    assert labels == class_list(dataset, order="mmaction2")
     assert bool(note) == (dataset == "hacs")  # mmaction2 publishes no list of HACS
     assert ("ActivityNet" in note) == (dataset == "hacs")
 
@@ -125,7 +125,7 @@ def test_what_is_not_certain_of_released_labels_is_said(dataset: str) -> None:
 @pytest.mark.parametrize("classes", SETS)
 def test_a_list_is_recognised_name_by_name(classes: int) -> None:
     for order in ORDERS:
-        names = class_list(f"kinetics{classes}", order)
+        names = class_list(f"kinetics{classes}", order=order)
         assert known_order(list(names)) == (f"kinetics{classes}", order)
         assert known_order(names[::-1]) is None
         assert known_order(names[:-1]) is None
@@ -141,7 +141,7 @@ def test_lists_of_one_order_are_recognised_too() -> None:
 
 @pytest.mark.parametrize("classes", SETS)
 def test_there_and_back_is_where_one_was(classes: int) -> None:
-    official, mmaction2 = (class_list(f"kinetics{classes}", order) for order in ORDERS)
+    official, mmaction2 = (class_list(f"kinetics{classes}", order=order) for order in ORDERS)
     there, back = reordering(official, "mmaction2"), reordering(mmaction2, "official")
     assert there is not None
     assert back is not None
@@ -155,7 +155,7 @@ def test_there_and_back_is_where_one_was(classes: int) -> None:
 
 
 def test_renamed_classes_are_paired() -> None:
-    official, mmaction2 = (class_list("kinetics400", order) for order in ORDERS)
+    official, mmaction2 = (class_list("kinetics400", order=order) for order in ORDERS)
     rows = reordering(official, "mmaction2")
     assert rows is not None
     pairs = {name: official[row] for name, row in zip(mmaction2, rows, strict=True) if name != official[row]}
@@ -199,19 +199,19 @@ def test_known_lists_name_each_order_once() -> None:
 def test_head_rows_are_the_published_index_lists(shared: Path, classes: int) -> None:
     labels = shared / "data" / "labels"
     mmaction2 = json.loads((labels / "mmaction2" / f"map_k{classes}.json").read_text())
-    assert head_rows(class_list("k710", "mmaction2"), f"k{classes}") == mmaction2
+    assert head_rows(class_list("k710", order="mmaction2"), f"k{classes}") == mmaction2
     if classes == 400:  # row i is row i
         official = [*range(400)]
     else:
         official = json.loads((labels / "InternVideo2" / f"label_mixto{classes}.json").read_text())
-    assert head_rows(class_list("k710", "official"), f"k{classes}") == official
+    assert head_rows(class_list("k710", order="official"), f"k{classes}") == official
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("classes", [400, 600, 700])
 def test_parts_stay_in_the_order_of_the_whole(classes: int, order: ClassOrder) -> None:
-    whole = class_list("kinetics710", order)
-    assert head_labels(whole, f"k{classes}") == class_list(f"kinetics{classes}", order)
+    whole = class_list("kinetics710", order=order)
+    assert head_labels(whole, f"k{classes}") == class_list(f"kinetics{classes}", order=order)
     rows = head_rows(whole, f"k{classes}")
     assert len(set(rows)) == classes
 
@@ -219,7 +219,7 @@ def test_parts_stay_in_the_order_of_the_whole(classes: int, order: ClassOrder) -
 def test_the_published_merge_is_ours(shared: Path) -> None:
     """The names that Kinetics-710 joined, as its authors list them, lead to the row of the joined class."""
     merge = json.loads((shared / "data" / "labels" / "VideoMAEv2" / "k710_identical_label_merge.json").read_text())
-    whole = class_list("kinetics710", "official")
+    whole = class_list("kinetics710", order="official")
     for old, new in merge.items():
         rows = matching([old], whole)
         assert rows is not None
@@ -232,7 +232,7 @@ def model() -> UniFormerV2:
     config = ModelConfig(
         image_size=(32, 32), patch_size=16, width=16, depth=1, heads=2, global_after=(0,), num_classes=710
     )
-    model = UniFormerV2(config, labels=class_list("kinetics710", "official"), label_note="not certain").eval()
+    model = UniFormerV2(config, labels=class_list("kinetics710", order="official"), label_note="not certain").eval()
     torch.nn.init.normal_(model.head.linear.weight)
     torch.nn.init.normal_(model.head.linear.bias)
     model.loading_report = ("a",)
@@ -241,7 +241,7 @@ def model() -> UniFormerV2:
 
 def test_a_mapped_head_gives_the_logits_of_those_classes(model: UniFormerV2) -> None:
     part = map_head(model, "k600")
-    names = class_list("kinetics600", "official")
+    names = class_list("kinetics600", order="official")
     assert part.labels == names
     assert part.label_note == "not certain"
     assert part.loading_report[:-1] == model.loading_report == ("a",)
@@ -270,8 +270,8 @@ def test_mapping_leaves_the_model_as_it_is_and_copies_nothing_but_the_head(model
     ("labels", "found"),
     [
         ((), "none"),
-        (class_list("kinetics400", "mmaction2"), "kinetics400 in the mmaction2 order"),
-        (class_list("kinetics710", "official")[::-1], "710 others (bull fighting"),
+        (class_list("kinetics400", order="mmaction2"), "kinetics400 in the mmaction2 order"),
+        (class_list("kinetics710", order="official")[::-1], "710 others (bull fighting"),
     ],
 )
 def test_only_a_head_of_710_can_be_mapped(model: UniFormerV2, labels: tuple[str, ...], found: str) -> None:

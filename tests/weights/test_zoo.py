@@ -47,7 +47,7 @@ def entry(name: str) -> ZooEntry:
 
 
 def official(dataset: str) -> list[ZooEntry]:
-    return [one for one in list_models(dataset) if one.format == "official"]
+    return [one for one in list_models(dataset=dataset) if one.format == "official"]
 
 
 def name_of_experiment(experiment: str) -> str:
@@ -179,15 +179,15 @@ def test_licences_state_the_contradiction() -> None:
 
 @pytest.mark.parametrize("dataset", ["kinetics400", "K400", "k400"])
 def test_datasets_go_by_any_of_their_names(dataset: str) -> None:
-    assert len(list_models(dataset)) == 16
-    assert {one.dataset for one in list_models(dataset)} == {"kinetics400"}
-    assert list_models("sthv2") == list_models("SSv2") == list_models("something_something_v2")
+    assert len(list_models(dataset=dataset)) == 16
+    assert {one.dataset for one in list_models(dataset=dataset)} == {"kinetics400"}
+    assert list_models(dataset="sthv2") == list_models(dataset="SSv2") == list_models(dataset="something_something_v2")
 
 
 @pytest.mark.parametrize("dataset", ["k500", "ucf101", ""])
 def test_a_dataset_that_nothing_was_published_for(dataset: str) -> None:
     with pytest.raises(CheckpointError) as error:
-        list_models(dataset)
+        list_models(dataset=dataset)
     assert all(name in str(error.value) for name in (repr(dataset), "kinetics400", "hacs"))
     assert "\n" not in str(error.value)
 

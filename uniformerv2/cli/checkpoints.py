@@ -26,7 +26,7 @@ class Models:
     def run(self) -> int:
         from uniformerv2.weights.zoo import list_models
 
-        entries = list_models(self.dataset)
+        entries = list_models(dataset=self.dataset)
         if self.as_json:
             print("[" + ",\n ".join(json.dumps(entry.to_json()) for entry in entries) + "]")
         else:

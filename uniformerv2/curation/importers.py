@@ -289,7 +289,7 @@ def _labels(source: Source, options: Options, class_files: list[Path]) -> Callab
 def _by_number(dataset: str, order: ClassOrder) -> Callable[[str], str]:
     from uniformerv2.weights.labels import class_list
 
-    names = class_list(dataset, order)
+    names = class_list(dataset, order=order)
 
     def name(label: str) -> str:
         if int(label) >= len(names):
@@ -312,7 +312,11 @@ class ClassNames:
     def __init__(self, dataset: str, order: ClassOrder) -> None:
         from uniformerv2.weights.labels import class_list, matching
 
-        self._dataset, self._published, names = dataset, class_list(dataset, "mmaction2"), class_list(dataset, order)
+        self._dataset, self._published, names = (
+            dataset,
+            class_list(dataset, order="mmaction2"),
+            class_list(dataset, order=order),
+        )
         rows = matching(self._published, names)
         assert rows is not None, "our own lists of a dataset fit each other"
         self._names = {name: name for name in names}

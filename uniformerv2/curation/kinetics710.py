@@ -119,7 +119,7 @@ def merge_kinetics(
         if len(lists.get(edition, ())) < 2:
             raise AnnotationError(f"{edition}: expected its training list and at least one validation or test list")
     check_target(target)
-    whole = class_list("kinetics710", order)
+    whole = class_list("kinetics710", order=order)
     merged = Merged(order, {edition: Edition() for edition in EDITIONS}, dict.fromkeys(whole, 0))
     with whole_folder(target) as folder:
         merge = _Merge(merged, _finder(videos, target))
@@ -141,9 +141,11 @@ def merged_names(edition: str, order: ClassOrder) -> Callable[[str], str]:
     """
     from uniformerv2.weights.labels import class_list, head_rows
 
-    whole = class_list("kinetics710", order)
+    whole = class_list("kinetics710", order=order)
     own = ClassNames(edition, order)
-    merged = {name: whole[row] for name, row in zip(class_list(edition, order), head_rows(whole, edition), strict=True)}
+    merged = {
+        name: whole[row] for name, row in zip(class_list(edition, order=order), head_rows(whole, edition), strict=True)
+    }
     return lambda label: merged[own(label)]
 
 

@@ -71,7 +71,10 @@ def published_figure(
 
 
 def _has_its_classes(model: UniFormerV2, entry: ZooEntry) -> bool:
-    return tuple(model.labels) in (class_list(entry.dataset, "official"), class_list(entry.dataset, "mmaction2"))
+    return tuple(model.labels) in (
+        class_list(entry.dataset, order="official"),
+        class_list(entry.dataset, order="mmaction2"),
+    )
 
 
 def _view_differences(model: UniFormerV2, entry: ZooEntry, views: Views) -> list[str]:

@@ -196,7 +196,7 @@ def layout_options(layout: Layout, depth: int) -> dict[str, object]:
     raise ValueError(f"layout must be 'scene' or 'temporal', got {layout!r}")
 
 
-def named_config(size: str, layout: Layout = "scene", **options: object) -> ModelConfig:
+def named_config(size: str, layout: Layout = "scene", **options: Any) -> ModelConfig:
     """The configuration of a named size, for example `named_config("B/16", "temporal", num_classes=174)`.
 
     Args:
@@ -210,7 +210,7 @@ def named_config(size: str, layout: Layout = "scene", **options: object) -> Mode
     if size not in MODEL_SIZES:
         raise ValueError(f"unknown size {size!r}; the named sizes are {', '.join(MODEL_SIZES)}")
     width, depth, heads, patch_size, image_size = MODEL_SIZES[size]
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "width": width,
         "depth": depth,
         "heads": heads,
@@ -219,4 +219,4 @@ def named_config(size: str, layout: Layout = "scene", **options: object) -> Mode
         **layout_options(layout, depth),
         **options,
     }
-    return ModelConfig(**fields)  # type: ignore[arg-type]
+    return ModelConfig(**fields)

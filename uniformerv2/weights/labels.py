@@ -73,7 +73,7 @@ def dataset_name(name: str) -> str:
 
 
 @cache
-def class_list(dataset: str, order: ClassOrder = "official") -> tuple[str, ...]:
+def class_list(dataset: str, *, order: ClassOrder = "official") -> tuple[str, ...]:
     """Names of the classes of a dataset; entry i belongs to row i of a classifier in that order.
 
     Args:
@@ -105,7 +105,7 @@ def released_labels(dataset: str, project: ClassOrder) -> tuple[tuple[str, ...],
         ValueError: an unknown dataset or project.
     """
     dataset = dataset_name(dataset)
-    labels = class_list(dataset, project)
+    labels = class_list(dataset, order=project)
     if dataset == "hacs":
         return labels, UNCONFIRMED.format("mmaction2's list of ActivityNet, whose classes HACS has,")
     if project == "mmaction2":  # publishes the lists of its heads
@@ -125,7 +125,7 @@ def known_order(labels: Sequence[str]) -> tuple[str, ClassOrder] | None:
     """
     for dataset in datasets_with(len(labels)):
         for order in ("mmaction2", "official"):
-            if class_list(dataset, order) == tuple(labels):
+            if class_list(dataset, order=order) == tuple(labels):
                 return dataset, order
     return None
 
@@ -135,10 +135,10 @@ def known_lists(num_classes: int) -> dict[str, tuple[str, ...]]:
     named: dict[str, tuple[str, ...]] = {}
     for dataset in datasets_with(num_classes):
         if dataset.startswith("kinetics"):
-            named[f"the official {dataset} order"] = class_list(dataset, "official")
-        named[f"mmaction2's {dataset} order"] = class_list(dataset, "mmaction2")
+            named[f"the official {dataset} order"] = class_list(dataset, order="official")
+        named[f"mmaction2's {dataset} order"] = class_list(dataset, order="mmaction2")
     for dataset in datasets_with(num_classes):
-        named[f"the alphabetical {dataset} order"] = tuple(sorted(class_list(dataset, "mmaction2")))
+        named[f"the alphabetical {dataset} order"] = tuple(sorted(class_list(dataset, order="mmaction2")))
     first = {labels: title for title, labels in reversed(named.items())}  # of equal lists, the first name is kept
     return {title: labels for title, labels in named.items() if first[labels] == title}
 
@@ -178,14 +178,14 @@ def reordering(labels: Sequence[str], order: ClassOrder) -> list[int] | None:
         order: the new order.
 
     Returns:
-        Row `result[i]` of the head belongs to entry i of `class_list(dataset, order)`; a permutation. None where
+        Row `result[i]` of the head belongs to entry i of `class_list(dataset, order=order)`; a permutation. None where
         `labels` are no known list.
 
     Each of the two orders of Kinetics-600, 700 and 710 has one class that the other lacks (the official lists contain
     "throwing ball" twice, in place of another class); these two are matched with each other.
     """
     known = known_order(labels)
-    return matching(class_list(known[0], order), labels) if known else None
+    return matching(class_list(known[0], order=order), labels) if known else None
 
 
 def head_rows(labels: Sequence[str], dataset: str) -> list[int]:
@@ -220,7 +220,7 @@ def head_labels(labels: Sequence[str], dataset: str) -> tuple[str, ...]:
             f"head {dataset!r}: only a head with the labels of Kinetics-710 can be mapped, this one has "
             f"{_describe(labels)}; load the weights with the labels that belong to them"
         )
-    return class_list(part, known[1])
+    return class_list(part, order=known[1])
 
 
 def map_head(model: Model, dataset: str) -> Model:

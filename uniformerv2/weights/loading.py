@@ -227,8 +227,8 @@ def arm(
     *,
     num_classes: int,
     layout: Layout = "scene",
-    labels: Sequence[str] = (),
-    num_frames: int = 8,
+    labels: Sequence[str] | None = None,
+    num_frames: int | None = None,
     size: int | tuple[int, int] | None = None,
     mean: Constants | None = None,
     std: Constants | None = None,
@@ -244,8 +244,8 @@ def arm(
             dict; or a live module of `timm` or `transformers`. Heads, text towers and decoders are left out.
         num_classes: classes of the new head.
         layout: "scene" or "temporal", see `layout_options`.
-        labels: class names in the order of the new head.
-        num_frames: frames of a clip.
+        labels: class names in the order of the new head; default: none.
+        num_frames: frames of a clip; default: 8.
         size: (height, width) of a clip in pixels, or the side of a square; default: the image model's own.
             Positions are interpolated.
         mean, std: of the channels in [0, 1] that the image model was trained with; default: from its configuration,
@@ -265,26 +265,22 @@ def arm(
     given = {key: value for key, value in options.items() if key in IMAGE_FIELDS}
     image = read_image_model(state, hints, source=name, **given)
     clip_size = (size, size) if isinstance(size, int) else size or image.config.image_size
-    config = replace(
-        image.config,
-        **{
-            "num_classes": num_classes,
-            **layout_options(layout, image.config.depth),
-            **{key: value for key, value in options.items() if key not in IMAGE_FIELDS},
-            "image_size": clip_size,
-        },
-    )
-    preprocessing = Preprocessing(num_frames=num_frames, size=clip_size, mean=mean or image.mean, std=std or image.std)
-    model = HubUniFormerV2(config, preprocessing, labels)
+    video = {key: value for key, value in options.items() if key not in IMAGE_FIELDS}
+    fields = {"num_classes": num_classes, **layout_options(layout, image.config.depth), **video}
+    config = replace(image.config, **{**fields, "image_size": clip_size})
+    frames = 8 if num_frames is None else num_frames
+    preprocessing = Preprocessing(num_frames=frames, size=clip_size, mean=mean or image.mean, std=std or image.std)
+    model = HubUniFormerV2(config, preprocessing, labels or ())
     fitted, changes = fit_weights(image.state, image.config, config)
-    # all tensors but those of local blocks and of what follows the backbone are the image transformer's
-    expected = {
-        key: value for key, value in model.state_dict().items() if re.match(r"backbone\.(?!.*\.local\d\.)", key)
-    }
-    check_fit(fitted, expected, source=name)
+    check_fit(fitted, _image_tensors(model), source=name)
     load_image_weights(model, fitted)
     model.loading_report = (*image.report, *changes, *_converted(fitted))
     return model
+
+
+def _image_tensors(model: UniFormerV2) -> StateDict:
+    """The tensors of an armed model that its image transformer has too: those of the backbone without local blocks."""
+    return {key: value for key, value in model.state_dict().items() if re.match(r"backbone\.(?!.*\.local\d\.)", key)}
 
 
 def resolve_model(model: str | Path | UniFormerV2, *, device: str = "auto", head: str | None = None) -> UniFormerV2:

@@ -140,7 +140,7 @@ def _entry(row: dict[str, str]) -> ZooEntry:
     return ZooEntry(**fields)
 
 
-def list_models(dataset: str | None = None) -> list[ZooEntry]:
+def list_models(*, dataset: str | None = None) -> list[ZooEntry]:
     """The published checkpoints, the official ones first.
 
     Args:
@@ -208,5 +208,5 @@ def nearest(entry: ZooEntry) -> ZooEntry | None:
             other.format != entry.format,
         )
 
-    left = [other for other in list_models(entry.dataset) if other.availability != "gone" and other != entry]
+    left = [other for other in list_models(dataset=entry.dataset) if other.availability != "gone" and other != entry]
     return min(left, key=difference, default=None)
