@@ -1,4 +1,4 @@
-"""What it costs to get a few evenly spread frames out of a video, by four ways.
+"""The time to read a few evenly spread frames of a video, by four methods.
 
     python benchmarks/decoding.py FILE... [--frames 8] [--rounds 5] [--threads 0]
 

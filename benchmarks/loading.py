@@ -45,7 +45,8 @@ from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.order import EpochSampler
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.train.recipe import AugmentationOptions
-from uniformerv2.video.augment import Augmentation, augment, draw_crop
+from uniformerv2.video.augment import augment, draw_crop
+from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.video.sampling import random_segment_indices, segment_indices
 from uniformerv2.video.suffixes import VIDEO_SUFFIXES
 from uniformerv2.video.transforms import covering_size, test_crops

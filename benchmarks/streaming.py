@@ -1,10 +1,11 @@
-"""What a new frame of a stream costs, where windows share frames, against the whole window.
+"""The time for a new frame of a stream where windows share frames, against that for the whole window.
 
     python benchmarks/streaming.py [--model B/16] [--window 8] [--precision fp32] [--rounds 5] [--reference CHECKOUT]
 
-The model sees a window of the last frames at every new frame (stride 1), with random weights, as `StreamPredictor` runs
-it. The ways take turns, so that a change in the load of the machine meets all of them; the median of the rounds counts.
-`--reference` is a clone of OpenGVLab/UniFormerV2, which computes the whole window in float32 with the same weights.
+The model classifies the window of the last frames at every new frame (stride 1), with random weights, as
+`StreamPredictor` does. The ways take turns, so that a change in the load of the machine meets all of them; the median
+of the rounds counts. `--reference` is a clone of OpenGVLab/UniFormerV2, which computes the whole window in float32 with
+the same weights.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def build(name: str) -> UniFormerV2:
 
 
 def ways(model: UniFormerV2, frames: Tensor, window: int) -> dict[str, Callable[[], object]]:
-    """What is timed, by name; `frames` are (3, frames, height, width), at least two windows."""
+    """The calls to time, by name; `frames` are (3, frames, height, width), at least two windows."""
     shared = SharedFrames(model)
     shared.add(dict(enumerate(frames.unbind(1)[: window - 1])))
     numbers = count(window - 1)

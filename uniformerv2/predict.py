@@ -150,7 +150,7 @@ class Predictor:
     def _outcomes(
         self, reads: Sequence[tuple[Video, Future[SharedClips]]], first: int, top_k: int | None
     ) -> list[Prediction | Unreadable | BaseException]:
-        """What becomes of each video of a batch, whose first is number `first`."""
+        """The result or error of each video of a batch, whose first is number `first`."""
         errors = [read.exception() for _, read in reads]  # waits for them
         clips = [read.result() for (_, read), error in zip(reads, errors, strict=True) if error is None]
         scores = iter(self._scores(clips) if clips else ())
@@ -174,7 +174,7 @@ class Predictor:
         logits = torch.cat([self._logits(SharedClips(frames, some)) for some in clips.split(self.batch_size)])
         if self.views.average == "probabilities":
             logits = logits.softmax(-1)
-        means = [one.mean(0) for one in logits[which].split([len(video.clips) for video in videos])]
+        means = [some.mean(0) for some in logits[which].split([len(video.clips) for video in videos])]
         return means if self.views.average == "probabilities" else [mean.softmax(-1) for mean in means]
 
     def _logits(self, clips: SharedClips) -> Tensor:
@@ -219,8 +219,8 @@ class Predictor:
             plan = windows.plan(reader, self.model.preprocessing.num_frames)
             scores = np.empty((len(plan), self.model.config.num_classes), dtype=np.float32)
             found = track(self._window_scores(reader, plan), "windows", total=len(plan), progress=progress)
-            for number, one in enumerate(found):
-                scores[number] = one.cpu()
+            for number, window_scores in enumerate(found):
+                scores[number] = window_scores.cpu()
             if reader.damage:
                 warnings.warn(f"{_title(video)}: damaged video ({reader.damage})", VideoWarning, stacklevel=2)
         start, end = np.array([(window.start, window.end) for window in plan], dtype=np.float64).T

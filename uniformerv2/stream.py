@@ -44,7 +44,7 @@ class StreamPrediction:
 
 @dataclass(frozen=True)
 class StreamEvent:
-    """What happened to a stream beside its predictions."""
+    """A change in a stream that is reported beside its predictions."""
 
     kind: Literal["size", "damage", "end"]  # frames of another size, the first damaged packet, no more frames
     message: str  # one line
@@ -157,7 +157,7 @@ class StreamPredictor:
 
     @contextmanager
     def _open(self, source: Source) -> Iterator[tuple[LiveFrames, Iterator[LiveFrame]]]:
-        """The queue that frames go through, and what comes out of it."""
+        """The queue of frames, and the frames that are taken from it."""
         if isinstance(source, str | Path | int):
             pause = 1 / self.frames_per_second if self.frames_per_second else 0.0  # between two frames that are taken
             wait = None if self.timeout_seconds is None else self.timeout_seconds + pause

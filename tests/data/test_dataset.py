@@ -17,7 +17,7 @@ from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.order import EpochSampler
 from uniformerv2.errors import AnnotationError
 from uniformerv2.model.config import Preprocessing
-from uniformerv2.video.augment import Augmentation
+from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.sampling import segment_indices
 from uniformerv2.video.views import Views

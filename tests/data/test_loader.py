@@ -22,7 +22,7 @@ from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.loader import VideoLoader
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.model.config import Preprocessing
-from uniformerv2.video.augment import Augmentation
+from uniformerv2.video.augmentation import Augmentation
 
 CLIP = Preprocessing(num_frames=2, size=(32, 32))
 

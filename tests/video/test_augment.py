@@ -14,12 +14,12 @@ from uniformerv2.video import augment as operations
 from uniformerv2.video import transforms
 from uniformerv2.video.augment import (
     OPERATIONS,
-    Augmentation,
     augment,
     draw_crop,
     draw_erased,
     draw_operations,
 )
+from uniformerv2.video.augmentation import Augmentation
 
 UNCHANGED = Augmentation(num_ops=0, crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), flip=0.0)
 BYTES = Preprocessing(size=(16, 16), mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))

@@ -83,8 +83,8 @@ class _Lines:
     def show_event(self, event: StreamEvent) -> None:
         self._print(event.kind, event)
 
-    def _print(self, kind: str, what: Any) -> None:
-        print(json.dumps({**asdict(what), "kind": kind}), flush=True)
+    def _print(self, kind: str, item: Any) -> None:
+        print(json.dumps({**asdict(item), "kind": kind}), flush=True)
 
 
 class _LiveLine:

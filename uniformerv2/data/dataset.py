@@ -17,7 +17,8 @@ from uniformerv2.data.order import EpochSampler
 from uniformerv2.data.shards import video_source
 from uniformerv2.errors import AnnotationError, VideoError
 from uniformerv2.model.config import Preprocessing
-from uniformerv2.video.augment import Augmentation, augment
+from uniformerv2.video.augment import augment
+from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.video.clips import evaluation_views
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.sampling import random_segment_indices

@@ -34,7 +34,7 @@ from uniformerv2.progress import say, stderr_console
 from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
-from uniformerv2.video.augment import Augmentation
+from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.sampling import segment_indices
 from uniformerv2.video.views import Views

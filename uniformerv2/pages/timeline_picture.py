@@ -1,4 +1,4 @@
-"""The picture of a timeline: one SVG file that needs nothing else, for light and dark screens."""
+"""The picture of a timeline: one self-contained SVG file, for light and dark screens."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _row(timeline: Timeline, number: int, top: int) -> str:
 def _columns(timeline: Timeline, scores: Array) -> Iterator[tuple[float, float]]:
     """Left edge and highest score of each column."""
     for windows in np.array_split(np.arange(len(scores)), min(len(scores), COLUMNS)):
-        yield _place(timeline, timeline.start[windows[0]]), scores[windows].max()
+        yield _x(timeline, timeline.start[windows[0]]), scores[windows].max()
 
 
 def _axis(timeline: Timeline, height: int) -> str:
@@ -66,7 +66,7 @@ def _axis(timeline: Timeline, height: int) -> str:
     step = next((step for step in _STEPS if seconds / step <= 8), seconds / 8)
     marks = []
     for time in np.arange(timeline.start[0], timeline.end[-1] + 1e-6, step):
-        x = _place(timeline, time)
+        x = _x(timeline, time)
         marks.append(
             f'<line x1="{x:.1f}" y1="{_TOP - 6}" x2="{x:.1f}" y2="{height - 30}"/>'
             f'<text class="soft" x="{x:.1f}" y="{height - 14}" text-anchor="middle">{clock(time)}</text>'
@@ -74,7 +74,7 @@ def _axis(timeline: Timeline, height: int) -> str:
     return "".join(marks)
 
 
-def _place(timeline: Timeline, time: float) -> float:
+def _x(timeline: Timeline, time: float) -> float:
     first, last = timeline.start[0], timeline.end[-1]
     return _LEFT + _WIDTH * float(time - first) / float(last - first)
 

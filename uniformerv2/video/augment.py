@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from uniformerv2.model.config import Preprocessing
-from uniformerv2.video.augmentation import Augmentation as Augmentation  # the name that others look for here
+from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.video.transforms import check_frames, covering_size, resize, resized_clip
 
 
@@ -29,7 +29,7 @@ def augment(
     Args:
         frames: uint8 (frames, 3, height, width), RGB.
         preprocessing: size, mean, std and channel order of the model.
-        augmentation: what may happen, and how strongly.
+        augmentation: which operations are drawn, and how strong they are.
         rng: the only source of randomness; an equal state gives an equal view.
         out: where to write the result; None: new memory.
 
@@ -134,7 +134,7 @@ def draw_crop(
 # The operations of RandAugment. Each takes uint8 (frames, 3, height, width) and an amount, and gives the same
 # shape and dtype; the arithmetic is that of the Python Imaging Library, for which the recipe was written.
 
-GREY = 128  # what shows beyond the edge of a moved frame, as in the reference
+GREY = 128  # fills the area beyond the edge of a moved frame, as in the reference
 
 
 def autocontrast(frames: Tensor, _: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""What may happen to training clips, as data. Knows nothing of tensors."""
+"""The augmentation of training clips, as data. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training clip. The defaults are the released recipe, rand-m7-n4-mstd0.5-inc1.
+    """How training clips are augmented. The defaults are the released recipe, rand-m7-n4-mstd0.5-inc1.
 
     As there, mixing, erasing and colour jitter are not part of it.
     """
@@ -22,8 +22,8 @@ class Augmentation:
     short_side: int = 320  # pixels; frames with a longer short side are first resized to it, to save time
     repeats: int = 1  # clips of each decoded video in a batch, each with frames and distortions of its own
     erasing: float = 0.0  # probability that a rectangle of the clip is erased
-    mixup: float = 0.0  # alpha of the beta distribution that says how two clips are blended; 0: never
-    cutmix: float = 0.0  # alpha for how much of a clip is pasted into another; 0: never
+    mixup: float = 0.0  # alpha of the beta distribution of the share in which two clips are blended; 0: never
+    cutmix: float = 0.0  # alpha of the same for the area that is pasted into another clip; 0: never
     fixed_views: int = 0  # random views of each video that are drawn once and take turns; 0: new ones in each epoch
 
     def __post_init__(self) -> None:

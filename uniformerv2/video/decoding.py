@@ -1,4 +1,4 @@
-"""What readers of files, of folders and of live sources have in common."""
+"""Shared by the readers of files, of folders and of live sources: the stream that is shown, upright images."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ ROUNDING = 1e-6  # of a tick or frame: an inexact number of seconds must not poi
 
 @dataclass(frozen=True)
 class ReadStatistics:
-    """What reading a video has cost so far, its opening included."""
+    """The cost of reading a video so far, its opening included."""
 
     packets: int = 0  # given to the decoder
     frames: int = 0  # decoded, among them those that only others refer to
     seeks: int = 0
     restarts: int = 0  # times that the file was opened anew, to be read from its start
-    indexed: bool = True  # whether the packets tell which frames there are; else all frames before a wanted one count
+    indexed: bool = True  # whether frames are found by the packets; else by decoding the file from its start
 
 
 def main_stream(container: InputContainer, name: str) -> VideoStream:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 CAMERA = "camera"  # the source "camera" is the first one, "camera:1" the second
 
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
-_IN_PIECES = frozenset({"hls", "dash"})  # formats in which even what is live comes as several seconds at once
-_MOST_DAMAGED = 500  # packets in a row: some 20 seconds, while a decoder may have to wait for a key frame
+_IN_PIECES = frozenset({"hls", "dash"})  # formats in which live sources, too, send several seconds at once
+_MOST_DAMAGED = 500  # packets in a row: some 20 seconds, as a decoder may have to wait for a key frame
 _LONGEST_GAP = 10.0  # seconds between frames; more is a jump of the source's clock, not a pause
 _ROUNDING = 1e-6  # of a frame: an inexact time must not fall into the slot before
 _JOIN_SECONDS = 1.0  # that a closed reader is waited for; a read that hangs ends by its own timeout
@@ -56,7 +56,7 @@ class LiveFrames:
     """A short queue of frames between a source and a consumer; safe between threads.
 
     Args:
-        name: what messages call the source.
+        name: of the source, for messages.
         queue_size: frames that may wait; when another comes, the oldest is dropped.
         clock: gives seconds.
 
@@ -336,11 +336,11 @@ def _next_packet(
     except av.FFmpegError as error:
         if error.errno != EIO:
             raise VideoError(f"{address.name}: cannot be read on ({error.strerror})") from None
-        # how FFmpeg takes it that a server has closed the connection without having told a length
+        # FFmpeg's error where a server has closed the connection without having stated a length
         frames.ending = f"reading stopped: {error.strerror}"
         return None
     if packet is None and timeout is not None and time.monotonic() - start >= timeout:
-        raise _stalled(address, timeout)  # HLS takes a read that was given up for the end
+        raise _stalled(address, timeout)  # HLS reports a read that timed out as the end
     return packet
 
 

@@ -59,7 +59,7 @@ class PacketIndex:
         return [p for p in range(first, last + 1) if p in wanted or not self._is_spare(p, first)]
 
     def _is_spare(self, position: int, first: int) -> bool:
-        # what is shown before the key frame leads into an open group and could not be decoded
+        # frames shown before the key frame lead into an open group and could not be decoded
         return position in self.unreferenced or self.times[position] < self.times[first]
 
     def _key_before(self, position: int) -> int:

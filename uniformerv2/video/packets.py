@@ -1,4 +1,4 @@
-"""What the bytes of a packet say of the frame in it, where the container does not."""
+"""Properties of a packet's frame that its bytes hold, where the container does not state them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 _MPEG4_PICTURE = b"\x00\x00\x01\xb6"  # start codes
 _MPEG2_PICTURE = b"\x00\x00\x01\x00"
 _H264_SLICE = re.compile(rb"\x00\x00\x01([\x01\x21\x41\x61\x02\x22\x42\x62\x05\x25\x45\x65])")
-_SHORTEST_MPEG4_PICTURE = 10  # bytes; what is shorter says that a frame is missing
+_SHORTEST_MPEG4_PICTURE = 10  # bytes; a shorter one marks a missing frame
 
 
 def is_hidden(packet: Packet[VideoStream], codec: str) -> bool:
-    """Whether a VP8 packet is only there to be referred to."""
+    """Whether the frame of a VP8 packet is never shown, only referred to."""
     return codec == "vp8" and not memoryview(packet)[0] & 0x10
 
 
@@ -26,7 +26,7 @@ def is_packed(packet: Packet[VideoStream], codec: str) -> bool:
 
 
 def is_unreferenced(packet: Packet[VideoStream], codec: VideoCodecContext) -> bool:
-    """Whether a packet states that no other refers to it; few containers do, so ask the codec's own headers."""
+    """Whether no other packet refers to this one, by its container, which seldom states it, or its own headers."""
     if packet.is_disposable:
         return True
     if codec.name == "h264":  # nal_ref_idc of every slice

@@ -4,9 +4,10 @@ A video file is indexed once by reading its packets without decoding them. Asked
 the groups of pictures that hold them, each from its key frame to its last wanted frame, and drops on the way what no
 other frame refers to.
 
-That is exact as long as the packets tell the truth, so it is checked all along: complete and unique times, no damaged
-packet, a key frame where one was promised, frames in the promised order, every wanted frame found, no decoding error.
-Where a check fails, the reader decodes that video from its start and counts; slower, and right by definition.
+That is exact as long as the packets describe the frames correctly, which is checked while decoding: complete and
+unique times, no damaged packet, key frames where the index has them, frames in its order, every wanted frame found, no
+decoding error. Where a check fails, the reader decodes that video from its start and counts; slower, and right by
+definition.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class VideoReader:
     Args:
         source: path of a file or folder, or the content of a file.
         threads: decoding threads; 0 for as many as the machine has, 1 where many readers run side by side.
-        name: what messages call it; None: its path.
+        name: used in messages; None: the path.
 
     Raises:
         VideoError: there is no frame to read; the message names the file and the reason.
@@ -68,7 +69,7 @@ class VideoReader:
 
         Free where the packets can be trusted. A video that is visibly damaged, or whose packets are not its frames,
         is decoded once to count. Damage that only decoding shows comes to light when `frames_at` meets it; from then
-        on the length is that of what can be decoded.
+        on the length is the number of frames that can be decoded.
         """
         return len(self._frames)
 
@@ -125,13 +126,13 @@ class VideoReader:
         return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
     def iter_frames(self, indices: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
-        """The same frames one after the other in one pass of the decoder, for more of them than fit the memory.
+        """The same frames one at a time in one pass of the decoder, for more of them than fit into memory.
 
         Args:
             indices: increasing, each in [0, len(self)).
 
         Yields:
-            (index, uint8 (3, height, width)), in order; where the way of reading has to change midway, it begins
+            (index, uint8 (3, height, width)), in order; where the packets prove wrong midway, reading begins
             again, and frames come twice.
 
         Raises:
@@ -148,7 +149,7 @@ class VideoReader:
 
     @property
     def statistics(self) -> ReadStatistics:
-        """What reading has cost so far."""
+        """The cost of reading so far."""
         return self._frames.statistics
 
     def index_at(self, seconds: float) -> int:
@@ -169,7 +170,7 @@ class VideoReader:
         return first, last - first + 1
 
     def close(self) -> None:
-        """Let go of the file; a closed reader gives no more frames."""
+        """Close the file."""
         self._frames.close()
 
     def __enter__(self) -> VideoReader:

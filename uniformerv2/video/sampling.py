@@ -9,7 +9,7 @@ def segment_indices(num_frames: int, num_segments: int, *, clip: int = 0, clips:
     """Frame indices of one evenly spread clip, for testing (sparse sampling, TSN).
 
     The video is cut into `num_segments` equal segments and one frame is taken from each. The clips
-    of one video stand at different places inside the segments:
+    of one video have different offsets inside the segments:
 
         video       |------------|------------|------------|------------|
         clip 0 of 2     ^            ^            ^            ^

@@ -24,7 +24,7 @@ def test_crops(
 ) -> Tensor:
     """The crops that one clip is tested on, equal to the official implementation.
 
-    The frames are resized so that they just cover `preprocessing.size`; what is too long is cropped.
+    The frames are resized so that they just cover `preprocessing.size`; the longer side is cropped.
 
     Args:
         frames: uint8 (frames, 3, height, width), RGB.
@@ -52,7 +52,7 @@ def test_crops(
 
 
 def test_frame(image: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """One frame as `test_crops` sees it in the centre crop of a clip.
+    """One frame of the centre crop that `test_crops` makes of a clip.
 
     Args:
         image: uint8 (3, height, width), RGB.
@@ -117,7 +117,7 @@ def resized_clip(
     mirrored: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """What the model sees of frames: resized, cut out, mirrored and normalised, computing only what is left in the end.
+    """The model's input: frames resized, cropped, mirrored and normalised, without computing pixels that are cropped.
 
     Args:
         frames: uint8 (frames, 3, height, width), RGB.
@@ -144,7 +144,7 @@ def resized_clip(
 
 
 class _Taps(NamedTuple):
-    """Between which two pixels of a line each pixel of the result lies, and where."""
+    """The two pixels of a line that each pixel of the result lies between, and its distance from them."""
 
     before: Tensor  # int64 (n)
     after: Tensor  # int64 (n)
@@ -155,19 +155,19 @@ def _taps(pixels: int, wanted: int, window: slice = _WHOLE) -> _Taps:
     """Where `wanted` pixels, or a window of them, lie on a line of `pixels`; pixels are areas, not points."""
     scale = torch.tensor(float(pixels)).div(wanted).double()  # a float32 as in torch's own kernels
     centres = torch.arange(wanted, dtype=torch.float64)[window] + 0.5
-    places = (centres * scale - 0.5).float().clamp_(min=0)  # rounded once, as by a fused multiply-add
-    before = places.long().clamp_(max=pixels - 1)
-    return _Taps(before, (before + 1).clamp_(max=pixels - 1), places - before)
+    positions = (centres * scale - 0.5).float().clamp_(min=0)  # rounded once, as by a fused multiply-add
+    before = positions.long().clamp_(max=pixels - 1)
+    return _Taps(before, (before + 1).clamp_(max=pixels - 1), positions - before)
 
 
 def _interpolate(frames: Tensor, rows: _Taps, columns: _Taps, out: Tensor) -> Iterator[Tensor]:
-    """Write interpolated frames to `out`, float32 (frames, 3, rows, columns), and give each when it is there.
+    """Write interpolated frames to `out`, float32 (frames, 3, rows, columns), and yield each when it is ready.
 
-    One frame after the other, so that it stays in the processor's cache. Along rows first: whole lines are read then,
-    while the channels of a pixel still stand side by side.
+    One frame at a time, so that it stays in the processor's cache. Along rows first: whole lines are read then, while
+    the channels of a pixel are still interleaved.
     """
-    read, places = torch.cat((rows.before, rows.after)).unique(return_inverse=True)
-    above, below = places.split(len(rows.weight))
+    read, inverse = torch.cat((rows.before, rows.after)).unique(return_inverse=True)
+    above, below = inverse.split(len(rows.weight))
     left, right = int(columns.before.min()), int(columns.after.max()) + 1
     before, after = columns.before - left, columns.after - left
     # memory that is used again for every frame; (3·rows, columns), as picking columns is fastest on two axes

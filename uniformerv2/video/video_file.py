@@ -26,7 +26,7 @@ _SHORT_GAP = 16  # packets that are read over rather than sought past
 
 
 class _IndexWrong(Exception):
-    """Decoding shows something else than the index promised."""
+    """Decoding contradicts the index."""
 
 
 class VideoFile:
@@ -66,16 +66,16 @@ class VideoFile:
     def images(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         """Index and uint8 RGB image (height, width, 3) of the wanted frames.
 
-        Images may come twice where the way of reading has to change midway; the later ones count.
+        Where the index proves wrong midway, all images come once more, and the later ones count.
         """
         width, height = self._coded_size
-        converter = VideoReformatter()  # of one's own, every frame would make a new one
+        converter = VideoReformatter()  # without it every frame would make a new one
         self._passes += 1
         this = self._passes
         for index, frame in self._decode(wanted):
             image = converter.reformat(frame, format="rgb24", width=width, height=height, threads=self._threads)
             yield index, upright(image.to_ndarray(), frame)
-            if self._passes != this:  # there is one decoder, and it stands elsewhere now
+            if self._passes != this:  # the only decoder has moved on
                 raise RuntimeError(f"{self._name}: other frames were read before these had all been read")
 
     @property
@@ -167,9 +167,9 @@ class VideoFile:
 
     def _decode_all(self) -> Iterator[VideoFrame]:
         """Every frame that decoding from the start gives, stepping over what cannot be decoded."""
-        # what stands in for lost parts depends on the threads; this is what PyAV does by itself, but on any machine
+        # how lost parts are concealed depends on the threads; these are the defaults of PyAV, on any machine
         self._reopen("SLICE", 2)
-        for position, packet in enumerate(chain(self._packets, [None])):  # None: give what is left
+        for position, packet in enumerate(chain(self._packets, [None])):  # None: flush
             try:
                 frames = self._feed(packet)
             except av.FFmpegError as error:
@@ -181,7 +181,7 @@ class VideoFile:
                 yield frame
 
     def _decode_spans(self, index: PacketIndex, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
-        """Decode no more than the wanted frames need, and make sure that it is what the index says."""
+        """Decode no more than the wanted frames need, and check it against the index."""
         wanted_at = {index.shown[i]: i for i in wanted}  # frame index by position
         for first, last in index.spans(wanted):
             needed = index.needed(first, last, wanted_at)
@@ -195,7 +195,7 @@ class VideoFile:
                     yield wanted_at[position], frame
 
     def _decode_packets(self, index: PacketIndex, positions: Sequence[int]) -> Iterator[VideoFrame]:
-        """What the packets at rising positions give when decoding starts with the first of them."""
+        """The frames of packets at rising positions, decoded from the first of them on."""
         self._go_to(index, positions[0])
         self._stream.codec_context.flush_buffers()
         for position in positions:
@@ -205,7 +205,7 @@ class VideoFile:
         yield from self._feed(None)
 
     def _feed(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
-        """Give the decoder a packet, or the end with None, and take the frames that are ready."""
+        """Give the decoder a packet, or None to flush it, and take the frames that are ready."""
         frames = self._stream.codec_context.decode(packet)
         self._statistics["packets"] += packet is not None
         self._statistics["frames"] += len(frames)
@@ -222,7 +222,7 @@ class VideoFile:
         return packet
 
     def _go_to(self, index: PacketIndex, position: int) -> None:
-        """Make the packet at a position the next one: read on, seek, or begin again, whichever serves."""
+        """Move to the packet at a position: by reading on, by a seek, or from the start."""
         if self._kept:
             self._position = position
             return
@@ -235,7 +235,7 @@ class VideoFile:
             self._next_packet(index)
 
     def _seek(self, index: PacketIndex, position: int) -> bool:
-        """Jump to the packet at a position or one before it; False where the file does not bear that."""
+        """Seek to the packet at a position or one before it; False where the file does not support that."""
         self._statistics["seeks"] += 1
         self._position = len(index.times)  # until found
         try:

@@ -1,4 +1,4 @@
-"""Which frames of a video belong to which window, and all of them in one pass of the decoder."""
+"""Windows of a video: their times, their frames, and reading these in one pass of the decoder."""
 
 from __future__ import annotations
 
