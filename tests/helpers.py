@@ -54,7 +54,7 @@ def write_video(
         container: format; None: by the suffix of `target`.
         muxer: options of the container.
         times: presentation times in milliseconds; None: as `rate` says.
-        prepare: is called with the stream before the first frame is encoded.
+        prepare: is called with the stream before the first frame is encoded; may set another size than the frames'.
         options: of the encoder, with underscores for hyphens.
     """
     if isinstance(target, Path):
@@ -68,7 +68,7 @@ def write_video(
             stream.codec_context.time_base = Fraction(1, 1000)
         prepare(stream)
         for number, image in enumerate(frames):
-            if not number:
+            if not stream.width:
                 stream.height, stream.width = image.shape[:2]
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             if times:
@@ -209,10 +209,12 @@ def kill_after(moments: int) -> None:
     sys.setprofile(profile)
 
 
-def killed_again_and_again(
-    run_command: Callable[..., list[int]], owner: Any, name: str, arguments: Sequence[object]
-) -> Iterator[None]:
-    """Run a command until it ends by itself; before, it is killed later and later after the first call of a function.
+def killed_again_and_again(run: Callable[..., list[int]], owner: Any, name: str) -> Iterator[None]:
+    """Run processes until they end by themselves; before, they are killed, later and later after a call of a function.
+
+    Args:
+        run: takes `prepare`, which it calls in the processes, and returns their exit codes.
+        owner, name: of the function.
 
     Yields:
         After each kill.
@@ -222,7 +224,7 @@ def killed_again_and_again(
     def prepare() -> None:
         before_call(pytest.MonkeyPatch(), owner, name, 1, partial(kill_after, int(moments)))
 
-    while (codes := run_command(*arguments, prepare=prepare)) != [0]:
-        assert codes == [-signal.SIGKILL]
+    while any(codes := run(prepare=prepare)):
+        assert set(codes) == {-signal.SIGKILL}
         yield
         moments *= dice.uniform(1.1, 1.6)

@@ -67,7 +67,7 @@ def test_killed_at_any_moment_and_resumed_it_gives_what_an_unbroken_run_gives(
     journal = tmp_path / "killed.json.journal"
     before: list[list[int]] = []
     interrupted = 0
-    for _ in killed_again_and_again(run_command, Scoring, "score", [*command("killed"), "--resume"]):
+    for _ in killed_again_and_again(partial(run_command, *command("killed"), "--resume"), Scoring, "score"):
         after = parts(journal)
         if journal.exists():
             assert after[: len(before)] == before

@@ -7,10 +7,8 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,12 @@ import av
 import numpy as np
 import pytest
 
+from helpers import before_call, kill_this_process, killed_again_and_again, write_video
 from uniformerv2.curation import probe as probing
 from uniformerv2.curation.check import CheckReport, check_manifest
 from uniformerv2.curation.findings import FINDINGS, KEPT
 from uniformerv2.curation.probe import Probe, probe_video
+from uniformerv2.data.journal import Journal
 from uniformerv2.errors import AnnotationError, RecipeError
 from uniformerv2.video.sampling import segment_indices
 
@@ -30,17 +30,12 @@ ALL = tuple(FINDINGS)
 
 
 def encode(path: Path, frames: Iterable[np.ndarray], *, codec: str = "mpeg4", side: int = 96, rate: int = 10) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    options = {"movflags": "+faststart"} if path.suffix in (".mp4", ".mov") else {}
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream(codec, rate=rate)
+    def resize(stream: av.VideoStream) -> None:
         stream.width = stream.height = side
-        stream.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
-        for image in frames:
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(side, side, stream.pix_fmt)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
+
+    muxer = {"movflags": "+faststart"} if path.suffix in (".mp4", ".mov") else {}
+    pixels = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
+    return write_video(path, frames, codec=codec, rate=rate, pixels=pixels, muxer=muxer, prepare=resize)
 
 
 def scene(seed: int, *, num_frames: int = 12) -> list[np.ndarray]:
@@ -481,50 +476,43 @@ def sixty(drawn: Path, tmp_path: Path) -> tuple[Path, tuple[bytes, bytes]]:
     return manifest, written
 
 
-def kill_later(pid: int, journal: Path, rng: random.Random) -> int:
-    """End a process a moment after it has added a few lines to the journal; how many lines there are then."""
-    target = lines_of(journal) + rng.randrange(1, 15)
-    while lines_of(journal) < target and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-        time.sleep(0.0005)
-    time.sleep(rng.uniform(0, 0.005))
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return lines_of(journal)
+@pytest.fixture
+def run_check(sixty: tuple[Path, tuple[bytes, bytes]], run_command: Callable[..., list[int]]) -> Callable[..., Any]:
+    manifest, _ = sixty
+    files = ["--output", manifest.with_name("clean.csv"), "--report", manifest.with_name("table.csv")]
+    return partial(run_command, "data", "check", manifest, *files)
+
+
+def test_a_check_that_is_killed_again_and_again_ends_the_same(
+    sixty: tuple[Path, tuple[bytes, bytes]], run_check: Callable[..., list[int]]
+) -> None:
+    manifest, written = sixty
+    journal, lines, kills = manifest.with_name("clean.csv.journal"), 0, 0
+    for _ in killed_again_and_again(partial(run_check, "--workers", 0), Journal, "add"):
+        kills += lines < lines_of(journal) < 60
+        lines = lines_of(journal)
+        for name, whole in zip(("clean.csv", "table.csv"), written, strict=True):
+            assert not manifest.with_name(name).exists() or manifest.with_name(name).read_bytes() == whole
+    assert kills > 1, "no kill came while it was at work"
+    assert outputs(manifest.parent) == written
+
+
+def test_a_check_with_workers_that_is_killed_ends_the_same(
+    sixty: tuple[Path, tuple[bytes, bytes]], run_check: Callable[..., list[int]]
+) -> None:
+    manifest, written = sixty
+
+    def prepare() -> None:
+        before_call(pytest.MonkeyPatch(), Journal, "add", 10, kill_this_process)
+
+    assert run_check("--workers", 2, prepare=prepare) == [-signal.SIGKILL]
+    assert lines_of(manifest.with_name("clean.csv.journal")) == 9
+    check(manifest)
+    assert outputs(manifest.parent) == written
 
 
 def lines_of(journal: Path) -> int:
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
-
-
-@pytest.mark.skipif(not hasattr(os, "waitid"), reason="processes are awaited without being reaped")
-def test_a_check_that_is_killed_again_and_again_ends_the_same(sixty: tuple[Path, tuple[bytes, bytes]]) -> None:
-    manifest, written = sixty
-    rng = random.Random(time.time_ns())
-    lines = 0
-    for _ in range(8):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                check(manifest)
-            finally:
-                os._exit(0)
-        before, lines = lines, kill_later(pid, manifest.with_name("clean.csv.journal"), rng)
-        assert lines >= before
-        for name, whole in zip(("clean.csv", "table.csv"), written, strict=True):
-            assert not manifest.with_name(name).exists() or manifest.with_name(name).read_bytes() == whole
-    check(manifest)
-    assert outputs(manifest.parent) == written
-
-
-@pytest.mark.skipif(not hasattr(os, "waitid"), reason="processes are awaited without being reaped")
-def test_a_check_with_workers_that_is_killed_ends_the_same(sixty: tuple[Path, tuple[bytes, bytes]]) -> None:
-    manifest, written = sixty
-    command = [sys.executable, "-m", "uniformerv2", "data", "check", manifest, "--workers", "2"]
-    command += ["-o", manifest.with_name("clean.csv"), "--report", manifest.with_name("table.csv")]
-    process = subprocess.Popen(command)
-    kill_later(process.pid, manifest.with_name("clean.csv.journal"), random.Random(time.time_ns()))
-    check(manifest)
-    assert outputs(manifest.parent) == written
 
 
 DEADLY = """
