@@ -286,8 +286,8 @@ class TestAddresses:
 
     def test_what_is_live_in_pieces_is_shown_at_its_pace(self, server: str) -> None:
         clock = Clock()
-        with pytest.raises(VideoError, match=r"no frame for 0\.2 s"):  # the list has no end, and no second piece comes
-            everything(f"{server}/live.m3u8", clock, timeout=0.2)
+        with pytest.raises(VideoError, match="no frame for 2 s"):  # the list has no end, and no second piece comes
+            everything(f"{server}/live.m3u8", clock, timeout=2)
         assert sum(clock.waits) == pytest.approx(1.0, abs=0.11)  # the decoder holds the last frame back
 
     def test_frames_of_another_size_midway(self, server: str) -> None:
@@ -309,12 +309,12 @@ class TestAddresses:
     def test_silence(self, server: str) -> None:
         with pytest.raises(VideoError, match=r"/silent: no answer for 0.2 s"):
             everything(f"{server}/silent", timeout=0.2)
-        with pytest.raises(VideoError, match=r"/stalling: no frame for 0.2 s"):
-            everything(f"{server}/stalling", timeout=0.2)
+        with pytest.raises(VideoError, match=r"/stalling: no frame for 2 s"):
+            everything(f"{server}/stalling", timeout=2)
 
     @pytest.mark.parametrize("path", ["even", "stalling", "silent", "absent"])
     def test_the_thread_that_reads_ends(self, server: str, path: str) -> None:
-        with live_frames(f"{server}/{path}", timeout_seconds=0.2) as frames:
+        with live_frames(f"{server}/{path}", timeout_seconds=60 if path == "even" else 0.2) as frames:
             reader = [thread for thread in threading.enumerate() if thread.name == f"{server}/{path}"]
             assert len(reader) == 1
             with nullcontext() if path == "even" else pytest.raises(VideoError):
