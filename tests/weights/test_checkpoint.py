@@ -321,7 +321,7 @@ def test_another_size_is_interpolated_and_said(model: UniFormerV2, tmp_path: Pat
 
 def test_a_stem_of_three_frames_cannot_be_made_to_see_one() -> None:
     state = official_state(replace(RELEASED, temporal_downsample=True))
-    with pytest.raises(CheckpointError, match="cannot be made to see one"):
+    with pytest.raises(CheckpointError, match="cannot become a stem of one"):
         load_model(state, temporal_downsample=False)
 
 

@@ -1,4 +1,4 @@
-"""Arming: the weights of an image transformer become the start of a video model, at any size. Pure arithmetic."""
+"""Arming: image weights as the start of a video model, at another size, patch size or frame rate of the stem."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uniformerv2.model.config import ModelConfig
 from uniformerv2.model.positions import interpolate_position_embedding, interpolate_relative_bias
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
-STEM, POSITIONS, DISTANCES = (
+STEM, POSITION_EMBEDDING, RELATIVE_BIAS = (
     "backbone.patch_embedding.weight",
     "backbone.position_embedding",
     "attention.relative_bias",  # one in every block
@@ -20,11 +20,11 @@ STEM, POSITIONS, DISTANCES = (
 
 
 def inflate_stem(weight: Tensor, temporal_kernel: int) -> Tensor:
-    """A 2-D patch embedding as a 3-D one that sees only the middle frame, so that it gives the same tokens.
+    """A 2-D patch embedding as a 3-D one with weights for the middle frame only, which gives the same tokens.
 
     Args:
         weight: (width, 3, patch, patch).
-        temporal_kernel: frames that the 3-D stem sees; odd.
+        temporal_kernel: frames of the kernel; odd.
 
     Returns:
         (width, 3, temporal_kernel, patch, patch).
@@ -39,8 +39,8 @@ def inflate_stem(weight: Tensor, temporal_kernel: int) -> Tensor:
 def resample_patches(weight: Tensor, patch_size: int) -> Tensor:
     """A patch embedding for patches of another size (FlexiViT, arXiv:2212.08013, section 3.4).
 
-    The new weights w' are those whose products with resized patches come nearest to the old ones with the patches
-    themselves: with B the matrix that resizes a patch, w' = pinv(B') w. For larger patches the products are equal.
+    The new weights w' minimise the squared difference between their products with resized patches and those of w with
+    the patches: with B the matrix that resizes a patch, w' = pinv(B') w. For larger patches the products are equal.
 
     Args:
         weight: (..., patch, patch).
@@ -52,7 +52,7 @@ def resample_patches(weight: Tensor, patch_size: int) -> Tensor:
     old = weight.shape[-1]
     if old == patch_size:
         return weight
-    # every pixel of a patch as an image of its own: (old·old, 1, old, old) -> (old·old, new·new), B transposed
+    # an image for each pixel of a patch: (old·old, 1, old, old) -> (old·old, new·new), B transposed
     pixels = torch.eye(old * old, dtype=torch.float64, device=weight.device).view(-1, 1, old, old)
     resize = F.interpolate(pixels, size=(patch_size, patch_size), mode="bilinear", antialias=True).flatten(1)
     inverse = torch.linalg.pinv(resize)  # (new·new, old·old)
@@ -63,28 +63,30 @@ def resample_patches(weight: Tensor, patch_size: int) -> Tensor:
 def fit_weights(
     state: Mapping[str, Tensor], source: ModelConfig, target: ModelConfig
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Weights of one architecture made to fit the same one at another size, patch size or frame rate of the stem.
+    """Adapt weights to the same architecture at another size, patch size or frame rate of the stem.
 
     Args:
         state: tensors under our names; the stem may be an image model's, (width, 3, patch, patch).
-        source: what they were made for.
-        target: what they shall fit; fields that no tensor here depends on are not compared.
+        source: their architecture.
+        target: the architecture to fit; fields that no tensor depends on are not compared.
 
     Returns:
-        The tensors, those that nothing changes as they are; and what was changed, a line each.
+        The tensors, unchanged ones without a copy; and what was changed, a line each.
 
     Raises:
-        ValueError: `source` downsamples in time and `target` does not, which no weights can make up for.
+        ValueError: `source` downsamples in time and `target` does not.
     """
     fitted = dict(state)
     changes: list[str] = []
     if STEM in state:
         fitted[STEM] = _fit_stem(state[STEM], source, target, changes)
     if source.grid != target.grid:
-        if POSITIONS in state:
-            fitted[POSITIONS] = interpolate_position_embedding(state[POSITIONS], source.grid, target.grid)
+        if POSITION_EMBEDDING in state:
+            fitted[POSITION_EMBEDDING] = interpolate_position_embedding(
+                state[POSITION_EMBEDDING], source.grid, target.grid
+            )
             changes.append(_resized("position embedding", source.grid, target.grid))
-        tables = [name for name in state if name.endswith(DISTANCES)]
+        tables = [name for name in state if name.endswith(RELATIVE_BIAS)]
         for name in tables:
             fitted[name] = interpolate_relative_bias(state[name], source.grid, target.grid)
         if tables:
@@ -94,7 +96,7 @@ def fit_weights(
 
 def _fit_stem(weight: Tensor, source: ModelConfig, target: ModelConfig, changes: list[str]) -> Tensor:
     if source.temporal_downsample and not target.temporal_downsample:
-        raise ValueError("the stem sees three frames and cannot be made to see one: keep temporal_downsample")
+        raise ValueError("a stem of three frames cannot become a stem of one: keep temporal_downsample")
     if weight.shape[-1] != target.patch_size:
         changes.append(f"patch embedding resampled from {weight.shape[-1]} to {target.patch_size} pixels (FlexiViT)")
         weight = resample_patches(weight, target.patch_size)
@@ -102,7 +104,7 @@ def _fit_stem(weight: Tensor, source: ModelConfig, target: ModelConfig, changes:
         weight = weight.squeeze(2)
     if weight.ndim == 4:
         if target.temporal_downsample:
-            changes.append("patch embedding inflated to three frames, of which it sees the middle one")
+            changes.append("patch embedding inflated to three frames, with weights for the middle one")
         weight = inflate_stem(weight, 3 if target.temporal_downsample else 1)
     return weight
 
@@ -112,9 +114,9 @@ def _resized(what: str, old: tuple[int, int], new: tuple[int, int]) -> str:
 
 
 def load_image_weights(model: UniFormerV2, state: Mapping[str, Tensor]) -> None:
-    """Copy fitted `backbone.*` image weights into a video model; what the image model lacks keeps its start values.
+    """Copy fitted `backbone.*` image weights into a video model; all other parameters keep their initial values.
 
-    The model then begins as the image model: every global UniBlock and local aggregator adds zero.
+    The model then computes what the image model does: every global UniBlock and local aggregator adds zero.
     """
     with torch.no_grad():
         own = model.state_dict()

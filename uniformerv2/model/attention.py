@@ -1,4 +1,4 @@
-"""Attention: the function with its kernels, among the tokens of a frame, and of a few queries to a whole clip."""
+"""The attention function and its kernels, self-attention within a frame, cross-attention to a clip."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from uniformerv2.model.recompute import recomputed
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention, the only place of the package that computes it without its weights.
+    """Softmax attention by the fastest kernel for device, dtype and length.
 
     Args:
         query: (batch, heads, queries, dim).
         key, value: (batch, heads, tokens, dim).
         scale: factor on the dot products.
-        bias: what (batch, heads, queries, tokens) broadcasts from, added to the scaled dot products.
+        bias: added to the scaled dot products; broadcast to (batch, heads, queries, tokens).
 
     Returns:
         (batch, heads, queries, dim).
@@ -40,7 +40,7 @@ def _plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | N
 def _plain_is_faster(query: Tensor, key: Tensor) -> bool:
     """Fused attention in bfloat16 on a CPU takes 1.5 to 2 times as long as plain products, its backward 2 to 4 times.
 
-    Seen up to 1024 tokens (benchmarks/attention.py); beyond, the memory for the weights counts for more.
+    Measured up to 1024 tokens (benchmarks/attention.py); beyond, the attention weights take too much memory.
     """
     return query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[-2] <= 1024
 
@@ -67,10 +67,10 @@ class Attention(nn.Module):
         return self.output(self.mix(self.qkv(x), layout))
 
     def mix(self, qkv: Tensor, layout: TokenLayout) -> Tensor:
-        """Queries, keys and values (batch, frames, tokens, 3·width) -> (batch, frames, tokens, width)."""
+        """Attention from queries, keys and values: (batch, frames, tokens, 3·width) -> (..., width)."""
         query, key, value = self.split(qkv)
         if self.rotary is not None:
-            query, key = (apply_rotary(one, layout, halves=self.rotary.halves) for one in (query, key))
+            query, key = (apply_rotary(x, layout, halves=self.rotary.halves) for x in (query, key))
         mixed = attend(query, key, value, scale=self.scale, bias=self._bias(layout))
         return self.join(mixed).unflatten(0, qkv.shape[:2])
 
@@ -86,7 +86,7 @@ class Attention(nn.Module):
         return mixed.transpose(1, 2).flatten(2)
 
     def output(self, mixed: Tensor) -> Tensor:
-        """(..., width) -> the same shape."""
+        """The output projection, (..., width) -> the same shape."""
         return self.proj(self.norm(mixed))
 
     def _bias(self, layout: TokenLayout) -> Tensor | None:
@@ -99,12 +99,12 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """A few queries attend to all tokens of a clip, without ever forming keys and values.
+    """Attention of a few queries to all tokens of a clip; keys and values are never computed.
 
-    (q Wq)(x Wk)' = ((q Wq) Wk') x', so the key projection moves to the query side; the value projection moves
-    behind the weighted sum in the same way. For Q queries this takes 2·Q·heads multiply-adds per token channel
-    instead of 2·(width + Q), a gain while Q is below width / heads. The key's bias adds the same number to every
-    score of a query, which the softmax takes away again.
+    (q Wq)(x Wk)' = ((q Wq) Wk') x': the key projection moves to the query side, and the value projection behind the
+    weighted sum. For Q queries this takes 2·Q·heads multiply-adds per token channel instead of 2·(width + Q), which is
+    less while Q is below width / heads. The bias of the keys adds the same number to all scores of a query, which
+    changes no softmax.
     """
 
     def __init__(self, width: int, heads: int):
@@ -131,7 +131,7 @@ class CrossAttention(nn.Module):
         query_bias, _, value_bias = self.qkv.bias.view(3, self.heads, 1, dim).unbind(0)
         # (batch, 1, queries, width) @ (heads, width, dim) -> (batch, heads, queries, dim)
         projected = query[:, None] @ query_weight.transpose(-1, -2) + query_bias
-        # -> (batch, 1, heads·queries, width): every head's query, as seen from the tokens
+        # -> (batch, 1, heads·queries, width): the query of each head, in the space of the tokens
         absorbed = (projected @ key_weight).view(batch, 1, self.heads * queries, width)
         tokens = context[:, None]
         scale = dim**-0.5

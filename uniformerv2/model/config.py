@@ -1,4 +1,4 @@
-"""The architecture and the preprocessing as data. Knows nothing of tensors."""
+"""The architecture and the preprocessing as data, without tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Pool = Literal["class_token", "mean", "attention"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a video becomes the clip that a model was trained on. Belongs to a checkpoint.
+    """How a video becomes a clip of the kind that a model was trained on. Belongs to a checkpoint.
 
     `size` is (height, width) in pixels; `mean` and `std` are per channel, on values in [0, 1], in
     the model's own channel order.
@@ -30,7 +30,7 @@ class Preprocessing:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Preprocessing:
-        """From what `dataclasses.asdict` gave, also after JSON. Raises TypeError and ValueError."""
+        """From the output of `dataclasses.asdict`, also after JSON. Raises TypeError and ValueError."""
         return cls(**_with_tuples(fields))
 
     def __post_init__(self) -> None:
@@ -44,27 +44,27 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class RotaryEmbedding:
-    """RotaryEmbedding position embedding of the patches: rows turn one half of each head's channels, columns the other.
+    """Rotary position embedding (RoPE) of the patches: half of each head's channels encode the row, half the column.
 
-    The patch in row i of n has the position `start + span * (i + offset) / n`, and turns the j-th pair of channels
-    of the rows by `position * base ** (-j / pairs)` radians; the same for columns. Class and register tokens do not
-    turn. EVA-02 counts to 16 whatever the size, Perception Encoder counts from 1 to its own grid, DINOv3 spans
-    one turn each way around the centre.
+    The patch in row i of n has the position `start + span * (i + offset) / n`, and the j-th pair of the row's channels
+    is rotated by `position * base ** (-j / pairs)` radians; the same for columns. Class and register tokens are not
+    rotated. Positions of EVA-02 go to 16 whatever the size, those of Perception Encoder from 1 to its own grid, and
+    those of DINOv3 one turn each way from the centre.
     """
 
     base: float = 10000.0
     span: tuple[float, float] = (16.0, 16.0)  # rows, columns
     offset: float = 0.0
     start: float = 0.0
-    columns_first: bool = False  # which half of the channels the columns have
+    columns_first: bool = False  # the first half of the channels encodes the column
     halves: bool = False  # a pair is (c, c + dim / 2) of a head's dim channels, not (2c, 2c + 1)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that decides which parameters a UniFormerV2 has and what it computes with them.
+    """The architecture: which parameters a UniFormerV2 has and what it computes with them.
 
-    The number of frames is not among them: no parameter depends on it.
+    It does not contain the number of frames: no parameter depends on it.
     """
 
     # the image transformer
@@ -72,7 +72,7 @@ class ModelConfig:
     depth: int = 12
     heads: int = 12
     patch_size: int = 16  # pixels
-    image_size: tuple[int, int] = (224, 224)  # (height, width) that the position embedding is made for
+    image_size: tuple[int, int] = (224, 224)  # (height, width) of the position embedding, in pixels
     mlp_ratio: float = 4.0
     gated_mlp: bool = False  # SwiGLU; mlp_ratio counts each of its two halves
     activation: Activation = "quick_gelu"
@@ -84,26 +84,26 @@ class ModelConfig:
     rotary: RotaryEmbedding | None = None
     relative_bias: bool = False  # learned attention bias per head and distance between patches (BEiT)
     layer_scale: bool = False  # a learned factor per channel on both residuals of a block
-    norm_after: bool = False  # the norms of a block come behind attention and MLP, not before (EVA-02-E)
+    norm_after: bool = False  # post-norm: x + norm(attention(x)) instead of x + attention(norm(x)) (EVA-02-E)
     attention_norm: bool = False  # a LayerNorm before the output projection of the attention (EVA-02)
     mlp_norm: bool = False  # a LayerNorm before the output projection of the MLP (EVA-02)
     pre_norm: bool = True  # a LayerNorm before the blocks (CLIP)
-    post_norm: bool = False  # the image model's own final norm, on the tokens that stand for a frame
-    pool: Pool = "class_token"  # what stands for a frame: its class token, or its patches pooled
+    post_norm: bool = False  # the image model's final norm, on the tokens that make the frame embedding
+    pool: Pool = "class_token"  # the frame embedding: the class token, or the patches pooled
     pool_norm: bool = False  # a LayerNorm after pooling
     pool_heads: int = 0  # heads of the attention pool; 0: `heads`
     pool_mlp_ratio: float = 4.0  # of the attention pool
 
-    # what arms it for video
+    # what makes it a video model
     local_blocks: LocalBlocks = "none"
     local_reduction: float = 1.5  # the local block works in int(width / local_reduction) channels
     local_kernel: int = 3  # frames; odd
     temporal_downsample: bool = False  # the stem sees three frames and halves the frame rate
-    global_after: tuple[int, ...] = (8, 9, 10, 11)  # blocks that are followed by a global UniBlock
+    global_after: tuple[int, ...] = (8, 9, 10, 11)  # blocks that a global UniBlock follows, from 0
     global_mlp_ratio: float = 4.0
     num_queries: int = 1
     fusion: Fusion = "sequential"
-    mix_class_token: bool = True  # False in the frozen variant: the global token alone
+    mix_class_token: bool = True  # False in the frozen variant: the head sees the global token alone
     num_classes: int = 400
 
     # training only: nothing here changes a parameter or an output in eval mode
@@ -134,11 +134,11 @@ class ModelConfig:
         if self.rotary is not None and self.width // self.heads % 4:
             raise ValueError(f"rotary needs heads of a multiple of 4 channels, got {self.width // self.heads}")
         if self.relative_bias and self.register_tokens:
-            raise ValueError("relative_bias knows no distances to register_tokens; use one or the other")
+            raise ValueError("relative_bias has no entries for register_tokens; use one or the other")
         if self.width % (self.pool_heads or self.heads):
             raise ValueError(f"width {self.width} is not divisible by pool_heads {self.pool_heads}")
         if not self.global_after and not self.mix_class_token:
-            raise ValueError("a model without global_after needs mix_class_token: nothing else reaches the head")
+            raise ValueError("a model without global_after needs mix_class_token: the head has no other input")
         if self.num_queries < 1:
             raise ValueError(f"num_queries must be positive, got {self.num_queries}")
         if self.num_classes < 1:
@@ -146,10 +146,10 @@ class ModelConfig:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> ModelConfig:
-        """From what `dataclasses.asdict` gave, also after JSON has made lists of its tuples.
+        """From the output of `dataclasses.asdict`, also after JSON.
 
         Raises:
-            TypeError: a field that this version does not know.
+            TypeError: an unknown field.
             ValueError: values that contradict each other.
         """
         known = _with_tuples(fields)
@@ -164,7 +164,7 @@ class ModelConfig:
 
 
 def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has lists where our dataclasses have tuples."""
+    """Lists, which JSON has for tuples, as tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
@@ -202,7 +202,7 @@ def named_config(size: str, layout: Layout = "scene", **options: Any) -> ModelCo
     Args:
         size: a key of `MODEL_SIZES`.
         layout: "scene" or "temporal", see `layout_options`.
-        options: fields of `ModelConfig` that replace what size and layout say.
+        options: fields of `ModelConfig`, in place of those of size and layout.
 
     Raises:
         ValueError: an unknown size or layout, or values that contradict each other.

@@ -1,4 +1,4 @@
-"""How large and how dear an architecture is, without building it."""
+"""Parameters and multiply-adds of an architecture, without building it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def count_parameters(config: ModelConfig) -> int:
 def count_multiply_adds(config: ModelConfig, num_frames: int, size: tuple[int, int] | None = None) -> int:
     """Multiply-adds of all matrix products and convolutions for one clip in eval mode.
 
-    A formula, so that it costs nothing; tests hold it to what torch's counter sees the model do.
+    By formulas; tests compare them with torch's counter.
 
     Args:
         config: the architecture.
@@ -39,7 +39,7 @@ def count_multiply_adds(config: ModelConfig, num_frames: int, size: tuple[int, i
 
 
 def _stem(config: ModelConfig, num_frames: int) -> int:
-    """Per patch. Of three taps, those that fall outside of the clip are not computed."""
+    """Per patch. Taps outside of the clip are not computed."""
     taps = num_frames
     if config.temporal_downsample:
         even, odd = -(-num_frames // 2), num_frames // 2
@@ -69,7 +69,7 @@ def _pool(config: ModelConfig, tokens: int) -> int:
 
 
 def _stages(config: ModelConfig, frames: int, patches: int, spatial_tokens: int) -> int:
-    """Position encodings, cross-attention and MLPs of the global stages, and what fuses them."""
+    """Position encodings, cross-attention, MLPs and fusion of the global stages."""
     stages, queries = len(config.global_after), config.num_queries
     total = stages * frames * patches * 27 * config.width
     for stage in range(stages):

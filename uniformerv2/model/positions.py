@@ -1,4 +1,4 @@
-"""Where the tokens of a frame stand: their layout, and absolute, relative and rotary position embeddings."""
+"""The layout of the tokens of a frame, and absolute, relative and rotary position embeddings."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from uniformerv2.model.config import RotaryEmbedding
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Where the tokens of a frame stand, and what the blocks need to know of it.
+    """The order of the tokens of a frame: class token, patches row by row, registers.
 
-    Register tokens come last: they take part in the spatial attention, and the slices below leave them out of the local
-    and global aggregators. They hold what the image model stores beside the picture, and stand at no place in space
-    or time.
+    Registers have no position in space or time: they take part in the spatial attention only, not in the local and
+    global aggregators.
     """
 
     class_tokens: int  # 1, or 0 without a class token
     grid: tuple[int, int]  # rows and columns of patches
-    rotary: tuple[Tensor, Tensor] | None = None  # cosines and sines of the patches: (patches, head's channels)
-    relative_index: Tensor | None = None  # (tokens, tokens): which row of a relative bias a pair of tokens has
+    rotary: tuple[Tensor, Tensor] | None = None  # cosines and sines, (patches, channels of a head) each
+    relative_index: Tensor | None = None  # (tokens, tokens): rows of a relative bias
 
     @property
     def patches(self) -> slice:
@@ -32,13 +31,13 @@ class TokenLayout:
 
     @property
     def spatial_tokens(self) -> int:
-        """How many of the leading tokens are not registers: class token and patches."""
+        """The number of class tokens and patches."""
         return self.class_tokens + self.grid[0] * self.grid[1]
 
     def split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class tokens, patches and registers of (batch, frames, tokens, width).
 
-        The gradients of the three are put together in one pass; that of a slice is filled up with zeros first.
+        Not slices: the gradient of a slice is a tensor of zeros first.
         """
         sizes = [self.class_tokens, self.grid[0] * self.grid[1], tokens.shape[2] - self.spatial_tokens]
         first, patches, registers = tokens.split(sizes, dim=2)
@@ -46,7 +45,7 @@ class TokenLayout:
 
 
 def interpolate_position_embedding(positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """Position embedding for another grid, bicubically; the class token's, if there is one, is untouched.
+    """Position embedding for another grid, bicubically; that of the class token is unchanged.
 
     Args:
         positions: (class tokens + old patches, width), class token first.
@@ -69,7 +68,7 @@ def interpolate_grid(grid: Tensor, new: tuple[int, int]) -> Tensor:
 
 
 def interpolate_relative_bias(table: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """Relative bias for another grid, bicubically over the distances between patches; the class token's rows stay.
+    """Relative bias for another grid, bicubically over the distances between patches; other rows are unchanged.
 
     Args:
         table: ((2·rows - 1)·(2·columns - 1) + 3, heads), the last three from, to and within the class token.
@@ -83,12 +82,9 @@ def interpolate_relative_bias(table: Tensor, old_grid: tuple[int, int], new_grid
 
 
 def relative_position_index(grid: tuple[int, int], class_tokens: int, device: torch.device) -> Tensor:
-    """Which row of a relative bias a pair of tokens has: (tokens, tokens), row the query, column the key."""
+    """The row of a relative bias for each pair of tokens: (tokens, tokens), query by key."""
     rows, columns = grid
-    # (patches,) each
-    row, column = (
-        index.flatten() for index in torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    )
+    row, column = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).T  # (patches,) each
     down, across = row[:, None] - row + rows - 1, column[:, None] - column + columns - 1
     index = down * (2 * columns - 1) + across
     if class_tokens:
@@ -101,7 +97,7 @@ def relative_position_index(grid: tuple[int, int], class_tokens: int, device: to
 def rotary_table(
     rotary: RotaryEmbedding, grid: tuple[int, int], channels: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines that turn the channels of a head: two of (patches, channels), float32."""
+    """Cosines and sines that rotate the channels of a head: (patches, channels) each, float32."""
     pairs = channels // 4  # of rows, and of columns
     frequencies = rotary.base ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
     row, column = (
@@ -118,14 +114,14 @@ def rotary_table(
 
 
 def apply_rotary(x: Tensor, layout: TokenLayout, *, halves: bool) -> Tensor:
-    """Turn the patches among queries or keys, (batch, heads, tokens, channels), by the angles of their positions."""
+    """Rotate the patches among queries or keys, (batch, heads, tokens, channels), by the angles of their positions."""
     assert layout.rotary is not None
     cosine, sine = layout.rotary
     patches = x[:, :, layout.patches]
     if halves:
         first, second = patches.chunk(2, dim=-1)
-        turned = torch.cat([-second, first], dim=-1)
+        rotated = torch.cat([-second, first], dim=-1)
     else:
-        turned = torch.stack([-patches[..., 1::2], patches[..., ::2]], dim=-1).flatten(-2)
-    placed = (patches * cosine + turned * sine).to(x.dtype)
-    return torch.cat([x[:, :, : layout.class_tokens], placed, x[:, :, layout.spatial_tokens :]], dim=2)
+        rotated = torch.stack([-patches[..., 1::2], patches[..., ::2]], dim=-1).flatten(-2)
+    patches = (patches * cosine + rotated * sine).to(x.dtype)
+    return torch.cat([x[:, :, : layout.class_tokens], patches, x[:, :, layout.spatial_tokens :]], dim=2)

@@ -1,4 +1,4 @@
-"""Activations that are cheaper to compute twice than to keep for the backward pass."""
+"""Memory saving in training: activations that are cheaper to compute twice than to keep for the backward pass."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """function(*inputs), which keeps its inputs alone for the backward pass and is computed again there.
+    """function(*inputs), of which only the inputs are kept; the backward pass computes it again.
 
-    For what is cheap beside the memory that it would take. A checkpoint stops at the inputs of the last operation:
-    where that is a product, as in most uses here, only what comes before is done twice.
+    A checkpoint stops before its last operation, as only the inputs of that are needed. Where it is a product, as in
+    most uses here, only the cheap operations before it are computed twice.
     """
     return checkpoint(function, *inputs, use_reentrant=False) if torch.is_grad_enabled() else function(*inputs)

@@ -1,4 +1,4 @@
-"""What arms an image transformer for video: local UniBlocks, global UniBlocks, dynamic position encoding.
+"""Local and global UniBlocks, which make a video model of an image transformer.
 
 Paper: arXiv:2211.09552, sections 3.2 (local) and 3.3 (global).
 """
@@ -17,7 +17,7 @@ from uniformerv2.model.vit import MLP, Block, DropPath
 
 
 class LocalAggregator(nn.Module):
-    """Local temporal relation aggregator: each patch looks at its own place in the neighbouring frames.
+    """Local temporal relation aggregator: mixes patches at the same position of neighbouring frames.
 
     BatchNorm, a linear layer down, a depth-wise convolution in time, a linear layer up.
     """
@@ -31,7 +31,7 @@ class LocalAggregator(nn.Module):
             channels, channels, config.local_kernel, padding=config.local_kernel // 2, groups=channels
         )
         self.expand = nn.Linear(channels, config.width)
-        # zero at start: the armed model begins as the image model
+        # zero at start: the video model begins as the image model
         nn.init.zeros_(self.expand.weight)
         nn.init.zeros_(self.expand.bias)
 
@@ -60,7 +60,7 @@ class LocalAggregator(nn.Module):
         return F.linear(patches, *self.folded_norm(self.norm))
 
     def folded_norm(self, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-        """Weight and bias of `reduce` behind the norm: with fixed statistics, that is an affine map."""
+        """Weight and bias of norm and `reduce` as one linear layer, which they are with fixed statistics."""
         assert norm.running_mean is not None
         assert norm.running_var is not None
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
@@ -77,14 +77,14 @@ class LocalUniBlock(Block):
         self.local2 = LocalAggregator(config) if config.local_blocks == "attention+mlp" else None
 
     def forward(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
-        # the norm of an aggregator is never recomputed in the backward pass: BatchNorm would count the batch twice
+        # outside of what is recomputed in the backward pass, where BatchNorm would count the batch a second time
         tokens = self.mix_space(self.mix_time(self.local1, tokens, layout), layout)
         if self.local2 is not None:
             tokens = self.mix_time(self.local2, tokens, layout)
         return self.mix_channels(tokens)
 
     def mix_time(self, aggregator: LocalAggregator, tokens: Tensor, layout: TokenLayout) -> Tensor:
-        """Class and register tokens pass by."""
+        """Add the aggregator's residual to the patches; class and register tokens stay as they are."""
         first, patches, registers = layout.split(tokens)
         return torch.cat([first, patches + self.drop_path(aggregator(patches)), registers], dim=2)
 
@@ -121,7 +121,7 @@ class DynamicPositionEncoding(nn.Conv3d):
 
 
 class GlobalUniBlock(nn.Module):
-    """Queries summarise all space-time tokens by cross-attention, then pass an MLP (equations 5 to 8)."""
+    """Cross-attention of a few queries to all tokens of a clip, then an MLP (equations 5 to 8)."""
 
     def __init__(self, config: ModelConfig, *, drop_path: float = 0.0):
         super().__init__()
@@ -139,7 +139,7 @@ class GlobalUniBlock(nn.Module):
         nn.init.xavier_uniform_(self.attention.qkv.weight)
         nn.init.zeros_(self.attention.qkv.bias)
         nn.init.xavier_uniform_(self.mlp.fc1.weight)
-        # zero at start: the armed model begins as the image model
+        # zero at start: the video model begins as the image model
         for linear in (self.attention.proj, self.mlp.fc2):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -158,8 +158,8 @@ class GlobalUniBlock(nn.Module):
         Args:
             query: (batch, queries, width).
             tokens: (batch, frames, tokens, width).
-            layout: where they stand; register tokens are left out of the context.
-            extra: (batch, n, width), further context behind the tokens (hierarchical KV fusion).
+            layout: of the tokens; register tokens are left out of the context.
+            extra: (batch, n, width), further context after the tokens (hierarchical KV fusion).
             weights: also return the attention weights.
 
         Returns:

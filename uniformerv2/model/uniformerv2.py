@@ -1,4 +1,4 @@
-"""UniFormerV2 (arXiv:2211.09552): an image transformer armed for video. Reads top to bottom."""
+"""UniFormerV2 (arXiv:2211.09552): an image transformer armed for video."""
 
 from __future__ import annotations
 
@@ -16,38 +16,37 @@ from uniformerv2.model.vit import Block, ImageTransformer
 
 @dataclass(frozen=True)
 class StageAttention:
-    """Where the queries of one global stage look, averaged over heads and queries.
+    """Attention weights of one global stage, averaged over heads and queries.
 
     All three together sum to 1 for every clip. Frames are those after the stem.
     """
 
     patches: Tensor  # (batch, frames, rows, columns)
-    class_tokens: Tensor  # (batch, frames); zero where the image model has none
-    previous: Tensor  # (batch, n): the former stage's tokens under hierarchical KV fusion, else n = 0
+    class_tokens: Tensor  # (batch, frames); zero without class tokens
+    previous: Tensor  # (batch, n): outputs of the previous stage under hierarchical KV fusion, else n = 0
 
 
 @dataclass(frozen=True)
 class EncodedFrames:
-    """What the image transformer says of each frame, and all that the rest of the model sees of a clip.
+    """Frames of clips, encoded by the image transformer: the input of the global stages.
 
-    Without local UniBlocks and temporal downsampling every frame is encoded by itself, so what was encoded once can be
-    kept, and frames of one clip can be taken into another.
+    Without local UniBlocks and temporal downsampling every frame is encoded by itself, so that an encoded frame can be
+    kept and used in several clips.
     """
 
     # after each block that a global stage follows: (batch, frames after the stem, tokens, width)
     stages: tuple[Tensor, ...]
     frame_embeddings: Tensor  # as in `ClipFeatures`
-    layout: TokenLayout  # where the tokens of a frame stand
+    layout: TokenLayout
 
 
 @dataclass(frozen=True)
 class ClipFeatures:
-    """What the model knows of a clip before its classifier."""
+    """Embeddings of clips."""
 
-    pooled: Tensor  # (batch, width): the video embedding, before the head's LayerNorm
-    # (batch, frames after the stem, width): the image model on each frame, its class token or pooled embedding
-    frame_embeddings: Tensor
-    attention: tuple[StageAttention, ...] | None = None  # one for each global stage, where asked for
+    pooled: Tensor  # (batch, width): the clip embedding, before the head's LayerNorm
+    frame_embeddings: Tensor  # (batch, frames after the stem, width): class token or pooled tokens of each frame
+    attention: tuple[StageAttention, ...] | None = None  # of each global stage, on request
 
 
 class Head(nn.Module):
@@ -71,13 +70,13 @@ class UniFormerV2(nn.Module):
         preprocessing: how clips are made; the model itself uses its mean, std and channel order to normalise
             uint8 clips. Default: the constants of the released models at the size of `config`.
         labels: class names in the order of the logits, or none.
-        label_note: what is not certain about the labels, in a line; empty where nothing is in doubt.
+        label_note: what is uncertain about the labels, in a line; empty where nothing is.
 
     Attributes:
-        loading_report: what loading recognised, assumed, changed and left out, one line each.
+        loading_report: what was recognised, assumed, changed and left out when weights were loaded, a line each.
 
     Raises:
-        ValueError: `labels` are given and are not `config.num_classes` many.
+        ValueError: the number of `labels` is not `config.num_classes`.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class UniFormerV2(nn.Module):
         self.global_blocks = nn.ModuleList([GlobalUniBlock(config, drop_path=rate) for rate in rates])
         self.query = nn.Parameter(torch.zeros(config.num_queries, config.width)) if stages else None
         if self.query is not None and config.num_queries > 1:
-            nn.init.trunc_normal_(self.query, std=0.02)  # equal queries would stay equal for ever
+            nn.init.trunc_normal_(self.query, std=0.02)  # equal queries would stay equal
         self.fusion = nn.Linear(stages * config.width, config.width) if config.fusion == "parallel" and stages else None
         mixes = config.mix_class_token and stages > 0
         self.mix = nn.Parameter(torch.zeros(config.width)) if mixes else None
@@ -122,7 +121,7 @@ class UniFormerV2(nn.Module):
 
         Args:
             clip: (batch, 3, frames, height, width); uint8 RGB, or float and normalised already.
-                Any number of frames; height and width divisible by the patch size. Or what `encode` made of that.
+                Any number of frames; height and width divisible by the patch size. Or the output of `encode`.
 
         Returns:
             Logits, (batch, classes).
@@ -151,34 +150,34 @@ class UniFormerV2(nn.Module):
         return EncodedFrames(tuple(tokens), frames, layout)
 
     def aggregate(self, encoded: EncodedFrames, *, attention: bool = False) -> ClipFeatures:
-        """The second part of `forward_features`: the global stages, on clips that are encoded."""
+        """The second part of `forward_features`: the global stages."""
         stages = GlobalStages(self, attention=attention)
         for tokens in encoded.stages:
             stages.add(tokens, encoded.layout)
         return self._features(stages, encoded.frame_embeddings)
 
     def _encode(self, clip: Tensor, add: Callable[[Tensor, TokenLayout], None]) -> tuple[Tensor, TokenLayout]:
-        self._check(clip)
+        self._check_shape(clip)
         return self.backbone.encode(clip, self.config.global_after, add)
 
     def _features(self, stages: GlobalStages, frames: Tensor) -> ClipFeatures:
         pooled = self._mix(stages.fused(), frames.mean(1))
-        return ClipFeatures(pooled, frames, tuple(stages.attention) if stages.wants_attention else None)
+        return ClipFeatures(pooled, frames, tuple(stages.attention) if stages.with_attention else None)
 
-    def _mix(self, summary: Tensor | None, image: Tensor) -> Tensor:
-        """Global token and the image model's own view, mixed per channel (section 3.4).
+    def _mix(self, global_token: Tensor | None, frames: Tensor) -> Tensor:
+        """Global token (batch, width) and mean frame embedding (batch, width), mixed per channel (section 3.4).
 
-        The image model's view is the mean over frames of its class token. A family without one (SigLIP), or one that
-        is classified by its pooled patches (BEiT), has its pooled embedding in the class token's place.
+        The frame embedding is the class token; the pooled patches in families without one (SigLIP) or with a head on
+        the pooled patches (BEiT).
         """
-        if summary is None:  # no global stages: the image model over time
-            return image
+        if global_token is None:  # no global stages
+            return frames
         if self.mix is None:
-            return summary
+            return global_token
         share = self.mix.sigmoid()
-        return (1 - share) * summary + share * image
+        return (1 - share) * global_token + share * frames
 
-    def _check(self, clip: Tensor) -> None:
+    def _check_shape(self, clip: Tensor) -> None:
         size = self.config.patch_size
         if clip.ndim != 5 or clip.shape[1] != 3 or clip.shape[2] == 0:
             raise ValueError(f"clip must be (batch, 3, frames, height, width), got {tuple(clip.shape)}")
@@ -190,15 +189,15 @@ class UniFormerV2(nn.Module):
 class GlobalStages:
     """Runs the global UniBlocks of one forward pass and fuses them (section 3.4, figure 4).
 
-    sequential       the query of a stage is the output of the stage before
-    parallel         every stage starts from the learned query; a linear layer joins their outputs
-    hierarchical KV  every stage starts from the learned query; the output of the stage before joins its context
-    hierarchical Q   the learned query joins the outputs of the stage before as the queries of a stage
+    sequential       the query of a stage is the output of the previous stage
+    parallel         the query of every stage is the learned one; a linear layer joins their outputs
+    hierarchical KV  the query is the learned one; the output of the previous stage joins the context
+    hierarchical Q   the queries are the learned one and the outputs of the previous stage
     """
 
     def __init__(self, model: UniFormerV2, *, attention: bool):
         self.model = model
-        self.wants_attention = attention
+        self.with_attention = attention
         self.attention: list[StageAttention] = []
         self.outputs: list[Tensor] = []  # (batch, queries, width) of each stage so far
 
@@ -216,7 +215,7 @@ class GlobalStages:
         elif self.outputs and fusion == "hierarchical_q":
             query = torch.cat([learned, self.outputs[-1]], dim=1)
         block = self.model.global_blocks[len(self.outputs)]
-        output, weights = block(query, tokens, layout, extra=extra, weights=self.wants_attention)
+        output, weights = block(query, tokens, layout, extra=extra, weights=self.with_attention)
         self.outputs.append(output)
         if weights is not None:
             self.attention.append(_stage_attention(weights, tokens.shape[1], layout))

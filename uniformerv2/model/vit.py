@@ -1,7 +1,7 @@
 """The image transformer, applied to every frame of a clip by itself.
 
-One class for every supported family: what a family adds is a field of `ModelConfig`. Tokens are (batch, frames, tokens,
-width) throughout: the class token where there is one, the patches row by row, the register tokens; contiguous.
+One class for all families: what a family adds is a field of `ModelConfig`. Tokens are (batch, frames, tokens, width),
+contiguous, in the order of `TokenLayout`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class QuickGELU(nn.Module):
     factor = 1.702
 
     def forward(self, x: Tensor) -> Tensor:
-        # the same function through silu, whose backward keeps one tensor instead of three
+        # by silu, whose backward keeps one tensor instead of three
         return F.silu(x * self.factor) * (1 / self.factor)
 
 
@@ -57,11 +57,11 @@ class DropPath(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """The stem: patches of each frame, or of three frames at every second one, to tokens.
+    """The stem: tokens from the patches of each frame, or with stride 2 from those of three frames.
 
-    The same numbers as a strided Conv3d, computed as linear layers so that tokens come out directly.
-    uint8 clips are RGB in [0, 255]; the mean and standard deviation of the preprocessing are folded into
-    the weights. Float clips are taken as normalised, in the channel order of the preprocessing.
+    A strided Conv3d, computed as linear layers on patches. uint8 clips are RGB in [0, 255]; the mean and standard
+    deviation of the preprocessing are folded into the weights. Float clips are normalised already, in the channel order
+    of the preprocessing.
     """
 
     mean: Tensor
@@ -76,7 +76,7 @@ class PatchEmbedding(nn.Module):
             torch.empty(config.width, 3, self.temporal_kernel, config.patch_size, config.patch_size)
         )
         self.bias = nn.Parameter(torch.empty(config.width)) if config.patch_bias else None
-        # explicit device: they are no part of the weights, so a model built on "meta" must have them too
+        # on the CPU also when the model is built on "meta": no weights replace them
         self.register_buffer("mean", torch.tensor(preprocessing.mean, device="cpu"), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std, device="cpu"), persistent=False)
 
@@ -86,23 +86,23 @@ class PatchEmbedding(nn.Module):
         return embed_patches(split_into_patches(clip, self.patch_size).to(self.weight.dtype), taps)
 
     def taps(self, raw: bool) -> list[tuple[Tensor, Tensor | None]]:
-        """The linear layer of each frame that the kernel sees: weight (width, 3·patch·patch) and bias (width,).
+        """The linear layer for each frame of the kernel: weight (width, 3·patch·patch) and bias (width,).
 
         Args:
-            raw: for uint8 clips.
+            raw: whether clips are uint8.
         """
         weight, shift = self._folded_normalisation() if raw else (self.weight, None)
         # (width, 3, taps, patch, patch) -> taps of (width, 3·patch·patch)
         weights = weight.permute(2, 0, 1, 3, 4).flatten(2).unbind()
         biases: list[Tensor | None] = [None] * len(weights) if shift is None else list(shift.unbind())
-        if self.bias is not None:  # once, so with the centre
+        if self.bias is not None:  # in the central tap alone
             centre = len(weights) // 2
             shifted = biases[centre]
             biases[centre] = self.bias if shifted is None else self.bias + shifted
         return list(zip(weights, biases, strict=True))
 
     def _folded_normalisation(self) -> tuple[Tensor, Tensor]:
-        """Weights for values in [0, 255] and RGB order, and what the mean takes away: (taps, width)."""
+        """Weights for values in [0, 255] in RGB order, and the shift by the mean, (taps, width)."""
         std, mean = self.std.view(3, 1, 1, 1), self.mean.view(3, 1, 1, 1)
         shift = -(self.weight * (mean / std)).sum((1, 3, 4)).T
         weight = self.weight / (255 * std)
@@ -123,9 +123,8 @@ def split_into_patches(clip: Tensor, size: int) -> Tensor:
 def embed_patches(patches: Tensor, taps: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
     """Patches to tokens: (batch, frames, patches, 3·size·size) -> (batch, frames after the stem, patches, width).
 
-    One tap is applied to every frame. Three are a kernel of 3 with stride 2 and padding 1 in time: output t sees the
-    frames 2t-1, 2t and 2t+1 that exist. Taps outside the clip are left out instead of padded, which is the padding with
-    zeros after normalisation for uint8 clips too.
+    One tap is applied to every frame. Three are a kernel of 3 with stride 2 and padding 1 in time, on the frames 2t-1,
+    2t and 2t+1. Taps outside of the clip are left out, which equals zeros after normalisation for uint8 clips too.
     """
     if len(taps) == 1:
         return taps[0](patches)
@@ -259,7 +258,7 @@ def _identity(x: Tensor) -> Tensor:
 
 
 class AttentionPool(nn.Module):
-    """One learned query attends to class token and patches, then passes an MLP (SigLIP, Perception Encoder)."""
+    """Attention of one learned query to class token and patches, then an MLP (SigLIP, Perception Encoder)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -279,7 +278,7 @@ class AttentionPool(nn.Module):
 
 
 class ImageTransformer(nn.Module):
-    """A vision transformer for images. The video model owns one, and may put other blocks in place of `blocks`."""
+    """A vision transformer for images, with blocks of the video model."""
 
     def __init__(self, config: ModelConfig, preprocessing: Preprocessing, blocks: list[Block]):
         super().__init__()
@@ -317,7 +316,7 @@ class ImageTransformer(nn.Module):
         return cast("list[Block]", list(self.blocks))
 
     def embed(self, clip: Tensor) -> tuple[Tensor, TokenLayout]:
-        """(batch, 3, frames, height, width) -> tokens that enter the first block, and their layout."""
+        """(batch, 3, frames, height, width) -> the tokens before the first block, and their layout."""
         patches = self.patch_embedding(clip)
         size = self.config.patch_size
         layout = self._token_layout((clip.shape[-2] // size, clip.shape[-1] // size), clip.device)
@@ -337,8 +336,8 @@ class ImageTransformer(nn.Module):
 
         Args:
             clip: (batch, 3, frames, height, width).
-            stages: numbers of the blocks behind which `add` is given the tokens (batch, frames, tokens, width) as they
-                come, so that none need be kept.
+            stages: numbers of the blocks after which `add` is called with the tokens (batch, frames, tokens, width),
+                which need not be kept.
 
         Returns:
             Frame embeddings (batch, frames, width), and the layout of the tokens.
@@ -351,7 +350,7 @@ class ImageTransformer(nn.Module):
         return self.frame_embeddings(tokens, layout), layout
 
     def frame_embeddings(self, tokens: Tensor, layout: TokenLayout) -> Tensor:
-        """What the image model says of each frame: (batch, frames, tokens, width) -> (batch, frames, width)."""
+        """Class token or pooled tokens of each frame: (batch, frames, tokens, width) -> (batch, frames, width)."""
         if self.config.pool == "class_token":
             return self.pool_norm(self.post_norm(tokens[:, :, 0]))
         tokens = self.post_norm(tokens[:, :, : layout.spatial_tokens])
@@ -361,11 +360,10 @@ class ImageTransformer(nn.Module):
     def _token_layout(self, grid: tuple[int, int], device: torch.device) -> TokenLayout:
         config = self.config
         classes = int(config.class_token)
-        turns = None
-        if config.rotary is not None:
-            turns = rotary_table(config.rotary, grid, config.width // config.heads, device)
-        distances = relative_position_index(grid, classes, device) if config.relative_bias else None
-        return TokenLayout(classes, grid, turns, distances)
+        channels = config.width // config.heads
+        rotary = rotary_table(config.rotary, grid, channels, device) if config.rotary is not None else None
+        relative_index = relative_position_index(grid, classes, device) if config.relative_bias else None
+        return TokenLayout(classes, grid, rotary, relative_index)
 
     @staticmethod
     def _repeat(tokens: Tensor, like: Tensor) -> Tensor:
