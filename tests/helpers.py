@@ -41,6 +41,7 @@ def write_video(
     container: str | None = None,
     muxer: dict[str, str] | None = None,
     times: Sequence[int] | None = None,
+    size: tuple[int, int] | None = None,
     prepare: Callable[[av.VideoStream], object] = lambda stream: None,
     **options: str | int,
 ) -> Target:
@@ -54,7 +55,8 @@ def write_video(
         container: format; None: by the suffix of `target`.
         muxer: options of the container.
         times: presentation times in milliseconds; None: as `rate` says.
-        prepare: is called with the stream before the first frame is encoded; may set another size than the frames'.
+        size: (height, width) that the frames are resized to.
+        prepare: is called with the stream before the first frame is encoded.
         options: of the encoder, with underscores for hyphens.
     """
     if isinstance(target, Path):
@@ -68,8 +70,8 @@ def write_video(
             stream.codec_context.time_base = Fraction(1, 1000)
         prepare(stream)
         for number, image in enumerate(frames):
-            if not stream.width:
-                stream.height, stream.width = image.shape[:2]
+            if not number:
+                stream.height, stream.width = size or image.shape[:2]
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             if times:
                 frame.pts, frame.time_base = times[number], Fraction(1, 1000)

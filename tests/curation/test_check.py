@@ -30,12 +30,9 @@ ALL = tuple(FINDINGS)
 
 
 def encode(path: Path, frames: Iterable[np.ndarray], *, codec: str = "mpeg4", side: int = 96, rate: int = 10) -> Path:
-    def resize(stream: av.VideoStream) -> None:
-        stream.width = stream.height = side
-
     muxer = {"movflags": "+faststart"} if path.suffix in (".mp4", ".mov") else {}
     pixels = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
-    return write_video(path, frames, codec=codec, rate=rate, pixels=pixels, muxer=muxer, prepare=resize)
+    return write_video(path, frames, codec=codec, rate=rate, pixels=pixels, muxer=muxer, size=(side, side))
 
 
 def scene(seed: int, *, num_frames: int = 12) -> list[np.ndarray]:

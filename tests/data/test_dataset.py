@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
 
-from helpers import decoded_frames
+from helpers import decoded_frames, write_video
 from uniformerv2.data.annotations import Annotation, Damaged, Unreadable
 from uniformerv2.data.batch import Batch, Sample, collate
 from uniformerv2.data.dataset import VideoDataset, make_loader
@@ -27,30 +27,17 @@ BYTES = Preprocessing(num_frames=4, size=(32, 32), mean=(0.0, 0.0, 0.0), std=(1 
 GREY_ONLY = Augmentation(num_ops=0)  # moves and mirrors, but leaves the grey of a frame
 
 
-def write_video(
-    path: Path,
-    *,
-    width: int = 48,
-    num_frames: int = NUM_FRAMES,
-    codec: str = "mpeg4",
-    options: dict[str, str] | None = None,
-) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=RATE, options=options or {})
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, 32, "yuv420p", 1_000_000
-        for index in range(num_frames):
-            image = np.full((32, width, 3), 5 * index % 256, dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+def write_greys(path: Path, *, width: int = 48, num_frames: int = NUM_FRAMES, **options: Any) -> Path:
+    """A video whose frame i has the grey 5 i."""
+    greys = (np.full((32, width, 3), 5 * index % 256, dtype=np.uint8) for index in range(num_frames))
+    return write_video(path, greys, rate=RATE, prepare=lambda stream: setattr(stream, "bit_rate", 1_000_000), **options)
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Annotation]:
     folder = tmp_path_factory.mktemp("videos")
     return [
-        Annotation(write_video(folder / label / f"{number}.mp4"), label)
+        Annotation(write_greys(folder / label / f"{number}.mp4"), label)
         for label in ("run", "walk")
         for number in "123"
     ]
@@ -86,12 +73,8 @@ def test_views_of_a_video(videos: list[Annotation]) -> None:
 def test_crops_of_a_clip_run_from_left_to_right(tmp_path: Path) -> None:
     image = np.zeros((32, 96, 3), dtype=np.uint8)
     image[:, 32:64], image[:, 64:] = 120, 240
-    (tmp_path / "frames").mkdir()
-    with av.open(str(tmp_path / "frames" / "0.png"), "w", format="image2") as container:
-        stream = container.add_stream("png", rate=1)
-        stream.width, stream.height, stream.pix_fmt = 96, 32, "rgb24"
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
+    file = tmp_path / "frames" / "0.png"
+    write_video(file, [image], codec="png", rate=1, pixels="rgb24", container="image2", muxer={"update": "1"})
     annotation = Annotation(tmp_path / "frames", "thirds")
     for crops, values in ((1, [120]), (3, [0, 120, 240])):
         clips = VideoDataset([annotation], ["thirds"], BYTES, views=Views(crops=crops))[0].clips
@@ -101,7 +84,7 @@ def test_crops_of_a_clip_run_from_left_to_right(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("group", [5, 12, 300])
 def test_views_cost_the_decoding_of_one_view_of_all_their_frames(tmp_path: Path, group: int) -> None:
-    path = write_video(tmp_path / "a.mp4", num_frames=150, options={"g": str(group), "bf": "2"}, codec="libx264")
+    path = write_greys(tmp_path / "a.mp4", num_frames=150, codec="libx264", g=group, bf=2)
     views = VideoDataset([Annotation(path, "run")], ["run"], BYTES, views=Views(4, 3))
     union = sorted({index for clip in range(4) for index in segment_indices(150, 4, clip=clip, clips=4)})
     assert len(union) == 16

@@ -7,12 +7,11 @@ import signal
 from functools import partial
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
 
-from helpers import decoded_frames
+from helpers import decoded_frames, noise, write_video
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.measuring.evaluation import evaluate
@@ -41,16 +40,10 @@ def model(image_model: Path) -> UniFormerV2:
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty frames that differ, in groups of pictures of twelve."""
-    path = tmp_path_factory.mktemp("long") / "long.mp4"
-    noise = np.random.default_rng(0)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=RATE)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for number in range(RATE * SECONDS):
-            frame = noise.integers(0, 60, (48, 64, 3), dtype=np.uint8) + np.uint8(3 * number)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+    brighter = (
+        frame + np.uint8(3 * number) for number, frame in enumerate(noise(RATE * SECONDS, 48, 64, brightest=60))
+    )
+    return write_video(tmp_path_factory.mktemp("long") / "long.mp4", brighter, rate=RATE)
 
 
 # --- what is in them

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 import torch
 
+from helpers import noise, write_video
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.clips import distinct_views, evaluation_views, joined
 from uniformerv2.video.reader import VideoReader
@@ -21,16 +20,7 @@ PREPROCESSING = Preprocessing(num_frames=4, size=(32, 32))
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve frames of noise, wider than high, so that the three crops differ."""
-    path = tmp_path_factory.mktemp("wide") / "wide.mp4"
-    noise = np.random.default_rng(0)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
-        for _ in range(12):
-            frame = noise.integers(0, 255, (48, 80, 3), dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+    return write_video(tmp_path_factory.mktemp("wide") / "wide.mp4", noise(12, 48, 80))
 
 
 @pytest.mark.parametrize("views", [Views(), Views(4), Views(1, 3), Views(4, 3)], ids=str)

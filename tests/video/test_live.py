@@ -8,11 +8,11 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
 
+from helpers import noise, write_video
 from uniformerv2.errors import VideoError
 from uniformerv2.video.live import Address, LiveFrame, LiveFrames, Pace, live_frames, read
 from uniformerv2.video.reader import VideoReader
@@ -196,16 +196,8 @@ def test_cameras_have_a_name_on_each_system(
 
 
 def encoded(codec: str, form: str, side: int, frames: int = 1) -> bytes:
-    content = io.BytesIO()
-    with av.open(content, "w", format=form) as container:
-        stream = container.add_stream(codec, rate=10)
-        stream.width = stream.height = side
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        for _ in range(frames):
-            pixels = NOISE.integers(0, 255, (side, side, 3), dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return content.getvalue()
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    return write_video(io.BytesIO(), noise(frames, side, side), codec=codec, pixels=pixels, container=form).getvalue()
 
 
 def part(content: bytes) -> bytes:

@@ -504,11 +504,15 @@ def frame_folder(folder: Path, suffix: str, codec: str, pixels: str) -> list[np.
     """Twelve images, numbered without leading zeros, with what a plain decode makes of them."""
     folder.mkdir()
     for i, image in enumerate(pictures(12)):
-        with av.open(str(folder / f"frame{i}.{suffix}"), "w", format="image2", options={"update": "1"}) as output:
-            stream = output.add_stream(codec, rate=1)
-            stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, pixels
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(image).reformat(format=pixels)))
-            output.mux(stream.encode(None))
+        write_video(
+            folder / f"frame{i}.{suffix}",
+            [image],
+            codec=codec,
+            rate=1,
+            pixels=pixels,
+            container="image2",
+            muxer={"update": "1"},
+        )
     (folder / "labels.txt").write_text("not an image")
     (folder / "._frame0.png").write_bytes(b"left by another system")
     return [sequential(folder / f"frame{i}.{suffix}")[0] for i in range(12)]
