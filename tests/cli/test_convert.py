@@ -50,9 +50,9 @@ def test_what_no_key_tells_can_be_given(ours: Path, tmp_path: Path, capsys: pyte
 def test_a_file_that_cannot_be_converted_ends_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.pth").write_bytes(b"nothing")
     assert main(["convert", str(tmp_path / "x.pth"), str(tmp_path / "y"), "--to", "ours"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {tmp_path / 'x.pth'}: an unknown format")
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {tmp_path / 'x.pth'}: an unknown format")
+    assert message.count("\n") == 1
     assert not (tmp_path / "y").exists()
 
 
@@ -64,18 +64,18 @@ def test_info_of_a_foreign_file_says_what_it_assumed(
     torch.save(torch.load(path, weights_only=True)["model_state"], path)
     capsys.readouterr()
     assert main(["info", str(path)]) == 0
-    said = capsys.readouterr().out
-    assert "official checkpoint" in said
-    assert "recognised: width 64, 2 blocks, patches of 8" in said
-    assert "assumed: 1 heads of 64 channels" in said
-    assert "from the file name: 8 frames" in said
-    assert "labels (174): the order of the labels is unconfirmed" in said
-    assert "format              official" in said
+    message = capsys.readouterr().out
+    assert "official checkpoint" in message
+    assert "recognised: width 64, 2 blocks, patches of 8" in message
+    assert "assumed: 1 heads of 64 channels" in message
+    assert "from the file name: 8 frames" in message
+    assert "labels (174): the order of the labels is unconfirmed" in message
+    assert "format              official" in message
 
 
 def test_info_of_ours_says_what_it_holds(ours: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(ours)]) == 0
-    said = capsys.readouterr().out
-    assert "everything is from its metadata" in said
-    assert "labels (174): a guess" in said
-    assert "origin              a test" in said
+    message = capsys.readouterr().out
+    assert "everything is from its metadata" in message
+    assert "labels (174): a guess" in message
+    assert "origin              a test" in message

@@ -15,41 +15,19 @@ from torch import Tensor, nn
 from uniformerv2 import CheckpointError, arm
 from uniformerv2.model.arming import inflate_stem
 from uniformerv2.weights.download import FileNotOnServerError
+from uniformerv2.weights.key_names import StateDict
+from weights.samples import linear, timm_state
 
 WIDTH, DEPTH, HEADS, PATCH, SIDE = 32, 2, 4, 8, 3
 
 
-def timm_state() -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-
-    def rand(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator) * 0.3
-
-    state = {
-        "cls_token": rand(1, 1, WIDTH),
-        "pos_embed": rand(1, 1 + SIDE * SIDE, WIDTH),
-        "patch_embed.proj.weight": rand(WIDTH, 3, PATCH, PATCH),
-        "patch_embed.proj.bias": rand(WIDTH),
-        "norm.weight": rand(WIDTH),
-        "norm.bias": rand(WIDTH),
-        "head.weight": rand(10, WIDTH),
-        "head.bias": rand(10),
-    }
-    linears = {
-        "attn.qkv": (3 * WIDTH, WIDTH),
-        "attn.proj": (WIDTH, WIDTH),
-        "mlp.fc1": (128, WIDTH),
-        "mlp.fc2": (WIDTH, 128),
-    }
-    for block in range(DEPTH):
-        for norm in ("norm1", "norm2"):
-            state |= {f"blocks.{block}.{norm}.{part}": rand(WIDTH) for part in ("weight", "bias")}
-        for name, shape in linears.items():
-            state |= {f"blocks.{block}.{name}.weight": rand(*shape), f"blocks.{block}.{name}.bias": rand(shape[0])}
-    return state
+def small_state() -> StateDict:
+    torch.manual_seed(0)
+    state = timm_state(WIDTH, DEPTH, 4 * WIDTH, patch=PATCH, grid=SIDE, rand=torch.randn)
+    return {key: 0.3 * tensor for key, tensor in (state | linear("head", 10, WIDTH, rand=torch.randn)).items()}
 
 
-def image_class_token(state: dict[str, Tensor], image: Tensor, *, depth: int = DEPTH, heads: int = HEADS) -> Tensor:
+def image_class_token(state: StateDict, image: Tensor, *, depth: int = DEPTH, heads: int = HEADS) -> Tensor:
     """A plain vision transformer, written from its definition: (batch, 3, h, w) -> (batch, width)."""
     batch, stem = image.shape[0], state["patch_embed.proj.weight"]
     width = stem.shape[0]
@@ -75,7 +53,7 @@ def image_class_token(state: dict[str, Tensor], image: Tensor, *, depth: int = D
 @pytest.fixture
 def image_file(tmp_path: Path) -> Path:
     path = tmp_path / "vit.safetensors"
-    save_file(timm_state(), path, {"heads": str(HEADS), "mean": "[0.1, 0.2, 0.3]", "std": "[0.4, 0.5, 0.6]"})
+    save_file(small_state(), path, {"heads": str(HEADS), "mean": "[0.1, 0.2, 0.3]", "std": "[0.4, 0.5, 0.6]"})
     return path
 
 
@@ -84,7 +62,7 @@ def test_armed_but_untrained_every_frame_is_the_image_models(image_file: Path, l
     model = arm(image_file, layout=layout, num_classes=4, labels="abcd").eval()  # type: ignore[arg-type]
     clip = torch.randn(2, 3, 6, 24, 24, generator=torch.Generator().manual_seed(1))
     seen = clip[:, :, ::2] if layout == "temporal" else clip  # the inflated stem starts from the middle frame
-    expected = torch.stack([image_class_token(timm_state(), frame) for frame in seen.unbind(2)], 1)
+    expected = torch.stack([image_class_token(small_state(), frame) for frame in seen.unbind(2)], 1)
     torch.testing.assert_close(model.forward_features(clip).frame_embeddings, expected, atol=1e-5, rtol=1e-4)
     assert model.labels == ("a", "b", "c", "d")
     assert (model.preprocessing.mean, model.preprocessing.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -95,7 +73,7 @@ def test_another_size_is_interpolated(image_file: Path) -> None:
     assert model.config.image_size == model.preprocessing.size == (16, 40)
     assert model.preprocessing.num_frames == 3
     assert model.backbone.position_embedding.shape == (1 + 2 * 5, WIDTH)
-    assert torch.equal(model.backbone.position_embedding[0], timm_state()["pos_embed"][0, 0])
+    assert torch.equal(model.backbone.position_embedding[0], small_state()["pos_embed"][0, 0])
 
 
 def test_options_reach_the_architecture(image_file: Path) -> None:
@@ -113,28 +91,28 @@ def test_inflated_stem_sees_the_middle_frame() -> None:
     assert not inflated[:, :, 2].any()
 
 
-def _without(*keys: str) -> dict[str, Tensor]:
-    return {key: tensor for key, tensor in timm_state().items() if key not in keys}
+def _without(*keys: str) -> StateDict:
+    return {key: tensor for key, tensor in small_state().items() if key not in keys}
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "message"),
     [
         ({"a": torch.zeros(1)}, "no image transformer in keys like a; the known names are those of timm"),
         (_without("norm.bias"), "missing: backbone.post_norm.bias"),
-        ({**timm_state(), "blocks.0.ls1.gamma": torch.zeros(WIDTH)}, "missing: backbone.blocks.0.scale2"),
-        ({**timm_state(), "blocks.0.attn.q_norm.weight": torch.zeros(8)}, "no place for blocks.0.attn.q_norm.weight"),
+        ({**small_state(), "blocks.0.ls1.gamma": torch.zeros(WIDTH)}, "missing: backbone.blocks.0.scale2"),
+        ({**small_state(), "blocks.0.attn.q_norm.weight": torch.zeros(8)}, "no place for blocks.0.attn.q_norm.weight"),
         (_without("blocks.1.attn.proj.bias"), "missing: backbone.blocks.1.attention.proj.bias"),
-        ({**timm_state(), "patch_embed.proj.weight": torch.zeros(WIDTH, 3, 2, 8, 8)}, "load_model reads video models"),
-        ({**timm_state(), "pos_embed": torch.zeros(1, 12, WIDTH)}, "no square grid"),
+        ({**small_state(), "patch_embed.proj.weight": torch.zeros(WIDTH, 3, 2, 8, 8)}, "load_model reads video models"),
+        ({**small_state(), "pos_embed": torch.zeros(1, 12, WIDTH)}, "no square grid"),
     ],
 )
-def test_other_files_are_refused_by_name(tmp_path: Path, state: dict[str, Tensor], said: str) -> None:
+def test_other_files_are_refused_by_name(tmp_path: Path, state: StateDict, message: str) -> None:
     path = tmp_path / "other.safetensors"
     save_file(state, path, {"heads": str(HEADS)})
     with pytest.raises(CheckpointError, match=r"other\.safetensors") as error:
         arm(path, num_classes=4)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_size_may_be_one_number_and_patches_may_change(image_file: Path) -> None:
@@ -147,7 +125,7 @@ def test_a_size_may_be_one_number_and_patches_may_change(image_file: Path) -> No
 
 
 def test_the_report_says_what_was_recognised_assumed_and_left_out(tmp_path: Path) -> None:
-    model = arm({key: tensor.half() for key, tensor in timm_state().items()}, num_classes=4, heads=HEADS)
+    model = arm({key: tensor.half() for key, tensor in small_state().items()}, num_classes=4, heads=HEADS)
     recognised, assumed, left_out, converted = model.loading_report
     assert recognised.startswith("recognised ViT (timm names): 32 wide, 2 blocks, patches of 8 pixels, images of 24x24")
     assert "mean and std of 0.5" in assumed
@@ -159,7 +137,7 @@ def test_the_report_says_what_was_recognised_assumed_and_left_out(tmp_path: Path
 
 def test_options_say_how_the_image_model_is(image_file: Path) -> None:
     """A grid that is no square, heads against the metadata, the mean of the patches instead of the class token."""
-    state = {**timm_state(), "pos_embed": torch.randn(1, 1 + 2 * 6, WIDTH)}
+    state = {**small_state(), "pos_embed": torch.randn(1, 1 + 2 * 6, WIDTH)}
     model = arm(state, num_classes=4, image_size=(16, 48), heads=2, pool="mean", mean=(0.1, 0.1, 0.1))
     assert (model.config.grid, model.config.heads, model.config.pool) == ((2, 6), 2, "mean")
     assert (model.preprocessing.mean, model.preprocessing.std) == ((0.1, 0.1, 0.1), (0.5, 0.5, 0.5))
@@ -170,7 +148,7 @@ def test_options_say_how_the_image_model_is(image_file: Path) -> None:
 
 def test_a_live_module_of_timm_tells_through_its_attributes() -> None:
     module = nn.Module()
-    for name, tensor in timm_state().items():
+    for name, tensor in small_state().items():
         *path, last = name.split(".")
         owner = module
         for part in path:
@@ -190,7 +168,7 @@ def test_a_live_module_of_timm_tells_through_its_attributes() -> None:
 
 def write_folder(folder: Path, *, config: object, name: str) -> None:
     folder.mkdir()
-    save_file(timm_state(), folder / name)
+    save_file(small_state(), folder / name)
     file = "open_clip_config.json" if name.startswith("open_clip") else "config.json"
     (folder / file).write_text(json.dumps(config))
 
@@ -222,7 +200,7 @@ def test_repositories_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_weights_in_several_files(tmp_path: Path) -> None:
-    state = timm_state()
+    state = small_state()
     names = sorted(state)
     halves = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
     for file, keys in halves.items():

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from uniformerv2 import CheckpointError, ModelConfig, Preprocessing, UniFormerV2, load_model, named_config, save_model
+from uniformerv2 import CheckpointError, ModelConfig, UniFormerV2, load_model, named_config, save_model
 from uniformerv2.weights.convert import convert
 from uniformerv2.weights.files import read_tensors
-from uniformerv2.weights.key_names import VIDEO_FORMATS, to_ours
+from uniformerv2.weights.key_names import VIDEO_FORMATS, StateDict, from_ours, to_ours
 from uniformerv2.weights.labels import class_list
 from uniformerv2.weights.recognise import recognise
+from weights.samples import assert_same, same_tensors, small_model
 
 SIZES = {"uniformerv2_b16": "B/16", "uniformerv2_l14": "L/14", "uniformerv2_l14_336": "L/14@336"}
 WIDTH = 64  # of the small copies: one head
@@ -31,28 +32,26 @@ DATASETS = {
     "hacs": "hacs",
 }
 
-State = dict[str, Tensor]
-
 
 @pytest.fixture(scope="module")
 def facts(shared: Path) -> dict[str, dict[str, dict]]:
     return json.loads((shared / "facts" / "official_structures.json").read_text())
 
 
-def expected_config(told: dict, *, small: bool) -> ModelConfig:
-    size, layout, _, variant = told["structure"].split("|")
-    config = named_config(SIZES[size], layout, num_classes=told["num_classes"], mix_class_token=variant != "frozen")
+def expected_config(entry: dict, *, small: bool) -> ModelConfig:
+    size, layout, _, variant = entry["structure"].split("|")
+    config = named_config(SIZES[size], layout, num_classes=entry["num_classes"], mix_class_token=variant != "frozen")
     return replace(config, width=WIDTH, heads=1) if small else config
 
 
-def official_shapes(facts: dict, told: dict, *, small: bool) -> dict[str, list[int]]:
-    shapes = dict(facts["structures"][told["structure"]]["state_dict"])
+def official_shapes(facts: dict, entry: dict, *, small: bool) -> dict[str, list[int]]:
+    shapes = dict(facts["structures"][entry["structure"]]["state_dict"])
     width = shapes["backbone.class_embedding"][0]
     multiples = {width: WIDTH, 3 * width: 3 * WIDTH, 4 * width: 4 * WIDTH, int(width / 1.5): int(WIDTH / 1.5)}
     if small:
         shapes = {key: [multiples.get(length, length) for length in shape] for key, shape in shapes.items()}
     for name in ("weight", "bias"):
-        shapes[f"backbone.transformer.proj.2.{name}"][:1] = [told["num_classes"]]
+        shapes[f"backbone.transformer.proj.2.{name}"][:1] = [entry["num_classes"]]
     return shapes
 
 
@@ -63,7 +62,7 @@ def file_name(experiment: str) -> str:
     return trained.replace("ssv", "sthv").replace("+", "_") + f"_uniformerv2_{size}_{clip.removeprefix('f')}.pyth"
 
 
-def draw(shapes: dict[str, list[int]]) -> State:
+def draw(shapes: dict[str, list[int]]) -> StateDict:
     generator = torch.Generator().manual_seed(len(shapes))
     state = {}
     for key, shape in shapes.items():
@@ -72,13 +71,7 @@ def draw(shapes: dict[str, list[int]]) -> State:
     return state
 
 
-def same(first: State, second: State) -> bool:
-    return first.keys() == second.keys() and all(
-        first[key].dtype == second[key].dtype and torch.equal(first[key], second[key]) for key in second
-    )
-
-
-def in_mmaction2_names(official: State) -> State:
+def in_mmaction2_names(official: StateDict) -> StateDict:
     names = {
         "backbone.transformer.proj.0.": "backbone.transformer.norm.",
         "backbone.transformer.proj.2.": "cls_head.fc_cls.",
@@ -91,18 +84,32 @@ def in_mmaction2_names(official: State) -> State:
     return renamed
 
 
-def test_all_49_are_recognised_at_full_size(facts: dict) -> None:
+def shapes_of(state: StateDict) -> dict[str, torch.Size]:
+    return {key: tensor.shape for key, tensor in state.items()}
+
+
+def shapes_of_model(config: ModelConfig) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return shapes_of(UniFormerV2(config).state_dict())
+
+
+def test_all_49_are_renamed_both_ways_and_recognised_at_full_size(facts: dict) -> None:
     assert len(facts["experiments"]) == 49
-    for experiment, told in facts["experiments"].items():
-        shapes = official_shapes(facts, told, small=False)
+    expected_shapes = cache(shapes_of_model)
+    for experiment, entry in facts["experiments"].items():
+        shapes = official_shapes(facts, entry, small=False)
         official = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
         for kind, state in (("official", official), ("mmaction2", in_mmaction2_names(official))):
             ours, unknown = to_ours(state, VIDEO_FORMATS[kind])
-            assert not unknown
+            assert not unknown, experiment
+            assert shapes_of(ours) == expected_shapes(expected_config(entry, small=False)), experiment
+            back, unknown = from_ours(ours, VIDEO_FORMATS[kind])
+            assert not unknown, experiment
+            assert shapes_of(back) == shapes_of(state), experiment
             info = recognise(ours, kind, source="x", file_name=file_name(experiment))  # type: ignore[arg-type]
-            assert info.config == expected_config(told, small=False), experiment
-            assert info.preprocessing.num_frames == told["frames"], experiment
-            assert info.preprocessing.size == (told["crop"], told["crop"])
+            assert info.config == expected_config(entry, small=False), experiment
+            assert info.preprocessing.num_frames == entry["frames"], experiment
+            assert info.preprocessing.size == (entry["crop"], entry["crop"])
             something = experiment.startswith("exp/sth")
             assert info.preprocessing.channel_order == ("bgr" if something and kind == "official" else "rgb")
             dataset = DATASETS[experiment.split("/")[1]]
@@ -114,17 +121,17 @@ def test_all_49_load_and_convert_between_all_formats_and_back_bit_for_bit(facts:
 
     Experiments that differ only in frames or pretraining have the same tensors; one of them stands for all.
     """
-    distinct = {(told["structure"], name.split("/")[1]): (name, told) for name, told in facts["experiments"].items()}
-    for experiment, told in distinct.values():
-        official = draw(official_shapes(facts, told, small=True))
+    distinct = {(entry["structure"], name.split("/")[1]): (name, entry) for name, entry in facts["experiments"].items()}
+    for experiment, entry in distinct.values():
+        official = draw(official_shapes(facts, entry, small=True))
         path = tmp_path / file_name(experiment)
         torch.save({"model_state": official, "epoch": 3, "cfg": "TRAIN:"}, path)
         model = load_model(path)
-        assert model.config == expected_config(told, small=True), experiment
-        assert len(model.labels) == told["num_classes"]
+        assert model.config == expected_config(entry, small=True), experiment
+        assert len(model.labels) == entry["num_classes"]
         assert any("assumed: 1 heads" in line for line in model.loading_report)
 
-        seen: dict[str, State] = {}
+        seen: dict[str, StateDict] = {}
         before = path
         for step, to in enumerate(("mmaction2", "ours", "official", "ours", "mmaction2", "official")):
             after = tmp_path / f"{step}.{to}"
@@ -132,19 +139,19 @@ def test_all_49_load_and_convert_between_all_formats_and_back_bit_for_bit(facts:
             if step in (0, 5):  # what is lost in between cannot come back
                 metadata, seen[to] = read_tensors(after)
             before = after
-        assert same(seen["official"], official), experiment
+        assert same_tensors(seen["official"], official), experiment
         assert json.loads(metadata["labels"]) == list(model.labels)
 
         converted = in_mmaction2_names(official)
         body = {key: tensor for key, tensor in converted.items() if not key.startswith("cls_head.")}
-        assert same({key: seen["mmaction2"][key] for key in body}, body)
+        assert same_tensors({key: seen["mmaction2"][key] for key in body}, body)
         dataset = DATASETS[experiment.split("/")[1]]
         original = {name: row for row, name in enumerate(class_list(dataset, order="official"))}
         # the two orders spell a few classes differently
         rows = [
             (row, original[name]) for row, name in enumerate(class_list(dataset, order="mmaction2")) if name in original
         ]
-        assert len(rows) > 0.9 * told["num_classes"]
+        assert len(rows) > 0.9 * entry["num_classes"]
         new, old = zip(*rows, strict=True)
         for name in ("cls_head.fc_cls.weight", "cls_head.fc_cls.bias"):
             assert torch.equal(seen["mmaction2"][name][list(new)], converted[name][list(old)])
@@ -152,47 +159,21 @@ def test_all_49_load_and_convert_between_all_formats_and_back_bit_for_bit(facts:
             file.unlink()
 
 
-CONFIG = ModelConfig(
-    width=64,
-    depth=3,
-    heads=2,
-    patch_size=8,
-    image_size=(16, 16),
-    local_blocks="attention",
-    global_after=(0, 2),
-    num_classes=3,
-)
-PREPROCESSING = Preprocessing(num_frames=5, size=(16, 16), mean=(0.1, 0.2, 0.3), channel_order="bgr")
-
-
-def small_model(**changes: object) -> UniFormerV2:
-    torch.manual_seed(0)
-    config = replace(CONFIG, **changes)  # type: ignore[arg-type]
-    return UniFormerV2(
-        config, replace(PREPROCESSING, size=config.image_size), [f"c{n}" for n in range(config.num_classes)], "a guess"
-    )
-
-
 @pytest.mark.parametrize("to", ["official", "mmaction2"])
 def test_what_the_format_cannot_say_is_kept_beside_it(tmp_path: Path, to: str) -> None:
-    model = small_model()
-    save_model(model, tmp_path / "ours.safetensors", origin="a test", licence="MIT")
+    model = small_model(image_size=(16, 16))
+    save_model(model, tmp_path / "ours.safetensors")
     report = convert(tmp_path / "ours.safetensors", tmp_path / "theirs.pth", to=to)  # type: ignore[arg-type]
     assert any("note: these weights expect mean (0.1, 0.2, 0.3)" in line for line in report)
     written = torch.load(tmp_path / "theirs.pth", weights_only=True)
     state = written["model_state" if to == "official" else "state_dict"]
     assert all(key.startswith(("backbone.", "cls_head.")) for key in state), "the state dict itself stays pure"
-    loaded = load_model(tmp_path / "theirs.pth")
-    assert (loaded.config, loaded.preprocessing) == (model.config, model.preprocessing)
-    assert (loaded.labels, loaded.label_note) == (model.labels, "a guess")
-    assert (loaded.origin, loaded.licence) == ("a test", "MIT")
-    assert same(loaded.state_dict(), model.state_dict())
+    assert_same(load_model(tmp_path / "theirs.pth"), model)
 
 
 def test_a_head_of_ours_in_mmaction2_order_comes_back_in_it(tmp_path: Path) -> None:
     """The official file holds the rows in the official order, and remembers which order ours had."""
-    model = small_model(num_classes=400)
-    model.labels = class_list("kinetics400", order="mmaction2")
+    model = small_model(class_list("kinetics400", order="mmaction2"), image_size=(16, 16))
     save_model(model, tmp_path / "ours.safetensors")
     report = convert(tmp_path / "ours.safetensors", tmp_path / "official.pyth", to="official")
     assert any("from the mmaction2 order of kinetics400 into the official order" in line for line in report)
@@ -203,11 +184,11 @@ def test_a_head_of_ours_in_mmaction2_order_comes_back_in_it(tmp_path: Path) -> N
     convert(tmp_path / "official.pyth", tmp_path / "back.safetensors", to="ours")
     back = load_model(tmp_path / "back.safetensors")
     assert back.labels == model.labels
-    assert same(back.state_dict(), model.state_dict())
+    assert same_tensors(back.state_dict(), model.state_dict())
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"register_tokens": 2, "layer_scale": True}, "register_tokens=2, layer_scale=True"),
         ({"activation": "gelu"}, "activation='gelu'"),
@@ -216,16 +197,16 @@ def test_a_head_of_ours_in_mmaction2_order_comes_back_in_it(tmp_path: Path) -> N
         ({"image_size": (16, 24)}, r"image_size=\(16, 24\)"),
     ],
 )
-def test_what_a_format_has_no_name_for_is_refused(tmp_path: Path, changes: dict[str, object], said: str) -> None:
-    save_model(small_model(**changes), tmp_path / "ours.safetensors")
-    with pytest.raises(CheckpointError, match=rf"ours\.safetensors: the official format cannot express .*{said}"):
+def test_what_a_format_has_no_name_for_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    save_model(small_model(**{"image_size": (16, 16), **changes}), tmp_path / "ours.safetensors")
+    with pytest.raises(CheckpointError, match=rf"ours\.safetensors: the official format cannot express .*{message}"):
         convert(tmp_path / "ours.safetensors", tmp_path / "official.pyth", to="official")
     assert not (tmp_path / "official.pyth").exists()
 
 
 def test_half_precision_stays_half(tmp_path: Path, facts: dict) -> None:
-    told = facts["experiments"]["exp/k400/k400_b16_f8x224"]
-    official = draw(official_shapes(facts, told, small=True))
+    entry = facts["experiments"]["exp/k400/k400_b16_f8x224"]
+    official = draw(official_shapes(facts, entry, small=True))
     torch.save({key: tensor.half() for key, tensor in official.items()}, tmp_path / "half.pyth")
     convert(tmp_path / "half.pyth", tmp_path / "mm.pth", to="mmaction2")
     assert read_tensors(tmp_path / "mm.pth")[1]["backbone.class_embedding"].dtype == torch.float16
@@ -235,8 +216,7 @@ def test_half_precision_stays_half(tmp_path: Path, facts: dict) -> None:
 
 
 def test_a_wrong_file_is_not_converted(tmp_path: Path) -> None:
-    model = small_model()
-    save_model(model, tmp_path / "ours.safetensors")
+    save_model(small_model(image_size=(16, 16)), tmp_path / "ours.safetensors")
     convert(tmp_path / "ours.safetensors", tmp_path / "official.pyth", to="official")
     content = torch.load(tmp_path / "official.pyth", weights_only=True)
     del content["model_state"]["backbone.transformer.balance"]
@@ -250,9 +230,9 @@ def test_a_wrong_file_is_not_converted(tmp_path: Path) -> None:
 
 
 def test_a_file_can_be_converted_onto_itself(tmp_path: Path) -> None:
-    model = small_model()
+    model = small_model(image_size=(16, 16))
     path = tmp_path / "m"
     save_model(model, path)
     for to in ("official", "mmaction2", "ours", "ours"):
         convert(path, path, to=to)  # type: ignore[arg-type]
-        assert same(load_model(path).state_dict(), model.state_dict())
+        assert same_tensors(load_model(path).state_dict(), model.state_dict())

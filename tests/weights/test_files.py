@@ -1,4 +1,4 @@
-"""Tensors come out of files of every kind, and what is wrong with a file is said in one line."""
+"""Tensors come out of files of every format, and errors name what is wrong with a file in one line."""
 
 from __future__ import annotations
 
@@ -16,23 +16,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from uniformerv2 import CheckpointError
 from uniformerv2.weights.files import read_metadata, read_tensors, write_safetensors
+from weights.samples import same_tensors
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int64)}
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in second)
 
 
 def test_safetensors_come_with_their_metadata_whatever_the_name(tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "weights.pth", {"who": "me"})
     metadata, tensors = read_tensors(tmp_path / "weights.pth")
     assert metadata == {"who": "me"}
-    assert same(tensors, STATE)
+    assert same_tensors(tensors, STATE)
     assert read_metadata(tmp_path / "weights.pth") == {"who": "me"}
 
 
@@ -56,13 +52,13 @@ def test_torch_files_are_unwrapped(tmp_path: Path, wrapped: dict[str, object], a
     torch.save(wrapped, tmp_path / "x.safetensors", _use_new_zipfile_serialization=archive)
     metadata, tensors = read_tensors(tmp_path / "x.safetensors")
     assert metadata == {}
-    assert same(tensors, STATE)
+    assert same_tensors(tensors, STATE)
 
 
 def test_a_prefix_that_only_some_names_have_stays(tmp_path: Path) -> None:
     state = {"module.a": torch.zeros(1), "b": torch.zeros(1)}
     torch.save(state, tmp_path / "x.pth")
-    assert same(read_tensors(tmp_path / "x.pth")[1], state)
+    assert same_tensors(read_tensors(tmp_path / "x.pth")[1], state)
 
 
 def test_metadata_of_ours_is_found_in_torch_files(tmp_path: Path) -> None:
@@ -88,7 +84,7 @@ def test_tensors_are_maps_of_the_file_that_cannot_change_it(tmp_path: Path, kind
 
 
 def test_files_of_ours_are_laid_out_as_memory_is(tmp_path: Path) -> None:
-    """The kernels that torch picks, and so the last digit of what a model says, depend on the alignment."""
+    """The kernels that torch picks, and so the last digits of a model's outputs, depend on the alignment."""
     state = {
         "a": torch.arange(3.0),
         "b": torch.randn(8, 16),
@@ -102,10 +98,10 @@ def test_files_of_ours_are_laid_out_as_memory_is(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["x"]
     metadata, tensors = read_tensors(tmp_path / "x")
     assert metadata == {"who": "Jürgen", "empty": ""}
-    assert same(tensors, state)
+    assert same_tensors(tensors, state)
     assert all(tensors[key].dtype == tensor.dtype for key, tensor in state.items())
     assert all(tensors[key].data_ptr() % 64 == 0 for key in "bcg")
-    assert same(load_file(tmp_path / "x"), state), "the library reads it too"
+    assert same_tensors(load_file(tmp_path / "x"), state), "the library reads it too"
 
 
 class Payload:
@@ -190,10 +186,10 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_file_is_named_in_one_line(tmp_path: Path, name: str) -> None:
-    content, said = BAD[name]
+    content, message = BAD[name]
     path = tmp_path / f"{name}.pth"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=said) as error:
+    with pytest.raises(CheckpointError, match=message) as error:
         read_tensors(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)

@@ -10,29 +10,16 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-import torch
 from huggingface_hub import ModelHubMixin, hub_mixin
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from uniformerv2 import CheckpointError, ModelConfig, Preprocessing, UniFormerV2, arm, load_model, save_model
-
-CONFIG = ModelConfig(width=32, depth=2, heads=2, patch_size=8, image_size=(16, 24), num_classes=2, global_after=(1,))
-PREPROCESSING = Preprocessing(num_frames=5, size=(16, 24), mean=(0.1, 0.2, 0.3))
+from uniformerv2 import CheckpointError, UniFormerV2, arm, load_model, save_model
+from weights.samples import assert_same, small_model
 
 
 @pytest.fixture
 def model() -> UniFormerV2:
-    torch.manual_seed(0)
-    made = UniFormerV2(CONFIG, PREPROCESSING, ["run", "walk"], "a guess")
-    made.origin, made.licence = "a test", "MIT"
-    return made
-
-
-def assert_same(one: UniFormerV2, other: UniFormerV2) -> None:
-    assert (one.config, one.preprocessing, one.labels) == (other.config, other.preprocessing, other.labels)
-    assert (one.label_note, one.origin, one.licence) == (other.label_note, other.origin, other.licence)
-    state = other.state_dict()
-    assert all(torch.equal(tensor, state[key]) for key, tensor in one.state_dict().items())
+    return small_model()
 
 
 def test_what_is_saved_comes_back(model: UniFormerV2, tmp_path: Path) -> None:
@@ -47,9 +34,9 @@ def test_what_is_saved_comes_back(model: UniFormerV2, tmp_path: Path) -> None:
 
 def test_no_second_configuration_can_contradict_the_weights(model: UniFormerV2, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
-    told = json.loads((tmp_path / "config.json").read_text())
-    assert "width" not in told
-    lie = {**told, "config": {"width": 999}, "width": 999, "labels": ["x"], "preprocessing": None}
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert "width" not in written
+    lie = {**written, "config": {"width": 999}, "width": 999, "labels": ["x"], "preprocessing": None}
     (tmp_path / "config.json").write_text(json.dumps(lie))
     assert_same(UniFormerV2.from_pretrained(tmp_path), model)
     (tmp_path / "config.json").unlink()

@@ -3,114 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model.arming import fit_weights
 from uniformerv2.model.config import RotaryEmbedding
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.weights.image_hints import Hints, hints_from_config, hints_from_metadata, hints_from_timm_name
+from uniformerv2.weights.image_hints import Hints, hints_from_timm_name
 from uniformerv2.weights.image_key_names import find_encoder
 from uniformerv2.weights.image_recognise import ImageModel, read_image_model
-
-State = dict[str, Tensor]
-META: Callable[..., Tensor] = lambda *shape: torch.empty(shape, device="meta")  # noqa: E731
-RANDOM: Callable[..., Tensor] = torch.randn
-
-
-def linear(name: str, rows: int, columns: int, *, bias: bool = True, rand: Callable[..., Tensor] = META) -> State:
-    return {f"{name}.weight": rand(rows, columns)} | ({f"{name}.bias": rand(rows)} if bias else {})
-
-
-def norm(name: str, width: int, rand: Callable[..., Tensor] = META) -> State:
-    return {f"{name}.weight": rand(width), f"{name}.bias": rand(width)}
-
-
-def timm_state(
-    width: int,
-    depth: int,
-    hidden: int,
-    *,
-    patch: int = 16,
-    grid: int = 14,
-    positions: int | None = None,
-    class_token: bool = True,
-    registers: int = 0,
-    register_name: str = "reg_token",
-    bias: str = "qkv",
-    scale: str = "",
-    gate: str = "",
-    norms: tuple[str, ...] = ("norm",),
-    inner_norms: tuple[str, ...] = (),
-    relative_heads: int = 0,
-    pool: bool = False,
-    rand: Callable[..., Tensor] = META,
-) -> State:
-    """A state dict with timm's names. `positions`: rows of the embedding, 0 for none; default: with a class token."""
-    state = {"patch_embed.proj.weight": rand(width, 3, patch, patch)}
-    state |= {} if "norm_pre" in norms else {"patch_embed.proj.bias": rand(width)}
-    rows = grid * grid + class_token if positions is None else positions
-    state |= {"pos_embed": rand(1, rows, width)} if rows else {}
-    state |= {"cls_token": rand(1, 1, width)} if class_token else {}
-    state |= {register_name: rand(1, registers, width)} if registers else {}
-    for name in norms:
-        state |= norm(name, width, rand)
-    for block in range(depth):
-        at = f"blocks.{block}"
-        state |= norm(f"{at}.norm1", width, rand) | norm(f"{at}.norm2", width, rand)
-        if bias == "split":
-            for part in "qkv":
-                state |= linear(f"{at}.attn.{part}_proj", width, width, bias=part != "k", rand=rand)
-        else:
-            state |= linear(f"{at}.attn.qkv", 3 * width, width, bias=bias == "qkv", rand=rand)
-        if bias == "qv":
-            state |= {f"{at}.attn.q_bias": rand(width), f"{at}.attn.v_bias": rand(width)}
-        if relative_heads:
-            state[f"{at}.attn.relative_position_bias_table"] = rand((2 * grid - 1) ** 2 + 3, relative_heads)
-        state |= linear(f"{at}.attn.proj", width, width, rand=rand) | linear(f"{at}.mlp.fc2", width, hidden, rand=rand)
-        if gate == "split":
-            state |= linear(f"{at}.mlp.fc1_g", hidden, width, rand=rand)
-            state |= linear(f"{at}.mlp.fc1_x", hidden, width, rand=rand)
-        else:
-            state |= linear(f"{at}.mlp.fc1", hidden * (2 if gate else 1), width, rand=rand)
-        for inner in inner_norms:
-            state |= norm(f"{at}.{inner}", hidden if "mlp" in inner else width, rand)
-        state |= {f"{at}.{scale.format(i)}": rand(width) for i in (1, 2)} if scale else {}
-    if pool:
-        state |= {"attn_pool.latent": rand(1, 1, width)} | norm("attn_pool.norm", width, rand)
-        state |= linear("attn_pool.q", width, width, rand=rand) | linear("attn_pool.kv", 2 * width, width, rand=rand)
-        state |= linear("attn_pool.proj", width, width, rand=rand)
-        state |= linear("attn_pool.mlp.fc1", 4 * width, width, rand=rand)
-        state |= linear("attn_pool.mlp.fc2", width, 4 * width, rand=rand)
-    return state
-
-
-def clip_state(width: int, depth: int, *, patch: int = 16, grid: int = 14, post_norm: bool = True) -> State:
-    """OpenAI's names."""
-    state = {
-        "class_embedding": META(width),
-        "positional_embedding": META(grid * grid + 1, width),
-        "conv1.weight": META(width, 3, patch, patch),
-        **norm("ln_pre", width),
-        **(norm("ln_post", width) if post_norm else {}),
-    }
-    for block in range(depth):
-        at = f"transformer.resblocks.{block}"
-        state |= norm(f"{at}.ln_1", width) | norm(f"{at}.ln_2", width)
-        state |= {f"{at}.attn.in_proj_weight": META(3 * width, width), f"{at}.attn.in_proj_bias": META(3 * width)}
-        state |= linear(f"{at}.attn.out_proj", width, width)
-        state |= linear(f"{at}.mlp.c_fc", 4 * width, width) | linear(f"{at}.mlp.c_proj", width, 4 * width)
-    return state
-
-
-def under(prefix: str, state: State) -> State:
-    return {prefix + key: tensor for key, tensor in state.items()}
-
+from uniformerv2.weights.key_names import StateDict
+from weights.samples import META, clip_state, linear, norm, prefixed, same_tensors, timm_state
 
 LS, GAMMA = "ls{}.gamma", "gamma_{}"
 DINOV3: dict[str, Any] = {"registers": 4, "positions": 0, "bias": "none", "scale": GAMMA}
@@ -118,7 +24,7 @@ PE: dict[str, Any] = {"norms": ("norm_pre", "norm"), "pool": True}
 TURN = 4 * math.pi
 
 # from the papers and the released configurations: state, family, heads, and other fields of the architecture
-PUBLISHED: dict[str, tuple[State, str, int, dict[str, Any]]] = {
+PUBLISHED: dict[str, tuple[StateDict, str, int, dict[str, Any]]] = {
     "ViT-B/16": (
         timm_state(768, 12, 3072),
         "ViT",
@@ -139,14 +45,19 @@ PUBLISHED: dict[str, tuple[State, str, int, dict[str, Any]]] = {
         {"pre_norm": True, "patch_bias": False, "norm_eps": 1e-5, "activation": "gelu"},
     ),
     "OpenAI CLIP L/14@336": (
-        under("visual.", clip_state(1024, 24, patch=14, grid=24)) | {"logit_scale": META()},
+        prefixed("visual.", clip_state(1024, 24, patch=14, grid=24)) | {"logit_scale": META()},
         "CLIP",
         16,
         {"activation": "quick_gelu", "image_size": (336, 336), "post_norm": True},
     ),
-    "open_clip bigG": (under("visual.", clip_state(1664, 48, patch=14, grid=16)), "CLIP", 16, {"activation": "gelu"}),
+    "open_clip bigG": (
+        prefixed("visual.", clip_state(1664, 48, patch=14, grid=16)),
+        "CLIP",
+        16,
+        {"activation": "gelu"},
+    ),
     "mmaction2's CLIP encoder": (
-        under("backbone.", clip_state(768, 12, post_norm=False)),
+        prefixed("backbone.", clip_state(768, 12, post_norm=False)),
         "CLIP",
         12,
         {"post_norm": False, "activation": "quick_gelu"},
@@ -158,7 +69,8 @@ PUBLISHED: dict[str, tuple[State, str, int, dict[str, Any]]] = {
         {"class_token": False, "pool": "attention", "pool_heads": 16, "mlp_ratio": 4304 / 1152},
     ),
     "SigLIP 2 giant, by open_clip": (
-        under("visual.trunk.", timm_state(1536, 40, 6144, class_token=False, pool=True)) | {"text.x.weight": META(1)},
+        prefixed("visual.trunk.", timm_state(1536, 40, 6144, class_token=False, pool=True))
+        | {"text.x.weight": META(1)},
         "SigLIP",
         16,
         {"depth": 40},
@@ -264,10 +176,10 @@ def fits(image: ImageModel) -> None:
     assert {key: value.shape for key, value in fitted.items()} == wanted
 
 
-SMALL: dict[str, Any] = {"width": 8, "depth": 2, "hidden": 16, "patch": 2, "grid": 2, "rand": RANDOM}
+SMALL: dict[str, Any] = {"width": 8, "depth": 2, "hidden": 16, "patch": 2, "grid": 2, "rand": torch.randn}
 
 
-def small(**options: Any) -> State:
+def small(**options: Any) -> StateDict:
     torch.manual_seed(0)
     return timm_state(**{**SMALL, **options})
 
@@ -304,7 +216,7 @@ def test_a_class_token_without_a_position_gets_zeros() -> None:
 
 
 def test_the_distillation_token_of_deit_stays_as_a_register_at_its_position() -> None:
-    state = small(positions=6) | {"dist_token": torch.randn(1, 1, 8), **linear("head_dist", 5, 8, rand=RANDOM)}
+    state = small(positions=6) | {"dist_token": torch.randn(1, 1, 8), **linear("head_dist", 5, 8, rand=torch.randn)}
     image = read_image_model(state, heads=2)
     assert (image.family, image.config.register_tokens) == ("DeiT", 1)
     torch.testing.assert_close(
@@ -320,7 +232,7 @@ def test_one_table_of_biases_for_all_blocks() -> None:
         "rel_pos_bias.relative_position_bias_table": torch.randn(12, 2),
         "rel_pos_bias.relative_position_index": torch.zeros(5, 5),
         "mask_token": torch.zeros(1, 1, 8),
-        **linear("lm_head", 9, 8, rand=RANDOM),
+        **linear("lm_head", 9, 8, rand=torch.randn),
     }
     image = read_image_model(state)
     assert (image.family, image.config.heads, image.config.pool, image.config.post_norm) == ("BEiT", 2, "mean", True)
@@ -333,7 +245,7 @@ def test_one_table_of_biases_for_all_blocks() -> None:
     assert "lm_head (2 tensors)" in image.report[-1]
 
 
-def renamed(state: State, *names: tuple[str, str]) -> State:
+def renamed(state: StateDict, *names: tuple[str, str]) -> StateDict:
     for old, new in names:
         state = {key.replace(old, new): tensor for key, tensor in state.items()}
     return state
@@ -344,7 +256,7 @@ def test_names_of_the_original_repositories() -> None:
     dinov3 = small(registers=2, positions=0, scale=LS, gate="split")
     theirs = renamed(
         dinov3, ("reg_token", "storage_tokens"), ("fc1_g", "w1"), ("fc1_x", "w2"), ("mlp.fc2", "mlp.w3")
-    ) | {"rope_embed.periods": torch.ones(2), "mask_token": torch.zeros(1, 8), **norm("local_cls_norm", 8, RANDOM)}
+    ) | {"rope_embed.periods": torch.ones(2), "mask_token": torch.zeros(1, 8), **norm("local_cls_norm", 8, torch.randn)}
     same(read_image_model(theirs, heads=2), read_image_model(dinov3, heads=2), "DINOv3")
     masked = {f"blocks.{i}.attn.qkv.bias_mask": torch.ones(24) for i in range(2)}
     bias = read_image_model(theirs | masked, heads=2).state["backbone.blocks.1.attention.qkv.bias"]
@@ -405,7 +317,7 @@ def test_perception_encoder_in_its_own_names() -> None:
     for part in ("weight", "bias"):
         pair = theirs.pop(f"attn_pool.q.{part}"), theirs.pop(f"attn_pool.kv.{part}")
         theirs[f"attn_pool.attn.in_proj_{part}"] = torch.cat(pair)
-    theirs = under("visual.", theirs | {"proj": torch.ones(8, 4)}) | {"logit_scale": torch.ones(())}
+    theirs = prefixed("visual.", theirs | {"proj": torch.ones(8, 4)}) | {"logit_scale": torch.ones(())}
     found = read_image_model(theirs, heads=2, pool_heads=2)
     same(found, read_image_model(timm, heads=2, pool_heads=2), "Perception Encoder")
     assert found.report[-1] == "left out: logit_scale, visual.proj"
@@ -414,17 +326,16 @@ def test_perception_encoder_in_its_own_names() -> None:
 def same(one: ImageModel, other: ImageModel, family: str) -> None:
     assert one.family == other.family == family
     assert one.config == other.config
-    assert one.state.keys() == other.state.keys()
-    assert all(torch.equal(tensor, other.state[key]) for key, tensor in one.state.items())
+    assert same_tensors(one.state, other.state)
     fits(one)
 
 
 def test_of_several_encoders_the_one_that_its_authors_evaluate() -> None:
     online, momentum = small(), small(patch=4)
-    moco = under("module.momentum_encoder.", momentum) | under("module.base_encoder.", online)
+    moco = prefixed("module.momentum_encoder.", momentum) | prefixed("module.base_encoder.", online)
     image = read_image_model(moco, heads=2)
     assert (image.family, image.config.patch_size) == ("MoCo v3", 2)
-    dino = under("student.backbone.", momentum) | under("teacher.backbone.", online)
+    dino = prefixed("student.backbone.", momentum) | prefixed("teacher.backbone.", online)
     dino |= {"teacher.head.last_layer.weight_v": torch.ones(1)}
     image = read_image_model(dino, heads=2)
     assert (image.family, image.config.patch_size) == ("DINO", 2)
@@ -437,16 +348,16 @@ def test_what_a_file_holds_besides_tells_families_of_one_architecture() -> None:
     image = read_image_model(mae, heads=2)
     assert image.family == "MAE"
     assert image.mean == (0.485, 0.456, 0.406)
-    assert read_image_model(small() | linear("head", 5, 8, rand=RANDOM), heads=2).family == "ViT"
+    assert read_image_model(small() | linear("head", 5, 8, rand=torch.randn), heads=2).family == "ViT"
 
 
 def test_moco_small_has_twelve_heads() -> None:
-    assert read_image_model(under("base_encoder.", timm_state(384, 2, 1536))).config.heads == 12
+    assert read_image_model(prefixed("base_encoder.", timm_state(384, 2, 1536))).config.heads == 12
     assert read_image_model(timm_state(384, 2, 1536)).config.heads == 6
 
 
 @pytest.mark.parametrize(
-    ("state", "options", "said"),
+    ("state", "options", "message"),
     [
         ({"conv1.weight": META(64, 3, 7, 7), "layer1.0.conv1.weight": META(64, 64, 1, 1)}, {}, "no image transformer"),
         (small(positions=0), {"heads": 2}, "no positions: neither an embedding nor relative biases"),
@@ -464,10 +375,10 @@ def test_moco_small_has_twelve_heads() -> None:
         (small() | {"blocks.0.attn.gate.weight": META(8, 8)}, {}, "no place for blocks.0.attn.gate.weight"),
     ],
 )
-def test_what_cannot_be_understood_is_refused(state: State, options: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_understood_is_refused(state: StateDict, options: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=r"^a file: ") as error:
         read_image_model(state, source="a file", **options)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -486,7 +397,7 @@ def test_rotary_positions_that_only_the_name_tells_are_refused_and_can_be_given(
 
 
 def test_layouts_by_keys_alone() -> None:
-    assert find_encoder(under("model.visual.trunk.", small())) == ("timm", "model.visual.trunk.")
+    assert find_encoder(prefixed("model.visual.trunk.", small())) == ("timm", "model.visual.trunk.")
     assert find_encoder(clip_state(8, 1)) == ("OpenAI CLIP", "")
     assert find_encoder({"conv1.weight": 0, "bn1.weight": 0}) is None
 
@@ -501,27 +412,3 @@ def test_options_come_before_hints_and_hints_before_what_is_usual() -> None:
     # a configuration that asks for what the tensors cannot do is not followed
     assert read_image_model(small(), Hints(heads=2, pool="attention")).config.pool == "class_token"
     assert read_image_model(small(), Hints(heads=2, image_size=(224, 224))).config.image_size == (4, 4)
-
-
-def test_hints_of_metadata_and_configurations() -> None:
-    metadata = {
-        "timm_model": "vit_pe_core_tiny_patch16_384.fb",
-        "overrides": '{"num_heads": 4}',
-        "img_size": "32",
-        "global_pool": "map",
-        "note": "{",
-    }
-    assert hints_from_metadata(metadata) == Hints(
-        heads=4, image_size=(32, 32), pool="attention", activation="gelu", rotary_grid=(24, 24)
-    )
-    assert hints_from_timm_name("timm/vit_base_patch16_clip_quickgelu_224.openai").activation == "quick_gelu"
-    assert hints_from_timm_name("vit_so400m_patch16_siglip_256").activation == "gelu_tanh"
-    assert hints_from_timm_name("vit_so400m_patch14_siglip_224").activation == "gelu"
-    vision = {"num_attention_heads": 3, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "image_size": 32}
-    hints = Hints(heads=3, activation="gelu_tanh", norm_eps=1e-6, image_size=(32, 32))
-    assert hints_from_config({"model_type": "siglip", "vision_config": vision}) == hints_from_config(vision) == hints
-    told = {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "input_size": [3, 32, 48]}
-    assert hints_from_config({"architecture": "", "global_pool": "avg", "pretrained_cfg": told}) == Hints(
-        pool="mean", image_size=(32, 48), mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0)
-    )
-    assert hints_from_config({}) == Hints()

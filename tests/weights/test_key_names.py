@@ -1,15 +1,13 @@
-"""Key maps, both ways, over every released experiment; on the meta device, so it takes seconds."""
+"""Tables of key names, read both ways; every released experiment is renamed in test_convert.py."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from uniformerv2 import CheckpointError, ModelConfig, UniFormerV2, load_weights, named_config
+from uniformerv2 import CheckpointError, ModelConfig, UniFormerV2, load_weights
 from uniformerv2.weights.key_names import (
     VIDEO_FORMATS,
     add_backbone_prefix,
@@ -30,35 +28,6 @@ CONFIG = ModelConfig(
     global_after=(0, 1),
     num_classes=5,
 )
-BACKBONES = {"uniformerv2_b16": "B/16", "uniformerv2_l14": "L/14", "uniformerv2_l14_336": "L/14@336"}
-
-
-def test_official_keys_of_all_released_experiments_round_trip(shared: Path) -> None:
-    facts = json.loads((shared / "facts" / "official_structures.json").read_text())
-    models: dict[tuple[str, int], UniFormerV2] = {}
-    for name, told in facts["experiments"].items():
-        structure, num_classes = told["structure"], told["num_classes"]
-        shapes = dict(facts["structures"][structure]["state_dict"])
-        shapes["backbone.transformer.proj.2.weight"] = [num_classes, shapes["backbone.transformer.proj.2.weight"][1]]
-        shapes["backbone.transformer.proj.2.bias"] = [num_classes]
-        backbone, layout, _, variant = structure.split("|")
-        if (structure, num_classes) not in models:
-            config = named_config(
-                BACKBONES[backbone], layout, num_classes=num_classes, mix_class_token=variant != "frozen"
-            )
-            with torch.device("meta"):
-                models[structure, num_classes] = UniFormerV2(config)
-        model = models[structure, num_classes]
-
-        official = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-        ours, unknown = to_ours(official, VIDEO_FORMATS["official"])
-        assert not unknown, name
-        assert {key: tensor.shape for key, tensor in ours.items()} == {
-            key: tensor.shape for key, tensor in model.state_dict().items()
-        }, name
-        back, unknown = from_ours(ours, VIDEO_FORMATS["official"])
-        assert not unknown, name
-        assert {key: list(tensor.shape) for key, tensor in back.items()} == shapes, name
 
 
 @pytest.mark.parametrize("kind", ["official", "mmaction2"])
@@ -105,12 +74,7 @@ def test_a_frozen_file_does_not_load_into_a_mixing_model() -> None:
         load_weights(UniFormerV2(CONFIG), state)
 
 
-def test_unknown_keys_are_refused() -> None:
-    with pytest.raises(CheckpointError, match="neither ours nor official nor mmaction2"):
-        load_weights(UniFormerV2(CONFIG), {"fc.weight": torch.zeros(1)})
-
-
-def test_marks_tell_the_formats_apart_and_find_mixtures() -> None:
+def test_keys_identify_formats_and_mixtures() -> None:
     ours = UniFormerV2(CONFIG).state_dict()
     states = {"ours": ours} | {kind: from_ours(ours, VIDEO_FORMATS[kind])[0] for kind in VIDEO_FORMATS}
     for kind, state in states.items():

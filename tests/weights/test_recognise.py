@@ -1,4 +1,4 @@
-"""What is read from keys and shapes, what a file's name tells, and what is assumed and said."""
+"""Architectures from keys and shapes, facts from file names, and what is assumed and reported."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_reduction_gives_the_channels_that_were_seen(width: int) -> None:
             assert seen.local_reduction == reduction
 
 
-def test_what_no_key_tells_is_assumed_and_said() -> None:
+def test_what_no_key_tells_is_assumed_and_reported() -> None:
     info = found(replace(SMALL, heads=4, global_after=(1, 3)))
     assert info.config == SMALL
     assert info.preprocessing.num_frames == 8

@@ -118,18 +118,18 @@ def test_frames_of_a_live_module(name: str, layout: str) -> None:
     agree(found, by_frame(module, seen, embedding))
 
 
-TOLD: dict[str, Any] = {"heads": 3, "norm_eps": 1e-4, "activation": "gelu"}  # what a state dict alone does not tell
+GIVEN: dict[str, Any] = {"heads": 3, "norm_eps": 1e-4, "activation": "gelu"}  # what a state dict alone lacks
 
 
 @pytest.mark.parametrize("name", ["clip with gelu", "vit", "dinov2 giant"])
-def test_a_state_dict_with_what_it_does_not_tell(name: str) -> None:
+def test_a_state_dict_with_what_it_lacks(name: str) -> None:
     make, embedding = MODELS[name]
     module = randomised(make)
     for norm in module.modules():
         if isinstance(norm, nn.LayerNorm):
-            norm.eps = TOLD["norm_eps"]
+            norm.eps = GIVEN["norm_eps"]
     wrapped = {f"model.{key}": tensor for key, tensor in module.state_dict().items()}
-    model = arm(wrapped, num_classes=3, **TOLD).eval()
+    model = arm(wrapped, num_classes=3, **GIVEN).eval()
     with torch.no_grad():
         agree(model.forward_features(clip_of(2)).frame_embeddings, by_frame(module, clip_of(2), embedding))
     assert any("(transformers" in line and "under model." in line for line in model.loading_report)
@@ -162,7 +162,7 @@ def test_of_a_whole_model_only_the_image_encoder_is_taken() -> None:
     assert "visual_projection" in left_out
 
 
-def test_siglip_2_for_pictures_of_any_shape() -> None:
+def test_siglip_2_for_images_of_any_shape() -> None:
     fields = {key: value for key, value in SIZES.items() if key != "image_size"}
     module = randomised(build("Siglip2VisionModel", "Siglip2VisionConfig", **fields, num_patches=9))
     clip = clip_of(2)

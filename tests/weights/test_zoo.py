@@ -82,16 +82,16 @@ def test_every_official_experiment_is_there_with_its_parameters_and_multiply_add
     assert {name_of_experiment(name) for name in experiments} == {
         one.name for one in list_models() if one.format == "official"
     }
-    for name, told in experiments.items():
+    for name, published in experiments.items():
         one = entry(name_of_experiment(name))
-        backbone, layout, _, variant = told["structure"].split("|")
+        backbone, layout, _, variant = published["structure"].split("|")
         assert (one.layout, one.frozen) == (layout, variant == "frozen"), name
         assert {"B/16": "b16", "L/14": "l14", "L/14@336": "l14_336"}[one.size] == backbone.removeprefix("uniformerv2_")
-        assert (one.num_frames, one.image_size) == (told["frames"], told["crop"]), name
-        assert one.config().num_classes == told["num_classes"], name
-        assert one.parameters == told["params"], name
+        assert (one.num_frames, one.image_size) == (published["frames"], published["crop"]), name
+        assert one.config().num_classes == published["num_classes"], name
+        assert one.parameters == published["params"], name
         # the keys and values of the global query are never formed: docs/models.md
-        assert 0.92 <= one.multiply_adds / 1e9 / told["gmacs_per_view"] <= 0.98, name
+        assert 0.92 <= one.multiply_adds / 1e9 / published["gmacs_per_view"] <= 0.98, name
 
 
 def test_parameters_are_those_of_the_model_itself() -> None:
@@ -101,20 +101,20 @@ def test_parameters_are_those_of_the_model_itself() -> None:
 
 def test_the_published_accuracies(shared: Path) -> None:
     lines = (shared / "facts" / "paper.yaml").read_text().splitlines()
-    told: dict[str, list[tuple[str, float]]] = {}
+    published: dict[str, list[tuple[str, float]]] = {}
     for line in lines[: next(number for number, line in enumerate(lines) if line.startswith("kinetics710:"))]:
         if heading := re.match(r"  (\w+): *(?:\[(.*)\])?", line):
             name = heading[1].removesuffix("_v1") if heading[1].startswith("moments") else heading[1]
-            told[name] = [("", float(top1)) for top1 in (heading[2] or "").split(",") if top1]
+            published[name] = [("", float(top1)) for top1 in (heading[2] or "").split(",") if top1]
         elif row := re.search(r"views: (\w+), +top1: ([\d.]+), source: zoo", line):
-            told[name].append((row[1], float(row[2])))
-    assert {name: len(rows) for name, rows in told.items()} == {
+            published[name].append((row[1], float(row[2])))
+    assert {name: len(rows) for name, rows in published.items()} == {
         **{f"kinetics{number}": 10 for number in (400, 600, 700)},
         **{"moments_in_time": 3, "something_something_v1": 4, "something_something_v2": 4},
         **{"activitynet": 2, "hacs": 2},
     }
-    for dataset, rows in told.items():
-        views = [views or told["kinetics400"][number][0] for number, (views, _) in enumerate(rows)]
+    for dataset, rows in published.items():
+        views = [views or published["kinetics400"][number][0] for number, (views, _) in enumerate(rows)]
         assert [(one.views, one.top1) for one in official(dataset)] == list(
             zip(views, (top1 for _, top1 in rows), strict=True)
         )
