@@ -26,6 +26,7 @@ from torch import nn
 
 from uniformerv2.data.batch import Batch
 from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.timeline import Timeline
 from uniformerv2.video.reader import VideoReader
 
 Target = TypeVar("Target", Path, io.BytesIO)
@@ -180,6 +181,14 @@ def as_kinetics(model: UniFormerV2, order: Sequence[str]) -> UniFormerV2:
     model.head.linear = head
     model.config, model.labels = replace(model.config, num_classes=len(order)), tuple(order)
     return model
+
+
+def rising_timeline(windows: int = 5, classes: int = 3) -> Timeline:
+    """Windows of a second, every half second; the score of class 1 rises from 0.2 to 0.8, the others have 0.1."""
+    start = np.arange(windows) / 2
+    scores = np.full((windows, classes), 0.1, dtype=np.float32)
+    scores[:, 1] = np.linspace(0.2, 0.8, windows)
+    return Timeline("a & b.mp4", tuple(f"class_{number}" for number in range(classes)), start, start + 1, scores)
 
 
 def before_call(

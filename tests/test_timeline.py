@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import csv
-import re
-import xml.etree.ElementTree as xml
 from pathlib import Path
 from unittest.mock import patch
 
@@ -11,12 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import coloured, write_video
+from helpers import coloured, rising_timeline, write_video
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.pages.timeline_picture import CLASSES, COLUMNS, clock, draw, write_picture
 from uniformerv2.predict import Predictor
-from uniformerv2.timeline import Timeline
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.transforms import test_crops as crops
 from uniformerv2.weights import arm
@@ -38,14 +34,6 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six seconds, ten frames in each, of three colours."""
     frames = coloured([0] * 20 + [1] * 20 + [2] * 20)
     return write_video(tmp_path_factory.mktemp("film") / "film.mp4", frames)
-
-
-def drawn(windows: int = 5, classes: int = 3) -> Timeline:
-    """One second each, every half second."""
-    start = np.arange(windows) / 2
-    scores = np.full((windows, classes), 0.1, dtype=np.float32)
-    scores[:, 1] = np.linspace(0.2, 0.8, windows)
-    return Timeline("a & b.mp4", tuple(f"class_{number}" for number in range(classes)), start, start + 1, scores)
 
 
 @torch.inference_mode()
@@ -94,7 +82,7 @@ def test_bad_input(image_model: Path, film: Path, tmp_path: Path) -> None:
 
 
 def test_the_table(tmp_path: Path) -> None:
-    drawn().write_table(tmp_path / "a.csv", top_k=2)
+    rising_timeline().write_table(tmp_path / "a.csv", top_k=2)
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["start", "end", "label1", "score1", "label2", "score2"]
@@ -103,36 +91,5 @@ def test_the_table(tmp_path: Path) -> None:
         **{"start": "2.000", "end": "3.000", "label1": "class_1", "score1": "0.800000"},
         **{"label2": "class_0", "score2": "0.100000"},
     }
-    drawn().write_table(tmp_path / "a.csv", top_k=9)
+    rising_timeline().write_table(tmp_path / "a.csv", top_k=9)
     assert (tmp_path / "a.csv").read_text().splitlines()[0].endswith("label3,score3")
-
-
-def test_the_picture(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.svg", drawn())
-    picture = xml.parse(tmp_path / "a.svg").getroot()
-    texts = [element.text for element in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert texts[0] == "a & b.mp4"
-    assert [text for text in texts if text and text.startswith("class")] == ["class 1", "class 0", "class 2"]
-    assert "80 %" in texts
-    path = next(picture.iter("{http://www.w3.org/2000/svg}path")).attrib["d"]
-    heights = [float(one) for one in re.findall(r"V([\d.]+)", path)]
-    assert heights[:5] == sorted(heights[:5], reverse=True)  # the score rises, upwards on the screen
-    assert "http" not in (tmp_path / "a.svg").read_text().replace("http://www.w3.org/2000/svg", "")
-
-
-def test_a_picture_of_a_long_video_stays_small_and_shows_what_is_short() -> None:
-    timeline = drawn(windows=20_000, classes=30)
-    timeline.scores[:] = 0.01
-    timeline.scores[12_345, 7] = 0.9
-    picture = draw(timeline)
-    assert len(picture) < 20 * CLASSES * COLUMNS
-    assert picture.count("<path") == CLASSES
-    assert "90 %" in picture
-    assert picture.count("V") <= CLASSES * (COLUMNS + 1)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (3.5, "3.5 s"), (60, "1:00"), (754, "12:34"), (7384, "2:03:04")]
-)
-def test_clock(seconds: float, text: str) -> None:
-    assert clock(seconds) == text
