@@ -28,7 +28,7 @@ from weizmann import person_of
 from uniformerv2 import Predictor, Reduction, load_model, named_config, optimize
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.sources import read_annotations
-from uniformerv2.inference.comparison import ANYTHING, Classifier
+from uniformerv2.inference.comparison import NO_LIMITS, Classifier
 from uniformerv2.inference.optimize import Backend
 from uniformerv2.inference.precision import InferencePrecision, has_bf16
 from uniformerv2.inference.reduction import reduce_tokens
@@ -61,7 +61,7 @@ class Variant:
             backend=self.backend,
             reduction=self.reduction,
             calibration_clips=calibration,
-            limits=ANYTHING,
+            limits=NO_LIMITS,
         )
 
 

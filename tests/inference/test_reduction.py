@@ -9,7 +9,7 @@ import torch
 
 from uniformerv2 import Predictor, RecipeError, Reduction, StreamPredictor, arm, optimize, save_model
 from uniformerv2.cli import main
-from uniformerv2.inference.comparison import ANYTHING, REDUCED, Comparison
+from uniformerv2.inference.comparison import NO_LIMITS, REDUCED_LIMITS, Comparison
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 
@@ -67,7 +67,7 @@ def test_the_given_model_stays_and_the_other_is_reduced(model: UniFormerV2, meth
 
 def test_a_little_changes_a_little(model: UniFormerV2) -> None:
     slight, strong = (
-        optimize(model, reduction=Reduction("merge", share), validation_clips=[clips(4)], limits=ANYTHING).comparison
+        optimize(model, reduction=Reduction("merge", share), validation_clips=[clips(4)], limits=NO_LIMITS).comparison
         for share in (0.1, 0.9)
     )
     assert slight is not None
@@ -76,8 +76,8 @@ def test_a_little_changes_a_little(model: UniFormerV2) -> None:
 
 
 def test_only_changed_classes_are_limited() -> None:
-    assert Comparison(100, 3.0, 2).within(REDUCED)
-    assert not Comparison(100, 0.0, 3).within(REDUCED)
+    assert Comparison(100, 3.0, 2).within(REDUCED_LIMITS)
+    assert not Comparison(100, 0.0, 3).within(REDUCED_LIMITS)
 
 
 def test_who_cannot_is_told_why(image_model: Path, model: UniFormerV2) -> None:

@@ -1,4 +1,4 @@
-"""How much a rewritten model says something else."""
+"""How far the output of a rewritten model differs from that of the plain one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Classifier = Callable[[Tensor], Tensor]  # clips (batch, 3, frames, height, widt
 
 @dataclass(frozen=True)
 class Limits:
-    """What a rewrite may change at most."""
+    """Limits on the changes by a rewrite."""
 
     deviation: float  # of a logit, relative to the largest logit
-    flips: float  # share of the clips whose most likely class is another one
+    flips: float  # share of the clips whose most likely class changes
 
 
 LIMITS: dict[InferencePrecision, Limits] = {
@@ -26,17 +26,17 @@ LIMITS: dict[InferencePrecision, Limits] = {
     "bf16": Limits(0.02, 0.01),
     "int8": Limits(0.25, 0.02),
 }
-REDUCED = Limits(float("inf"), 0.02)  # of fewer tokens, which move every logit
-ANYTHING = Limits(float("inf"), 1.0)
+REDUCED_LIMITS = Limits(float("inf"), 0.02)  # fewer tokens change every logit
+NO_LIMITS = Limits(float("inf"), 1.0)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A rewritten model beside the plain one, on clips."""
+    """Differences between a rewritten model and the plain one on clips."""
 
     clips: int
     deviation: float  # largest difference of a logit, relative to the plain model's largest
-    flips: int  # clips whose most likely class is another one
+    flips: int  # clips whose most likely class changes
 
     def within(self, limits: Limits) -> bool:
         return self.deviation <= limits.deviation and self.flips <= limits.flips * self.clips

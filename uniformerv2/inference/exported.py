@@ -1,4 +1,4 @@
-"""Models as graphs for other programs: OpenVINO and ONNX Runtime."""
+"""Models exported as graphs for OpenVINO and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 
 
 class OpenVinoModel:
-    """A graph that OpenVINO runs on the CPU; compiled once for each number of clips at a time.
+    """A graph that OpenVINO runs on the CPU, compiled for each batch size.
 
     Args:
         model: on the CPU.
@@ -37,7 +37,7 @@ class OpenVinoModel:
     ) -> None:
         openvino = _package("openvino")
         self._preprocessing = model.preprocessing
-        self._narrow = precision == "bf16" or (precision == "int8" and has_bf16(torch.device("cpu")))
+        self._bf16 = precision == "bf16" or (precision == "int8" and has_bf16(torch.device("cpu")))
         self._core = openvino.Core()
         with _quiet():
             self._graph = openvino.convert_model(export(model))
@@ -57,7 +57,7 @@ class OpenVinoModel:
         graph = self._graph.clone()
         graph.reshape({0: list(shape)})
         options = {
-            "INFERENCE_PRECISION_HINT": "bf16" if self._narrow else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if self._bf16 else "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
@@ -102,16 +102,16 @@ class OnnxRuntimeModel:
 
 
 def export(model: UniFormerV2) -> torch.export.ExportedProgram:
-    """A folded model as a graph: any number of clips, normalised floats of the shape that the preprocessing says."""
+    """A folded model as a graph: any number of clips, normalised floats of the preprocessing's shape."""
     preprocessing = model.preprocessing
-    # two clips: torch.export takes a size of one for a constant
+    # two clips: torch.export makes a size of one a constant
     clips = torch.zeros(2, 3, preprocessing.num_frames, *preprocessing.size)
     folded = fold(model, lambda _: release_mapped_weights(model))
     return torch.export.export(folded, (clips,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
 def as_floats(clip: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Clips as the graphs take them: uint8 RGB is normalised, floats pass."""
+    """The input of the graphs: uint8 RGB clips are normalised, floats are not."""
     if clip.dtype != torch.uint8:
         return clip.float().contiguous()
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
@@ -135,7 +135,7 @@ def _package(name: str) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress of exporters: their warnings are for their own developers."""
+    """Silences the progress and the warnings of exporters."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

@@ -1,8 +1,8 @@
-"""Exact rewrites of a model for inference: the same function from fewer operations.
+"""Exact rewrites of a model for inference: the same function by fewer operations.
 
 | folded | into |
 |---|---|
-| BatchNorm of the local aggregators | the linear layer behind it |
+| BatchNorm of the local aggregators | the linear layer after it |
 | mean, standard deviation and channel order | the stem's weights for uint8 clips |
 | the scale of the attention | the rows of the queries in the qkv layer |
 | layer scales | the layer before them |
@@ -71,7 +71,7 @@ def _fold(part: nn.Module) -> None:
 
 
 class FoldedStem(nn.Module):
-    """The stem with its weights for uint8 clips made once."""
+    """The stem, with its weights for uint8 clips computed once."""
 
     def __init__(self, stem: PatchEmbedding):
         super().__init__()

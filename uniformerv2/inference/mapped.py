@@ -1,4 +1,4 @@
-"""Memory of weights that are maps of a file, given back."""
+"""Release the memory of weights that are mapped from a file."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from typing import BinaryIO
 import numpy as np
 from torch import Tensor, nn
 
-PAGEMAP = Path("/proc/self/pagemap")  # Linux: 64 bits about every page of this process (admin-guide/mm/pagemap)
-IN_USE, OF_A_FILE = 3 << 62, 1 << 61  # in memory or swapped out; not this process's own
+PAGEMAP = Path("/proc/self/pagemap")  # Linux: 64 bits for each page of this process (admin-guide/mm/pagemap)
+PRESENT_OR_SWAPPED, FILE_BACKED = 3 << 62, 1 << 61
 
 
 def release_mapped_weights(module: nn.Module) -> None:
-    """Let go of the memory of weights that are maps of a file; who uses one again reads it again.
+    """Release the memory of weights that are mapped from a file; they are read again when they are used again.
 
-    A map takes memory once it was read, and keeps it. Weights that changed since, or are none of a file, stay as they
-    are. Does nothing where the system does not tell them apart. No other thread may write to the weights meanwhile.
+    A mapped page stays in memory once it was read. Weights that changed since, or that no file backs, stay in memory.
+    Does nothing where the system does not tell them apart. No other thread may write to the weights meanwhile.
     """
     if sys.platform != "linux":
         return
     try:
         pagemap = PAGEMAP.open("rb")
-    except OSError:  # a system that only resembles Linux, or hides it
+    except OSError:  # another system with Linux's name, or one that denies access
         return
     madvise = ctypes.CDLL(None).madvise
     with pagemap:
         for weight in module.parameters():
             if weight.device.type == "cpu":
                 start, count = _pages(weight)
-                # for any other page this would be the loss of what it holds
-                if _of_a_file(pagemap, start, count):
+                # any other page would lose what it holds
+                if _file_backed(pagemap, start, count):
                     address, length = (ctypes.c_size_t(pages * mmap.PAGESIZE) for pages in (start, count))
                     madvise(address, length, mmap.MADV_DONTNEED)
 
 
 def _pages(tensor: Tensor) -> tuple[int, int]:
-    """The first page that a contiguous tensor touches, and how many it touches."""
+    """The first page that a contiguous tensor touches, and the number of pages."""
     start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
     first = start // mmap.PAGESIZE
     return first, -(-end // mmap.PAGESIZE) - first
 
 
-def _of_a_file(pagemap: BinaryIO, start: int, count: int) -> bool:
-    """Whether all pages that are in use hold what a file holds."""
+def _file_backed(pagemap: BinaryIO, start: int, count: int) -> bool:
+    """Whether a file backs all of the pages that are in memory or swapped out."""
     pagemap.seek(8 * start)
     pages = np.frombuffer(pagemap.read(8 * count), dtype=np.uint64)
-    return bool(np.all((pages & np.uint64(IN_USE) == 0) | (pages & np.uint64(OF_A_FILE) != 0)))
+    return bool(np.all((pages & np.uint64(PRESENT_OR_SWAPPED) == 0) | (pages & np.uint64(FILE_BACKED) != 0)))

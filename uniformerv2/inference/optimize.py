@@ -1,4 +1,4 @@
-"""optimize(): a trained model -> the same model, made fast for the machine at hand."""
+"""optimize(): a trained model, made fast for this machine."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from uniformerv2.device import model_device
 from uniformerv2.errors import RecipeError
 from uniformerv2.inference.bfloat16 import to_bfloat16
 from uniformerv2.inference.chunks import compute_in_chunks
-from uniformerv2.inference.comparison import LIMITS, REDUCED, Classifier, Comparison, Limits, compare
+from uniformerv2.inference.comparison import LIMITS, REDUCED_LIMITS, Classifier, Comparison, Limits, compare
 from uniformerv2.inference.fold import Rewrite, fold
 from uniformerv2.inference.mapped import release_mapped_weights
 from uniformerv2.inference.packed import can_pack, pack
@@ -34,13 +35,13 @@ PRECISIONS: dict[Backend, tuple[InferencePrecision, ...]] = {
 
 @dataclass(frozen=True)
 class Optimized:
-    """A model for inference. Call it with clips as the model itself: logits come out."""
+    """A model for inference, called with clips like the model itself."""
 
     classify: Classifier
     backend: Backend
     precision: InferencePrecision
-    comparison: Comparison | None  # with the plain model; None where no clips were given
-    note: str = ""  # why the precision was chosen
+    comparison: Comparison | None  # with the plain model; None without validation clips
+    note: str = ""  # why "auto" is this precision
 
     @torch.inference_mode()
     def __call__(self, clip: Tensor) -> Tensor:
@@ -58,34 +59,33 @@ def optimize(
     validation_clips: Sequence[Tensor] = (),
     limits: Limits | None = None,
 ) -> Optimized:
-    """Make a model fast, and see what that changes.
+    """Make a model fast, and measure what that changes.
 
     Args:
-        model: stays as it is, on its device; only "torch" and "compile" run on another one than the CPU.
+        model: not changed. "torch" and "compile" run on its device, the others on the CPU only.
         backend: "torch" (exact rewrites, oneDNN's layout), "compile" (torch.compile, needs a C++ compiler),
-            "openvino" or "onnxruntime" (an exported graph, for clips of the shape that the preprocessing says).
+            "openvino" or "onnxruntime" (an exported graph, for clips of the preprocessing's shape).
         precision: "fp32"; "bf16" (norms, softmax and classifier in float32); "int8" (linear layers, calibrated); or
             "auto", see `pick_inference_precision`.
         reduction: compute fewer tokens, with backend "torch".
-        calibration_clips: for "int8", batches of clips (n, 3, frames, height, width) like those to come, some dozens.
-        validation_clips: batches of clips on which the result is compared with the model; an exported graph in fp32 is
-            compared on
-            a random clip if none are given.
-        limits: what may differ there; None: LIMITS of the precision, or REDUCED. ANYTHING accepts everything.
+        calibration_clips: for "int8", some dozens of clips like those of the application, in batches (n, 3, frames,
+            height, width).
+        validation_clips: batches of clips on which the result is compared with the model. Without any, an exported
+            graph in fp32 is compared on a random clip.
+        limits: of the differences; None: LIMITS of the precision, or REDUCED_LIMITS. NO_LIMITS accepts all.
 
     Raises:
         RecipeError: the backend is not installed or cannot run in this precision, the processor lacks it, no clips to
-            calibrate on, the model cannot reduce its tokens, or more differs than the limits allow.
+            calibrate on, the model cannot reduce its tokens, or differences beyond the limits.
     """
-    device = next(model.parameters()).device
     if backend not in PRECISIONS:
         raise RecipeError(f"backend must be one of {', '.join(PRECISIONS)}, got {backend!r}")
-    chosen, note = pick_inference_precision(precision, device)
+    chosen, note = pick_inference_precision(precision, model_device(model))
     if chosen not in PRECISIONS[backend]:
         able = [name for name, precisions in PRECISIONS.items() if chosen in precisions]
         raise RecipeError(f"backend {backend} does not run in {chosen}; {' and '.join(able)} would")
     if chosen == "int8" and not calibration_clips:
-        raise RecipeError("int8 needs clips to calibrate on: give some dozens like those to come")
+        raise RecipeError("int8 needs clips to calibrate on: some dozens like those of the application")
     if reduction is not None and backend != "torch":
         raise RecipeError(f"backend {backend} does not reduce tokens; torch does")
     plain = model.eval()
@@ -94,18 +94,22 @@ def optimize(
         assert isinstance(classify, UniFormerV2)
         classify = reduce_tokens(classify, reduction)
     if not validation_clips and backend in ("openvino", "onnxruntime") and chosen == "fp32":
-        # OpenVINO 2026.4 computes something else for two frames of 2x2 patches: no graph is trusted unseen
+        # OpenVINO 2026.4 is wrong for two frames of 2x2 patches: no graph is used without a comparison
         validation_clips = [torch.randn(1, 3, plain.preprocessing.num_frames, *plain.preprocessing.size)]
     comparison = compare(classify, plain, validation_clips) if validation_clips else None
-    release_mapped_weights(plain)  # which the comparison has read
-    limits = limits or (REDUCED if reduction else LIMITS[chosen])
-    if comparison is not None and not comparison.within(limits):
+    release_mapped_weights(plain)  # the comparison has read them
+    if comparison is not None:
         variant = f"{backend} in {chosen}" + (f" with {reduction}" if reduction else "")
+        _check(comparison, limits or (REDUCED_LIMITS if reduction else LIMITS[chosen]), variant)
+    return Optimized(classify, backend, chosen, comparison, note)
+
+
+def _check(comparison: Comparison, limits: Limits, variant: str) -> None:
+    if not comparison.within(limits):
         raise RecipeError(
             f"{variant} is refused: {comparison}; at most {limits.deviation:g} and {limits.flips:.1%} of "
             "the clips are allowed; take another precision, other calibration clips or wider limits"
         )
-    return Optimized(classify, backend, chosen, comparison, note)
 
 
 def _build(
@@ -115,9 +119,9 @@ def _build(
         return in_torch(model, precision)
     if backend == "compile":
         return _compiled(model, precision)
-    if next(model.parameters()).device.type != "cpu":
+    if model_device(model).type != "cpu":
         raise RecipeError(f"backend {backend} runs on the CPU here, and the model is on another device; move it")
-    # heavy packages, imported for those who ask for them
+    # imports large packages
     from uniformerv2.inference.exported import OnnxRuntimeModel, OpenVinoModel
 
     return OnnxRuntimeModel(model) if backend == "onnxruntime" else OpenVinoModel(model, precision, calibration_clips)
@@ -125,7 +129,7 @@ def _build(
 
 def in_torch(model: UniFormerV2, precision: InferencePrecision) -> UniFormerV2:
     """The folded model in a precision; on a CPU it computes in chunks, with packed layers."""
-    on_cpu = next(model.parameters()).device.type == "cpu"
+    on_cpu = model_device(model).type == "cpu"
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     rewrites = [compute_in_chunks] if on_cpu else []
     return _folded(model, precision, *rewrites, *([pack] if on_cpu and can_pack(dtype) else []))
@@ -134,11 +138,11 @@ def in_torch(model: UniFormerV2, precision: InferencePrecision) -> UniFormerV2:
 def _compiled(model: UniFormerV2, precision: InferencePrecision) -> Classifier:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         raise RecipeError("backend compile needs a C++ compiler (g++ or clang++) on the PATH; take backend torch")
-    # constant weights may be laid out anew, as `pack` does
+    # freezing: weights are constants, whose layout may change, as in `pack`
     return torch.compile(_folded(model, precision), options={"freezing": True})
 
 
 def _folded(model: UniFormerV2, precision: InferencePrecision, *rewrites: Rewrite) -> UniFormerV2:
     cast = [to_bfloat16] if precision == "bf16" else []
-    # the weights that a block was made of would stay in memory beside it
+    # otherwise the original weights would stay in memory
     return fold(model, *cast, *rewrites, lambda _: release_mapped_weights(model))

@@ -1,6 +1,6 @@
-"""Linear layers as oneDNN multiplies them fastest on a CPU: weights in its own layout, the activation in the same pass.
+"""Linear layers that oneDNN computes fastest on a CPU: weights in its own layout, the activation fused.
 
-In PyTorch 2.13 these are the operators that torch.compile calls; in eager mode `nn.Linear` does not.
+These are the operators that torch.compile calls (PyTorch 2.13); `nn.Linear` in eager mode does not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from uniformerv2.model.vit import MLP
 
 
 class PackedLinear(nn.Module):
-    """An `nn.Linear`, and an activation where it is given: (..., in) -> (..., out)."""
+    """An `nn.Linear`, with an activation where one is given: (..., in) -> (..., out)."""
 
     weight: Tensor  # in oneDNN's layout
 
@@ -24,10 +24,10 @@ class PackedLinear(nn.Module):
         self.register_buffer("weight", torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach()), persistent=False)
         # the operator reads the bias as if it were contiguous
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().contiguous(), requires_grad=False)
-        self.activation = _names(activation)
+        self.activation = _fused(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        name, algorithm = self.activation
+        name, algorithm = self.activation or ("none", "")
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], algorithm)
 
 
@@ -40,9 +40,9 @@ def can_pack(dtype: torch.dtype = torch.float32) -> bool:
 
 
 def pack(module: nn.Module) -> None:
-    """Pack the layers of a folded model, or of a part of it, that see every patch, in place."""
+    """Pack the layers of a folded model, or of a part of it, that compute every patch, in place."""
     if isinstance(module, GlobalUniBlock):
-        return  # its layers see a token a clip
+        return  # its layers compute a few tokens of each clip
     if isinstance(module, Attention):
         module.qkv, module.proj = _packed(module.qkv), _packed(module.proj)
     elif isinstance(module, LocalAggregator):
@@ -58,27 +58,24 @@ def pack(module: nn.Module) -> None:
 
 
 def _pack_mlp(mlp: MLP) -> None:
-    fuses = not mlp.gated and _names(mlp.activation) != PLAIN
+    fuses = not mlp.gated and _fused(mlp.activation) is not None
     mlp.fc1 = _packed(mlp.fc1, mlp.activation if fuses else None)
     mlp.fc2 = _packed(mlp.fc2)
     if fuses:
         mlp.activation = nn.Identity()
 
 
-PLAIN = ("none", "")
-
-
-def _names(activation: nn.Module | None) -> tuple[str, str]:
-    """What oneDNN calls an activation, and its algorithm; PLAIN for one that it does not know."""
+def _fused(activation: nn.Module | None) -> tuple[str, str] | None:
+    """oneDNN's name of an activation, and of its algorithm; None where it has none."""
     if isinstance(activation, nn.SiLU):
         return "swish", ""
     if isinstance(activation, nn.GELU):
         return "gelu", activation.approximate
-    return PLAIN
+    return None
 
 
 def _packed(layer: nn.Module, activation: nn.Module | None = None) -> nn.Linear:
     if isinstance(layer, PackedLinear):
         return layer  # type: ignore[return-value]
     assert isinstance(layer, nn.Linear)
-    return PackedLinear(layer, activation)  # type: ignore[return-value]  # what else a Linear has, nobody asks for
+    return PackedLinear(layer, activation)  # type: ignore[return-value]  # it is only called

@@ -1,4 +1,4 @@
-"""In which precision a model runs, and what the processor has."""
+"""The precision of inference, and what the processor supports."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from uniformerv2.errors import RecipeError
 
 InferencePrecision = Literal["fp32", "bf16", "int8"]
 
-GAIN = 1.25  # "auto" takes bf16 where a product is faster by more than this
+MIN_GAIN = 1.25  # "auto" takes bf16 where products are this many times as fast
 
 
 def pick_inference_precision(
     wanted: InferencePrecision | Literal["auto"], device: torch.device
 ) -> tuple[InferencePrecision, str]:
-    """The precision to run in, and why, in a line; the line is empty where it was told.
+    """The precision to run in, and why "auto" is that, in a line; empty for any other precision.
 
-    "auto" is bf16 where the processor multiplies it in hardware and that was measured to be faster, else fp32. It never
-    is int8, which needs videos to calibrate on.
+    "auto" is bf16 where the processor multiplies it in hardware and measurably faster, else fp32; never int8, which
+    needs calibration.
 
     Raises:
         RecipeError: bf16 is wanted on a processor that lacks it.
@@ -33,7 +33,7 @@ def pick_inference_precision(
     if not has_bf16(device):
         return "fp32", f"precision auto is fp32: {_processor(device)} does not multiply bf16 in hardware"
     gain = bf16_gain(device)
-    chosen: InferencePrecision = "bf16" if gain > GAIN else "fp32"
+    chosen: InferencePrecision = "bf16" if gain > MIN_GAIN else "fp32"
     return chosen, f"precision auto is {chosen}: a product in bf16 is {gain:.2f} times as fast as in fp32"
 
 

@@ -1,4 +1,4 @@
-"""Fewer tokens: a model that computes less and says nearly the same."""
+"""Fewer tokens: models that compute less, approximately the same."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Method = Literal["merge", "unchanged"]
 
 @dataclass(frozen=True)
 class Reduction:
-    """What the image blocks need not compute.
+    """How the image blocks compute fewer tokens.
 
-    "merge" averages patches of a frame that look alike; `amount` is the share of them that is gone behind the last
-    block, between 0 and 1. "unchanged" keeps what was computed of a patch until its pixels change; `amount` is their
-    mean absolute difference, in [0, 1], that still counts as none.
+    "merge" averages similar patches of a frame; `amount` is the share of them that is merged into others by the last
+    block, between 0 and 1. "unchanged" keeps the tokens of a patch until its pixels change; `amount` is the mean
+    absolute difference of the pixels, in [0, 1], up to which it counts as unchanged.
 
     Raises:
         RecipeError: another method, or an amount that is out of range.
@@ -47,17 +47,17 @@ class Reduction:
             number = float(amount)
         except ValueError:
             raise RecipeError(f"a reduction is METHOD:AMOUNT, such as merge:0.5, got {text!r}") from None
-        return cls(cast(Method, method), number)  # checked when it is made
+        return cls(cast(Method, method), number)  # checked by the constructor
 
     def __str__(self) -> str:
         return f"{self.method}:{self.amount:g}"
 
 
 def reduce_tokens(model: UniFormerV2, reduction: Reduction) -> UniFormerV2:
-    """The same model on fewer tokens; it shares all weights with the one given.
+    """A model that computes fewer tokens, with the same weights in memory.
 
     Raises:
-        RecipeError: not with this architecture.
+        RecipeError: this architecture does not allow it.
     """
     merging = reduction.method == "merge"
     obstacle = merging_obstacle(model.config) if merging else sharing_obstacle(model.config)
@@ -69,5 +69,5 @@ def reduce_tokens(model: UniFormerV2, reduction: Reduction) -> UniFormerV2:
         backbone: nn.Module = MergingTransformer(model.backbone, reduction.amount)
     else:
         backbone = SkippingTransformer(model.backbone, model.preprocessing, reduction.amount)
-    reduced.backbone = backbone  # type: ignore[assignment]  # all that it is asked for is `encode`
+    reduced.backbone = backbone  # type: ignore[assignment]  # only its `encode` is called
     return reduced.eval()
