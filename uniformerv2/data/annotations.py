@@ -56,6 +56,18 @@ def class_names(annotations: Sequence[Annotation], *, minimum: int = 1) -> list[
     return names
 
 
+def unknown_labels(
+    annotations: Sequence[Annotation], unknown: Sequence[str], classes: Sequence[str]
+) -> AnnotationError:
+    """The error for labels that are not among the classes of a model."""
+    row = next(row for row in annotations if row.label == unknown[0])
+    listed = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+    return AnnotationError(
+        f"{row.path}: label {row.label!r} is not among the {len(classes)} classes of the model "
+        f"({', '.join(classes[:3])}, ...); {len(unknown)} unknown label(s): {listed}"
+    )
+
+
 def parse_interval(start: str, end: str) -> tuple[float | None, float | None]:
     """Seconds out of text; None for what is empty.
 

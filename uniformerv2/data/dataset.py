@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.annotations import Annotation, unknown_labels
 from uniformerv2.data.batch import Sample
 from uniformerv2.data.loader import Key, VideoLoader
 from uniformerv2.data.order import EpochSampler
@@ -67,13 +67,8 @@ class VideoDataset(Dataset[Sample]):
         if not annotations:
             raise AnnotationError("no videos given")
         numbers = {name: number for number, name in enumerate(classes)}
-        unknown = sorted({row.label for row in annotations} - set(numbers))
-        if unknown:
-            row = next(row for row in annotations if row.label == unknown[0])
-            raise AnnotationError(
-                f"{row.path}: label {row.label!r} is not among the {len(numbers)} classes of the model "
-                f"({', '.join(classes[:3])}, ...); {len(unknown)} label(s) are unknown to it"
-            )
+        if unknown := sorted({row.label for row in annotations} - set(numbers)):
+            raise unknown_labels(annotations, unknown, classes)
         self.annotations = list(annotations)
         self.labels = [numbers[row.label] for row in annotations]
         self.preprocessing = preprocessing

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from uniformerv2.data.annotations import Annotation
-from uniformerv2.errors import AnnotationError
+from uniformerv2.data.annotations import Annotation, unknown_labels
 from uniformerv2.weights.labels import matching
 
 
@@ -32,11 +31,6 @@ def match_labels(annotations: Sequence[Annotation], labels: Sequence[str]) -> tu
     places = matching(others, left)
     if places is None:
         unknown = [name for name in others if matching([name], left) is None] or others
-        row = next(row for row in annotations if row.label == unknown[0])
-        raise AnnotationError(
-            f"{row.path}: label {row.label!r} is not among the {len(labels)} classes of the model "
-            f"({', '.join(labels[:3])}, ...); {len(unknown)} label(s) are unknown to it: {', '.join(unknown[:5])}"
-            + (", ..." if len(unknown) > 5 else "")
-        )
+        raise unknown_labels(annotations, unknown, labels)
     renamed = {name: left[place] for name, place in zip(others, places, strict=True)}
     return [replace(row, label=renamed[row.label]) if row.label in renamed else row for row in annotations], renamed
