@@ -16,11 +16,13 @@ import pytest
 import torch
 from torch.distributed import TCPStore
 
-from helpers import coloured, write_image_model, write_video
+from helpers import coloured, randomized, write_image_model, write_video
 from uniformerv2 import cli
 from uniformerv2.distributed import current_ranks, process_group
+from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.weights import arm
 
 FORK = multiprocessing.get_context("fork")  # processes that have imported everything already
 GPU_TESTS = Path(__file__).parent / "gpu"
@@ -61,6 +63,20 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for take in range(5):
             write_video(folder / name / f"{name}{take}.mp4", coloured([number] * 12, seed=10 * number + take))
     return folder
+
+
+@pytest.fixture(scope="session")
+def video(colours: Path) -> Path:
+    """A file of twelve frames, ten in a second."""
+    return colours / "red" / "red0.mp4"
+
+
+@pytest.fixture(scope="session", params=["scene", "temporal"])
+def lively(request: pytest.FixtureRequest, image_model: Path) -> UniFormerV2:
+    """A tiny model of random weights; frames that clips have in common can be shared in the layout for scenes."""
+    torch.manual_seed(0)
+    labels = ("blue", "green", "red")
+    return randomized(arm(image_model, layout=request.param, num_classes=3, labels=labels, num_frames=4, size=(32, 32)))
 
 
 @pytest.fixture(scope="session")

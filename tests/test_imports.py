@@ -151,7 +151,6 @@ LONG: dict[str, str] = {  # "file" or "file: function", and why it is longer
     "model/vit.py": "to be split",
     "tasks/classification/training.py: train_classifier": "to be split",
     "train/engine.py": "to be split",
-    "video/reader.py": "to be split",
 }
 
 

@@ -30,11 +30,6 @@ def model(image_model: Path) -> UniFormerV2:
     return arm(image_model, num_classes=3, labels=("blue", "green", "red"), num_frames=4, size=(32, 32))
 
 
-@pytest.fixture(scope="module")
-def video(colours: Path) -> Path:
-    return colours / "red" / "red0.mp4"
-
-
 def test_all_classes_ranked_with_probabilities(model: UniFormerV2, video: Path) -> None:
     prediction = Predictor(model).predict(video, top_k=None)
     assert prediction.video == str(video)
@@ -117,16 +112,6 @@ def test_bad_input_is_refused(model: UniFormerV2, tmp_path: Path) -> None:
 
 
 # --- many videos
-
-
-@pytest.fixture(scope="module", params=["scene", "temporal"])
-def lively(request: pytest.FixtureRequest, image_model: Path) -> UniFormerV2:
-    """With weights behind which nothing is hidden; frames of clips can be shared in the layout for scenes."""
-    torch.manual_seed(0)
-    armed = arm(image_model, layout=request.param, num_classes=3, num_frames=4, size=(32, 32))
-    for parameter in armed.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return armed.eval()
 
 
 def assert_equal(found: Prediction | Unreadable, expected: Prediction) -> None:

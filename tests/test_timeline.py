@@ -18,17 +18,6 @@ from uniformerv2.video.transforms import test_crops as crops
 from uniformerv2.weights import arm
 
 
-@pytest.fixture(scope="module", params=["scene", "temporal"])
-def model(request: pytest.FixtureRequest, image_model: Path) -> UniFormerV2:
-    torch.manual_seed(0)
-    armed = arm(
-        image_model, layout=request.param, num_classes=3, labels=("blue", "green", "red"), num_frames=4, size=(32, 32)
-    )
-    for parameter in armed.parameters():  # nothing may be hidden behind a zero
-        torch.nn.init.normal_(parameter, std=0.2)
-    return armed.eval()
-
-
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six seconds, ten frames in each, of three colours."""
@@ -37,8 +26,8 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @torch.inference_mode()
-def test_scores_are_those_of_each_window_by_itself(model: UniFormerV2, film: Path) -> None:
-    timeline = Predictor(model).timeline(film, window_seconds=2.0, stride_seconds=0.5)
+def test_scores_are_those_of_each_window_by_itself(lively: UniFormerV2, film: Path) -> None:
+    timeline = Predictor(lively).timeline(film, window_seconds=2.0, stride_seconds=0.5)
     assert timeline.start.tolist() == [0.5 * number for number in range(9)]
     assert timeline.end.tolist() == [0.5 * number + 2 for number in range(9)]
     assert timeline.labels == ("blue", "green", "red")
@@ -46,8 +35,8 @@ def test_scores_are_those_of_each_window_by_itself(model: UniFormerV2, film: Pat
         for number, scores in enumerate(timeline.scores):
             # four parts of half a second; their middles, 5 frames apart
             indices = [5 * number + index for index in (2, 7, 12, 17)]
-            clip = crops(reader.frames_at(indices), model.preprocessing)
-            np.testing.assert_allclose(scores, model(clip)[0].softmax(-1).numpy(), atol=1e-5)
+            clip = crops(reader.frames_at(indices), lively.preprocessing)
+            np.testing.assert_allclose(scores, lively(clip)[0].softmax(-1).numpy(), atol=1e-5)
 
 
 def test_each_frame_is_encoded_once(image_model: Path, film: Path) -> None:
@@ -66,9 +55,9 @@ def test_each_frame_is_encoded_once(image_model: Path, film: Path) -> None:
 
 @pytest.mark.parametrize(("window", "stride", "windows"), [(2.5, None, 3), (9.0, 1.0, 1), (1.0, 5.0, 2)])
 def test_windows_reach_to_the_end(
-    model: UniFormerV2, film: Path, window: float, stride: float | None, windows: int
+    lively: UniFormerV2, film: Path, window: float, stride: float | None, windows: int
 ) -> None:
-    timeline = Predictor(model).timeline(film, window_seconds=window, stride_seconds=stride)
+    timeline = Predictor(lively).timeline(film, window_seconds=window, stride_seconds=stride)
     assert timeline.scores.shape == (windows, 3)
     assert timeline.end[-1] == pytest.approx(6.0)
 

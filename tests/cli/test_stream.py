@@ -23,12 +23,6 @@ def checkpoint(image_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-@pytest.fixture(scope="module")
-def video(colours: Path) -> Path:
-    """Twelve frames, ten in a second."""
-    return colours / "red" / "red0.mp4"
-
-
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files play at once, and no frame has to go."""

@@ -34,9 +34,9 @@ def test_every_frame_is_there_once_and_the_clips_are_those_of_evaluation(wide: P
     assert shared.whole().is_contiguous()
 
 
-def test_the_clips_of_several_videos_follow_each_other(wide: Path, colours: Path) -> None:
+def test_the_clips_of_several_videos_follow_each_other(wide: Path, video: Path) -> None:
     videos = []
-    for path, clips in ((wide, 3), (colours / "red" / "red0.mp4", 1), (wide, 2)):
+    for path, clips in ((wide, 3), (video, 1), (wide, 2)):
         with VideoReader(path) as reader:
             videos.append(distinct_views(reader, PREPROCESSING, Views(clips)))
-    assert torch.equal(joined(videos).whole(), torch.cat([video.whole() for video in videos]))
+    assert torch.equal(joined(videos).whole(), torch.cat([each.whole() for each in videos]))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,9 @@ def test_windows_that_make_no_sense(seconds: float | None, stride: float | None)
 
 
 @pytest.fixture
-def reader(colours: Path) -> VideoReader:
-    """Twelve frames, ten in a second."""
-    return VideoReader(colours / "red" / "red0.mp4")
+def reader(video: Path) -> Iterator[VideoReader]:
+    with VideoReader(video) as reader:
+        yield reader
 
 
 def test_a_window_has_the_middle_frames_of_its_parts(reader: VideoReader) -> None:
