@@ -64,7 +64,7 @@ def unknown_labels(
     listed = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
     return AnnotationError(
         f"{row.path}: label {row.label!r} is not among the {len(classes)} classes of the model "
-        f"({', '.join(classes[:3])}, ...); {len(unknown)} unknown label(s): {listed}"
+        f"({', '.join(classes[:3])}, ...); {len(unknown)} label(s) are unknown: {listed}"
     )
 
 
