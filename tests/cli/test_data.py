@@ -23,11 +23,11 @@ def videos(tmp_path: Path) -> Path:
 def test_import_prints_what_became_of_the_rows(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = videos.parent
     command = ["data", "import", "k400", "--annotations", f"{folder}/val.csv", "--videos", str(videos)]
-    assert main([*command, "-o", f"{folder}/k400.csv", "--report", f"{folder}/left_out.csv"]) == 0
-    printed = capsys.readouterr().out
+    assert main([*command, "-o", f"{folder}/k400.csv", "--left-out", f"{folder}/left_out.csv"]) == 0
+    printed, notes = capsys.readouterr()
     assert "2 rows" in printed
     assert "no such file" in printed
-    assert "1 labels are written as the official list has them, such as 'hugging' as 'hugging baby'" in printed
+    assert "1 labels are written as the official list has them, such as 'hugging' as 'hugging baby'" in notes
     assert (folder / "k400.csv").read_text().splitlines() == [
         "path,label,start,end,split",
         "videos/aaaaaaaaaaa_000001_000011.mp4,hugging baby,,,val",
@@ -57,10 +57,10 @@ def test_kinetics710_prints_every_count(tmp_path: Path, capsys: pytest.CaptureFi
         (tmp_path / f"val{edition}.csv").write_text(HEADER + "zumba,bbbbbbbbbbb,1,11,val\n")
         command += [f"--kinetics{edition}", f"{tmp_path}/train{edition}.csv", f"{tmp_path}/val{edition}.csv"]
     assert main(command) == 0
-    printed = capsys.readouterr().out
+    printed, notes = capsys.readouterr()
     assert "Kinetics-710, 1 videos" in printed
     assert "repeats a video of kinetics600" in printed
-    assert "709 classes have no video" in printed
+    assert "709 classes have no video" in notes
     with (tmp_path / "k710" / "kinetics710.csv").open(newline="") as file:
         assert [row["youtube_id"] for row in csv.DictReader(file)] == ["a" * 11]
     assert sorted(path.name for path in (tmp_path / "k710").iterdir()) == [

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from helpers import touch
-from uniformerv2.curation.importers import Imported, Options, import_dataset
-from uniformerv2.curation.published import SOURCES, source_name
+from uniformerv2.curation.importers import ImportOptions, ImportResult, import_dataset
+from uniformerv2.curation.published import DATASETS, dataset_name
 from uniformerv2.curation.video_index import VideoIndex
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.errors import AnnotationError
@@ -26,10 +26,9 @@ def text(path: Path, content: str, encoding: str = "utf-8") -> Path:
     return path
 
 
-def run(dataset: str, annotations: Path | Sequence[Path], videos: Path, **options: object) -> Imported:
+def run(dataset: str, annotations: Path | Sequence[Path], videos: Path, **options: object) -> ImportResult:
     files = [annotations] if isinstance(annotations, Path) else list(annotations)
-    target = videos.parent / "out.csv"
-    return import_dataset(dataset, files, videos, target, Options(**options))  # type: ignore[arg-type]
+    return import_dataset(dataset, files, videos, videos.parent / "out.csv", options=ImportOptions(**options))  # type: ignore[arg-type]
 
 
 def rows(videos: Path) -> list[tuple[object, ...]]:
@@ -529,7 +528,7 @@ def test_strict_accepts_what_the_owner_leaves_out(tmp_path: Path) -> None:
 def test_a_report_names_every_row_left_out(tmp_path: Path) -> None:
     videos = touch(tmp_path / "videos", "0wR5jVB-WPk.mp4")
     lists, report = text(tmp_path / "val.csv", K400), tmp_path / "left_out.csv"
-    import_dataset("k400", [lists], videos, tmp_path / "out.csv", report=report)
+    import_dataset("k400", [lists], videos, tmp_path / "out.csv", left_out=report)
     with report.open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [(row["cause"], row["line"], row["name"]) for row in table] == [
@@ -562,14 +561,14 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_names_of_datasets() -> None:
-    assert [source_name(name) for name in ("K400", "k700-2020", "SSv2", "mit", "AVA")] == [
+    assert [dataset_name(name) for name in ("K400", "k700-2020", "SSv2", "mit", "AVA")] == [
         "kinetics400",
         "kinetics700_2020",
         "something_something_v2",
         "moments_in_time",
         "ava",
     ]
-    assert all(source_name(name) == name for name in SOURCES)
+    assert all(dataset_name(name) == name for name in DATASETS)
 
 
 # --- paths and the index

@@ -14,7 +14,7 @@ from tyro.conf import subcommand
 
 from uniformerv2.cli.benchmarking import Benchmark
 from uniformerv2.cli.checkpoints import Convert, Info, Models
-from uniformerv2.cli.datasets import Data
+from uniformerv2.cli.datasets import Datasets
 from uniformerv2.cli.measuring import Evaluate, Features
 from uniformerv2.cli.output import FAILED, INTERRUPTED, print_error
 from uniformerv2.cli.prediction import Predict, Timeline
@@ -36,7 +36,7 @@ Command = (
     | Annotated[Info, subcommand("info")]
     | Annotated[Convert, subcommand("convert")]
     | Annotated[Models, subcommand("models")]
-    | Annotated[Data, subcommand("data")]
+    | Annotated[Datasets, subcommand("data")]
 )
 
 

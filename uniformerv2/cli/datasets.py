@@ -1,9 +1,9 @@
-"""The commands of `uniformerv2 data`: from what the owners of a dataset publish to a manifest that can be trusted."""
+"""The commands of `uniformerv2 data`: manifests out of published annotations, checked, merged and packed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,17 +12,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from rich.markup import escape
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
+from uniformerv2.cli.options import Data, Json, NumFrames, OptionalOutput, Output, Root, Workers
+from uniformerv2.cli.output import note
+from uniformerv2.curation.findings import KEPT, FindingKind
 from uniformerv2.errors import RecipeError
 
 if TYPE_CHECKING:
     from uniformerv2.curation.check import CheckReport
-    from uniformerv2.curation.importers import Imported
-    from uniformerv2.curation.kinetics710 import Merged
+    from uniformerv2.curation.importers import ImportResult
+    from uniformerv2.curation.kinetics710 import MergeResult
 
-FindingKind = Literal[
-    "missing", "unreadable", "kills-decoder", "too-short", "beyond-end", "wrong-duration", "damaged", "duplicate",
-    "leak", "near-duplicate", "near-leak", "two-labels",
-]  # fmt: skip
+Order = Annotated[
+    Literal["official", "mmaction2"],
+    arg(
+        help="Which class list numbers and spellings of labels belong to: that of the official checkpoints, or that of "
+        "mmaction2, which has the names that the owners publish."
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -38,41 +44,40 @@ class Import:
     folder per class); short names such as k400 and ssv2 will do."""
     videos: Path
     """Folder of the videos, however deep they lie in it."""
-    output: Annotated[Path, arg(aliases=["-o"])]
+    output: Output
     """The manifest: .csv or .parquet."""
     annotations: tuple[Path, ...] = ()
-    """Files as their owner publishes them, or a folder of them; none for a folder per class."""
+    """Files as their owner publishes them, or a folder of them; none where there is a folder per class."""
     split: Literal["train", "val", "test"] | None = None
-    """Only rows of this split; files that do not say theirs are taken to be of it."""
+    """Only rows of this split; files that do not state a split belong to it."""
     fold: Literal[1, 2, 3] | None = None
     """Which of the three splits of UCF101 and HMDB51."""
     format: Literal["owner", "official"] = "owner"
     """owner: what the dataset's owner publishes; official: the UniFormerV2 lists of paths and class numbers."""
-    order: Literal["official", "mmaction2"] = "official"
-    """Which class list numbers belong to and labels are spelled as: that of the official checkpoints or of mmaction2's
-    (whose names are those that the owners publish)."""
+    order: Order = "official"
     untrimmed: FlagCreatePairsOff[bool] = False
     """Kinetics: a file called by its YouTube id alone is the whole video, not the clip of ten seconds."""
-    root: Path | None = None
-    """Write paths relative to this folder; None: to the manifest's own where the videos lie below it, else absolute."""
-    report: Path | None = None
+    root: Root = None
+    left_out: Path | None = None
     """CSV file that names every row left out, with its cause."""
     strict: FlagCreatePairsOff[bool] = False
     """A row without its video or label is an error."""
     lenient: FlagCreatePairsOff[bool] = False
-    """Count and leave out rows that make no sense or contradict a former one, in place of ending with an error."""
+    """Count and leave out rows that are invalid or contradict an earlier row, instead of ending with an error."""
 
     def run(self) -> int:
         if self.strict and self.lenient:
             raise RecipeError("--strict and --lenient contradict each other; give one of them")
-        from uniformerv2.curation.importers import Options, import_dataset
+        from uniformerv2.curation.importers import ImportOptions, import_dataset
 
         result = import_dataset(
             self.dataset,
             self.annotations,
             self.videos,
             self.output,
-            Options(
+            root=self.root,
+            left_out=self.left_out,
+            options=ImportOptions(
                 split=self.split,
                 fold=self.fold,
                 order=self.order,
@@ -81,8 +86,6 @@ class Import:
                 strict=self.strict,
                 lenient=self.lenient,
             ),
-            root=self.root,
-            report=self.report,
         )
         _print_imported(result, self.output, self.order)
         return 0
@@ -102,10 +105,9 @@ class Kinetics710:
     """The same of Kinetics-600."""
     kinetics700: tuple[Path, ...]
     """The same of Kinetics-700."""
-    output: Annotated[Path, arg(aliases=["-o"])]
+    output: Output
     """New folder for kinetics710.csv, labels.txt, map_kinetics400.json (and 600, 700) and report.json."""
-    order: Literal["official", "mmaction2"] = "official"
-    """Order and names of the 710 classes: those of the official checkpoints or of mmaction2's."""
+    order: Order = "official"
     videos: Path | None = None
     """Folder with the files of the owner's lists; None: they are called ID_000010_000020.mp4."""
 
@@ -130,54 +132,47 @@ class Check:
     when it is run again.
     """
 
-    manifest: Annotated[Positional[Path], arg(metavar="MANIFEST")]
-    """A manifest with the columns path,label[,start,end][,split], or a folder with one folder per class."""
-    root: Path | None = None
-    """What the paths in the manifest are relative to; None: its own folder."""
-    output: Annotated[Path | None, arg(aliases=["-o"])] = None
+    data: Data
+    root: Root = None
+    output: OptionalOutput = None
     """The clean manifest; None: NAME.clean.csv beside the manifest."""
-    report: Path | None = None
+    findings: Path | None = None
     """Table of all findings; None: NAME.findings.csv beside the manifest."""
-    frames: int = 8
-    """Frames of a clip: the first, middle and last one that evaluation would want are decoded."""
+    num_frames: NumFrames = 8
     minimum_seconds: float = 0.0
-    """That a row must last."""
-    keep: tuple[FindingKind, ...] = ("damaged", "near-duplicate", "near-leak", "two-labels")
-    """Findings that are told, but cost a row nothing."""
-    workers: int | None = None
-    """Processes that decode; None: one for each processor."""
-    json: FlagCreatePairsOff[bool] = False
-    """Print everything as JSON."""
+    """A row must last so long."""
+    keep: tuple[FindingKind, ...] = KEPT
+    """Findings that are reported, but leave a row in the manifest."""
+    workers: Workers = 2
+    json: Json = False
 
     def run(self) -> int:
         import json
 
-        from rich.console import Console
-
         from uniformerv2.curation.check import check_manifest
 
-        manifest = Path(os.path.abspath(self.manifest))
-        output = self.output or manifest.with_name(manifest.stem + ".clean.csv")
-        table = self.report or manifest.with_name(manifest.stem + ".findings.csv")
+        data = Path(os.path.abspath(self.data))
+        output = self.output or data.with_name(data.stem + ".clean.csv")
+        table = self.findings or data.with_name(data.stem + ".findings.csv")
         result = check_manifest(
-            self.manifest,
+            self.data,
             output,
-            report=table,
+            findings=table,
             root=self.root,
-            num_frames=self.frames,
+            num_frames=self.num_frames,
             minimum_seconds=self.minimum_seconds,
             keep=self.keep,
-            workers=os.cpu_count() or 1 if self.workers is None else self.workers,
-            console=Console(stderr=True),
+            workers=self.workers,
+            progress=True,
         )
         if self.json:
             print(json.dumps(result.to_json(), indent=2))
-        else:
-            _print_check(result)
-            print(f"written to {output} and {table}")
-            root = self.root or (manifest if manifest.is_dir() else manifest.parent)
-            if root.resolve() != output.parent.resolve():
-                print(f"the paths in {output.name} are relative to {root}: use it with --root {root}")
+            return 0
+        _print_check(result)
+        print(f"written to {output} and {table}")
+        root = self.root or (data if data.is_dir() else data.parent)
+        if root.resolve() != output.parent.resolve():
+            note(f"the paths in {output.name} are relative to {root}: use it with --root {root}")
         return 0
 
 
@@ -188,14 +183,12 @@ class Shards:
     A shard holds videos byte for byte, each with its label. The folder, or one shard, will do wherever a manifest does.
     """
 
-    manifest: Annotated[Positional[Path], arg(metavar="MANIFEST")]
-    """A manifest with the columns path,label[,start,end][,split], or a folder with one folder per class."""
-    output: Annotated[Path, arg(aliases=["-o"])]
+    data: Data
+    output: Output
     """New folder for shard-000000.tar and so on, and classes.txt."""
     per_shard: int = 1000
     """Videos of a shard."""
-    root: Path | None = None
-    """What the paths in the manifest are relative to; None: its own folder."""
+    root: Root = None
     shuffle: int | None = None
     """Seed to shuffle the videos by, for programs that stream shards; None: in the order of the manifest."""
 
@@ -205,7 +198,7 @@ class Shards:
         from uniformerv2.data.shards import write_shards
         from uniformerv2.data.sources import read_annotations
 
-        rows = read_annotations(self.manifest, root=self.root)
+        rows = read_annotations(self.data, root=self.root)
         if self.shuffle is not None:
             random.Random(self.shuffle).shuffle(rows)
         shards = write_shards(rows, self.output, per_shard=self.per_shard)
@@ -223,7 +216,7 @@ DataCommand = (
 
 
 @dataclass(frozen=True)
-class Data:
+class Datasets:
     """Prepare datasets: import published annotations, check videos, merge Kinetics."""
 
     command: OmitArgPrefixes[OmitSubcommandPrefixes[DataCommand]]
@@ -233,21 +226,8 @@ class Data:
 
 
 def _print_check(result: CheckReport) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    for title, names, values in (
-        ("findings", ("finding", "rows", "left out", "first"), _finding_lines(result)),
-        ("rows that pass", ("split", "rows", "labels", "fewest", "most"), _split_lines(result)),
-    ):
-        table = Table(title=title, title_justify="left")
-        for name in names:
-            table.add_column(name, justify="right" if name in ("rows", "labels") else "left", overflow="fold")
-        for line in values:
-            table.add_row(*map(str, line))
-        if table.row_count:
-            console.print(table, markup=False)
+    _print_table("findings", ("finding", "rows", "left out", "first"), _finding_lines(result))
+    _print_table("rows that pass", ("split", "rows", "labels", "fewest", "most"), _split_lines(result))
     for name, text in _statistic_lines(result):
         print(f"{name:<10}{text}")
     leaks = len({finding.row for finding in result.findings if finding.kind in ("leak", "near-leak")})
@@ -261,18 +241,13 @@ def _finding_lines(result: CheckReport) -> Iterator[tuple[object, ...]]:
     for kind, count in result.counts().items():
         first = next(finding for finding in result.findings if finding.kind == kind)
         row = result.rows[first.row]
-        yield (
-            kind,
-            count,
-            "no" if kind in result.keep else "yes",
-            escape(f"line {row.line}: {row.name}: {first.detail}"),
-        )
+        yield kind, count, "no" if kind in result.keep else "yes", f"line {row.line}: {row.name}: {first.detail}"
 
 
 def _split_lines(result: CheckReport) -> Iterator[tuple[object, ...]]:
     for split, counts in result.labels().items():
         ends = (min(counts, key=lambda label: counts[label]), max(counts, key=lambda label: counts[label]))
-        yield split or "-", sum(counts.values()), len(counts), *(escape(f"{one}: {counts[one]}") for one in ends)
+        yield split or "-", sum(counts.values()), len(counts), *(f"{label}: {counts[label]}" for label in ends)
 
 
 def _statistic_lines(result: CheckReport) -> Iterator[tuple[str, str]]:
@@ -287,16 +262,16 @@ def _statistic_lines(result: CheckReport) -> Iterator[tuple[str, str]]:
         yield "lasting", "{shortest:g} to {longest:g} s, median {median:g} s".format(**seconds) + f", {total} in all"
 
 
-def _print_imported(result: Imported, output: Path, order: str) -> None:
+def _print_imported(result: ImportResult, output: Path, order: str) -> None:
     counts = [("written", result.written, ""), *((c, n, result.example[c]) for c, n in result.left_out.most_common())]
     _print_table(f"{result.rows} rows", ("", "rows", "the first"), counts)
     if result.respelled:
         some = ", ".join(f"{old!r} as {new!r}" for old, new in list(result.respelled.items())[:3])
-        print(f"note: {len(result.respelled)} labels are written as the {order} list has them, such as {some}")
+        note(f"{len(result.respelled)} labels are written as the {order} list has them, such as {some}")
     print(f"written to {output}")
 
 
-def _print_merged(merged: Merged, output: Path) -> None:
+def _print_merged(merged: MergeResult, output: Path) -> None:
     rows = []
     for name, edition in merged.editions.items():
         rows += [(name, "training rows", edition.rows), ("", "kept", edition.kept)]
@@ -304,19 +279,21 @@ def _print_merged(merged: Merged, output: Path) -> None:
     _print_table(f"Kinetics-710, {merged.videos} videos", ("edition", "", "rows"), rows)
     for name, edition in merged.editions.items():
         if wrong := {split: count for split, count in edition.splits.items() if split not in ("", "train")}:
-            print(f"note: rows of the training list of {name} say that they are of another split: {wrong}")
+            note(f"rows of the training list of {name} say that they are of another split: {wrong}")
     if merged.empty_classes:
-        print(f"note: {len(merged.empty_classes)} classes have no video, such as {merged.empty_classes[0]!r}")
+        note(f"{len(merged.empty_classes)} classes have no video, such as {merged.empty_classes[0]!r}")
     print(f"written to {output}")
 
 
-def _print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
+def _print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Nothing where there are no rows."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column, justify="right" if column == "rows" else "left")
+        table.add_column(column, justify="right" if column in ("rows", "labels") else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
-    Console().print(table)
+    if table.row_count:
+        Console().print(table)

@@ -1,8 +1,8 @@
-"""Whether a manifest can be trusted: every file is opened, and what does not hold is named and left out.
+"""Whether a manifest can be trusted: every file is opened, and rows with something wrong are named and left out.
 
-Evidence and judgement are apart. `probe_video` says what is in a file; that takes long, goes to a journal as it comes
-and is found there by the next run. What follows from it is decided at the end, in the order of the manifest, so it does
-not matter which process read what and how often the check was stopped.
+Evidence and judgement are separate. `probe_video` finds what is in a file; that takes long, so its results go to a
+journal, where the next run finds them. `judge` decides at the end, in the order of the manifest, so that the result
+does not depend on the processes or on how often the check was stopped.
 """
 
 from __future__ import annotations
@@ -15,37 +15,36 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from uniformerv2.curation.findings import FINDINGS, KEPT, Finding, Row, intervals_of, judge
-from uniformerv2.curation.probe import Interval, Probe, probe_video
-from uniformerv2.data.annotations import Annotation
+from uniformerv2.curation.findings import FINDING_KINDS, KEPT, Finding, FindingKind, ManifestRow
+from uniformerv2.curation.judging import intervals_of, judge
+from uniformerv2.curation.probe import Probe, probe_video
+from uniformerv2.data.annotations import Annotation, Interval
 from uniformerv2.data.journal import Journal
 from uniformerv2.data.manifest import MANIFEST_COLUMNS, manifest_rows
 from uniformerv2.data.processes import Crash, run_tasks
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.data.tables import PARQUET_SUFFIXES, check_target, read_rows, relative_to, write_table
 from uniformerv2.errors import AnnotationError, RecipeError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress
+from uniformerv2.progress import bar
 
 TABLE_COLUMNS = {"line": int} | MANIFEST_COLUMNS | {"finding": str, "left_out": str, "detail": str}
 
-_JOURNAL = 1  # version of what it holds; files of another one are read anew
+_JOURNAL = 1  # version of what it holds; files in a journal of another version are read again
 
-Key = tuple[str, int, int, int, tuple[Interval, ...]]  # name, bytes, time of change, frames, intervals
+ProbeVideo = Callable[[Path, Sequence[Interval], int], Probe]
+_FileState = tuple[str, int, int, int, tuple[Interval, ...]]  # name, bytes, time of change, frames, intervals
 
 
 @dataclass(frozen=True)
 class CheckReport:
     """What a check found."""
 
-    rows: list[Row]
+    rows: list[ManifestRow]
     probes: dict[str, Probe]  # by name; without the missing files
     findings: list[Finding]  # in the order of the manifest
-    keep: frozenset[str]  # kinds of findings that cost no row its place
+    keep: frozenset[FindingKind]  # kinds of findings that leave a row in the manifest
 
     @cached_property
     def left_out(self) -> set[int]:
@@ -55,7 +54,7 @@ class CheckReport:
     def counts(self) -> dict[str, int]:
         """Rows with each kind of finding."""
         counts = Counter(kind for kind, _ in {(finding.kind, finding.row) for finding in self.findings})
-        return {kind: counts[kind] for kind in FINDINGS if counts[kind]}
+        return {kind: counts[kind] for kind in FINDING_KINDS if counts[kind]}
 
     def labels(self) -> dict[str, dict[str, int]]:
         """Rows that pass, by split ("" where there is none) and label."""
@@ -109,71 +108,68 @@ class CheckReport:
 
 
 def check_manifest(
-    manifest: str | Path,
+    data: str | Path,
     output: str | Path,
     *,
-    report: str | Path | None = None,
-    root: Path | None = None,
+    findings: str | Path | None = None,
+    root: str | Path | None = None,
     num_frames: int = 8,
     minimum_seconds: float = 0.0,
-    keep: Collection[str] = KEPT,
-    workers: int = 0,
-    console: Console | None = None,
-    probe: Callable[[Path, Sequence[Interval], int], Probe] = probe_video,
+    keep: Collection[FindingKind] = KEPT,
+    workers: int = 2,
+    progress: bool = False,
+    probe: ProbeVideo = probe_video,
 ) -> CheckReport:
     """Decode some frames of every video of a manifest, and write down which rows can be used.
 
-    What is found in a file goes to a journal beside the output at once. A check that was stopped, in whatever way, goes
-    on from there when it is run again, and gives what it would have given; so does one whose files have changed, which
-    are then read anew. The journal may be deleted.
+    What is found in a file goes to a journal beside the output at once. A check that was stopped continues from it and
+    has the same result; files that have changed are read again. The journal may be deleted.
 
     Args:
-        manifest: as for `read_annotations`; the videos need not be there. A folder of classes will do.
-        output: the clean manifest: the rows that pass, as they were, in their order. Of a folder, the paths are
+        data: a manifest, as for `read_annotations`, whose videos may be missing; or a folder with one folder per class.
+        output: the clean manifest: the rows that pass, unchanged and in their order. Of a folder, the paths are
             relative to it.
-        report: table of all findings, CSV or Parquet; None: none.
-        root: what the paths of a manifest are relative to; by default the manifest's own folder.
+        findings: table of all findings, CSV or Parquet; None: none.
+        root: what the paths of a manifest are relative to; None: its own folder.
         num_frames: frames of a clip; the first, middle and last are decoded, and a row needs so many.
-        minimum_seconds: that a row must last.
-        keep: kinds of `FINDINGS` that cost a row nothing.
+        minimum_seconds: a row must last so long.
+        keep: kinds of findings that leave a row in the manifest.
         workers: processes that decode, each on one thread; a file that ends its process is a finding. With 0, this
             process decodes, and ends with such a file.
-        console: where progress is shown if it is a terminal; None: nowhere.
-        probe: what looks at a file; a function that other processes can import.
+        progress: show a bar on stderr.
+        probe: what reads a file; a function that other processes can import.
 
     Returns:
         The findings; the same are in the table.
 
     Raises:
-        AnnotationError: the manifest makes no sense, or there is no folder to write to.
-        RecipeError: the options make no sense.
+        AnnotationError: an invalid manifest, or no folder to write to.
+        RecipeError: invalid options.
     """
-    manifest, output = Path(manifest), Path(output)
-    table = None if report is None else Path(report)
-    _check_files(manifest, output, table)
+    data, output = Path(data), Path(output)
+    table = None if findings is None else Path(findings)
+    _check_files(data, output, table)
     _check_options(num_frames, minimum_seconds, keep, workers)
-    rows = _read(manifest, root)
+    rows = _read(data, root)
     with Journal(output.with_name(output.name + ".journal")) as journal:
-        probes, missing = _gather(rows, num_frames, journal, probe, workers, console)
-    findings = judge(
-        rows, probes, missing, num_frames=num_frames, minimum_seconds=minimum_seconds, keep=frozenset(keep)
-    )
-    result = CheckReport(rows, probes, findings, frozenset(keep))
+        probes, missing = _probe_all(rows, num_frames, journal, probe, workers, progress)
+    found = judge(rows, probes, missing, num_frames=num_frames, minimum_seconds=minimum_seconds, keep=frozenset(keep))
+    result = CheckReport(rows, probes, found, frozenset(keep))
     if table:
         write_table(table, TABLE_COLUMNS, _table_rows(result))
-    _write_clean(manifest, output, result)
+    _write_clean(data, output, result)
     return result
 
 
-def _check_options(num_frames: int, minimum_seconds: float, keep: Collection[str], workers: int) -> None:
+def _check_options(num_frames: int, minimum_seconds: float, keep: Collection[FindingKind], workers: int) -> None:
     if num_frames < 1:
         raise RecipeError(f"the number of frames must be at least 1, got {num_frames}")
     if not 0 <= minimum_seconds < math.inf:
         raise RecipeError(f"the minimum of seconds must be 0 or more, got {minimum_seconds}")
     if workers < 0:
         raise RecipeError(f"the number of workers must be 0 or more, got {workers}")
-    if unknown := sorted(set(keep) - set(FINDINGS)):
-        raise RecipeError(f"no such finding to keep: {', '.join(unknown)}; there are {', '.join(FINDINGS)}")
+    if unknown := sorted(set(keep) - set(FINDING_KINDS)):
+        raise RecipeError(f"no such finding to keep: {', '.join(unknown)}; there are {', '.join(FINDING_KINDS)}")
 
 
 def _check_files(manifest: Path, output: Path, table: Path | None) -> None:
@@ -184,7 +180,7 @@ def _check_files(manifest: Path, output: Path, table: Path | None) -> None:
         check_target(target)
 
 
-def _read(manifest: Path, root: Path | None) -> list[Row]:
+def _read(manifest: Path, root: str | Path | None) -> list[ManifestRow]:
     numbered: Iterable[tuple[int, Annotation]]
     if manifest.is_dir():
         folder, numbered = manifest, enumerate(read_annotations(manifest), start=1)
@@ -194,7 +190,7 @@ def _read(manifest: Path, root: Path | None) -> list[Row]:
     else:
         raise AnnotationError(f"{manifest}: no such folder or manifest")
     shorten = relative_to(folder)
-    rows = [Row(line, shorten(str(annotation.path)), annotation) for line, annotation in numbered]
+    rows = [ManifestRow(line, shorten(str(annotation.path)), annotation) for line, annotation in numbered]
     if not rows:
         raise AnnotationError(f"{manifest}: no rows below the line of column names")
     return rows
@@ -203,47 +199,43 @@ def _read(manifest: Path, root: Path | None) -> list[Row]:
 # --- evidence
 
 
-def _gather(
-    rows: Sequence[Row],
-    num_frames: int,
-    journal: Journal,
-    probe: Callable[[Path, Sequence[Interval], int], Probe],
-    workers: int,
-    console: Console | None,
+def _probe_all(
+    rows: Sequence[ManifestRow], num_frames: int, journal: Journal, probe: ProbeVideo, workers: int, progress: bool
 ) -> tuple[dict[str, Probe], dict[str, str]]:
-    """What is in every file, by name in the order of the manifest, and why those that are missing are."""
-    asked = intervals_of(rows)
+    """What is in every file, by name in the order of the manifest, and why the missing files are missing."""
+    intervals = intervals_of(rows)
     paths = {row.name: row.annotation.path for row in rows}
     known = dict(_known(journal))
-    keys: dict[Path, Key] = {}  # of the files that are being read
+    states: dict[Path, _FileState] = {}  # of the files that are being read
     probes: dict[str, Probe] = {}
     missing: dict[str, str] = {}
 
     def tasks() -> Iterator[tuple[Path, tuple[Interval, ...], int]]:
         for name, path in paths.items():
             try:
-                key = (name, *_stamp(path), num_frames, asked[name])
+                state = (name, *_stamp(path), num_frames, intervals[name])
             except OSError as error:
                 missing[name] = error.strerror or str(error)
+                advance(1)
                 continue
-            if key in known:
-                probes[name] = known[key]
+            if state in known:
+                probes[name] = known[state]
+                advance(1)
             else:
-                keys[path] = key
-                yield path, asked[name], num_frames
+                states[path] = state
+                yield path, intervals[name], num_frames
 
-    with _progress(console) as bar:
-        task = bar.add_task("checking", total=len(paths))
-        for (path, *_), outcome in run_tasks(partial(_probe, probe), tasks(), workers=workers):
-            key = keys.pop(path)
-            found = Probe(fatal=outcome.cause) if isinstance(outcome, Crash) else outcome
-            journal.add(_record(key, found))
-            probes[key[0]] = found
-            bar.update(task, completed=len(probes) + len(missing))
+    with bar("checking", len(paths), progress=progress) as advance:
+        for (path, *_), result in run_tasks(partial(_probe, probe), tasks(), workers=workers):
+            state = states.pop(path)
+            found = Probe(fatal=result.cause) if isinstance(result, Crash) else result
+            journal.add(_record(state, found))
+            probes[state[0]] = found
+            advance(1)
     return {name: probes[name] for name in paths if name in probes}, missing
 
 
-def _probe(probe: Callable[..., Probe], task: tuple[Any, ...]) -> Probe:
+def _probe(probe: ProbeVideo, task: tuple[Any, ...]) -> Probe:
     return probe(*task)
 
 
@@ -262,32 +254,21 @@ def _stamp(path: Path) -> tuple[int, int]:
     return sum(part.st_size for part in parts), max(part.st_mtime_ns for part in (status, *parts))
 
 
-def _record(key: Key, found: Probe) -> dict[str, Any]:
-    name, size, mtime, num_frames, intervals = key
-    of = {"path": name, "size": size, "mtime": mtime, "frames": num_frames, "intervals": intervals}
-    return {"version": _JOURNAL, **of, "found": found.to_json()}
+def _record(state: _FileState, found: Probe) -> dict[str, Any]:
+    names = ("path", "size", "mtime", "frames", "intervals")
+    return {"version": _JOURNAL, **dict(zip(names, state, strict=True)), "found": found.to_json()}
 
 
-def _known(journal: Journal) -> Iterator[tuple[Key, Probe]]:
+def _known(journal: Journal) -> Iterator[tuple[_FileState, Probe]]:
     for record in journal.records():
         try:
             intervals = tuple((start, end) for start, end in record["intervals"])
-            key = (record["path"], record["size"], record["mtime"], record["frames"], intervals)
+            state = (record["path"], record["size"], record["mtime"], record["frames"], intervals)
             if record["version"] == _JOURNAL:
-                hash(key)
-                yield key, Probe.from_json(record["found"])
+                hash(state)
+                yield state, Probe.from_json(record["found"])
         except (KeyError, TypeError, ValueError):
-            continue  # not of this program, so the file is read anew
-
-
-def _progress(console: Console | None) -> Progress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("files,"),
-        TimeRemainingColumn(), TextColumn("left"),
-        console=console, transient=True, disable=console is None or not console.is_terminal,
-    )  # fmt: skip
+            continue  # not of this program, so the file is read again
 
 
 # --- what is written

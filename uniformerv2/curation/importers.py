@@ -1,4 +1,4 @@
-"""Published annotations and a folder of videos -> one manifest, and a count of every row that did not get into it."""
+"""Published annotations and a folder of videos -> a manifest, and a count of every row that was left out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uniformerv2.atomic import whole_file
-from uniformerv2.curation.published import SOURCES, Row, Source, action_names, official_rows, source_name
+from uniformerv2.curation.published import (
+    DATASETS,
+    PublishedDataset,
+    PublishedRow,
+    action_names,
+    dataset_name,
+    official_rows,
+)
 from uniformerv2.curation.video_index import VideoIndex
 from uniformerv2.data.manifest import MANIFEST_COLUMNS, write_manifest
 from uniformerv2.data.sources import read_annotations
@@ -31,14 +38,14 @@ SEVERAL_FILES = "several files of that name"
 NO_LABEL = "no label"
 OTHER_SPLIT = "of another split"
 REPEATED = "repeats another row"
-SENSELESS = "makes no sense"
+INVALID = "makes no sense"
 CONTRADICTORY = "contradicts another row"
-LACKING = frozenset({NO_FILE, SEVERAL_FILES, NO_LABEL, SENSELESS, CONTRADICTORY})  # what `strict` forbids
+INCOMPLETE = frozenset({NO_FILE, SEVERAL_FILES, NO_LABEL, INVALID, CONTRADICTORY})  # what `strict` forbids
 
 
 @dataclass(frozen=True)
-class Options:
-    """What there is to choose in an import; `import_dataset` says what each means."""
+class ImportOptions:
+    """ImportOptions of an import; `import_dataset` says what each means."""
 
     split: str | None = None
     fold: int | None = None
@@ -50,13 +57,13 @@ class Options:
 
 
 @dataclass
-class Imported:
-    """What became of the rows."""
+class ImportResult:
+    """How many rows were written, and how many were left out."""
 
     written: int = 0
     left_out: Counter[str] = field(default_factory=Counter)  # rows by cause
     example: dict[str, str] = field(default_factory=dict)  # cause -> where the first one stands, and what it is
-    respelled: dict[str, str] = field(default_factory=dict)  # label as published -> as written, where they differ
+    respelled: dict[str, str] = field(default_factory=dict)  # label as published -> as written
 
     @property
     def rows(self) -> int:
@@ -67,20 +74,22 @@ def import_dataset(
     dataset: str,
     annotations: Sequence[Path],
     videos: Path,
-    target: Path,
-    options: Options = Options(),
+    output: Path,
     *,
-    root: Path | None = None,
-    report: Path | None = None,
-) -> Imported:
+    root: str | Path | None = None,
+    left_out: Path | None = None,
+    options: ImportOptions = ImportOptions(),
+) -> ImportResult:
     """Write the manifest of a dataset, whole or not at all.
 
     Args:
-        dataset: see `source_name`.
+        dataset: see `dataset_name`.
         annotations: files as their owner publishes them, or folders of such files. None for `folder`.
         videos: the folder with all videos (or folders of frames), however deep. Rows are matched with names in it.
-        target: the manifest, CSV or Parquet by its suffix. Paths in it are relative to its folder if the videos lie
+        output: the manifest, CSV or Parquet by its suffix. Paths in it are relative to its folder if the videos lie
             below that, or to `root`, else absolute. AVA gives a table of boxes instead (docs/datasets.md).
+        root: what to write paths relative to.
+        left_out: CSV file that names every row left out, with its cause.
         options:
             split: only rows of this split; where the files do not say their split, that they are of this one.
             fold: which of the three splits of UCF101 and HMDB51, where files of several are given.
@@ -88,31 +97,29 @@ def import_dataset(
             official_lists: the files are lists of paths and class numbers, as UniFormerV2's authors share them.
             untrimmed: videos called by the id alone are whole ones, not the clips; rows keep their start and end.
             strict: a row without its file, without a label, or with several files is an error.
-            lenient: a row that makes no sense, or another than a former one of the same clip, is left out and counted.
-        root: what to write paths relative to.
-        report: CSV file that names every row left out, with its cause.
+            lenient: an invalid row, or a row that contradicts an earlier row of the same clip, is left out and counted.
 
     Raises:
-        AnnotationError: bad rows, with file and line; nothing left to write; nothing is half-written then.
+        AnnotationError: invalid rows, with file and line; or nothing left to write. Then nothing is written.
     """
-    source = SOURCES[source_name(dataset)]
+    published = DATASETS[dataset_name(dataset)]
     if not videos.is_dir():
         raise AnnotationError(f"{videos}: no such folder of videos")
-    if source_name(dataset) == "folder":
-        return Imported(write_manifest(target, read_annotations(videos), root=root))
-    files, class_files = _files(annotations, source, options)
-    shorten = relative_to(target.parent if root is None else root)
+    if dataset_name(dataset) == "folder":
+        return ImportResult(write_manifest(output, read_annotations(videos), root=root))
+    files, class_files = _files(annotations, published, options)
+    shorten = relative_to(output.parent if root is None else root)
     prefix = shorten(os.path.join(videos, "_"))[:-1]  # what stands before a path below the folder of videos
-    labels = _labels(source, options, class_files)
-    with _table_of_left_out(report) as leave_out:
-        job = _Import(source, options, labels, VideoIndex(videos), leave_out)
+    labels = _labels(published, options, class_files)
+    with _table_of_left_out(left_out) as leave_out:
+        job = _Import(published, options, labels, VideoIndex(videos), leave_out)
         rows = ((f"{prefix}{path}", *cells) for path, *cells in job.accepted(files))
-        job.result.written = write_table(target, source.columns or MANIFEST_COLUMNS, _at_least_one(rows, job.result))
+        job.result.written = write_table(output, published.columns or MANIFEST_COLUMNS, _at_least_one(rows, job.result))
     return job.result
 
 
 class _LeftOut(Exception):
-    """A row that does not get into the manifest: the cause, and what about it."""
+    """A row that is left out of the manifest: the cause and a detail."""
 
     def __init__(self, cause: str, detail: str = "") -> None:
         super().__init__(cause, detail)
@@ -120,24 +127,30 @@ class _LeftOut(Exception):
 
 
 class _Import:
-    """One pass over the rows of all files."""
+    """One pass over the rows of all files, in which rows are matched with videos."""
 
     def __init__(
         self,
-        source: Source,
-        options: Options,
+        dataset: PublishedDataset,
+        options: ImportOptions,
         labels: Callable[[str], str],
         videos: VideoIndex,
         report: Callable[[Sequence[object]], object],
     ) -> None:
-        self.result = Imported()
-        self._source, self._options, self._labels, self._videos, self._report = source, options, labels, videos, report
+        self.result = ImportResult()
+        self._dataset, self._options, self._labels, self._videos, self._report = (
+            dataset,
+            options,
+            labels,
+            videos,
+            report,
+        )
         self._seen: dict[object, int] = {}  # clip -> line and kind of its row, in one number: there may be millions
         self._kinds: dict[tuple[str, str | None, Path], int] = {}
 
     def accepted(self, files: Sequence[Path]) -> Iterator[tuple[object, ...]]:
-        """Cells of the rows that get in; the first is the path from the folder of videos."""
-        read = partial(official_rows, source=self._source) if self._options.official_lists else self._source.read
+        """Cells of the rows that are not left out; the first is the path from the folder of videos."""
+        read = partial(official_rows, dataset=self._dataset) if self._options.official_lists else self._dataset.read
         assert read is not None, "checked with the files"
         for file in files:
             for row in read(file):
@@ -148,29 +161,29 @@ class _Import:
                 else:
                     yield cells
 
-    def _cells(self, file: Path, row: Row) -> tuple[object, ...]:
+    def _cells(self, file: Path, row: PublishedRow) -> tuple[object, ...]:
         split = row.split or self._options.split
         if row.skip or (self._options.split and split != self._options.split):
             raise _LeftOut(row.skip or OTHER_SPLIT)
         if row.wrong or any(".." in name and ".." in name.split("/") for name in row.names):
-            raise _LeftOut(SENSELESS, row.wrong or f"found '..' in the path {row.names[0]!r}, expected none")
+            raise _LeftOut(INVALID, row.wrong or f"found '..' in the path {row.names[0]!r}, expected none")
         if not row.label:
             raise _LeftOut(NO_LABEL)
         try:
             label = self._labels(row.label)
         except AnnotationError as error:
-            raise _LeftOut(SENSELESS, str(error)) from None
+            raise _LeftOut(INVALID, str(error)) from None
         if label != row.label:
             self.result.respelled.setdefault(row.label, label)
         place, path = self._find(row, label, split)
-        if self._source.columns:
+        if self._dataset.columns:
             return path, *row.extra[:-1], label, row.extra[-1], split
-        is_clip = self._source.clips and (place == 0 or not self._options.untrimmed)
+        is_clip = self._dataset.clips and (place == 0 or not self._options.untrimmed)
         interval = (None, None) if is_clip else (row.start, row.end)
         self._compare(file, row.line, path, interval, label, split)
         return path, label, *interval, split
 
-    def _find(self, row: Row, label: str, split: str | None) -> tuple[int, str]:
+    def _find(self, row: PublishedRow, label: str, split: str | None) -> tuple[int, str]:
         for place, name in enumerate(row.names):
             paths = self._videos.find(name, (row.label, label, split))
             if len(paths) > 1:
@@ -199,11 +212,11 @@ class _Import:
             "remove one of the rows, or keep the first with --lenient",
         )
 
-    def _leave_out(self, file: Path, row: Row, left: _LeftOut) -> None:
+    def _leave_out(self, file: Path, row: PublishedRow, left: _LeftOut) -> None:
         where, detail = _where(file, row.line), left.detail or row.names[0]
-        if left.cause in (SENSELESS, CONTRADICTORY) and not self._options.lenient:
+        if left.cause in (INVALID, CONTRADICTORY) and not self._options.lenient:
             raise AnnotationError(f"{where}: {detail}")
-        if self._options.strict and left.cause in LACKING:
+        if self._options.strict and left.cause in INCOMPLETE:
             raise AnnotationError(f"{where}: {left.cause}: {detail}; without --strict such rows are counted")
         self.result.left_out[left.cause] += 1
         self.result.example.setdefault(left.cause, f"{where}: {detail}")
@@ -219,19 +232,19 @@ def _of(split: str | None) -> str:
 
 
 @contextmanager
-def _table_of_left_out(report: Path | None) -> Iterator[Callable[[Sequence[object]], object]]:
+def _table_of_left_out(path: Path | None) -> Iterator[Callable[[Sequence[object]], object]]:
     """A function that takes the cells of a row."""
-    if report is None:
+    if path is None:
         yield lambda cells: None
         return
-    check_target(report)
-    with whole_file(report) as partial_file, partial_file.open("w", encoding="utf-8", newline="") as file:
+    check_target(path)
+    with whole_file(path) as partial_file, partial_file.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("cause", "file", "line", "name", "label", "detail"))
         yield writer.writerow
 
 
-def _at_least_one(rows: Iterator[tuple[object, ...]], result: Imported) -> Iterator[tuple[object, ...]]:
+def _at_least_one(rows: Iterator[tuple[object, ...]], result: ImportResult) -> Iterator[tuple[object, ...]]:
     first = next(rows, None)
     if first is None:
         causes = ", ".join(f"{count} {cause}" for cause, count in result.left_out.most_common())
@@ -241,19 +254,19 @@ def _at_least_one(rows: Iterator[tuple[object, ...]], result: Imported) -> Itera
     yield from rows
 
 
-def _files(given: Sequence[Path], source: Source, options: Options) -> tuple[list[Path], list[Path]]:
+def _files(given: Sequence[Path], dataset: PublishedDataset, options: ImportOptions) -> tuple[list[Path], list[Path]]:
     """What to read, and the files that list the classes."""
-    if source.read is None and not options.official_lists:
+    if dataset.read is None and not options.official_lists:
         raise AnnotationError(
             "kinetics710 is made by `uniformerv2 data kinetics710`; for its official lists give --format official"
         )
-    patterns = ("*.csv", "*.txt") if options.official_lists else source.files
+    patterns = ("*.csv", "*.txt") if options.official_lists else dataset.files
     files = []
     for path in given:
         inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        files += [file for file in inside if file is path or _is_one_of(file, (*patterns, *source.class_files))]
-    class_files = [file for file in files if _is_one_of(file, source.class_files)]
-    wanted = _of_fold([file for file in files if file not in class_files], source, options.fold)
+        files += [file for file in inside if file is path or _is_one_of(file, (*patterns, *dataset.class_files))]
+    class_files = [file for file in files if _is_one_of(file, dataset.class_files)]
+    wanted = _of_fold([file for file in files if file not in class_files], dataset, options.fold)
     if not wanted:
         names = ", ".join(map(str, given)) or "nothing"
         raise AnnotationError(f"no annotations among {names}; expected files such as {', '.join(patterns)}")
@@ -264,26 +277,26 @@ def _is_one_of(file: Path, patterns: Sequence[str]) -> bool:
     return any(fnmatch(file.name, pattern) for pattern in patterns)
 
 
-def _of_fold(files: list[Path], source: Source, fold: int | None) -> list[Path]:
-    if not source.fold:
+def _of_fold(files: list[Path], dataset: PublishedDataset, fold: int | None) -> list[Path]:
+    if not dataset.fold:
         return files
-    numbers = {file: int(found[1]) if (found := re.search(source.fold, file.name)) else None for file in files}
+    numbers = {file: int(found[1]) if (found := re.search(dataset.fold, file.name)) else None for file in files}
     several = sorted({number for number in numbers.values() if number is not None})
     if fold is None and len(several) > 1:
         raise AnnotationError(f"{files[0].parent}: files of the splits {several}; choose one with --fold")
     return [file for file in files if fold is None or numbers[file] in (None, fold)]
 
 
-def _labels(source: Source, options: Options, class_files: list[Path]) -> Callable[[str], str]:
+def _labels(dataset: PublishedDataset, options: ImportOptions, class_files: list[Path]) -> Callable[[str], str]:
     """A function from labels as published to labels as they are written."""
-    if source.columns:
+    if dataset.columns:
         names = {number: name for file in class_files for number, name in action_names(file).items()}
         return lambda label: names.get(label, label)
-    if not source.classes:
+    if not dataset.classes:
         return lambda label: label
     if options.official_lists:
-        return _by_number(source.classes, options.order)
-    return ClassNames(source.classes, options.order)
+        return _by_number(dataset.classes, options.order)
+    return ClassNames(dataset.classes, options.order)
 
 
 def _by_number(dataset: str, order: ClassOrder) -> Callable[[str], str]:

@@ -37,8 +37,8 @@ REPEATED = "repeats a video of {}"
 RELABELLED = "repeats a video of {}, of another class"
 
 
-class Clip(NamedTuple):
-    """One row of a list, of either kind."""
+class KineticsRow(NamedTuple):
+    """A row of the owner's list or of a manifest."""
 
     line: int
     video: str  # id on YouTube, 11 characters
@@ -50,23 +50,23 @@ class Clip(NamedTuple):
 
 
 @dataclass
-class Edition:
-    """What became of one of the three sets."""
+class EditionCounts:
+    """How many rows of an edition were kept, and how many were left out."""
 
     rows: int = 0  # of its training list
     kept: int = 0
     left_out: Counter[str] = field(default_factory=Counter)  # rows by cause
-    held_out: dict[str, int] = field(default_factory=dict)  # validation or test list -> different videos in it
-    splits: Counter[str] = field(default_factory=Counter)  # what the training list says itself
+    held_out: dict[str, int] = field(default_factory=dict)  # validation or test list -> its videos
+    splits: Counter[str] = field(default_factory=Counter)  # of the rows of the training list, as it says itself
     renamed: dict[str, str] = field(default_factory=dict)  # class as published -> class of Kinetics-710
 
 
 @dataclass
-class Merged:
-    """What became of all."""
+class MergeResult:
+    """What was merged."""
 
     order: ClassOrder
-    editions: dict[str, Edition]
+    editions: dict[str, EditionCounts]
     classes: dict[str, int]  # every class of Kinetics-710 -> videos
 
     @property
@@ -88,11 +88,11 @@ class Merged:
 
 def merge_kinetics(
     lists: Mapping[str, Sequence[Path]],
-    target: Path,
+    output: Path,
     *,
     order: ClassOrder = "official",
     videos: Path | None = None,
-) -> Merged:
+) -> MergeResult:
     """Write Kinetics-710 into a new folder, whole or not at all.
 
     The folder receives `kinetics710.csv` (a manifest with the further columns youtube_id and edition), `labels.txt`
@@ -105,28 +105,28 @@ def merge_kinetics(
     Args:
         lists: for each of `EDITIONS` the training list, then all of its validation and test lists. A list is the CSV
             file that the owner publishes, or a manifest whose files are called by their YouTube id.
-        target: a new or empty folder.
+        output: a new or empty folder.
         order: of the 710 classes, and whose names they have.
         videos: where to look for the files of the owner's lists; rows without one are left out, so that an older
             edition's may take their place. None: they are taken to be called ID_000010_000020.mp4.
 
     Raises:
-        AnnotationError: lists that are missing or make no sense, with file and line; a target that holds something.
+        AnnotationError: missing or invalid lists, with file and line; an output folder that is not empty.
     """
     from uniformerv2.weights.labels import class_list, head_rows
 
     for edition in EDITIONS:
         if len(lists.get(edition, ())) < 2:
             raise AnnotationError(f"{edition}: expected its training list and at least one validation or test list")
-    check_target(target)
+    check_target(output)
     whole = class_list("kinetics710", order=order)
-    merged = Merged(order, {edition: Edition() for edition in EDITIONS}, dict.fromkeys(whole, 0))
-    with whole_folder(target) as folder:
-        merge = _Merge(merged, _finder(videos, target))
+    merged = MergeResult(order, {edition: EditionCounts() for edition in EDITIONS}, dict.fromkeys(whole, 0))
+    with whole_folder(output) as folder:
+        merge = _Merge(merged, _finder(videos, output))
         merge.hold_out({edition: lists[edition][1:] for edition in EDITIONS})
         rows = (row for edition in EDITIONS for row in merge.kept(edition, lists[edition][0]))
         if not write_table(folder / "kinetics710.csv", COLUMNS, rows):
-            raise AnnotationError(f"{target}: every row was left out: {_causes(merged)}")
+            raise AnnotationError(f"{output}: every row was left out: {_causes(merged)}")
         _write(folder / "labels.txt", "".join(f"{name}\n" for name in whole))
         for edition in EDITIONS:
             _write(folder / f"map_{edition}.json", json.dumps(head_rows(whole, edition)) + "\n")
@@ -150,7 +150,7 @@ def merged_names(edition: str, order: ClassOrder) -> Callable[[str], str]:
 
 
 class _Merge:
-    def __init__(self, merged: Merged, find: Callable[[Clip], str | None]) -> None:
+    def __init__(self, merged: MergeResult, find: Callable[[KineticsRow], str | None]) -> None:
         self._merged, self._find = merged, find
         self._held_out: dict[str, str] = {}  # id -> edition
         self._kept: dict[str, tuple[str, str]] = {}  # id -> edition and class, few different pairs
@@ -158,7 +158,7 @@ class _Merge:
     def hold_out(self, lists: Mapping[str, Sequence[Path]]) -> None:
         for edition, files in lists.items():
             for file in files:
-                ids = {clip.video for clip in read_clips(file)}
+                ids = {row.video for row in read_list(file)}
                 self._merged.editions[edition].held_out[str(file)] = len(ids)
                 for video in ids:
                     self._held_out.setdefault(video, edition)
@@ -166,56 +166,56 @@ class _Merge:
     def kept(self, edition: str, file: Path) -> Iterator[tuple[object, ...]]:
         """Rows for the manifest."""
         result, names = self._merged.editions[edition], _Names(edition, self._merged.order)
-        for clip in read_clips(file):
+        for row in read_list(file):
             result.rows += 1
-            result.splits[clip.split or ""] += 1
-            cause, path = self._judge(clip, edition, names(file, clip))
+            result.splits[row.split or ""] += 1
+            cause, path = self._judge(row, edition, names(file, row))
             if cause:
                 result.left_out[cause] += 1
                 continue
             result.kept += 1
-            label = self._kept[clip.video][1]
+            label = self._kept[row.video][1]
             self._merged.classes[label] += 1
-            yield path, label, clip.start, clip.end, "train", clip.video, edition
+            yield path, label, row.start, row.end, "train", row.video, edition
         result.renamed = names.renamed
 
-    def _judge(self, clip: Clip, edition: str, kind: tuple[str, str] | None) -> tuple[str, str | None]:
+    def _judge(self, row: KineticsRow, edition: str, kind: tuple[str, str] | None) -> tuple[str, str | None]:
         """Why a row is left out, "" if it is not, and its path."""
         if kind is None:
             return NO_LABEL, None
-        if clip.video in self._held_out:
-            return HELD_OUT.format(self._held_out[clip.video]), None
-        if clip.video in self._kept:
-            former, label = self._kept[clip.video]
+        if row.video in self._held_out:
+            return HELD_OUT.format(self._held_out[row.video]), None
+        if row.video in self._kept:
+            former, label = self._kept[row.video]
             return (REPEATED if label == kind[1] else RELABELLED).format(former), None
-        path = self._find(clip)
+        path = self._find(row)
         if path is None:
             return NO_FILE, None
-        self._kept[clip.video] = kind
+        self._kept[row.video] = kind
         return "", path
 
 
 class _Names:
-    """Edition and merged class of a clip, one object for all clips of a class."""
+    """Edition and merged class of a row, one object for all clips of a class."""
 
     def __init__(self, edition: str, order: ClassOrder) -> None:
         self._edition, self._merged = edition, merged_names(edition, order)
         self._known: dict[str, tuple[str, str] | None] = {"": None}
         self.renamed: dict[str, str] = {}
 
-    def __call__(self, file: Path, clip: Clip) -> tuple[str, str] | None:
-        if clip.label not in self._known:
+    def __call__(self, file: Path, row: KineticsRow) -> tuple[str, str] | None:
+        if row.label not in self._known:
             try:
-                name = self._merged(clip.label)
+                name = self._merged(row.label)
             except AnnotationError as error:
-                raise AnnotationError(f"{file}, line {clip.line}: {error}") from None
-            self._known[clip.label] = (self._edition, name)
-            if name != clip.label:
-                self.renamed[clip.label] = name
-        return self._known[clip.label]
+                raise AnnotationError(f"{file}, line {row.line}: {error}") from None
+            self._known[row.label] = (self._edition, name)
+            if name != row.label:
+                self.renamed[row.label] = name
+        return self._known[row.label]
 
 
-def read_clips(file: Path) -> Iterator[Clip]:
+def read_list(file: Path) -> Iterator[KineticsRow]:
     """Rows of a list of Kinetics: the CSV file of its owner, or a manifest.
 
     Raises:
@@ -227,42 +227,42 @@ def read_clips(file: Path) -> Iterator[Clip]:
             if row.wrong or not _ID.fullmatch(row.names[-1]):
                 wrong = row.wrong or f"youtube_id is {row.names[-1]!r}; it must have 11 letters, digits, - and _"
                 raise AnnotationError(f"{file}, line {row.line}: {wrong}")
-            yield Clip(row.line, row.names[-1], row.label, f"{row.names[0]}.mp4", split=row.split)
+            yield KineticsRow(row.line, row.names[-1], row.label, f"{row.names[0]}.mp4", split=row.split)
         return
-    for line, one in manifest_rows(file, file.parent):
-        path = str(one.path)
+    for line, annotation in manifest_rows(file, file.parent):
+        path = str(annotation.path)
         found = _CLIP_NAME.fullmatch(os.path.basename(stem_of(path)))
         if not found:
             raise AnnotationError(
-                f"{file}, line {line}: found the file {one.path.name!r}, expected a name that begins with its YouTube "
-                "id, such as ID_000010_000020.mp4; or give the lists of the owner and --videos"
+                f"{file}, line {line}: found the file {annotation.path.name!r}, expected a name that begins with its "
+                "YouTube id, such as ID_000010_000020.mp4; or give the lists of the owner and --videos"
             )
-        yield Clip(line, found[1], one.label, path, one.start, one.end, one.split)
+        yield KineticsRow(line, found[1], annotation.label, path, *annotation.interval, annotation.split)
 
 
 _ID = re.compile(r"[\w-]{11}", re.ASCII)
 _CLIP_NAME = re.compile(r"([\w-]{11})(_\d+_\d+)?", re.ASCII)
 
 
-def _finder(videos: Path | None, target: Path) -> Callable[[Clip], str | None]:
-    """A function that gives the path of a clip as it is written, None where there is no file."""
-    shorten = relative_to(target)
+def _finder(videos: Path | None, output: Path) -> Callable[[KineticsRow], str | None]:
+    """A function that gives the path of a row as it is written, None where there is no file."""
+    shorten = relative_to(output)
     if videos is None:
-        return lambda clip: shorten(clip.path) if os.path.dirname(clip.path) else clip.path
+        return lambda row: shorten(row.path) if os.path.dirname(row.path) else row.path
     index, root = VideoIndex(videos), os.path.abspath(videos)
 
-    def find(clip: Clip) -> str | None:
-        if os.path.dirname(clip.path):  # of a manifest
-            return shorten(clip.path)
-        for name in (stem_of(clip.path), clip.video):
-            if paths := index.find(name, (clip.label, "train")):
+    def find(row: KineticsRow) -> str | None:
+        if os.path.dirname(row.path):  # of a manifest
+            return shorten(row.path)
+        for name in (stem_of(row.path), row.video):
+            if paths := index.find(name, (row.label, "train")):
                 return shorten(os.path.join(root, paths[0]))  # several are copies: each edition may have its folder
         return None
 
     return find
 
 
-def _causes(merged: Merged) -> str:
+def _causes(merged: MergeResult) -> str:
     causes = sum((edition.left_out for edition in merged.editions.values()), Counter[str]())
     return ", ".join(f"{count} {cause}" for cause, count in causes.most_common()) or "the lists have no rows"
 

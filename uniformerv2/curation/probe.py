@@ -1,4 +1,4 @@
-"""What one video turns out to be once frames of it are decoded: the evidence that `check` judges by."""
+"""What is in a video file, found by decoding some of its frames: the evidence that `check` judges by."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from uniformerv2.data.annotations import Interval
 from uniformerv2.errors import VideoError
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.sampling import segment_indices
@@ -23,20 +24,18 @@ if TYPE_CHECKING:
     from av import VideoStream
     from av.container import InputContainer
 
-Interval = tuple[float | None, float | None]  # start and end in seconds, as in an `Annotation`
-
-GRID = 16  # rows and columns of cells in a picture
-LOOKS = 3  # frames that are looked at: the first, middle and last wanted one
+THUMBNAILS = 3  # of the first, middle and last frame that evaluation wants
+THUMBNAIL_SIDE = 16  # pixels
 
 _LUMA = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
-_STATING_NOTHING = frozenset({"mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc"})  # FFmpeg estimates those
+_NO_DURATION = frozenset({"mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc"})  # FFmpeg estimates that of these
 _CHUNK = 12  # frames in memory at once
-_HASHED = 1 << 20  # bytes read at once
+_HASHED = 1 << 20  # bytes that are hashed at once
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """What an annotated interval of a video holds."""
+class IntervalProbe:
+    """What was found in an annotated interval of a video."""
 
     frames: int = 0
     seconds: float = 0.0
@@ -58,20 +57,20 @@ class Probe:
     rate: float = 0.0  # frames per second
     seconds: float = 0.0  # that those frames last
     stated_seconds: float | None = None  # that the container says its video lasts; None: it does not say
-    picture: bytes = field(default=b"", repr=False)  # luma of the three looks, GRID x GRID cells each; may be missing
-    stretches: tuple[Stretch, ...] = ()  # of the intervals that were asked for
+    thumbnails: bytes = field(default=b"", repr=False)  # luma, (THUMBNAILS, side, side); may be missing
+    intervals: tuple[IntervalProbe, ...] = ()  # those that were asked for
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"picture": b64encode(self.picture).decode()}
+        return asdict(self) | {"thumbnails": b64encode(self.thumbnails).decode()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Probe:
         """Raises KeyError, TypeError or ValueError where the values are not those of a probe."""
-        stretches = tuple(Stretch(**stretch) for stretch in values["stretches"])
-        picture = b64decode(values["picture"], validate=True)
-        if len(picture) not in (0, LOOKS * GRID * GRID):
-            raise ValueError(f"a picture of {len(picture)} bytes")
-        return cls(**values | {"picture": picture, "stretches": stretches})
+        intervals = tuple(IntervalProbe(**interval) for interval in values["intervals"])
+        thumbnails = b64decode(values["thumbnails"], validate=True)
+        if len(thumbnails) not in (0, THUMBNAILS * THUMBNAIL_SIDE**2):
+            raise ValueError(f"thumbnails of {len(thumbnails)} bytes")
+        return cls(**values | {"thumbnails": thumbnails, "intervals": intervals})
 
 
 def probe_video(path: Path, intervals: Sequence[Interval], num_frames: int) -> Probe:
@@ -100,7 +99,7 @@ def probe_video(path: Path, intervals: Sequence[Interval], num_frames: int) -> P
 def _probe(path: Path, intervals: Sequence[Interval], num_frames: int) -> Probe:
     codec, stated = _container(path)
     with VideoReader(path, threads=1) as reader:
-        stretches, picture = _look(reader, path, intervals, num_frames)
+        found, thumbnails = _decode(reader, path, intervals, num_frames)
         return Probe(
             sha256=_sha256(path),
             codec=codec,
@@ -110,37 +109,35 @@ def _probe(path: Path, intervals: Sequence[Interval], num_frames: int) -> Probe:
             rate=reader.rate,
             seconds=reader.duration,
             stated_seconds=stated,
-            picture=picture,
-            stretches=stretches,
+            thumbnails=thumbnails,
+            intervals=found,
         )
 
 
-def _look(
+def _decode(
     reader: VideoReader, path: Path, intervals: Sequence[Interval], num_frames: int
-) -> tuple[tuple[Stretch, ...], bytes]:
-    """The intervals and the picture of the whole: all in one pass where the file is sound."""
+) -> tuple[tuple[IntervalProbe, ...], bytes]:
+    """The intervals and the thumbnails of the whole video: all in one pass where the file is sound."""
     spans = [reader.frames_between(*interval) for interval in intervals]
     whole = _wanted(0, len(reader), num_frames)
-    stretches = tuple(Stretch(count, count / reader.rate) for _, count in spans)
+    found = tuple(IntervalProbe(count, count / reader.rate) for _, count in spans)
     wanted = {index for first, count in spans if count for index in _wanted(first, count, num_frames)}
     try:
-        return stretches, _picture(reader, wanted | set(whole), whole)
+        return found, _thumbnails(reader, wanted | set(whole), whole)
     except VideoError:
-        alone = tuple(_stretch_alone(path, interval, num_frames) for interval in intervals)
-        return alone, b""
+        return tuple(_decode_alone(path, interval, num_frames) for interval in intervals), b""
 
 
-def _stretch_alone(path: Path, interval: Interval, num_frames: int) -> Stretch:
-    """An interval read as evaluation does, with a reader that has seen nothing else of a damaged file."""
+def _decode_alone(path: Path, interval: Interval, num_frames: int) -> IntervalProbe:
+    """An interval read as evaluation does, with a reader that has read nothing else of a damaged file."""
     try:
         with VideoReader(path, threads=1) as reader:
             first, count = reader.frames_between(*interval)
-            wanted = _wanted(first, count, num_frames) if count else []
-            stretch = Stretch(count, count / reader.rate)
-            _picture(reader, wanted, [])
+            found = IntervalProbe(count, count / reader.rate)
+            _thumbnails(reader, _wanted(first, count, num_frames) if count else [], [])
     except VideoError as error:
-        return Stretch(error=_without_path(error, path))
-    return stretch
+        return IntervalProbe(error=_without_path(error, path))
+    return found
 
 
 def _wanted(first: int, count: int, num_frames: int) -> list[int]:
@@ -148,22 +145,22 @@ def _wanted(first: int, count: int, num_frames: int) -> list[int]:
     return [first + index for index in (indices[0], indices[len(indices) // 2], indices[-1])]
 
 
-def _picture(reader: VideoReader, wanted: Iterable[int], looks: Sequence[int]) -> bytes:
-    """Decode the wanted frames and keep the cells of a few: bytes of (looks, GRID, GRID)."""
+def _thumbnails(reader: VideoReader, wanted: Iterable[int], shown: Sequence[int]) -> bytes:
+    """Decode the wanted frames and keep thumbnails of the shown ones."""
     indices = sorted(wanted)
-    cells: dict[int, bytes] = {}
+    found: dict[int, bytes] = {}
     for start in range(0, len(indices), _CHUNK):
         chunk = indices[start : start + _CHUNK]
         for index, frame in zip(chunk, reader.frames_at(chunk), strict=True):
-            if index in looks:
-                cells[index] = _cells(frame)
-    return b"".join(cells[index] for index in looks)
+            if index in shown:
+                found[index] = _thumbnail(frame)
+    return b"".join(found[index] for index in shown)
 
 
-def _cells(frame: Tensor) -> bytes:
-    """Mean luma of each cell of a uint8 frame (3, height, width): GRID x GRID bytes."""
+def _thumbnail(frame: Tensor) -> bytes:
+    """Mean luma of the cells of a uint8 frame (3, height, width): bytes of (side, side)."""
     luma = (frame * _LUMA).sum(0)  # (height, width)
-    return adaptive_avg_pool2d(luma[None], GRID).round().byte().numpy().tobytes()
+    return adaptive_avg_pool2d(luma[None], THUMBNAIL_SIDE).round().byte().numpy().tobytes()
 
 
 def _container(path: Path) -> tuple[str, float | None]:
@@ -181,7 +178,7 @@ def _container(path: Path) -> tuple[str, float | None]:
 
 
 def _stated_seconds(container: InputContainer, stream: VideoStream) -> float | None:
-    if container.format.name in _STATING_NOTHING:
+    if container.format.name in _NO_DURATION:
         return None
     if container.format.name == "avi" and stream.frames and stream.average_rate:
         return stream.frames / float(stream.average_rate)  # FFmpeg shortens the duration where a file breaks off

@@ -1,8 +1,8 @@
-"""The files that the owners of datasets publish, each read as rows of one kind.
+"""The annotation files that the owners of datasets publish, read as rows of one type.
 
-Each dataset is a line of `SOURCES`: who reads its files, whose class names they use, what the official lists of it look
-like. A reader turns one file into `Row`s and knows nothing of labels, splits, videos and contradictions, which
-`importers` looks after for all of them. docs/datasets.md says what to download.
+Each dataset is a line of `DATASETS`: how its files are read, which class names they use, the format of its official
+lists. A reader turns one file into `PublishedRow`s; `importers` checks labels, splits, videos and contradictions for
+all of them. docs/datasets.md says what to download.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from uniformerv2.data.tables import csv_rows, text_lines, utf8_text
 from uniformerv2.errors import AnnotationError
 from uniformerv2.video.suffixes import VIDEO_SUFFIXES
 
-# why its owner would not have a row in
+# why the owner leaves a row out
 UNUSED = "unused in this split"
 NEGATIVE = "negative example"
 SEVERAL_CLASSES = "several classes in one video"
 NO_BOX = "no box"
 
 
-class Row(NamedTuple):
-    """One row as published."""
+class PublishedRow(NamedTuple):
+    """A row as published."""
 
     line: int  # of the file, from 1; in JSON, the number of the entry
     names: tuple[str, ...]  # what its video may be called, best first: the end of a path, without suffix
@@ -38,47 +38,49 @@ class Row(NamedTuple):
     start: float | None = None  # seconds
     end: float | None = None  # seconds
     split: str | None = None  # train, val or test; None: the file does not say
-    skip: str = ""  # why its owner would not have it in
-    wrong: str = ""  # what makes no sense about it
+    skip: str = ""  # why the owner leaves it out
+    wrong: str = ""  # why it is invalid
     extra: tuple[float | str, ...] = ()  # cells of the columns that this dataset has beside those of a manifest
 
 
-Reader = Callable[[Path], Iterator[Row]]
+Reader = Callable[[Path], Iterator[PublishedRow]]
 
 
 # --- readers
 
 
-def kinetics_rows(file: Path) -> Iterator[Row]:
+def kinetics_rows(file: Path) -> Iterator[PublishedRow]:
     """Kinetics of every edition. The first name is that of the clip, with its times, the second that of the video."""
     part = split_of(file.stem)
     columns = ("label?", "youtube_id", "time_start", "time_end", "split?")
     for line, (label, video, start, end, split) in named_cells(file, *columns):
         first, last, wrong = _interval(start, end)
         if first is None or last is None:
-            yield Row(line, (video,), label, wrong=wrong or "found no time_start or no time_end, expected seconds")
+            yield PublishedRow(
+                line, (video,), label, wrong=wrong or "found no time_start or no time_end, expected seconds"
+            )
             continue
         names = (f"{video}_{int(first):06d}_{int(last):06d}", video)
-        yield Row(line, names, label, first, last, split_of(split) or part)
+        yield PublishedRow(line, names, label, first, last, split_of(split) or part)
 
 
-def _moments_rows(file: Path) -> Iterator[Row]:
+def _moments_rows(file: Path) -> Iterator[PublishedRow]:
     split = split_of(file.stem)
     folders = {"train": ("training/", "train/"), "val": ("validation/", "val/")}.get(split or "", ("",))
     for line, cells in csv_rows(file):
         if len(cells) < 2:
-            yield Row(line, ("",), wrong=f"found {cells[0][:80]!r}, expected path,label,agreeing,disagreeing")
+            yield PublishedRow(line, ("",), wrong=f"found {cells[0][:80]!r}, expected path,label,agreeing,disagreeing")
         elif (line, cells[1]) != (1, "label"):  # some copies have column names
-            yield Row(line, tuple(folder + stem_of(cells[0]) for folder in folders), cells[1], split=split)
+            yield PublishedRow(line, tuple(folder + stem_of(cells[0]) for folder in folders), cells[1], split=split)
 
 
-def _semicolon_rows(file: Path) -> Iterator[Row]:
+def _semicolon_rows(file: Path) -> Iterator[PublishedRow]:
     split = split_of(file.stem)
     for line, (video, *label) in csv_rows(file, delimiter=";", quotes=False):
-        yield Row(line, (video,), _without_brackets(";".join(label)), split=split)
+        yield PublishedRow(line, (video,), _without_brackets(";".join(label)), split=split)
 
 
-def _something_v2_rows(file: Path) -> Iterator[Row]:
+def _something_v2_rows(file: Path) -> Iterator[PublishedRow]:
     if file.suffix.lower() == ".csv":  # the answers of the test set
         yield from _semicolon_rows(file)
         return
@@ -89,14 +91,16 @@ def _something_v2_rows(file: Path) -> Iterator[Row]:
     for number, entry in enumerate(entries, start=1):
         match entry:
             case {"id": str() | int() as video, "template": str() as template}:
-                yield Row(number, (str(video),), _without_brackets(template), split=split)
+                yield PublishedRow(number, (str(video),), _without_brackets(template), split=split)
             case {"id": str() | int() as video}:  # the test set
-                yield Row(number, (str(video),), split=split)
+                yield PublishedRow(number, (str(video),), split=split)
             case _:
-                yield Row(number, ("",), wrong=f"found {_kind(entry)}, expected an object with id and template")
+                yield PublishedRow(
+                    number, ("",), wrong=f"found {_kind(entry)}, expected an object with id and template"
+                )
 
 
-def _segment_rows(file: Path) -> Iterator[Row]:
+def _segment_rows(file: Path) -> Iterator[PublishedRow]:
     """ActivityNet and HACS Segments. Training sees the segments, testing the whole video: so the official protocol."""
     whole = _json(file)
     database = whole.get("database") if isinstance(whole, dict) else None
@@ -106,13 +110,15 @@ def _segment_rows(file: Path) -> Iterator[Row]:
         names = (f"v_{video}", video)
         match entry:
             case {"subset": str() as subset, **rest} if split := split_of(subset):
-                row = Row(number, names, split=split)
+                row = PublishedRow(number, names, split=split)
                 yield from _rows_of_segments(row, rest.get("annotations") or [])
             case _:
-                yield Row(number, names, wrong=f"{video!r} is {_kind(entry)}, expected a subset and annotations")
+                yield PublishedRow(
+                    number, names, wrong=f"{video!r} is {_kind(entry)}, expected a subset and annotations"
+                )
 
 
-def _rows_of_segments(row: Row, segments: Any) -> Iterator[Row]:
+def _rows_of_segments(row: PublishedRow, segments: Any) -> Iterator[PublishedRow]:
     rows = []
     for segment in segments if isinstance(segments, list) else [segments]:
         match segment:
@@ -131,43 +137,45 @@ def _rows_of_segments(row: Row, segments: Any) -> Iterator[Row]:
         yield row
 
 
-def _hacs_rows(file: Path) -> Iterator[Row]:
+def _hacs_rows(file: Path) -> Iterator[PublishedRow]:
     if file.suffix.lower() == ".json":
         yield from _segment_rows(file)
         return
     columns = ("classname", "youtube_id", "subset", "start", "end", "label")
     for line, (name, video, subset, start, end, mark) in named_cells(file, *columns):
-        row = Row(line, (f"v_{video}", video), name, split=split_of(subset), skip="" if mark == "1" else NEGATIVE)
+        row = PublishedRow(
+            line, (f"v_{video}", video), name, split=split_of(subset), skip="" if mark == "1" else NEGATIVE
+        )
         if mark not in ("1", "-1", "0"):
             row = row._replace(wrong=f"label is {mark!r}; it must be 1 or -1")
         yield _timed(row, start, end)
 
 
-def _ucf_rows(file: Path) -> Iterator[Row]:
+def _ucf_rows(file: Path) -> Iterator[PublishedRow]:
     split = split_of(file.stem)
     for line, text in text_lines(file):
         path = re.sub(r"\s+\d+$", "", text)
         label, _, name = path.rpartition("/")
         wrong = "" if label and name else f"found {text[:80]!r}, expected CLASS/VIDEO.avi"
-        yield Row(line, (stem_of(path),), label.rpartition("/")[2], split=split, wrong=wrong)
+        yield PublishedRow(line, (stem_of(path),), label.rpartition("/")[2], split=split, wrong=wrong)
 
 
-def _hmdb_rows(file: Path) -> Iterator[Row]:
+def _hmdb_rows(file: Path) -> Iterator[PublishedRow]:
     label = file.name.partition("_test_split")[0]
     for line, text in text_lines(file):
         name, _, mark = text.rpartition(" ")
         split = {"1": "train", "2": "test"}.get(mark)
         wrong = "" if name and mark in ("0", "1", "2") else f"found {text[:80]!r}, expected VIDEO.avi and 0, 1 or 2"
         skip = "" if split else UNUSED
-        yield Row(line, (f"{label}/{stem_of(name.strip())}",), label, split=split, skip=skip, wrong=wrong)
+        yield PublishedRow(line, (f"{label}/{stem_of(name.strip())}",), label, split=split, skip=skip, wrong=wrong)
 
 
-def _ava_rows(file: Path) -> Iterator[Row]:
+def _ava_rows(file: Path) -> Iterator[PublishedRow]:
     split = split_of(file.stem)
     for line, cells in csv_rows(file):
         video, *numbers = cells
-        if len(numbers) == 1:  # a time without anybody in it
-            yield Row(line, (video,), split=split, skip=NO_BOX)
+        if len(numbers) == 1:  # a time without a person
+            yield PublishedRow(line, (video,), split=split, skip=NO_BOX)
             continue
         try:
             time, *box = map(float, numbers[:5])
@@ -176,32 +184,34 @@ def _ava_rows(file: Path) -> Iterator[Row]:
             time, box, wrong = 0.0, [], "cells that are no numbers"
         if wrong or len(numbers) not in (6, 7):
             wrong = f"{wrong or f'{len(cells)} cells'}, expected video,seconds,x1,y1,x2,y2,action[,person]"
-            yield Row(line, (video,), split=split, wrong=wrong)
+            yield PublishedRow(line, (video,), split=split, wrong=wrong)
             continue
-        yield Row(line, (video,), numbers[5], split=split, extra=(time, *box, numbers[6] if len(numbers) > 6 else ""))
+        yield PublishedRow(
+            line, (video,), numbers[5], split=split, extra=(time, *box, numbers[6] if len(numbers) > 6 else "")
+        )
 
 
-def _manifest_source_rows(file: Path) -> Iterator[Row]:
+def _manifest_dataset_rows(file: Path) -> Iterator[PublishedRow]:
     for line, row in manifest_rows(file, Path()):
-        yield Row(line, (stem_of(row.path.as_posix()),), row.label, row.start, row.end, row.split)
+        yield PublishedRow(line, (stem_of(row.path.as_posix()),), row.label, row.start, row.end, row.split)
 
 
-def official_rows(file: Path, source: Source) -> Iterator[Row]:
+def official_rows(file: Path, dataset: PublishedDataset) -> Iterator[PublishedRow]:
     """The official lists: `path class`, with the frames (Something-Something) or duration, start and end before it."""
     number = r"[ ,\t]+(-?[0-9.]+)"
-    pattern = re.compile(rf"(.+?){number * source.list_numbers}")
+    pattern = re.compile(rf"(.+?){number * dataset.list_numbers}")
     split = split_of(file.stem)
     for line, text in text_lines(file):
         match = pattern.fullmatch(text)
         if not match or not match[match.re.groups].isdecimal():
-            yield Row(line, ("",), wrong=f"found {text[:80]!r}, expected {source.list_form}")
+            yield PublishedRow(line, ("",), wrong=f"found {text[:80]!r}, expected {dataset.list_form}")
             continue
-        row = Row(line, (stem_of(match[1]),), match[match.re.groups], split=split)
-        segment = source.list_numbers == 4 and split == "train"
+        row = PublishedRow(line, (stem_of(match[1]),), match[match.re.groups], split=split)
+        segment = dataset.list_numbers == 4 and split == "train"
         yield _timed(row, match[3], match[4]) if segment else row
 
 
-def _timed(row: Row, start: str, end: str) -> Row:
+def _timed(row: PublishedRow, start: str, end: str) -> PublishedRow:
     first, last, wrong = _interval(start, end)
     return row._replace(start=first, end=last, wrong=wrong or row.wrong)
 
@@ -274,32 +284,32 @@ def stem_of(path: str) -> str:
 
 
 @dataclass(frozen=True)
-class Source:
-    """How one dataset is published."""
+class PublishedDataset:
+    """How a dataset is published."""
 
     read: Reader | None  # None: its owner publishes no annotations, only the official lists have it
     classes: str = ""  # whose class names its labels are; "": any
     files: tuple[str, ...] = ()  # what to read of a folder that is given in place of files
-    class_files: tuple[str, ...] = ()  # list its classes, which are known anyway
-    fold: str = ""  # regular expression that finds the number of the split in a file name
-    clips: bool = False  # the videos are the clips themselves, unless the user says otherwise
+    class_files: tuple[str, ...] = ()  # files that list its classes
+    fold: str = ""  # regular expression for the number of the split in a file name
+    clips: bool = False  # the videos are the clips themselves, unless `untrimmed` is given
     list_numbers: int = 1  # numbers behind the path in the official lists
     list_form: str = "PATH CLASS"
     columns: dict[str, type] = field(default_factory=dict)  # of its table, where that is no manifest
 
 
-KINETICS = Source(kinetics_rows, files=("*.csv",), clips=True)
-SOMETHING = Source(None, list_numbers=2, list_form="PATH FRAMES CLASS")
-SEGMENTS = Source(_segment_rows, files=("*.json",), list_numbers=4, list_form="PATH DURATION START END CLASS")
+KINETICS = PublishedDataset(kinetics_rows, files=("*.csv",), clips=True)
+SOMETHING = PublishedDataset(None, list_numbers=2, list_form="PATH FRAMES CLASS")
+SEGMENTS = PublishedDataset(_segment_rows, files=("*.json",), list_numbers=4, list_form="PATH DURATION START END CLASS")
 
 
-SOURCES = {
+DATASETS = {
     "kinetics400": replace(KINETICS, classes="kinetics400"),
     "kinetics600": replace(KINETICS, classes="kinetics600"),
     "kinetics700": replace(KINETICS, classes="kinetics700"),
     "kinetics700_2020": replace(KINETICS, classes="kinetics700"),
-    "kinetics710": Source(None, classes="kinetics710"),
-    "moments_in_time": Source(
+    "kinetics710": PublishedDataset(None, classes="kinetics710"),
+    "moments_in_time": PublishedDataset(
         _moments_rows, classes="moments_in_time", files=("*Set.csv",), class_files=("moments_categories.txt",)
     ),
     "something_something_v1": replace(
@@ -318,15 +328,15 @@ SOURCES = {
     ),
     "activitynet": replace(SEGMENTS, classes="activitynet"),
     "hacs": replace(SEGMENTS, read=_hacs_rows, classes="hacs", files=("*.csv", "*.json")),
-    "ucf101": Source(
+    "ucf101": PublishedDataset(
         _ucf_rows,
         classes="ucf101",
         files=("trainlist*.txt", "testlist*.txt"),
         class_files=("classInd.txt",),
         fold=r"list0*(\d+)\.txt$",
     ),
-    "hmdb51": Source(_hmdb_rows, classes="hmdb51", files=("*_test_split*.txt",), fold=r"_split(\d+)\.txt$"),
-    "ava": Source(
+    "hmdb51": PublishedDataset(_hmdb_rows, classes="hmdb51", files=("*_test_split*.txt",), fold=r"_split(\d+)\.txt$"),
+    "ava": PublishedDataset(
         _ava_rows,
         files=("ava_*.csv",),
         class_files=("*.pbtxt",),
@@ -334,13 +344,13 @@ SOURCES = {
         | dict.fromkeys(("x1", "y1", "x2", "y2"), float)
         | dict.fromkeys(("label", "person", "split"), str),
     ),
-    "manifest": Source(_manifest_source_rows),
-    "folder": Source(None),
+    "manifest": PublishedDataset(_manifest_dataset_rows),
+    "folder": PublishedDataset(None),
 }
 
 
-def source_name(name: str) -> str:
-    """The name of a dataset in `SOURCES`, however it is written: k400, SSv2, Kinetics700-2020, ...
+def dataset_name(name: str) -> str:
+    """The name of a dataset in `DATASETS`, however it is written: k400, SSv2, Kinetics700-2020, ...
 
     Raises:
         AnnotationError: an unknown dataset.
@@ -349,8 +359,8 @@ def source_name(name: str) -> str:
 
     plain = name.casefold().replace("-", "_")
     plain = {"k700_2020": "kinetics700_2020"}.get(plain, ALIASES.get(plain, plain))
-    if plain not in SOURCES:
-        raise AnnotationError(f"dataset {name!r}: it must be one of {', '.join(SOURCES)}")
+    if plain not in DATASETS:
+        raise AnnotationError(f"dataset {name!r}: it must be one of {', '.join(DATASETS)}")
     return plain
 
 

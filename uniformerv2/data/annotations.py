@@ -11,6 +11,8 @@ from uniformerv2.errors import AnnotationError
 
 SPLITS = ("train", "val", "test")
 
+Interval = tuple[float | None, float | None]  # start and end in seconds; None: from the beginning, to the end
+
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
@@ -21,6 +23,10 @@ class Annotation:
     start: float | None = None  # seconds; None: from the beginning
     end: float | None = None  # seconds; None: to the end
     split: str | None = None  # "train", "val" or "test"
+
+    @property
+    def interval(self) -> Interval:
+        return self.start, self.end
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,7 @@ def unknown_labels(
     )
 
 
-def parse_interval(start: str, end: str) -> tuple[float | None, float | None]:
+def parse_interval(start: str, end: str) -> Interval:
     """Seconds out of text; None for what is empty.
 
     Raises:

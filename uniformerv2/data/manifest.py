@@ -63,7 +63,7 @@ def _parse_row(path: Path, written: str, label: str, start: str, end: str, split
     return Annotation(path, intern(label), *interval, part)
 
 
-def write_manifest(target: Path, annotations: Iterable[Annotation], *, root: Path | None = None) -> int:
+def write_manifest(target: Path, annotations: Iterable[Annotation], *, root: str | Path | None = None) -> int:
     """Write a manifest, whole or not at all; a file that was there before is replaced.
 
     Args:
