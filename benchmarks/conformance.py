@@ -8,7 +8,7 @@ A FILE is a safetensors file of one of three kinds; every recorded tensor is com
   `lm`, `dbl`, `td`, `dwr`, `frozen`), a state dict under `weights.*` in the official or mmaction2's names, an `input`,
   and any of `eval.logits`, `eval.pooled`, `eval.features` (the pooled token after the head's norm), `eval.local.K`,
   `eval.global.K`, `train.logits`, `train.loss` (with `train.target`), `train.grad.*`, `train.after.*`. The weights go
-  through `load_model`, which is told only what no tensor tells: `heads` and the blocks with global stages.
+  through `load_model`, with the two options that no tensor contains: `heads` and the blocks with global stages.
 - An image transformer: a state dict of any known layout under `weights.*`, an `input` (n, 3, height, width) that is
   normalised already, its `tokens` after the last norm (class token, registers, patches) and the `pooled` embedding.
   Family and sizes come from the keys and the metadata (`timm_model`, `overrides`, `img_size`, `global_pool`). The
@@ -72,8 +72,8 @@ def compare(file: Path) -> Errors:
         return {}
     if "tokens" in record:
         return _compare_image(state, metadata, record)
-    told = {key: json.loads(value) for key, value in metadata.items()}
-    model = load_model(state, heads=told["heads"], global_after=tuple(told["ret"]), labels=())
+    given = {key: json.loads(value) for key, value in metadata.items()}
+    model = load_model(state, heads=given["heads"], global_after=tuple(given["ret"]), labels=())
     return {**_compare_eval(model, record), **_compare_train(model, record, video_format(state) or "ours")}
 
 

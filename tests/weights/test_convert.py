@@ -14,23 +14,12 @@ from uniformerv2 import CheckpointError, ModelConfig, UniFormerV2, load_model, n
 from uniformerv2.weights.convert import convert
 from uniformerv2.weights.files import read_tensors
 from uniformerv2.weights.key_names import VIDEO_FORMATS, StateDict, from_ours, to_ours
-from uniformerv2.weights.labels import class_list
+from uniformerv2.weights.labels import class_list, dataset_name
 from uniformerv2.weights.recognise import recognise
 from weights.samples import assert_same, same_tensors, small_model
 
 SIZES = {"uniformerv2_b16": "B/16", "uniformerv2_l14": "L/14", "uniformerv2_l14_336": "L/14@336"}
 WIDTH = 64  # of the small copies: one head
-DATASETS = {
-    "k400": "kinetics400",
-    "k600": "kinetics600",
-    "k700": "kinetics700",
-    "k710": "kinetics710",
-    "mit": "moments_in_time",
-    "sthv1": "something_something_v1",
-    "sthv2": "something_something_v2",
-    "anet": "activitynet",
-    "hacs": "hacs",
-}
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +101,7 @@ def test_all_49_are_renamed_both_ways_and_recognised_at_full_size(facts: dict) -
             assert info.preprocessing.size == (entry["crop"], entry["crop"])
             something = experiment.startswith("exp/sth")
             assert info.preprocessing.channel_order == ("bgr" if something and kind == "official" else "rgb")
-            dataset = DATASETS[experiment.split("/")[1]]
+            dataset = dataset_name(experiment.split("/")[1])
             assert info.labels == class_list(dataset, order=kind), experiment  # type: ignore[arg-type]
 
 
@@ -145,7 +134,7 @@ def test_all_49_load_and_convert_between_all_formats_and_back_bit_for_bit(facts:
         converted = in_mmaction2_names(official)
         body = {key: tensor for key, tensor in converted.items() if not key.startswith("cls_head.")}
         assert same_tensors({key: seen["mmaction2"][key] for key in body}, body)
-        dataset = DATASETS[experiment.split("/")[1]]
+        dataset = dataset_name(experiment.split("/")[1])
         original = {name: row for row, name in enumerate(class_list(dataset, order="official"))}
         # the two orders spell a few classes differently
         rows = [

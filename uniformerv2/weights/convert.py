@@ -25,30 +25,12 @@ from uniformerv2.weights.checkpoint import (
 from uniformerv2.weights.files import METADATA_KEY, write_safetensors
 from uniformerv2.weights.key_names import VIDEO_FORMATS, StateDict, VideoFormat, from_ours
 from uniformerv2.weights.labels import ClassOrder, class_list, known_order, reordering
+from uniformerv2.weights.loading import IMAGE_FIELDS
 from uniformerv2.weights.recognise import CheckpointInfo, fit_labels
 
 # fields of ModelConfig that the other formats cannot express: their image transformer is CLIP's, the default here
-CLIP_ONLY = (
-    "gated_mlp",
-    "activation",
-    "norm_eps",
-    "patch_bias",
-    "class_token",
-    "register_tokens",
-    "position_embedding",
-    "rotary",
-    "relative_bias",
-    "layer_scale",
-    "norm_after",
-    "attention_norm",
-    "mlp_norm",
-    "pre_norm",
-    "post_norm",
-    "pool",
-    "pool_norm",
-    "fusion",
-    "num_queries",
-)
+_EXPRESSIBLE = {"width", "depth", "heads", "image_size", "mlp_ratio", "pool_heads", "pool_mlp_ratio"}
+CLIP_ONLY = (IMAGE_FIELDS - _EXPRESSIBLE) | {"num_queries", "fusion"}
 OWN_ORDER = "own_order"  # metadata of a converted file: the order of the labels in our file
 
 
@@ -142,9 +124,8 @@ def _foreign(state: StateDict, to: Literal["official", "mmaction2"], metadata: d
 
 def _check_expressible(config: ModelConfig, to: str, source: str) -> None:
     plain = ModelConfig()
-    missing = [
-        f"{name}={getattr(config, name)!r}" for name in CLIP_ONLY if getattr(config, name) != getattr(plain, name)
-    ]
+    changed = [name for name, value in vars(config).items() if name in CLIP_ONLY and value != getattr(plain, name)]
+    missing = [f"{name}={getattr(config, name)!r}" for name in changed]
     if not config.global_after:
         missing.append("no global stages")
     if config.image_size[0] != config.image_size[1]:
