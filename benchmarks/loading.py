@@ -259,7 +259,7 @@ def loaders(
             persistent_workers=True,
         )
 
-    ours = lambda: make_loader(dataset, batch_size=BATCH, workers=workers, seed=0, training=training)  # noqa: E731
+    ours = lambda: make_loader(dataset, batch_size=BATCH, workers=workers)  # noqa: E731
     return {"ours": ours} | {name: other(read) for name, read in others.items()}
 
 

@@ -124,7 +124,7 @@ def test_an_interval_beyond_the_end_is_an_error_of_that_video(videos: list[Annot
 
 def test_an_unreadable_video_is_named_and_left_out(videos: list[Annotation], broken: Annotation) -> None:
     dataset = VideoDataset([videos[0], broken, videos[5]], ["run", "walk"], BYTES)
-    (batch,) = make_loader(dataset, batch_size=4, workers=0, seed=0, training=False)
+    (batch,) = make_loader(dataset, batch_size=4, workers=0)
     assert batch.clips.shape == (2, 1, 3, 4, 32, 32)
     assert batch.labels.tolist() == [0, 1]
     assert batch.labels.dtype == torch.int64
@@ -136,7 +136,7 @@ def test_an_unreadable_video_is_named_and_left_out(videos: list[Annotation], bro
 
 
 def test_a_batch_of_unreadable_videos(broken: Annotation) -> None:
-    (batch,) = make_loader(VideoDataset([broken], ["run"], BYTES), batch_size=2, workers=0, seed=0, training=False)
+    (batch,) = make_loader(VideoDataset([broken], ["run"], BYTES), batch_size=2, workers=0)
     assert len(batch) == len(batch.clips) == len(batch.labels) == 0
     assert len(batch.unreadable) == 1
 
@@ -198,7 +198,7 @@ def test_repeated_augmentation_draws_frames_and_views_anew(videos: list[Annotati
     assert views.shape == (3, *single.shape[1:]) == thrice.clips_shape
     assert torch.equal(views[:1], single)
     assert len({tuple(frame_numbers(view)) for view in views}) == 3
-    (batch,) = make_loader(thrice, batch_size=6, workers=0, seed=0, training=True)
+    (batch,) = make_loader(thrice, batch_size=6, workers=0, seed=0)
     assert batch.clips.shape == (6, 3, 3, 4, 32, 32)
     assert batch.labels.shape == (6,)
 
@@ -245,8 +245,8 @@ def test_the_sampler_shuffles_by_seed_and_epoch() -> None:
 
 def epoch_of_batches(videos: list[Annotation], *, workers: int, epoch: int) -> list[Batch]:
     dataset = VideoDataset(videos, ["run", "walk"], BYTES, augmentation=Augmentation())
-    loader = make_loader(dataset, batch_size=2, workers=workers, seed=3, training=True)
-    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    loader = make_loader(dataset, batch_size=2, workers=workers, seed=3)
+    loader.sampler.set_epoch(epoch)
     return list(loader)
 
 
@@ -262,10 +262,10 @@ def test_batches_do_not_depend_on_workers(videos: list[Annotation]) -> None:
 
 def test_epochs_differ_with_the_same_workers(videos: list[Annotation]) -> None:
     dataset = VideoDataset(videos, ["run", "walk"], BYTES, augmentation=Augmentation())
-    loader = make_loader(dataset, batch_size=6, workers=1, seed=3, training=True)
+    loader = make_loader(dataset, batch_size=6, workers=1, seed=3)
     clips = []
     for epoch in (0, 1, 0):
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        loader.sampler.set_epoch(epoch)
         (batch,) = loader
         clips.append(batch.clips)
     assert torch.equal(clips[0], clips[2])
@@ -284,7 +284,7 @@ def test_loading_leaves_the_global_generator_alone(videos: list[Annotation]) -> 
 def test_incomplete_batches(videos: list[Annotation], batch_size: int, training: bool, sizes: list[int]) -> None:
     augmentation = Augmentation() if training else None
     dataset = VideoDataset(videos, ["run", "walk"], BYTES, augmentation=augmentation)
-    loader = make_loader(dataset, batch_size=batch_size, workers=0, seed=0, training=training)
+    loader = make_loader(dataset, batch_size=batch_size, workers=0)
     batches = list(loader)
     assert [len(batch) for batch in batches] == sizes
     assert len(loader) == len(sizes)

@@ -52,9 +52,10 @@ def dataset(rows: list[Annotation], **options: Any) -> VideoDataset:
     return Deadly(rows, sorted({row.label for row in rows}), CLIP, **options)
 
 
-def load(rows: list[Annotation], *, workers: int, batch_size: int = 4, **options: Any) -> VideoLoader:
-    augmentation = Augmentation(num_ops=0) if options.get("training") else None
-    options = {"seed": 0, "training": False} | options
+def load(
+    rows: list[Annotation], *, workers: int, batch_size: int = 4, training: bool = False, **options: Any
+) -> VideoLoader:
+    augmentation = Augmentation(num_ops=0) if training else None
     return make_loader(dataset(rows, augmentation=augmentation), batch_size=batch_size, workers=workers, **options)
 
 
@@ -132,7 +133,7 @@ def test_an_epoch_that_is_left_early_leaves_no_process_behind(good: list[Annotat
     iterator = iter(loader)
     next(iterator)
     assert len(set(multiprocessing.active_children()) - before) == 2
-    iterator.close()  # type: ignore[attr-defined]
+    iterator.close()
     assert set(multiprocessing.active_children()) <= before
     assert len(clips(loader)) == len(good)
 
@@ -140,7 +141,7 @@ def test_an_epoch_that_is_left_early_leaves_no_process_behind(good: list[Annotat
 def test_fresh_processes_load_as_forks_do(good: list[Annotation], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "START_METHOD", "spawn")
     plain = VideoDataset(good[:4], ["blue", "green", "red"], CLIP)
-    loader = make_loader(plain, batch_size=2, workers=1, seed=0, training=False)
+    loader = make_loader(plain, batch_size=2, workers=1)
     assert torch.equal(clips(loader), clips(load(good[:4], workers=0)))
 
 
@@ -190,7 +191,7 @@ def test_a_failing_file_makes_a_batch_smaller(good: list[Annotation], tmp_path: 
     bad = broken(tmp_path, 0)
     loader = load([*good, bad], workers=workers, training=True, batch_size=8)
     for epoch in range(3):  # a single file may fail, as often as it likes
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        loader.sampler.set_epoch(epoch)
         batches = list(loader)
         assert sorted(len(batch) for batch in batches) == [7, 8]
         assert [video.path for batch in batches for video in batch.unreadable] == [str(bad.path)]

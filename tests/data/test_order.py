@@ -38,11 +38,11 @@ def test_a_step_of_all_processes_is_a_batch_of_one() -> None:
     assert [alone[step * 12 : step * 12 + 12] for step in range(4)] == steps
 
 
-def test_what_is_left_over_rotates() -> None:
+def test_dropped_rows_rotate() -> None:
     sampler = EpochSampler(10, seed=0, batch_size=3, world=1)  # one row of ten
-    assert sampler.left_over == 1
-    left_over = Counter(row for epoch in range(10) for row in set(range(10)) - {row for row, _ in keys(sampler, epoch)})
-    assert left_over == Counter(range(10))
+    assert sampler.num_dropped == 1
+    dropped = Counter(row for epoch in range(10) for row in set(range(10)) - {row for row, _ in keys(sampler, epoch)})
+    assert dropped == Counter(range(10))
 
 
 def test_an_epoch_goes_on_where_it_was_left() -> None:

@@ -75,7 +75,7 @@ def test_shards_load_as_files_do(videos: list[Annotation], tmp_path: Path, worke
     classes = ["blue", "green", "red"]
     pairs = zip(
         *(
-            make_loader(VideoDataset(rows, classes, CLIP), batch_size=4, workers=workers, seed=0, training=False)
+            make_loader(VideoDataset(rows, classes, CLIP), batch_size=4, workers=workers)
             for rows in (videos, read_annotations(tmp_path / "shards"))
         ),
         strict=True,

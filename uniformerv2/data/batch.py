@@ -1,4 +1,4 @@
-"""What became of one video, and of several."""
+"""A video as clips, and several of them as a batch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from uniformerv2.data.annotations import Damaged, Unreadable
 
 @dataclass
 class Sample:
-    """What became of one video. Exactly one of `clips` and `error` is None, until a worker puts the clips elsewhere."""
+    """A video that was read, or why it could not be: `clips` or `error` is None.
+
+    Samples of loader workers have neither: their clips are in shared memory.
+    """
 
     index: int  # row of the dataset
     path: str
     label: int
     clips: Tensor | None = None  # float32 (views, 3, frames, height, width), normalised
     error: str | None = None  # why there are no clips
-    damage: list[str] = field(default_factory=list)  # what is damaged in a video that was read all the same
+    damage: list[str] = field(default_factory=list)  # what is damaged in a video that was read
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Batch:
         return len(self.paths)
 
     def pin_memory(self) -> Batch:
-        """Called by the loader where there is a GPU, so that copying overlaps with computing."""
+        """Move it to page-locked memory, from which copying to a GPU overlaps with computing."""
         self.clips, self.labels = self.clips.pin_memory(), self.labels.pin_memory()
         return self
 

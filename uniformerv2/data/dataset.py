@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from uniformerv2.data.annotations import Annotation, unknown_labels
 from uniformerv2.data.batch import Sample
-from uniformerv2.data.loader import Key, VideoLoader
+from uniformerv2.data.loader import SampleKey, VideoLoader
 from uniformerv2.data.order import EpochSampler
 from uniformerv2.data.shards import video_source
 from uniformerv2.errors import AnnotationError, VideoError
@@ -85,7 +85,7 @@ class VideoDataset(Dataset[Sample]):
         """(views, 3, frames, height, width) of a sample's clips."""
         return self.repeats * len(self.views), 3, self.preprocessing.num_frames, *self.preprocessing.size
 
-    def __getitem__(self, key: Key) -> Sample:
+    def __getitem__(self, key: SampleKey) -> Sample:
         """The clips of one video.
 
         Args:
@@ -94,7 +94,7 @@ class VideoDataset(Dataset[Sample]):
         """
         return self.read(key)
 
-    def read(self, key: Key, *, out: Tensor | None = None) -> Sample:
+    def read(self, key: SampleKey, *, out: Tensor | None = None) -> Sample:
         """The clips of one video, written to `out` (of `clips_shape`) or to new memory."""
         index, draw = key if isinstance(key, tuple) else (key, 0)
         row = self.annotations[index]
@@ -114,8 +114,8 @@ class VideoDataset(Dataset[Sample]):
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         return sample
 
-    def unreadable(self, key: Key, reason: str) -> Sample:
-        """The sample of a video that could not be read, for a reason that only others know."""
+    def unreadable(self, key: SampleKey, reason: str) -> Sample:
+        """The sample of a video that could not be read, for a reason that the loader knows."""
         index = key[0] if isinstance(key, tuple) else key
         path = str(self.annotations[index].path)
         return Sample(index=index, path=path, label=self.labels[index], error=f"{path}: {reason}")
@@ -144,8 +144,7 @@ def make_loader(
     *,
     batch_size: int,
     workers: int,
-    seed: int,
-    training: bool,
+    seed: int = 0,
     rank: int = 0,
     world: int = 1,
     fixed_views: int = 0,
@@ -153,17 +152,16 @@ def make_loader(
 ) -> VideoLoader:
     """A loader of `Batch`es.
 
-    In training every epoch is shuffled by (seed, epoch) and shared out evenly, and what fills no step of all processes
-    is left over, other rows in each epoch: see `EpochSampler`. A batch with unreadable videos is smaller. In
-    evaluation every video comes once, in order, and in this process.
+    With an augmentation every epoch is shuffled by (seed, epoch), divided among the processes and drops rows that fill
+    no step, as `EpochSampler` says. Without, every video comes once, in order, and in this process. A batch with
+    unreadable videos is smaller.
 
     Args:
-        dataset: what to load.
+        dataset: has an augmentation for training.
         batch_size: videos per batch, at least 1.
         workers: processes that read ahead, each on one thread; 0 reads in this process, which a video that crashes
             the decoder then ends. The batches are the same.
-        seed: of the order and of the random views.
-        training: see above.
+        seed: training only: of the order and of the random views.
         rank: training only: this process, in [0, world).
         world: training only: processes that train together.
         fixed_views: training only: random views of each video that take turns, one an epoch; 0: new ones in each.
@@ -171,6 +169,7 @@ def make_loader(
             more than one), iterating ends with a VideoError that names the first.
     """
     sampler: EpochSampler | range = range(len(dataset))
+    training = dataset.augmentation is not None
     if training:
         sampler = EpochSampler(
             len(dataset), seed=seed, batch_size=batch_size, rank=rank, world=world, views=fixed_views

@@ -1,4 +1,4 @@
-"""A loader whose worker processes may die, and whose clips are written once, to where they are read."""
+"""A loader whose worker processes may die and write clips to shared memory, from which nothing is copied."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from uniformerv2.data.order import EpochSampler
 from uniformerv2.data.processes import Crash, Workers
 from uniformerv2.errors import RecipeError, VideoError
 
-Key = int | tuple[int, int]  # row, or row and draw
+SampleKey = int | tuple[int, int]  # row, or row and draw
 
 _QUEUE_SIZE = 64  # keys that a worker has at once; their messages fit into the buffers of a pipe
 _SHARED_MEMORY = "/dev/shm"
 
 
-class Samples(Protocol):
-    """What a loader reads: a `VideoDataset`, or another source of samples by key."""
+class ClipDataset(Protocol):
+    """What a loader reads: a `VideoDataset`, or other samples by key."""
 
     @property
     def clips_shape(self) -> tuple[int, ...]:
@@ -37,11 +37,11 @@ class Samples(Protocol):
     def __len__(self) -> int:
         """How many rows there are."""
 
-    def read(self, key: Key, *, out: Tensor | None = None) -> Sample:
+    def read(self, key: SampleKey, *, out: Tensor | None = None) -> Sample:
         """A sample whose clips, of `clips_shape`, are written to `out` or to new memory."""
 
-    def unreadable(self, key: Key, reason: str) -> Sample:
-        """The sample of what could not be read, for a reason that only others know."""
+    def unreadable(self, key: SampleKey, reason: str) -> Sample:
+        """The sample of a video that could not be read, for a reason that the loader knows."""
 
 
 @dataclass(eq=False)
@@ -49,23 +49,22 @@ class VideoLoader:
     """`Batch`es of a dataset, in the same order whatever the number of workers.
 
     A video whose decoding ends a worker process is tried once more in a new one, and then left out and named like any
-    other that cannot be read. Workers take single videos, not batches, and write the clips to shared memory that is
-    used again once a batch is let go: fresh memory would cost more than many a decode.
+    other that cannot be read. Workers read single videos, not batches, and write the clips to shared memory, which is
+    used again when nothing refers to a batch any more: new memory would cost more than decoding a short video.
 
     `dataclasses.replace` makes a loader that differs in some of these, with workers of its own.
     """
 
-    dataset: Samples
+    dataset: ClipDataset
     batch_size: int
-    sampler: EpochSampler | Sequence[Key]  # the keys of an epoch, in their order
+    sampler: EpochSampler | Sequence[SampleKey]  # the keys of an epoch, in their order
     workers: int = 0  # processes that read ahead; 0: this process reads, and a video that crashes the decoder ends it
     max_failures: float | None = None
-    """Share of the dataset's rows that may fail before iterating ends with an error; a single one always may. None: any
-    number may."""
+    """Share of the rows that may be unreadable before iterating ends with an error; one always may. None: all may."""
     pin_memory: bool = False  # batches are page-locked, each while the one before is computed
     unreadable: dict[int, Unreadable] = field(default_factory=dict, init=False)
     """By row, every video that could not be read so far."""
-    _pool: _Pool | None = field(default=None, init=False, repr=False)  # without work
+    _pool: _Pool | None = field(default=None, init=False, repr=False)  # while it is idle
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -80,7 +79,7 @@ class VideoLoader:
             yield batch
 
     def _count(self, batch: Batch) -> None:
-        """Remember what failed. Raises VideoError where that is too much."""
+        """Remember the unreadable videos. Raises VideoError where they are too many."""
         self.unreadable |= {video.row: video for video in batch.unreadable}
         if self.max_failures is None or len(self.unreadable) <= max(1, self.max_failures * len(self.dataset)):
             return
@@ -103,7 +102,7 @@ class VideoLoader:
         self._pool = None
         try:
             yield from pool.batches(batches)
-        except BaseException:  # left before its end, too: then workers are still at it
+        except BaseException:  # also if the iteration is left early: then workers are still busy
             pool.stop()
             raise
         self._pool = pool
@@ -125,9 +124,9 @@ def _pinned(batches: Iterator[Batch]) -> Batch | None:
 
 @dataclass
 class _Pending:
-    """A batch in the making."""
+    """A batch that is being read."""
 
-    keys: Sequence[Key]
+    keys: Sequence[SampleKey]
     slot: int  # of the shared memory
     samples: dict[int, Sample] = field(default_factory=dict)  # by place in the batch
 
@@ -136,23 +135,23 @@ class _Pending:
         return len(self.samples) == len(self.keys)
 
 
-_Task = tuple[Key, int, int]  # what to read, and where its clips go: the slot and the place in the batch
+_Task = tuple[SampleKey, int, int]  # what to read, and where its clips go: the slot and the place in the batch
 
 
 class _Pool:
     """Worker processes and the memory that they share with this one."""
 
-    def __init__(self, dataset: Samples, *, workers: int, batch_size: int) -> None:
+    def __init__(self, dataset: ClipDataset, *, workers: int, batch_size: int) -> None:
         self._dataset = dataset
         self._ahead = 1 + -(-2 * workers // batch_size)  # batches: enough that no worker waits
-        slots = self._ahead + 2  # one more that is being looked at, and one that was
+        slots = self._ahead + 2  # one for the batch in use, and one for the batch before it
         self._memory = _shared((slots, batch_size, *dataset.clips_shape))
         self._free = deque(range(slots))
         self._workers: Workers[_Task] = Workers(partial(_read, dataset, self._memory), workers, queue_size=_QUEUE_SIZE)
         self.stop = self._workers.stop
 
-    def batches(self, keys: Iterator[Sequence[Key]]) -> Iterator[Batch]:
-        """The videos of all these keys, batch by batch and in order."""
+    def batches(self, keys: Iterator[Sequence[SampleKey]]) -> Iterator[Batch]:
+        """The batches of these keys, in order."""
         pending: dict[int, _Pending] = {}  # by slot, in order
         while True:
             while len(pending) < self._ahead and self._free and (some := next(keys, None)) is not None:
@@ -171,7 +170,7 @@ class _Pool:
             yield self._finish(pending.pop(first.slot))
 
     def _finish(self, batch: _Pending) -> Batch:
-        """The clips of a batch where they are, as long as memory is left for the batches to come."""
+        """The batch with its clips in shared memory, or copied where no slot is left for the next batches."""
         samples = [batch.samples[place] for place in range(len(batch.keys))]
         read = [place for place, sample in enumerate(samples) if sample.error is None]
         memory = self._memory[batch.slot]
@@ -181,12 +180,12 @@ class _Pool:
             self._free.append(batch.slot)
         else:
             lease = memory[: len(read)].numpy()
-            weakref.finalize(lease, self._free.append, batch.slot)  # when no tensor looks at it any more
+            weakref.finalize(lease, self._free.append, batch.slot)  # when no tensor refers to it any more
             clips = torch.from_numpy(lease)
         return Batch.of(samples, clips)
 
 
-def _read(dataset: Samples, memory: Tensor, task: _Task) -> Sample:
+def _read(dataset: ClipDataset, memory: Tensor, task: _Task) -> Sample:
     """The sample without its clips, which go to the memory."""
     key, slot, place = task
     sample = dataset.read(key, out=memory[slot, place])

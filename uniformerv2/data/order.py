@@ -1,4 +1,4 @@
-"""In which order the videos of a training epoch come, and to which process."""
+"""The order of the videos of a training epoch, and the process that each goes to."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     Every process gets as many full batches as the others, and each row comes at most once. Step k of all processes
     together is batch k of one process that takes their batches as one, so a run does not depend on how it is divided.
-    Rows that fill no step are left over, and which ones rotates: none is left over again before all others were.
-    Fewer rows than one step are divided evenly instead.
+    Rows that fill no step are dropped, other rows in each epoch: none is dropped again before all others were. Fewer
+    rows than one step are divided evenly instead.
 
     Call `set_epoch` before each epoch, on the sampler itself or as `loader.sampler.set_epoch(epoch)`.
 
@@ -39,18 +39,18 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.batch_size = min(batch_size, length // world)
         self.rank, self.world = rank, world
         self.views = views
-        self.left_over = length % (self.batch_size * world)
-        """Rows that an epoch does without."""
+        self.num_dropped = length % (self.batch_size * world)
+        """Rows that an epoch leaves out."""
         self.epoch = 0
         self.first_batch = 0
 
     def set_epoch(self, epoch: int, *, first_batch: int = 0) -> None:
-        """Choose the epoch, and how many of its batches the next iteration leaves out, which were seen before."""
+        """Choose the epoch, and how many of its first batches the next iteration skips."""
         self.epoch, self.first_batch = epoch, first_batch
 
     def __len__(self) -> int:
         """Keys of a whole epoch for this process."""
-        return (self.length - self.left_over) // self.world
+        return (self.length - self.num_dropped) // self.world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = self._order()
@@ -60,14 +60,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
                 yield self.key(row, self.epoch)
 
     def key(self, row: int, epoch: int) -> tuple[int, int]:
-        """Of a row in an epoch that it takes part in."""
+        """The key of a row in an epoch."""
         view = epoch % self.views if self.views else epoch
         return row, random.Random(f"{self.seed} {view} {row}").getrandbits(32)
 
     def _order(self) -> list[int]:
-        """The rows that take part, shuffled."""
-        first = self.epoch * self.left_over  # in a fixed cycle through all rows
-        cycle = random.Random(f"{self.seed}").sample(range(self.length), self.length) if self.left_over else []
-        out = {cycle[(first + number) % self.length] for number in range(self.left_over)}
+        """The rows that are not dropped, shuffled."""
+        first = self.epoch * self.num_dropped  # in a fixed cycle through all rows
+        cycle = random.Random(f"{self.seed}").sample(range(self.length), self.length) if self.num_dropped else []
+        out = {cycle[(first + number) % self.length] for number in range(self.num_dropped)}
         rows = [row for row in range(self.length) if row not in out]
         return random.Random(f"{self.seed} {self.epoch}").sample(rows, len(rows))

@@ -53,7 +53,7 @@ class Scoring:
             CheckpointError: the model has no labels.
         """
         dataset = VideoDataset(rows, model_labels(model), model.preprocessing, views=self.views, threads=1)
-        return make_loader(dataset, batch_size=self.videos_at_once, workers=workers, seed=0, training=False)
+        return make_loader(dataset, batch_size=self.videos_at_once, workers=workers)
 
     def score(self, model: UniFormerV2, batch: Batch, rows: Sequence[int], *, first: int = 0) -> Result:
         """The result of a work item, of values that JSON keeps bit by bit.

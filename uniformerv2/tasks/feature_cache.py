@@ -20,13 +20,12 @@ from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from uniformerv2.atomic import whole_file
 from uniformerv2.data.annotations import Unreadable
 from uniformerv2.data.batch import Batch, Sample
 from uniformerv2.data.dataset import VideoDataset
-from uniformerv2.data.loader import Key, VideoLoader
+from uniformerv2.data.loader import SampleKey, VideoLoader
 from uniformerv2.data.order import EpochSampler
 from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks
@@ -222,7 +221,7 @@ class FeatureCache:
             ) from error
 
 
-class CachedFeatures(Dataset[Sample]):
+class CachedFeatures:
     """Training views as numbers of a `FeatureLayout`, from disk, in the place of their clips.
 
     Args:
@@ -241,10 +240,7 @@ class CachedFeatures(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, key: Key) -> Sample:
-        return self.read(key)
-
-    def read(self, key: Key, *, out: Tensor | None = None) -> Sample:
+    def read(self, key: SampleKey, *, out: Tensor | None = None) -> Sample:
         """The features of one view, float32 (views, numbers); see `VideoDataset.read`."""
         row = key[0] if isinstance(key, tuple) else key
         sample = Sample(index=row, path=str(self.videos.annotations[row].path), label=self.videos.labels[row])
@@ -259,12 +255,12 @@ class CachedFeatures(Dataset[Sample]):
         sample.clips = (torch.empty(self.clips_shape) if out is None else out).copy_(features)
         return sample
 
-    def unreadable(self, key: Key, reason: str) -> Sample:
+    def unreadable(self, key: SampleKey, reason: str) -> Sample:
         """See `VideoDataset.unreadable`."""
         return self.videos.unreadable(key, reason)
 
 
-def _file(folder: Path, key: Key) -> Path:
+def _file(folder: Path, key: SampleKey) -> Path:
     row, draw = key if isinstance(key, tuple) else (key, 0)
     return folder / f"{row}-{draw:08x}.safetensors"
 

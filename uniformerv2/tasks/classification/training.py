@@ -323,7 +323,6 @@ def training_loader(
         batch_size=optimization.batch_size // (repeats * ranks.world),
         workers=workers,
         seed=optimization.seed,
-        training=True,
         rank=ranks.rank,
         world=ranks.world,
         fixed_views=recipe.augmentation.fixed_views,
