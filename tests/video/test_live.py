@@ -45,14 +45,7 @@ def everything(
     clock = clock or Clock()
     address = Address.of(source)
     frames = LiveFrames(address.name, queue_size=1000, clock=clock)
-    read(
-        address,
-        frames,
-        frames_per_second=rate,
-        timeout_seconds=timeout,
-        pace=Pace(clock, clock.wait),
-        stopped=lambda: False,
-    )
+    read(address, frames, rate, timeout, pace=Pace(clock, clock.wait), stopped=lambda: False)
     frames.end()
     return frames, list(iter(frames.take, None))
 
@@ -267,6 +260,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     handler = type("Released", (Handler,), {"released": threading.Event()})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         http.daemon_threads = True
+        http.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that have gone
         thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{http.server_port}"

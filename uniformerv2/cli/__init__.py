@@ -17,9 +17,8 @@ from uniformerv2.cli.checkpoints import Convert, Info, Models
 from uniformerv2.cli.datasets import Datasets
 from uniformerv2.cli.measuring import Evaluate, Features
 from uniformerv2.cli.output import FAILED, INTERRUPTED, print_error
-from uniformerv2.cli.prediction import Predict, Timeline
+from uniformerv2.cli.prediction import Predict, Stream, Timeline
 from uniformerv2.cli.runs import Runs
-from uniformerv2.cli.streaming import Stream
 from uniformerv2.cli.training import Demo, Train, train_by_recipe
 from uniformerv2.errors import UniFormerV2Error
 

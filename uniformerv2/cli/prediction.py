@@ -1,14 +1,17 @@
-"""`uniformerv2 predict` and `timeline`."""
+"""`uniformerv2 predict`, `timeline` and `stream`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from uniformerv2.cli.options import (
     Checkpoint,
@@ -18,9 +21,11 @@ from uniformerv2.cli.options import (
     Output,
     Precision,
     ReductionText,
+    StrideFrames,
     StrideSeconds,
     TopK,
     Videos,
+    WindowFrames,
     WindowSeconds,
 )
 from uniformerv2.cli.output import FAILED, note, print_error
@@ -29,6 +34,7 @@ from uniformerv2.video.views import Views
 
 if TYPE_CHECKING:
     from uniformerv2.predict import Predictor
+    from uniformerv2.stream import StreamEvent, StreamPrediction
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,49 @@ class Timeline:
         return _status(reasons, self.videos)
 
 
+@dataclass(frozen=True)
+class Stream:
+    """Classify what a camera or another live source shows, as long as it runs."""
+
+    checkpoint: Checkpoint
+    source: Annotated[Positional[str], arg(metavar="SOURCE")]
+    """camera, camera:1, an address (rtsp://, http://, ...), or a file, which plays at its own pace."""
+    window_frames: WindowFrames = None
+    stride_frames: StrideFrames = 1
+    frames_per_second: float | None = None
+    """Frames that are taken; None: all. A window spans window-frames / frames-per-second seconds."""
+    timeout_seconds: float = 10.0
+    """After so long without a frame the source has failed."""
+    top_k: TopK = 5
+    head: Head = None
+    precision: Precision = "fp32"
+    reduction: ReductionText = None
+    device: Device = "auto"
+    as_json: Json = False
+
+    def run(self) -> int:
+        from uniformerv2.inference.reduction import Reduction
+        from uniformerv2.stream import StreamPredictor
+
+        predictor = StreamPredictor(
+            self.checkpoint,
+            window_frames=self.window_frames,
+            stride_frames=self.stride_frames,
+            frames_per_second=self.frames_per_second,
+            timeout_seconds=self.timeout_seconds,
+            head=self.head,
+            precision=self.precision,
+            reduction=Reduction.parse(self.reduction) if self.reduction else None,
+            device=self.device,
+        )
+        for line in (predictor.model.label_note, *predictor.report):
+            note(line)
+        with _display(self.as_json) as (show, show_event):
+            for prediction in predictor.run(self.source, top_k=self.top_k, on_event=show_event):
+                show(prediction)
+        return 0
+
+
 def _check_videos(videos: Sequence[Path]) -> None:
     if not videos:
         raise RecipeError("no videos given")
@@ -156,3 +205,47 @@ def _status(reasons: Sequence[str], videos: Sequence[Path]) -> int:
     if reasons and len(videos) > 1:
         print_error(f"{len(reasons)} of {len(videos)} videos could not be read")
     return FAILED if reasons else 0
+
+
+@contextmanager
+def _display(
+    as_json: bool,
+) -> Iterator[tuple[Callable[[StreamPrediction], object], Callable[[StreamEvent], object]]]:
+    """What shows predictions and events: lines of JSON, a line that changes on a terminal, or a line for each."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if as_json:
+        yield partial(_print_json, "prediction"), lambda event: _print_json(event.kind, event)
+    elif not console.is_terminal:
+        yield lambda prediction: print(_line(prediction), flush=True), _print_event
+    else:
+        with Live(console=console, auto_refresh=False) as live:
+            yield (
+                lambda prediction: live.update(
+                    Text(_line(prediction), no_wrap=True, overflow="ellipsis"), refresh=True
+                ),
+                _print_event,
+            )
+
+
+def _print_json(kind: str, item: StreamPrediction | StreamEvent) -> None:
+    print(json.dumps({**asdict(item), "kind": kind}), flush=True)
+
+
+def _print_event(event: StreamEvent) -> None:
+    if event.kind == "end":
+        print(event.message, file=sys.stderr)
+    else:
+        note(event.message)
+
+
+def _line(prediction: StreamPrediction) -> str:
+    classes = "  ".join(
+        f"{label} {score:.0%}" for label, score in zip(prediction.labels, prediction.scores, strict=True)
+    )
+    losses = {"dropped": prediction.dropped, "damaged": prediction.damaged}
+    counts = "".join(f", {count} {name}" for name, count in losses.items() if count)
+    return f"{prediction.end:7.1f} s  {classes}  ({1000 * prediction.latency:.0f} ms{counts})"

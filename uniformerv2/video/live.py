@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from errno import EIO
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -202,17 +201,17 @@ def live_frames(
     """
     address = Address.of(source)
     frames, stop = LiveFrames(address.name, queue_size=queue_size), threading.Event()
-    pace = Pace(frames.clock, stop.wait)
-    work = partial(
-        read,
-        address,
-        frames,
-        frames_per_second=frames_per_second,
-        timeout_seconds=timeout_seconds,
-        pace=pace,
-        stopped=stop.is_set,
-    )
-    reader = threading.Thread(target=_to_the_end, args=(work, frames), name=address.name, daemon=True)
+
+    def work() -> None:
+        try:
+            pace = Pace(frames.clock, stop.wait)
+            read(address, frames, frames_per_second, timeout_seconds, pace=pace, stopped=stop.is_set)
+        except BaseException as error:  # raised where the frames are taken
+            frames.end(error)
+        else:
+            frames.end()
+
+    reader = threading.Thread(target=work, name=address.name, daemon=True)
     reader.start()
     try:
         yield frames
@@ -221,21 +220,12 @@ def live_frames(
         reader.join(_JOIN_SECONDS)
 
 
-def _to_the_end(work: Callable[[], None], frames: LiveFrames) -> None:
-    try:
-        work()
-    except BaseException as error:  # raised where the frames are taken
-        frames.end(error)
-    else:
-        frames.end()
-
-
 def read(
     address: Address,
     frames: LiveFrames,
-    *,
     frames_per_second: float | None,
-    timeout_seconds: float | None,
+    timeout: float | None,
+    *,
     pace: Pace,
     stopped: Callable[[], bool],
 ) -> None:
@@ -247,13 +237,13 @@ def read(
     Raises:
         VideoError: it cannot be opened or read, or nearly nothing of it can be decoded.
     """
-    with _open(address, timeout_seconds) as container:
+    with _open(address, timeout) as container:
         stream = main_stream(container, address.name)
         stream.thread_type = "SLICE"  # threads for frames would hold back as many frames
         recorded = address.url.startswith("file:") or container.duration is not None
         paced = recorded or container.format.name in _IN_PIECES
         wanted, converter, last = _Slots(frames_per_second), VideoReformatter(), 0.0
-        for frame in _decoded(address, container, stream, frames, timeout_seconds):
+        for frame in _decoded(address, container, stream, frames, timeout):
             if stopped():
                 return
             last = _time(frame, stream, last)
