@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from uniformerv2 import ModelConfig, Preprocessing, UniFormerV2
+from uniformerv2.model.arming import fit_weights
+from uniformerv2.weights.image_recognise import ImageModel
 from uniformerv2.weights.key_names import VIDEO_FORMATS, StateDict, from_ours
 
 CONFIG = ModelConfig(
@@ -119,6 +121,12 @@ def timm_state(
     return state
 
 
+def small_vit(**options: Any) -> StateDict:
+    torch.manual_seed(0)
+    small: dict[str, Any] = {"width": 8, "depth": 2, "hidden": 16, "patch": 2, "grid": 2, "rand": torch.randn}
+    return timm_state(**{**small, **options})
+
+
 def timm_block(
     name: str,
     width: int,
@@ -168,3 +176,12 @@ def clip_state(width: int, depth: int, *, patch: int = 16, grid: int = 14, post_
         state |= linear(f"{block}.attn.out_proj", width, width)
         state |= linear(f"{block}.mlp.c_fc", 4 * width, width) | linear(f"{block}.mlp.c_proj", width, 4 * width)
     return state
+
+
+def assert_fits(image: ImageModel) -> None:
+    """Exactly the tensors of the architecture, of exactly its shapes."""
+    with torch.device("meta"):
+        model = UniFormerV2(image.config)
+    fitted, _ = fit_weights(image.state, image.config, image.config)
+    wanted = {key: value.shape for key, value in model.state_dict().items() if key.startswith("backbone.")}
+    assert {key: value.shape for key, value in fitted.items()} == wanted

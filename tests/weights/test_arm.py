@@ -16,14 +16,13 @@ from uniformerv2 import CheckpointError, arm
 from uniformerv2.model.arming import inflate_stem
 from uniformerv2.weights.download import FileNotOnServerError
 from uniformerv2.weights.key_names import StateDict
-from weights.samples import linear, timm_state
+from weights.samples import linear, small_vit
 
 WIDTH, DEPTH, HEADS, PATCH, SIDE = 32, 2, 4, 8, 3
 
 
 def small_state() -> StateDict:
-    torch.manual_seed(0)
-    state = timm_state(WIDTH, DEPTH, 4 * WIDTH, patch=PATCH, grid=SIDE, rand=torch.randn)
+    state = small_vit(width=WIDTH, depth=DEPTH, hidden=4 * WIDTH, patch=PATCH, grid=SIDE)
     return {key: 0.3 * tensor for key, tensor in (state | linear("head", 10, WIDTH, rand=torch.randn)).items()}
 
 
