@@ -33,7 +33,7 @@ from uniformerv2.train.state import PARTIAL
 
 OPTIONS = """
     --size 64 --epochs 12 --batch-size 6 --accumulate 2 --ema 0.99 --drop-path 0.1 --head-dropout 0.1 --num-ops 2
-    --mixup 0.2 --erasing 0.25 --clips 2 --precision fp32 --save-every 2 --workers 1 --device cpu
+    --mixup 0.2 --erasing 0.25 --clips 2 --precision fp32 --save-every-seconds 2 --workers 1 --device cpu
 """
 FILES = ("last.safetensors", "best.safetensors", "evaluation.json", "train.csv", "held_out.csv")  # equal byte for byte
 

@@ -95,7 +95,7 @@ def run_fold(fold: Fold) -> Result:
     held_out = fold.folder.with_suffix(".txt")
     write_text(held_out, f"{fold.person}_*\n")
     trained = train_classifier(
-        fold.data, fold.folder, fold.recipe, holdout_list=held_out, overwrite=fold.folder.exists()
+        fold.data, fold.recipe, fold.folder, holdout_list=held_out, workers=0, overwrite=fold.folder.exists()
     )
     rows = [row for row in read_annotations(fold.data) if person_of(row.path) == fold.person]
     single = evaluate(load_model(str(trained.last)), rows, workers=0)

@@ -87,7 +87,7 @@ def checkpoint(image_model: Path, colours: Path, tmp_path_factory: pytest.TempPa
         ClipRecipe(num_frames=4, size=32),
         Optimization(epochs=5, batch_size=4, lr=2e-3, warmup_epochs=1, precision="fp32"),
     )
-    return train_classifier(colours, tmp_path_factory.mktemp("runs") / "colours", recipe, workers=0).last
+    return train_classifier(colours, recipe, tmp_path_factory.mktemp("runs") / "colours", workers=0).last
 
 
 @pytest.fixture

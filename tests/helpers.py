@@ -249,3 +249,7 @@ def killed_again_and_again(run: Callable[..., list[int]], owner: Any, name: str)
         assert set(codes) == {-signal.SIGKILL}
         yield
         moments *= dice.uniform(1.1, 1.6)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt

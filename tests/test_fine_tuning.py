@@ -7,19 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-import uniformerv2
+from helpers import before_call, interrupt
 from uniformerv2 import FineTuned, RecipeError, fine_tune
-from uniformerv2.data.batch import Batch
-from uniformerv2.fine_tuning import _kind, _size, _varied
+from uniformerv2.fine_tuning import _fitting, _kind, _size, _varied
 from uniformerv2.tasks.batch_size import BatchSizes
-from uniformerv2.tasks.classification import training as classification
-from uniformerv2.tasks.classification.training import Classification
+from uniformerv2.tasks.classification.task import Classification
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.recipes import find_recipe
 
-LITTLE: dict[str, Any] = {"num_frames": 4, "size": 32, "epochs": 5, "batch_size": 4, "lr": 2e-3, "workers": 0}
+TINY: dict[str, Any] = {"num_frames": 4, "size": 32, "epochs": 5, "batch_size": 4, "lr": 2e-3, "workers": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +26,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def tuned(colours: Path, image_model: Path, tmp_path_factory: pytest.TempPathFactory) -> FineTuned:
-    return fine_tune(colours, arm=image_model, output=tmp_path_factory.mktemp("runs") / "run", **LITTLE)
+    return fine_tune(colours, arm=image_model, output=tmp_path_factory.mktemp("runs") / "run", **TINY)
 
 
 def test_a_folder_of_videos_becomes_a_predictor(tuned: FineTuned, colours: Path) -> None:
@@ -44,13 +41,13 @@ def test_a_folder_of_videos_becomes_a_predictor(tuned: FineTuned, colours: Path)
 def test_it_says_what_it_takes_and_never_overwrites(
     colours: Path, image_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {**LITTLE, "epochs": 1}
+    options = {**TINY, "epochs": 1, "progress": True}
     runs = [fine_tune(colours, arm=image_model, **options).run for _ in range(2)]
     name = f"{colours.name}-run"
     assert runs == [Path(name), Path(f"{name}2")]
-    said = capsys.readouterr().out
-    assert f"15 videos of 3 classes: recipe own-small-vit, run folder {name}\n" in said
-    assert "epoch 1/1  loss " in said
+    output, errors = capsys.readouterr()
+    assert f"15 videos of 3 classes: recipe own-small-vit, run folder {name}\n" in errors
+    assert output.startswith("epoch 1/1  loss ")
     with pytest.raises(RecipeError, match=f"{name}: not empty"):
         fine_tune(colours, arm=image_model, output=runs[0], **options)
 
@@ -110,37 +107,27 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    class Interrupted(Classification):
-        batches = 0
-
-        def cost(self, model: nn.Module, batch: Batch) -> Any:
-            Interrupted.batches += 1
-            if Interrupted.batches == 8:  # in the third epoch of three steps each
-                raise KeyboardInterrupt
-            return super().cost(model, batch)
-
     with monkeypatch.context() as patch:
-        patch.setattr(classification, "Classification", Interrupted)
+        before_call(patch, Classification, "loss", 8, interrupt)  # in the third epoch of three steps each
         with pytest.raises(KeyboardInterrupt):
-            fine_tune(colours, arm=image_model, **LITTLE)
+            fine_tune(colours, arm=image_model, **TINY)
     name = f"{colours.name}-run"
-    assert f'interrupted; go on with the same call and output="{name}", resume=True' in capsys.readouterr().out
-    again = fine_tune(colours, arm=image_model, output=name, resume=True, **LITTLE)
+    assert f'interrupted; go on with the same call and output="{name}", resume=True' in capsys.readouterr().err
+    again = fine_tune(colours, arm=image_model, output=name, resume=True, **TINY)
     losses = [
         [record["loss"] for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "step"]
         for run in (tuned.run, again.run)
     ]
     assert losses[0] == losses[1]
     with pytest.raises(RecipeError, match="resume needs the folder of the run: give output"):
-        fine_tune(colours, arm=image_model, resume=True, **LITTLE)
+        fine_tune(colours, arm=image_model, resume=True, **TINY)
 
 
 def test_a_batch_that_a_gpu_cannot_hold_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uniformerv2.fine_tuning.pick_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(
         "uniformerv2.fine_tuning.find_batch_size",
-        lambda recipe, classes, **options: BatchSizes(2, {}, {}, recipe.optimization.batch_size),
+        lambda data, recipe, **options: BatchSizes(2, {}, {}, recipe.optimization.batch_size),
     )
-    recipe = find_recipe("own-small-vit").recipe
-    fitted = uniformerv2.fine_tuning._fitting(recipe, 3, "auto", None)  # type: ignore[arg-type]
+    fitted = _fitting((), find_recipe("own-small-vit").recipe, "auto", False)
     assert (fitted.optimization.batch_size, fitted.optimization.accumulate) == (8, 4)

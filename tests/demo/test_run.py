@@ -13,7 +13,7 @@ from uniformerv2.data.sources import read_annotations
 from uniformerv2.demo.motions import MOTIONS, draw, draw_stills
 from uniformerv2.demo.run import ASSET, DemoFolder, DemoResult, Effort, demo_recipe, order_blind, run_demo
 from uniformerv2.errors import RecipeError
-from uniformerv2.tasks.classification.training import build_model
+from uniformerv2.tasks.start import build_model
 from uniformerv2.weights.loading import load_model
 
 EFFORT = Effort(train_clips=2, held_out_clips=1, epochs=1, batch_size=8)

@@ -118,7 +118,7 @@ def test_a_resumed_run_draws_what_an_unbroken_one_draws(
         Optimization(epochs=3, batch_size=4, lr=2e-3, warmup_epochs=0, precision=precision),
     )
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    train_classifier(colours, unbroken, recipe, workers=1)
+    train_classifier(colours, recipe, unbroken, workers=1)
     with monkeypatch.context() as patch:
         steps = count(1)
 
@@ -128,8 +128,8 @@ def test_a_resumed_run_draws_what_an_unbroken_one_draws(
 
         patch.setattr(RunDisplay, "step", stop)
         with pytest.raises(KeyboardInterrupt):
-            train_classifier(colours, broken, recipe, save_every=0.0)
-    train_classifier(colours, broken, recipe, resume=True)
+            train_classifier(colours, recipe, broken, workers=0, save_every_seconds=0.0)
+    train_classifier(colours, recipe, broken, workers=0, resume=True)
     losses, others = ([one["loss"] for one in steps_of(run)] for run in (unbroken, broken))
     assert len(losses) == 9
     assert others == pytest.approx(losses, rel=1e-3 if precision == "fp32" else 0.05)

@@ -216,10 +216,10 @@ def test_resumed_run_is_read_as_one(
     with monkeypatch.context() as broken:
         broken.setattr(RunDisplay, "step", stop)
         with pytest.raises(KeyboardInterrupt):
-            train_classifier(colours, tmp_path / "run", recipe)
+            train_classifier(colours, recipe, tmp_path / "run", workers=0)
     stopped = read_run(tmp_path / "run")
     assert (stopped.state, stopped.finished_epochs, stopped.finished_steps) == ("stopped", 1, 4)
-    result = train_classifier(colours, tmp_path / "run", recipe, resume=True)
+    result = train_classifier(colours, recipe, tmp_path / "run", workers=0, resume=True)
     run = read_run(tmp_path / "run")
     assert (run.state, run.finished_epochs) == ("finished", 3)
     assert [one["step"] for one in run.steps] == [1, 2, 3, 4, 5, 6, 7, 8, 9]  # 12 videos: 3 steps an epoch

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from uniformerv2.tasks.start import build_model
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.weights import arm, load_model, save_model
 from uniformerv2.weights.labels import class_list
+
+train = partial(train_classifier, workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +93,11 @@ def test_a_class_without_a_row_is_named(checkpoint: Path) -> None:
 def test_a_run_starts_from_a_checkpoint(colours: Path, checkpoint: Path, tmp_path: Path) -> None:
     before = checkpoint.read_bytes()
     one = replace(recipe(checkpoint, map_head=True), optimization=Optimization(epochs=1, batch_size=4, warmup_epochs=0))
-    result = train_classifier(colours, tmp_path / "run", one)
+    result = train(colours, one, tmp_path / "run")
     assert load_model(result.last).labels == ("blue", "green", "red")
     assert checkpoint.read_bytes() == before
     with pytest.raises(RecipeError, match="not empty"):
-        train_classifier(colours, tmp_path / "run", one)
+        train(colours, one, tmp_path / "run")
 
 
 @pytest.mark.parametrize("start", ["arm", "model", "checkpoint"])

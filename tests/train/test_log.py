@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from uniformerv2.train import log
 from uniformerv2.train.log import TIMINGS, MetricsFile, RunDisplay, Speed, read_metrics
 
 
@@ -54,17 +55,21 @@ def test_speed_says_how_fast_and_for_what_it_waits(monkeypatch: pytest.MonkeyPat
     assert tuple(speed.total) == TIMINGS
 
 
-def test_the_bar_shows_step_loss_metric_rate_speed_waiting_memory_and_time_left() -> None:
+def test_the_bar_shows_step_loss_metric_rate_speed_waiting_memory_and_time_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=200, legacy_windows=False)
+    monkeypatch.setattr(log, "stderr_console", lambda: console)
     speed = {"clips_per_second": 12.5, "data_wait": 0.031, "memory_mib": 3072.0}
-    with RunDisplay(console, epochs=3, steps=30) as display:
+    with RunDisplay(epochs=3, steps=30, progress=True) as display:
         display.step(1, {"loss": 0.5, "accuracy": 0.25}, {"lr": 3e-4}, speed)
         assert display._bar is not None
         display._bar.refresh()
     shown = "epoch 1/3  step 1  loss 0.500  accuracy 0.250  lr 3.00e-04  12.5 clips/s  waiting 3%  3.0 GiB"
     assert shown in text.getvalue()
     assert "left" in text.getvalue()
+    assert "━" in text.getvalue()
 
 
 def test_a_kill_while_the_file_is_begun_again_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

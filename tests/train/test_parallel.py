@@ -6,8 +6,8 @@ import json
 import os
 import re
 import signal
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,27 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import before_call
 from uniformerv2.distributed import Ranks, current_ranks
 from uniformerv2.errors import ProcessError, RecipeError
 from uniformerv2.model.config import ModelConfig
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.tasks.classification.training import Classification, train_classifier
-from uniformerv2.tasks.rehearsal import dry_run
-from uniformerv2.train.engine import Cost
+from uniformerv2.tasks.classification.task import Classification
+from uniformerv2.tasks.classification.training import train_classifier
+from uniformerv2.tasks.dry_run import dry_run
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.parallel import SharedModel, SynchronizedBatchNorm, whole_tensor
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.train.run_folder import RunFolder
+from uniformerv2.train.task import BatchLoss
 from uniformerv2.train.termination import TERMINATED
 from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.weights import load_model
 
 Together = Callable[..., list[Any]]
 WAYS = [(2, "ddp"), (3, "ddp"), (2, "fsdp")]
+
+train = partial(train_classifier, workers=0)
 
 
 def small_model() -> UniFormerV2:
@@ -133,7 +137,7 @@ def recipe(image_model: Path) -> Recipe:
 @pytest.fixture(scope="module")
 def alone(colours: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "alone"
-    train_classifier(colours, folder, recipe)
+    train(colours, recipe, folder)
     return folder
 
 
@@ -166,26 +170,13 @@ def test_a_run_of_several_processes_is_that_of_one(
     together: Together, colours: Path, recipe: Recipe, alone: Path, tmp_path: Path, world: int, way: Any
 ) -> None:
     def work() -> tuple[Any, ...]:
-        result = train_classifier(colours, tmp_path / "run", recipe, parallel=way)
+        result = train(colours, recipe, tmp_path / "run", parallel=way)
         return result.last, result.evaluation, len(result.history), result.skipped
 
     results = together(world, work)
     assert_same_run(tmp_path / "run", alone)
     assert all(result == results[0] for result in results)
-    assert results[0][2:] == (4, {})
-
-
-def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every process dies before this step, from 1."""
-    cost, seen = Classification.cost, []
-
-    def counted(task: Classification, model: nn.Module, batch: Any) -> Cost | None:
-        seen.append(1)
-        if len(seen) == step:
-            os._exit(77)
-        return cost(task, model, batch)
-
-    monkeypatch.setattr(Classification, "cost", counted)
+    assert results[0][2:] == (4, ())
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
@@ -202,8 +193,8 @@ def test_a_state_of_two_processes_is_resumed_by_one_and_by_three(
     for world in (1, 3):
         run = tmp_path / str(world)
         with monkeypatch.context() as patch:
-            dying_at(6, patch)  # in the middle of an epoch
-            work = lambda: train_classifier(colours, run, recipe, parallel=way, save_every=0.0)  # noqa: B023, E731
+            before_call(patch, Classification, "loss", 6, lambda: os._exit(77))  # in the middle of an epoch
+            work = lambda: train(colours, recipe, run, parallel=way, save_every_seconds=0.0)  # noqa: B023, E731
             for process in start_together(2, work):
                 process.join(240)
                 assert process.exitcode  # 77, or what the first death made of the other
@@ -211,47 +202,57 @@ def test_a_state_of_two_processes_is_resumed_by_one_and_by_three(
         assert states.newest is not None
         assert states.newest.name in ("000002-00000000", "000002-00000001")  # the last may have been half written
         if world == 1:
-            train_classifier(colours, run, recipe, resume=True)
+            train(colours, recipe, run, resume=True)
         else:
-            together(3, lambda: train_classifier(colours, run, recipe, resume=True, parallel=way) and None)  # noqa: B023
+            together(3, lambda: train(colours, recipe, run, resume=True, parallel=way) and None)  # noqa: B023
         assert_same_run(run, alone)
 
 
+def only_rank_one(event: Callable[[], object]) -> Callable[[], object]:
+    return lambda: current_ranks().rank == 1 and event()
+
+
 def test_the_processes_stop_together_after_a_sigterm_to_one(
-    start_together: Together, colours: Path, recipe: Recipe, alone: Path, tmp_path: Path, together: Together
+    start_together: Together,
+    together: Together,
+    colours: Path,
+    recipe: Recipe,
+    alone: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = tmp_path / "run"
-    processes = start_together(2, lambda: train_classifier(colours, run, recipe, save_every=0.0))
-    end = time.monotonic() + 240
-    while not (run / "state").exists():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-    os.kill(processes[1].pid, signal.SIGTERM)
-    for process in processes:
-        process.join(240)
-        assert process.exitcode == TERMINATED
-    together(2, lambda: train_classifier(colours, run, recipe, resume=True) and None)
+    with monkeypatch.context() as patch:
+        before_call(patch, Classification, "loss", 4, only_rank_one(lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        for process in start_together(2, lambda: train(colours, recipe, run)):
+            process.join()
+            assert process.exitcode == TERMINATED
+    assert [record["step"] for record in read_metrics(run / "metrics.jsonl") if "step" in record] == [1, 2, 3, 4]
+    together(2, lambda: train(colours, recipe, run, resume=True) and None)
     assert_same_run(run, alone)
 
 
-def test_where_one_process_dies_the_others_end_and_the_state_is_intact(
-    start_together: Together, colours: Path, recipe: Recipe, alone: Path, tmp_path: Path
+def test_where_one_process_is_lost_the_others_end_and_the_state_is_intact(
+    start_together: Together,
+    colours: Path,
+    recipe: Recipe,
+    alone: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = tmp_path / "run"
 
     def work() -> None:
         with pytest.raises(ProcessError, match=r"another process of this run has ended; .*--resume"):
-            train_classifier(colours, run, recipe, save_every=0.0)
+            train(colours, recipe, run, save_every_seconds=0.0)
 
-    processes = start_together(2, work)
-    end = time.monotonic() + 240
-    while not (run / "state").exists():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-    processes[1].kill()
-    processes[0].join(240)
-    assert processes[0].exitcode == 0
-    train_classifier(colours, run, recipe, resume=True)
+    with monkeypatch.context() as patch:
+        before_call(patch, Classification, "loss", 4, only_rank_one(lambda: os._exit(77)))
+        processes = start_together(2, work)
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [0, 77]
+    train(colours, recipe, run, resume=True)
     assert_same_run(run, alone)
 
 
@@ -266,10 +267,10 @@ def test_a_process_whose_videos_cannot_be_read_waits_for_the_others(
     manifest.write_text("\n".join(["path,label,split", *rows]) + "\n")
     small = recipe.vary(batch_size=3, epochs=2)  # one video for each of three processes: one of them gets none
 
-    train_classifier(manifest, tmp_path / "alone", small)
-    skipped = together(3, lambda: train_classifier(manifest, tmp_path / "run", small).skipped)
+    train(manifest, small, tmp_path / "alone")
+    skipped = together(3, lambda: train(manifest, small, tmp_path / "run").skipped)
     assert_same_run(tmp_path / "run", tmp_path / "alone")
-    assert all(list(one) == [str(tmp_path / "broken.mp4")] for one in skipped)
+    assert all([video.path for video in videos] == [str(tmp_path / "broken.mp4")] for videos in skipped)
     assert any(record.get("clips") == 2 for record in read_metrics(tmp_path / "run" / "metrics.jsonl"))
 
 
@@ -278,7 +279,7 @@ def test_what_is_wrong_is_said_by_every_process(
 ) -> None:
     def reason(**values: Any) -> str:
         with pytest.raises(RecipeError) as caught:
-            train_classifier(colours, tmp_path / "run", recipe.vary(**values))
+            train(colours, recipe.vary(**values), tmp_path / "run")
         return str(caught.value)
 
     assert (
@@ -295,20 +296,20 @@ def test_what_is_wrong_is_said_by_every_process(
 def test_a_bad_loss_is_explained_by_the_process_that_has_it(
     together: Together, colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cost = Classification.cost
+    loss = Classification.loss
 
-    def spoilt(task: Classification, model: nn.Module, batch: Any) -> Cost | None:
+    def spoilt(task: Classification, model: nn.Module, batch: Any) -> BatchLoss | None:
         if current_ranks().rank == 1:
             batch.clips = batch.clips * float("nan")
-        return cost(task, model, batch)
+        return loss(task, model, batch)
 
-    monkeypatch.setattr(Classification, "cost", spoilt)
+    monkeypatch.setattr(Classification, "loss", spoilt)
 
     def reason() -> tuple[str, ...]:
         with pytest.raises(
             RecipeError, match="step 1, epoch 1; the first that is not finite: the clips themselves"
         ) as caught:
-            train_classifier(colours, tmp_path / "run", recipe)
+            train(colours, recipe, tmp_path / "run")
         return str(caught.value)
 
     first, second = together(2, reason)
@@ -316,7 +317,7 @@ def test_a_bad_loss_is_explained_by_the_process_that_has_it(
 
 
 def test_a_dry_run_tries_all_processes(together: Together, colours: Path, recipe: Recipe) -> None:
-    results = together(2, lambda: dry_run(colours, recipe, parallel="fsdp"))
+    results = together(2, lambda: dry_run(colours, recipe, workers=0, parallel="fsdp"))
     assert [result.steps for result in results] == [2, 2]
 
 

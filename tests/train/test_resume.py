@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
-import random
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
+from helpers import before_call, kill_this_process
 from uniformerv2.distributed import Ranks
 from uniformerv2.errors import CheckpointError, RecipeError
+from uniformerv2.tasks.classification.task import Classification
 from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.lock import is_locked, locked
 from uniformerv2.train.log import TIMINGS, read_metrics
@@ -34,6 +34,8 @@ from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.weights import load_model
 
 FORK = multiprocessing.get_context("fork")  # a process that has imported everything, to be killed while it works
+
+train = partial(train_classifier, workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +52,8 @@ def recipe(image_model: Path) -> Recipe:
 @pytest.fixture(scope="module")
 def unbroken(colours: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "unbroken"
-    train_classifier(colours, folder, recipe)
+    train(colours, recipe, folder)
     return folder
-
-
-def start(data: Path, folder: Path, recipe: Recipe) -> Any:
-    """A process that begins or continues a run, and saves after every step."""
-    process = FORK.Process(target=_work, args=(data, folder, recipe))
-    process.start()
-    return process
-
-
-def _work(data: Path, folder: Path, recipe: Recipe) -> None:
-    train_classifier(data, folder, recipe, resume=(folder / "recipe.json").is_file(), save_every=0.0)
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
@@ -78,74 +69,60 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert (one / "evaluation.json").read_text() == (other / "evaluation.json").read_text()
 
 
-def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_had_not_been(
-    colours: Path, recipe: Recipe, unbroken: Path, tmp_path: Path
+def test_a_run_that_is_killed_wherever_it_is_ends_as_if_it_had_not_been(
+    colours: Path, recipe: Recipe, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    moments, run, kills = random.Random(0), tmp_path / "run", 0
-    while kills < 12:
-        process = start(colours, run, recipe)
-        process.join(moments.uniform(0.1, 0.6))
-        if process.exitcode == 0:
-            break
-        process.kill()
+    run = tmp_path / "run"
+
+    def killed(owner: Any, name: str, call: int) -> None:
+        def work() -> None:
+            before_call(monkeypatch, owner, name, call, kill_this_process)
+            train(colours, recipe, run, resume=run.exists(), save_every_seconds=0.0)
+
+        process = FORK.Process(target=work)
+        process.start()
         process.join()
-        kills += 1
-    assert kills >= 3
-    process = start(colours, run, recipe)
-    process.join()
-    assert process.exitcode == 0
+        assert process.exitcode == -signal.SIGKILL, name
+
+    killed(RunFolder, "start", 1)  # nothing but a lock is there
+    shutil.rmtree(run)
+    killed(Classification, "loss", 4)  # between the two batches of a step
+    killed(StateFolder, "_publish", 2)  # a state is half written
+    killed(Classification, "evaluate", 1)
+    killed(os, "replace", 4)  # a checkpoint, or the metrics that are begun again, is half written
+    killed(Classification, "measure", 1)
+    train(colours, recipe, run, resume=True)
     assert_same_run(run, unbroken)
     assert not list(run.glob(".*"))  # neither a lock nor half a file
 
 
+@pytest.mark.parametrize(("name", "call", "step"), [("loss", 9, 5), ("evaluate", 2, 12), ("evaluate", 4, 24)])
 def test_after_sigterm_a_run_is_saved_and_goes_on(
-    colours: Path, recipe: Recipe, unbroken: Path, tmp_path: Path
+    colours: Path,
+    recipe: Recipe,
+    unbroken: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    call: int,
+    step: int,
 ) -> None:
-    moments, run, terminated = random.Random(1), tmp_path / "run", 0
-    for _ in range(20):
-        before = state_steps(run)
-        process = start(colours, run, recipe)
-        wait_until(lambda: state_steps(run) > before + 1 or not process.is_alive())  # noqa: B023
-        time.sleep(moments.uniform(0, 0.1))
-        process.terminate()
-        process.join()
-        if process.exitcode == 0:
-            break
-        assert process.exitcode == TERMINATED == 143
-        assert len([one for one in curve(run) if one["kind"] == "step"]) == state_steps(run)  # nothing is done twice
-        terminated += 1
-    assert terminated >= 3
+    run, handler = tmp_path / "run", signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        before_call(patch, Classification, name, call, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit) as caught:
+            train(colours, recipe, run, progress=True, save_every_seconds=0.0)
+    assert caught.value.code == TERMINATED == 143
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"stopped by SIGTERM after step (\d+) of 24; it can go on with --resume", said)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    newest = RunFolder(run).open_states(Ranks()).newest
+    assert newest is not None
+    epochs, steps = map(int, newest.name.split("-"))
+    assert len([record for record in curve(run) if record["kind"] == "step"]) == 6 * epochs + steps == step
+    train(colours, recipe, run, resume=True)
     assert_same_run(run, unbroken)
-
-
-def state_steps(folder: Path) -> int:
-    newest = RunFolder(folder).open_states(Ranks()).newest
-    epoch, steps = map(int, newest.name.split("-")) if newest else (0, 0)
-    return epoch * 6 + steps
-
-
-def wait_until(condition: Any) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def test_sigterm_says_how_to_go_on(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
-    text = io.StringIO()
-
-    class Watcher(io.StringIO):
-        def write(self, line: str) -> int:
-            if line.startswith("epoch 2"):
-                os.kill(os.getpid(), signal.SIGTERM)
-            return text.write(line)
-
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as caught:
-        train_classifier(colours, tmp_path / "run", recipe, console=Console(file=Watcher()))
-    assert caught.value.code == TERMINATED
-    assert text.getvalue().splitlines()[-1] == ("stopped by SIGTERM after step 12 of 24; it can go on with --resume")
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_run_of_a_live_process_is_refused_and_one_of_a_dead_process_is_taken_over(
@@ -158,7 +135,7 @@ def test_a_run_of_a_live_process_is_refused_and_one_of_a_dead_process_is_taken_o
     assert holder.stdout
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(RecipeError, match=rf"run: in use by process {holder.pid} on .*; wait until it ends, stop it"):
-        train_classifier(colours, run, recipe)
+        train(colours, recipe, run)
     assert [file.name for file in run.iterdir()] == [".lock"]
     holder.kill()
     holder.wait()
@@ -231,15 +208,15 @@ def test_a_run_whose_disk_fills_up_goes_on_when_there_is_room(
     run = tmp_path / "run"
     size = (unbroken / "last.safetensors").stat().st_size
     with largest_file(size * 2), pytest.raises(CheckpointError, match="make room and continue"):  # the state is larger
-        train_classifier(colours, run, recipe)
+        train(colours, recipe, run)
     assert (run / "last.safetensors").stat().st_size == size
-    train_classifier(colours, run, recipe, resume=True)
+    train(colours, recipe, run, resume=True)
     assert_same_run(run, unbroken)
 
 
 def test_a_full_disk_is_named_whatever_is_written(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
     with largest_file(20_000), pytest.raises(CheckpointError, match=r"last\.safetensors: could not be written"):
-        train_classifier(colours, tmp_path / "run", recipe)
+        train(colours, recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "last.safetensors").exists()
 
 
@@ -251,4 +228,4 @@ def test_a_state_of_something_else_is_no_traceback(
     states.save("000009-00000000", {"epoch": 9}, {"model/weight": torch.zeros(1)})
     states.finish()
     with pytest.raises(CheckpointError, match=r"state/000009-0+: damaged, or of .* another model \(.*--overw"):
-        train_classifier(colours, tmp_path, recipe, resume=True)
+        train(colours, recipe, tmp_path, resume=True)

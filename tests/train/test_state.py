@@ -12,7 +12,7 @@ import torch
 
 from uniformerv2.distributed import Ranks
 from uniformerv2.errors import CheckpointError
-from uniformerv2.train.state import StateFolder, under, within
+from uniformerv2.train.state import StateFolder, add_prefix, strip_prefix
 
 
 def saved(path: Path) -> StateFolder:
@@ -96,6 +96,6 @@ def test_tensors_that_it_does_not_have_are_named(tmp_path: Path) -> None:
 
 
 def test_names_are_kept_under_a_name() -> None:
-    both = under("model", {"a/b": 1}) | under("optimizer", {"c": 2})
-    assert within("model", both) == {"a/b": 1}
-    assert within("optimizer", both) == {"c": 2}
+    both = add_prefix("model", {"a/b": 1}) | add_prefix("optimizer", {"c": 2})
+    assert strip_prefix("model", both) == {"a/b": 1}
+    assert strip_prefix("optimizer", both) == {"c": 2}

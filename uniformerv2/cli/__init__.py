@@ -19,11 +19,13 @@ from uniformerv2.cli.measuring import Evaluate, Features
 from uniformerv2.cli.output import FAILED, INTERRUPTED, print_error
 from uniformerv2.cli.prediction import Predict, Stream, Timeline
 from uniformerv2.cli.runs import Runs
-from uniformerv2.cli.training import Demo, Train, train_by_recipe
+from uniformerv2.cli.training import Demo, Recipes, Rehearse, Train, by_recipe
 from uniformerv2.errors import UniFormerV2Error
 
 Command = (
     Annotated[Train, subcommand("train")]
+    | Annotated[Rehearse, subcommand("rehearse")]
+    | Annotated[Recipes, subcommand("recipes")]
     | Annotated[Runs, subcommand("runs")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Features, subcommand("features")]
@@ -67,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _commands(arguments: Sequence[str]) -> Any:
-    """What can be said; where `train` is told a recipe, with the recipe's values as its defaults."""
-    train = train_by_recipe(arguments[1:]) if arguments[:1] == ["train"] else None
-    if train is None:
+    """The commands; where `train` or `rehearse` names a recipe, with the recipe's values as its defaults."""
+    default = by_recipe(arguments)
+    if default is None:
         return Command
-    with_recipe = subcommand("train", default=train)
-    return reduce(or_, get_args(Command)[1:], Annotated[Train, with_recipe])
+    others = [command for command in get_args(Command) if get_args(command)[0] is not type(default)]
+    return reduce(or_, others, Annotated[type(default), subcommand(arguments[0], default=default)])

@@ -1,16 +1,18 @@
-"""`uniformerv2 train` and `demo`."""
+"""`uniformerv2 train`, `rehearse`, `recipes` and `demo`."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, arg, subcommand
 
+from uniformerv2.cli.options import Data, Device, Output, Overwrite, Resume, Root, Workers
 from uniformerv2.cli.output import FAILED, in_every_process
 from uniformerv2.errors import RecipeError
 from uniformerv2.train.recipe import (
@@ -25,23 +27,22 @@ from uniformerv2.train.recipe import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from uniformerv2.distributed import Ranks
+
+Parallel = Annotated[
+    Literal["ddp", "fsdp"],
+    arg(
+        help="How several processes (torchrun) share the training; ddp: each has the whole model; fsdp: weights, "
+        "gradients and the state of the optimizer are sharded."
+    ),
+]
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train a classifier on a folder of videos.
+class Setup:
+    """What a training and its rehearsals have in common: data, recipe and split."""
 
-    A part of the files is held out and measured after each epoch. The run folder receives the recipe, the split,
-    metrics.jsonl and the checkpoints last.safetensors and best.safetensors.
-    """
-
-    data: Annotated[Positional[Path], arg(metavar="DATA")]
-    """A folder with one folder per class, or a CSV manifest with the columns path,label[,start,end][,split]."""
-    output: Path
-    """Folder of the run. One that holds something is touched only with --resume or --overwrite."""
+    data: Data
     model: ModelRecipe
     clip: ClipRecipe = field(default_factory=ClipRecipe)
     optimization: Optimization = field(default_factory=Optimization)
@@ -49,129 +50,215 @@ class Train:
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
     recipe: str | None = None
     """Name of the recipe that gives the defaults of model, clip, optimization, augmentation and evaluation.
-    A published one such as b16-k400-8x224, or own-small-clip and its like (docs/recipes.md)."""
-    root: Path | None = None
-    """What the paths in a manifest are relative to; None: its own folder."""
+    A published one such as b16-k400-8x224, or own-small-clip and its like (`uniformerv2 recipes`)."""
+    root: Root = None
     holdout: float = 0.2
     """Share of the files of each class that is held out, drawn with --seed."""
     holdout_list: Path | None = None
     """File that says what is held out instead: a path or pattern a line, such as anna_*."""
-    resume: FlagCreatePairsOff[bool] = False
-    """Continue a run that was stopped; repeat its other options."""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """Replace the run in the output folder."""
-    workers: int = 2
-    """Processes that read videos; 0 reads between the steps."""
-    device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, ..."""
-    save_every: float = 600.0
-    """Seconds after which a killed run has lost nothing, whatever the length of an epoch."""
-    log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    workers: Workers = 2
+    device: Device = "auto"
+
+    def resolved(self, ranks: Ranks) -> Recipe:
+        """The recipe that is run; names what the named one is, and what was scaled."""
+        from uniformerv2.train.recipes import find_recipe
+
+        recipe = Recipe(self.model, self.clip, self.optimization, self.augmentation.build(), self.evaluation)
+        resolved = recipe.resolved()
+        scaled = differences(asdict(recipe), asdict(resolved))
+        lines = find_recipe(self.recipe).lines() if self.recipe else []
+        lines += [f"scaled with the batch size: {', '.join(scaled)}"] if scaled else []
+        if ranks.first:
+            print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
+        return resolved
+
+    def split(self) -> dict[str, Any]:
+        return {"root": self.root, "holdout": self.holdout, "holdout_list": self.holdout_list}
+
+
+@dataclass(frozen=True)
+class Train(Setup):
+    """Train a classifier on a folder of videos.
+
+    A part of the files is held out and measured after each epoch. The run folder receives the recipe, the split,
+    metrics.jsonl and the checkpoints last.safetensors and best.safetensors.
+    """
+
+    output: Output = field(kw_only=True)
+    """Folder of the run. One that holds something is touched only with --resume or --overwrite."""
+    resume: Resume = False
+    overwrite: Overwrite = False
+    save_every_seconds: float = 600.0
+    """What a killed run loses at most, whatever the length of an epoch."""
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Programs that show the curves too; each has to be installed."""
     feature_cache: Path | None = None
     """Folder for what --cache-features keeps, which runs can share; None: features in the folder of the run."""
-    dry_run: FlagCreatePairsOff[bool] = False
-    """Only try it: a few steps, an evaluation, saving; tells memory and time. The output folder is not touched."""
-    overfit_batch: FlagCreatePairsOff[bool] = False
-    """Only learn one batch by heart, which must work; says what is wrong where it does not."""
-    find_batch_size: FlagCreatePairsOff[bool] = False
-    """Only find out how many clips fit into memory at once."""
-
-    parallel: Literal["ddp", "fsdp"] = "ddp"
-    """How several processes (torchrun) share the training; ddp: each has the whole model; fsdp: weights, gradients and
-    the state of the optimizer are divided among them."""
+    parallel: Parallel = "ddp"
 
     def run(self) -> int:
         return in_every_process(self._run)
 
-    def _run(self, ranks: Ranks) -> int:
-        from rich.console import Console
-
+    def _run(self, ranks: Ranks) -> None:
         from uniformerv2.distributed import restarted
         from uniformerv2.tasks.classification.training import train_classifier
-        from uniformerv2.train.recipes import find_recipe
 
-        console = Console() if ranks.first else None
-        recipe = Recipe(self.model, self.clip, self.optimization, self.augmentation.build(), self.evaluation)
-        resolved = recipe.resolved()
-        scaled = differences(asdict(recipe), asdict(resolved))
-        if self.recipe and ranks.first:
-            print(*find_recipe(self.recipe).lines(), sep="\n")
-        if scaled and ranks.first:
-            print(f"scaled with the batch size: {', '.join(scaled)}")
-        if self.dry_run or self.overfit_batch or self.find_batch_size:
-            return self._rehearse(resolved, ranks, console)
+        recipe = self.resolved(ranks)
         # a process group that torchrun has started again goes on, where it has begun
         again = restarted() and (self.output / "recipe.json").is_file()
         result = train_classifier(
             self.data,
+            recipe,
             self.output,
-            resolved,
-            root=self.root,
-            holdout=self.holdout,
-            holdout_list=self.holdout_list,
-            resume=self.resume or again,
-            overwrite=self.overwrite and not again,
+            **self.split(),
             workers=self.workers,
             device=self.device,
-            console=console,
-            save_every=self.save_every,
-            programs=self.log_to,
+            progress=True,
+            resume=self.resume or again,
+            overwrite=self.overwrite and not again,
             parallel=self.parallel,
+            save_every_seconds=self.save_every_seconds,
+            loggers=self.loggers,
             feature_cache=self.feature_cache,
         )
         evaluation = result.evaluation
         if ranks.first:
             print(f"{result.last}: {evaluation.correct} of {len(evaluation.videos)} held-out videos right")
-        return 0
 
-    def _rehearse(self, recipe: Recipe, ranks: Ranks, console: Console | None) -> int:
-        """What was asked for before the long run; the exit status."""
-        from uniformerv2.data.annotations import class_names
-        from uniformerv2.data.sources import read_annotations
+
+@dataclass(frozen=True)
+class DryRun(Setup):
+    """Try everything for a few steps: training, evaluation, saving. Reports memory and time; keeps nothing."""
+
+    parallel: Parallel = "ddp"
+
+    def run(self) -> int:
+        return in_every_process(self._run)
+
+    def _run(self, ranks: Ranks) -> None:
+        from uniformerv2.tasks.dry_run import dry_run
+
+        options: Any = {"workers": self.workers, "device": self.device, "parallel": self.parallel}
+        result = dry_run(self.data, self.resolved(ranks), **self.split(), **options, progress=True)
+        if ranks.first:
+            print(*result.lines(), sep="\n")
+
+
+@dataclass(frozen=True)
+class OverfitBatch(Setup):
+    """Train on a single batch, which must work; says what is wrong where it does not, and ends with status 2."""
+
+    steps: int = 200
+    """How many at most."""
+
+    def run(self) -> int:
+        return in_every_process(self._run)
+
+    def _run(self, ranks: Ranks) -> int:
+        from uniformerv2.tasks.overfitting import overfit_batch
+
+        _only_one_process(ranks)
+        options: Any = {"workers": self.workers, "device": self.device, "steps": self.steps}
+        result = overfit_batch(self.data, self.resolved(ranks), **self.split(), **options, progress=True)
+        print(*result.lines(), sep="\n")
+        return 0 if result.learned else FAILED
+
+
+@dataclass(frozen=True)
+class BatchSize(Setup):
+    """Find out how many clips fit into memory at once, by training steps on random clips."""
+
+    def run(self) -> int:
+        return in_every_process(self._run)
+
+    def _run(self, ranks: Ranks) -> None:
         from uniformerv2.tasks.batch_size import find_batch_size
-        from uniformerv2.tasks.rehearsal import dry_run, overfit_batch
 
-        if ranks.world > 1 and (self.overfit_batch or self.find_batch_size):
-            raise RecipeError("--overfit-batch and --find-batch-size are for one process: run them without torchrun")
-        status = 0
-        split: Any = {"root": self.root, "holdout": self.holdout, "holdout_list": self.holdout_list}
-        if self.find_batch_size:
-            classes = class_names(read_annotations(self.data, root=self.root), minimum=2)
-            find_batch_size(recipe, len(classes), device=self.device, console=console)
-        if self.overfit_batch:
-            learned = overfit_batch(self.data, recipe, device=self.device, console=console, **split).learned
-            status = 0 if learned else FAILED
-        if self.dry_run:
-            options: Any = {"workers": self.workers, "device": self.device, "parallel": self.parallel}
-            dry_run(self.data, recipe, console=console, **options, **split)
-        return status
+        _only_one_process(ranks)
+        found = find_batch_size(self.data, self.resolved(ranks), root=self.root, device=self.device, progress=True)
+        print(*found.lines(), sep="\n")
 
 
-def train_by_recipe(arguments: Sequence[str]) -> Train | None:
-    """The defaults of `train --recipe NAME ...`; another start takes the place of the recipe's. None without one."""
+def _only_one_process(ranks: Ranks) -> None:
+    if ranks.world > 1:
+        raise RecipeError("overfit-batch and batch-size are for one process: run them without torchrun")
+
+
+Rehearsal = (
+    Annotated[DryRun, subcommand("dry-run")]
+    | Annotated[OverfitBatch, subcommand("overfit-batch")]
+    | Annotated[BatchSize, subcommand("batch-size")]
+)
+
+
+@dataclass(frozen=True)
+class Rehearse:
+    """Before a long training: try everything, overfit one batch, or find the batch size. Writes to no folder."""
+
+    command: OmitArgPrefixes[OmitSubcommandPrefixes[Rehearsal]]
+
+    def run(self) -> int:
+        return self.command.run()
+
+
+def by_recipe(arguments: Sequence[str]) -> Train | Rehearse | None:
+    """The defaults of `train --recipe NAME ...` and of rehearsals; None for other arguments.
+
+    Another start takes the place of the recipe's.
+    """
+    command, *rest = arguments or [""]
+    if command == "train":
+        return _with_recipe(Train, rest, output=tyro.MISSING)
+    rehearsals: dict[str, type[Setup]] = {"dry-run": DryRun, "overfit-batch": OverfitBatch, "batch-size": BatchSize}
+    if command != "rehearse" or not rest or rest[0] not in rehearsals:
+        return None
+    rehearsal: Any = _with_recipe(rehearsals[rest[0]], rest)
+    return rehearsal and Rehearse(rehearsal)
+
+
+SomeSetup = TypeVar("SomeSetup", bound=Setup)
+
+
+def _with_recipe(command: type[SomeSetup], arguments: Sequence[str], **required: Any) -> SomeSetup | None:
+    """The defaults of a command by the recipe that its arguments name, if they do."""
     from uniformerv2.train.recipes import find_recipe
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in ("recipe", *START):
         parser.add_argument(f"--{option}", nargs="?")
-    told = vars(parser.parse_known_args(arguments)[0])
-    start = {option: value for option, value in told.items() if value not in (None, "None")}
-    if "recipe" not in start:
+    given = vars(parser.parse_known_args(arguments)[0])
+    start = {option: value for option, value in given.items() if value not in (None, "None")}
+    name = start.pop("recipe", None)
+    if name is None:
         return None
-    name = start.pop("recipe")
     recipe = find_recipe(name).recipe.vary(**start)
-    required: Any = tyro.MISSING
-    return Train(
-        required,
-        required,
-        recipe.model,
-        recipe.clip,
-        recipe.optimization,
-        AugmentationOptions.of(recipe.augmentation),
-        recipe.evaluation,
-        name,
+    return command(
+        data=tyro.MISSING,
+        model=recipe.model,
+        clip=recipe.clip,
+        optimization=recipe.optimization,
+        augmentation=AugmentationOptions.of(recipe.augmentation),
+        evaluation=recipe.evaluation,
+        recipe=name,
+        **required,
     )
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """List the named recipes, or show what one of them changes."""
+
+    show: Annotated[str | None, arg(metavar="NAME")] = None
+    """Print all that this recipe changes relative to the one that it is derived from."""
+
+    def run(self) -> int:
+        from uniformerv2.train.recipes import RECIPES, find_recipe
+
+        if self.show is None:
+            print(*(named.lines()[0] for named in RECIPES.values()), sep="\n")
+        else:
+            print(*find_recipe(self.show).describe(), sep="\n")
+        return 0
 
 
 @dataclass(frozen=True)
@@ -182,14 +269,12 @@ class Demo:
     trained beside it, for comparison.
     """
 
-    output: Path = Path("demo")
+    output: Output = Path("demo")
     """Folder for the videos, both runs and report.html. One that holds something needs --overwrite."""
     seed: int = 0
     """Decides the videos and both trainings."""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """Replace a former demo."""
-    workers: int = 2
-    """Processes that read videos beside the one that trains."""
+    overwrite: Overwrite = False
+    workers: Workers = 2
 
     def run(self) -> int:
         from uniformerv2.demo.run import print_result, run_demo

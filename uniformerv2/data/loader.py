@@ -78,6 +78,11 @@ class VideoLoader:
             self._count(batch)
             yield batch
 
+    def set_epoch(self, epoch: int, *, first_batch: int = 0) -> None:
+        """Choose the epoch of a training loader; see `EpochSampler.set_epoch`."""
+        assert isinstance(self.sampler, EpochSampler)
+        self.sampler.set_epoch(epoch, first_batch=first_batch)
+
     def _count(self, batch: Batch) -> None:
         """Remember the unreadable videos. Raises VideoError where they are too many."""
         self.unreadable |= {video.row: video for video in batch.unreadable}

@@ -30,7 +30,7 @@ from uniformerv2.errors import RecipeError
 from uniformerv2.measuring.evaluation import evaluate
 from uniformerv2.measuring.metrics import Evaluation
 from uniformerv2.predict import Prediction, Predictor
-from uniformerv2.progress import say, stderr_console
+from uniformerv2.progress import say
 from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
@@ -108,7 +108,7 @@ def run_demo(
 
 
 def _run(folder: DemoFolder, effort: Effort, *, seed: int, workers: int, progress: bool) -> DemoResult:
-    watch, console = Stopwatch(progress), stderr_console() if progress else None
+    watch = Stopwatch(progress)
     with watch.measure("drawing and encoding"):
         manifest = write_dataset(
             folder.videos,
@@ -123,7 +123,7 @@ def _run(folder: DemoFolder, effort: Effort, *, seed: int, workers: int, progres
         recipe = demo_recipe(str(asset), effort, seed=seed)
         for contender, run in zip(CONTENDERS, runs, strict=True):
             with watch.measure(f"training {contender.name}"):
-                train_classifier(manifest, run, contender.adapt(recipe), workers=workers, console=console)
+                train_classifier(manifest, contender.adapt(recipe), run, workers=workers, progress=progress)
 
     with watch.measure("evaluation and report"):
         predictors = [Predictor(run / "last.safetensors", views=EVALUATION_VIEWS) for run in runs]

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
+from uniformerv2.data.annotations import class_names
 from uniformerv2.data.batch import Batch
+from uniformerv2.data.sources import read_annotations
 from uniformerv2.device import peak_memory_mib, pick_device
 from uniformerv2.errors import RecipeError
-from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.tasks.rehearsal import OneBatch, show, train_on, without_regularisation
+from uniformerv2.progress import say
+from uniformerv2.tasks.overfitting import without_regularisation
+from uniformerv2.tasks.run import Videos, with_precision
 from uniformerv2.tasks.start import build_model
-from uniformerv2.train.precision import pick_training_precision
+from uniformerv2.tasks.table import find_task
+from uniformerv2.tasks.video_task import VideoTask
+from uniformerv2.train.frozen import train_mode
 from uniformerv2.train.recipe import Recipe
+from uniformerv2.train.step import TrainingStep
 
 
 @dataclass(frozen=True)
@@ -48,13 +54,15 @@ class BatchSizes:
 
 
 def find_batch_size(
+    data: Videos,
     recipe: Recipe,
-    num_classes: int,
     *,
+    root: str | Path | None = None,
     device: str = "auto",
+    progress: bool = False,
     limit_mib: float | None = None,
     largest: int = 4096,
-    console: Console | None = None,
+    task: str = "classification",
 ) -> BatchSizes:
     """Double the number of clips until memory is out; a training step on random clips each.
 
@@ -62,45 +70,53 @@ def find_batch_size(
     if it should stay below a limit, judged by the sizes before.
 
     Args:
+        data: whose classes the head has; no video is read.
         recipe: model, clip and precision.
-        num_classes: of the head.
-        device: as for `train_classifier`.
+        root, device: as for `train_classifier`.
+        progress: whether to show each size as it is tried.
         limit_mib: of this process, or of tensors on a GPU; None: four fifths of what is free now, or all of a GPU.
         largest: where to stop in any case.
-        console: is shown the result.
+        task: name of what is trained for.
 
     Raises:
         RecipeError: not even one clip fits.
     """
-    place, batch_size = pick_device(device), recipe.optimization.batch_size
-    recipe = without_regularisation(recipe)
-    model = build_model(recipe, [str(number) for number in range(num_classes)]).to(place)
-    precision = pick_training_precision(recipe.optimization.precision, place, width=model.config.width)
-    recipe = replace(recipe, optimization=replace(recipe.optimization, precision=precision))
+    place = pick_device(device)
+    labels = class_names(read_annotations(data, root=root), minimum=find_task(task).min_classes)
+    alone = without_regularisation(recipe)
+    model = build_model(alone, labels).to(place)
+    alone = with_precision(alone, place, width=model.config.width)
+    trained = find_task(task)(alone, model)
     if limit_mib is None:
         limit_mib = math.inf if place.type == "cuda" else peak_memory_mib(place) + 0.8 * _free_mib()
-    memory = {0: peak_memory_mib(place)}
-    speed: dict[int, float] = {}
-    for size in _doubling(largest):
-        if _expected(memory) > limit_mib:
-            break
-        try:
-            speed[size] = _try(model, recipe, size)
-        except torch.OutOfMemoryError:
-            break
-        memory[size] = peak_memory_mib(place)
-        if memory[size] > limit_mib:
-            break
+    memory, speed = _try_sizes(trained, place, limit_mib, largest, progress)
     fitting = [size for size in speed if memory[size] <= limit_mib]
     if not fitting:
         raise RecipeError(
             f"not even one clip fits into {limit_mib:.0f} MiB on {place}: take a smaller model, size or num_frames, "
             "or more checkpoint_blocks"
         )
+    return BatchSizes(max(fitting), memory, speed, recipe.optimization.batch_size)
+
+
+def _try_sizes(
+    task: VideoTask, place: torch.device, limit_mib: float, largest: int, progress: bool
+) -> tuple[dict[int, float], dict[int, float]]:
+    """MiB and clips per second, by size; the last size may be past the limit."""
+    memory, speed = {0: peak_memory_mib(place)}, {}
+    for size in _doubling(largest):
+        if _expected(memory) > limit_mib:
+            break
+        say(f"trying {size} clips", progress=progress)
+        try:
+            speed[size] = _try_size(task, size)
+        except torch.OutOfMemoryError:
+            break
+        memory[size] = peak_memory_mib(place)
+        if memory[size] > limit_mib:
+            break
     memory.pop(0)
-    result = BatchSizes(max(fitting), memory, speed, batch_size)
-    show(console, result.lines())
-    return result
+    return memory, speed
 
 
 def _doubling(largest: int) -> Iterator[int]:
@@ -118,16 +134,18 @@ def _expected(memory: dict[int, float]) -> float:
     return memory[last] + last * (memory[last] - memory[before]) / (last - before)
 
 
-def _try(model: UniFormerV2, recipe: Recipe, size: int) -> float:
+def _try_size(task: VideoTask, size: int) -> float:
     """Two training steps on random clips; returns the clips per second of the second."""
-    frames, (height, width) = model.preprocessing.num_frames, model.preprocessing.size
-    clips = torch.randn(size, 1, 3, frames, height, width)
-    labels = torch.randint(model.config.num_classes, (size,))
-    batch = Batch(clips, labels, [*range(size)], ["random"] * size)
-    task = OneBatch()
-    train_on(model, recipe, task, batch, 2)
-    first, second = task.times
-    return size / (second - first)
+    model, optimization = task.model, task.recipe.optimization
+    shape = model.preprocessing
+    clips = torch.randn(size, 1, 3, shape.num_frames, *shape.size)
+    batch = Batch(clips, task.random_labels(size), [*range(size)], ["random"] * size)
+    step = TrainingStep(model, task, optimization, batch_size=size)
+    train_mode(model)
+    for _ in range(2):
+        start = time.perf_counter()
+        step([batch], lr=optimization.lr)
+    return size / (time.perf_counter() - start)
 
 
 def _free_mib() -> float:

@@ -1,4 +1,4 @@
-"""What a frozen image transformer says of the training clips, computed once and kept on disk.
+"""Cached backbone features of the training clips, for a backbone that is frozen: computed once and kept on disk.
 
 A clip that comes again must be the same clip (`fixed_views`), and the image transformer must not change while the run
 learns: local UniBlocks, which stand inside its blocks, are trained. Then only the global stages and the head are left
@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from uniformerv2.atomic import whole_file
 from uniformerv2.data.annotations import Unreadable
-from uniformerv2.data.batch import Batch, Sample
+from uniformerv2.data.batch import Sample
 from uniformerv2.data.dataset import VideoDataset
 from uniformerv2.data.loader import SampleKey, VideoLoader
 from uniformerv2.data.order import EpochSampler
@@ -33,12 +30,14 @@ from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.measuring.digests import tensors_digest, videos_digest
 from uniformerv2.model.positions import TokenLayout
 from uniformerv2.model.uniformerv2 import EncodedFrames, UniFormerV2
+from uniformerv2.progress import say, track
+from uniformerv2.tasks.video_task import VideoTask
 from uniformerv2.train.lock import locked
 from uniformerv2.train.precision import autocast
 from uniformerv2.train.recipe import Recipe
 
 CACHE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
-# fields of ModelConfig that change nothing of what a frozen image transformer says
+# fields of ModelConfig that the features of a frozen backbone do not depend on
 OF_THE_REST = (
     *("num_classes", "head_dropout", "mix_class_token", "fusion", "num_queries"),
     *("global_mlp_ratio", "global_dropout", "global_drop_path", "drop_path", "checkpoint_blocks"),
@@ -46,7 +45,7 @@ OF_THE_REST = (
 
 
 class FeatureLayout:
-    """How what `UniFormerV2.encode` gives of a clip lies in a row of numbers: the stages, then the frame embeddings."""
+    """How the output of `UniFormerV2.encode` lies in a row of numbers: the stages, then the frame embeddings."""
 
     def __init__(self, model: UniFormerV2) -> None:
         config, (height, width) = model.config, model.preprocessing.size
@@ -114,15 +113,15 @@ class FeatureCache:
         facts = [config, asdict(self.model.preprocessing), augmentation, self.precision, self.format]
         return tensors_digest(self.model.backbone.state_dict(), [*facts, videos_digest(self.videos.annotations)])
 
-    def fill(self, *, report: Callable[[Batch], None], console: Console | None = None) -> VideoLoader:
+    def fill(self, task: VideoTask, *, progress: bool = False) -> VideoLoader:
         """Compute what is missing.
 
         Args:
-            report: is told of every batch that was read, for the videos that could not be.
-            console: is told the size, before anything is written, and shows a bar.
+            task: reports what cannot be read, and is told how to unpack what the batches then hold.
+            progress: whether to name the size, before anything is written, and to show a bar.
 
         Returns:
-            The loader of the features, in the place of the one of the clips; `layout` unpacks its batches.
+            The loader of the features, in the place of the one of the clips.
 
         Raises:
             RecipeError: too little room, another process fills the same folder, or numbers that the format cannot hold.
@@ -137,13 +136,14 @@ class FeatureCache:
                 stack.enter_context(locked(self.folder / ".lock"))
                 self._clear()
                 missing = self._missing()
-                self._announce(missing, console)
+                self._announce(missing, progress)
                 return missing
 
             missing = ranks.on_rank_zero(begin)
             shares = [keys[ranks.rank :: ranks.world] for keys in missing]
-            found = ranks.on_all_ranks(lambda: [self._compute(keys, report, console) for keys in shares])
+            found = ranks.on_all_ranks(lambda: [self._compute(keys, task, progress) for keys in shares])
         unreadable = {row: video for one in found for some in one for row, video in some.items()}
+        task.unpack = self.layout.unpack
         return replace(self.loader, dataset=CachedFeatures(self.videos, self.folder, self.layout, unreadable))
 
     def _make_folder(self) -> None:
@@ -164,7 +164,7 @@ class FeatureCache:
         views = [[self.order.key(row, epoch) for row in range(len(self.videos))] for epoch in range(1, self.views + 1)]
         return [[key for key in keys if not _is_whole(_file(self.folder, key))] for keys in views]
 
-    def _announce(self, missing: list[list[tuple[int, int]]], console: Console | None) -> None:
+    def _announce(self, missing: list[list[tuple[int, int]]], progress: bool) -> None:
         """Say what will be written and where. Raises RecipeError where that is too much."""
         wanted = sum(map(len, missing))
         size = self.videos.repeats * self.layout.numbers * self.dtype.itemsize
@@ -178,17 +178,14 @@ class FeatureCache:
                 f"{what}, but {free / 1e9:.3g} GB are free there: make room, choose another folder, or take fewer "
                 "fixed_views, cache_features fp16 or none"
             )
-        if console is not None:
-            console.print(f"{what}; {free / 1e9:.3g} GB are free", highlight=False, markup=False, soft_wrap=True)
+        say(f"{what}; {free / 1e9:.3g} GB are free", progress=progress)
 
-    def _compute(
-        self, keys: list[tuple[int, int]], report: Callable[[Batch], None], console: Console | None
-    ) -> dict[int, Unreadable]:
+    def _compute(self, keys: list[tuple[int, int]], task: VideoTask, progress: bool) -> dict[int, Unreadable]:
         """Encode and write one view of these rows; returns the reason for every row that could not be read."""
         draws = dict(keys)
         loader = replace(self.loader, sampler=keys)
-        for batch in _shown(loader, console):
-            report(batch)
+        for batch in track(loader, "encoding", progress=progress):
+            task.report(batch)
             if not len(batch):
                 continue
             for row, features in zip(batch.indices, self._encode(batch.clips), strict=True):
@@ -272,9 +269,3 @@ def _is_whole(file: Path) -> bool:
             return True
     except (OSError, SafetensorError):
         return False
-
-
-def _shown(loader: VideoLoader, console: Console | None) -> Iterator[Batch]:
-    if console is None or not console.is_terminal:
-        return iter(loader)
-    return iter(track(loader, "encoding", console=console, transient=True))

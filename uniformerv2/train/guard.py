@@ -28,6 +28,7 @@ def first_bad(model: nn.Module, loss: Callable[[], Tensor | None], ranks: Ranks)
     for name, parameter in model.named_parameters():
         if not _finite(parameter):
             return f"the weights {name}"
+    model.zero_grad()  # what other batches left there may be bad
     found: list[str] = []
     hooks = [model.register_forward_pre_hook(_inputs_hook(found))]
     hooks += [part.register_forward_hook(_output_hook(name, found)) for name, part in model.named_modules() if name]
@@ -36,7 +37,9 @@ def first_bad(model: nn.Module, loss: Callable[[], Tensor | None], ranks: Ranks)
         bad = found or (value is not None and not value.isfinite())
         if not any(ranks.gather(bool(bad))) and value is not None:  # all go backward, or none
             value.backward()
-            found += [f"the gradient of {name}" for name, one in model.named_parameters() if not _finite(one.grad)]
+            found += [
+                f"the gradient of {name}" for name, weight in model.named_parameters() if not _finite(weight.grad)
+            ]
     finally:
         for hook in hooks:
             hook.remove()
@@ -45,7 +48,7 @@ def first_bad(model: nn.Module, loss: Callable[[], Tensor | None], ranks: Ranks)
 
 def _inputs_hook(found: list[str]) -> Callable[[nn.Module, Any], None]:
     def look(_: nn.Module, inputs: Any) -> None:
-        if not all(_finite(tensor) for tensor in _tensors(inputs)):
+        if not all(_finite(tensor) for tensor in tensors_of(inputs)):
             found.append(BAD_CLIPS)
 
     return look
@@ -57,7 +60,7 @@ def _output_hook(name: str, found: list[str]) -> Callable[[nn.Module, Any, Any],
             found.append(f"the gradient at the output of {name}")
 
     def look(_: nn.Module, __: Any, output: Any) -> None:
-        for tensor in _tensors(output):
+        for tensor in tensors_of(output):
             if not _finite(tensor):
                 found.append(f"the output of {name}")
             elif tensor.requires_grad:
@@ -70,9 +73,10 @@ def _finite(tensor: Tensor | None) -> bool:
     return tensor is None or bool(tensor.isfinite().all())
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """The tensors in what a module takes or returns."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, tuple | list):
-        for one in value:
-            yield from _tensors(one)
+        for item in value:
+            yield from tensors_of(item)

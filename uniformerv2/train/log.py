@@ -1,20 +1,26 @@
-"""What a run tells: metrics.jsonl for programs, a progress bar or a line per epoch for people."""
+"""What a run reports: metrics.jsonl for programs, a progress bar and a line per epoch for people."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from uniformerv2.atomic import write_text
 from uniformerv2.device import peak_memory_mib
+from uniformerv2.distributed import current_ranks
+from uniformerv2.progress import stderr_console
+from uniformerv2.train.loggers import Logger, LoggerName, open_loggers
+from uniformerv2.train.run_folder import RunFolder
+from uniformerv2.train.step import StepResult
 
 T = TypeVar("T")
 
@@ -60,10 +66,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Speed:
-    """How fast training is, and what for it waits.
+    """How fast training is, and how long it waits for data.
 
-    Figures are clips_per_second; data_wait, the share of the time that passed waiting for clips; memory_mib, the
-    largest use so far: of the GPU's memory by tensors, or of the machine's by this process.
+    Figures are clips_per_second; data_wait, the share of the time that passed waiting for clips; memory_mib, see
+    `peak_memory_mib`.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -104,18 +110,20 @@ class Speed:
 class RunDisplay:
     """Shows a run: on a terminal a bar with loss, metrics, clips/s and time left; everywhere a line per epoch.
 
+    The bar is on stderr, the lines are on stdout.
+
     Args:
-        console: where to; None shows nothing.
         epochs: of the whole run.
         steps: of the whole run.
         finished_steps: where a resumed run starts.
+        progress: whether to show anything.
     """
 
-    def __init__(self, console: Console | None, *, epochs: int, steps: int, finished_steps: int = 0) -> None:
-        self.console, self.epochs = console, epochs
+    def __init__(self, *, epochs: int, steps: int, finished_steps: int = 0, progress: bool = False) -> None:
+        self.epochs, self.progress = epochs, progress
         self._steps, self._finished, self._start = steps, finished_steps, time.perf_counter()
         self._first = finished_steps
-        self._bar = _bar(console)
+        self._bar = _bar() if progress else None
         self._task = self._bar.add_task("", total=steps, completed=finished_steps) if self._bar else None
 
     def __enter__(self) -> RunDisplay:
@@ -139,25 +147,100 @@ class RunDisplay:
 
     def epoch(self, epoch: int, means: Mapping[str, float], speed: Mapping[str, float]) -> None:
         """An epoch is done and evaluated."""
-        if self.console is None:
+        if not self.progress:
             return
         elapsed = time.perf_counter() - self._start
         left = elapsed / max(self._finished - self._first, 1) * (self._steps - self._finished)
-        self.console.print(
+        print(
             f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  {_values(means)}  {_speed(speed)}  "
             f"{timedelta(seconds=round(left))} left",
-            highlight=False,
-            soft_wrap=True,
+            flush=True,
         )
 
 
-def _bar(console: Console | None) -> Progress | None:
-    if console is None or not console.is_terminal:
+def _bar() -> Progress | None:
+    console = stderr_console()
+    if not console.is_terminal:
         return None
     return Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("left"),
         console=console, transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # on one terminal, lines go above the bar; a file gets them as they are
     )  # fmt: skip
+
+
+class RunLog:
+    """Where a run is recorded and shown: metrics.jsonl, loggers and display. Ranks other than zero do neither.
+
+    Args:
+        run: whose metrics.jsonl is written, from where a resumed run goes on.
+        loggers: that get the same records, see `open_loggers`.
+        recipe: what they are told is run.
+        epochs: of the whole run.
+        steps_per_epoch: steps of an epoch.
+        finished_epochs: where it starts.
+        finished_steps: where it starts, counted from the first epoch on.
+        progress: whether to show anything.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        *,
+        loggers: Sequence[LoggerName],
+        recipe: Mapping[str, Any],
+        epochs: int,
+        steps_per_epoch: int,
+        finished_epochs: int,
+        finished_steps: int,
+        progress: bool,
+    ) -> None:
+        self.run, self.steps_per_epoch, self.writes = run, steps_per_epoch, current_ranks().first
+        self._names, self._recipe, self._finished = loggers, recipe, (finished_epochs, finished_steps)
+        self._display = RunDisplay(
+            epochs=epochs,
+            steps=epochs * steps_per_epoch,
+            finished_steps=finished_steps,
+            progress=progress and self.writes,
+        )
+        self._metrics: MetricsFile | None = None
+        self._loggers: list[Logger] = []
+        self._open = ExitStack()
+
+    def __enter__(self) -> RunLog:
+        epochs, steps = self._finished
+        with ExitStack() as stack:
+            if self.writes:
+                self._metrics = MetricsFile(self.run.metrics, finished_epochs=epochs, finished_steps=steps)
+                stack.callback(self._metrics.close)
+                opened = open_loggers(self._names, self.run.path, self._recipe, finished_steps=steps)
+                self._loggers = stack.enter_context(opened)
+            stack.enter_context(self._display)
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._open.close()
+
+    def step(self, epoch: int, number: int, result: StepResult, means: Mapping[str, float], speed: Speed) -> None:
+        """Step `number` of the run, from 1, is done; `means` are those of the epoch so far."""
+        if result.clips:
+            numbers = {**result.means, **result.facts, **speed.step(result.clips)}
+            self._record({"kind": "step", "epoch": epoch, "step": number}, numbers, number)
+        self._display.step(epoch, means, result.facts, speed.total)
+
+    def epoch(self, epoch: int, means: Mapping[str, float], speed: Speed) -> None:
+        """An epoch is done and evaluated."""
+        self._record({"kind": "epoch", "epoch": epoch}, {**means, **speed.total}, epoch * self.steps_per_epoch)
+        self._display.epoch(epoch, means, speed.total)
+
+    def _record(self, key: Mapping[str, Any], numbers: Mapping[str, float], step: int) -> None:
+        if self._metrics is None:
+            return
+        with self.run.saving(self.run.metrics):
+            self._metrics.write({**key, **numbers})
+        for logger in self._loggers:
+            logger.write(key["kind"], numbers, step)
 
 
 def _values(values: Mapping[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""Programs that show curves, told the same as metrics.jsonl. They are imported when asked for, and not before."""
+"""Programs that show curves, with the numbers of metrics.jsonl. They are imported when asked for, and not before."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any, Literal, Protocol
 
 from uniformerv2.errors import RecipeError
 
-Program = Literal["tensorboard", "wandb"]
+LoggerName = Literal["tensorboard", "wandb"]
 
 
-class Writer(Protocol):
+class Logger(Protocol):
     """Takes the numbers of a step or an epoch."""
 
     def write(self, kind: str, numbers: Mapping[str, float], step: int) -> None:
@@ -26,37 +26,37 @@ class Writer(Protocol):
 
 
 @contextmanager
-def open_writers(
-    programs: Sequence[Program], folder: Path, recipe: Mapping[str, Any], *, finished_steps: int = 0
-) -> Iterator[list[Writer]]:
-    """A writer for each program, closed at the end.
+def open_loggers(
+    names: Sequence[LoggerName], folder: Path, recipe: Mapping[str, Any], *, finished_steps: int = 0
+) -> Iterator[list[Logger]]:
+    """A logger for each name, closed at the end.
 
     Args:
-        programs: "tensorboard" writes into the folder `tensorboard` of the run; "wandb" is Weights & Biases, where the
+        names: "tensorboard" writes into the folder `tensorboard` of the run; "wandb" is Weights & Biases, where the
             settings of that program say.
         folder: of the run.
         recipe: what is run.
-        finished_steps: where a resumed run goes on; what was told of later steps does not count any more.
+        finished_steps: where a resumed run goes on; what was logged of later steps does not count any more.
 
     Raises:
-        RecipeError: a program is not installed, or will not start.
+        RecipeError: one is not installed, or will not start.
     """
-    opened: list[Writer] = []
+    opened: list[Logger] = []
     try:
-        for program in programs:
-            opened.append(_WRITERS[program](folder, recipe, finished_steps))
+        for name in names:
+            opened.append(_LOGGERS[name](folder, recipe, finished_steps))
         yield opened
     finally:
-        for writer in opened:
-            writer.close()
+        for logger in opened:
+            logger.close()
 
 
-def check_programs(programs: Sequence[Program]) -> None:
-    """Raises RecipeError if one is unknown or not installed."""
-    for program in programs:
-        if program not in _WRITERS:
-            raise RecipeError(f"curves can be shown by {' and '.join(_WRITERS)}, got {program!r}")
-        _module(program)
+def check_loggers(names: Sequence[LoggerName]) -> None:
+    """Raises RecipeError for an unknown logger, or one that is not installed."""
+    for name in names:
+        if name not in _LOGGERS:
+            raise RecipeError(f"loggers are {' and '.join(_LOGGERS)}, got {name!r}")
+        _module(name)
 
 
 def _module(name: str) -> Any:
@@ -117,4 +117,4 @@ class _WeightsAndBiases:
         self._run.finish()
 
 
-_WRITERS: dict[str, Any] = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}
+_LOGGERS: dict[str, Any] = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}

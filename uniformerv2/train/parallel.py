@@ -59,7 +59,7 @@ class SharedModel:
         called = self._replicated or model
         self.called: nn.Module = torch.compile(called) if compile else called  # type: ignore[assignment]
 
-    def exchanging(self, last: bool) -> AbstractContextManager[object]:
+    def gradient_sync(self, last: bool) -> AbstractContextManager[object]:
         """Around a batch of a step: processes exchange gradients in the backward pass of the last, and not before."""
         if isinstance(self.model, FSDPModule):
             self.model.set_requires_gradient_sync(last)

@@ -145,14 +145,15 @@ class StateFolder:
             ) from error
 
 
-def under(prefix: str, values: Mapping[str, T]) -> dict[str, T]:
-    """What is kept under one of the names of a state."""
+def add_prefix(prefix: str, values: Mapping[str, T]) -> dict[str, T]:
+    """The values under "prefix/name"."""
     return {f"{prefix}/{name}": value for name, value in values.items()}
 
 
-def within(prefix: str, values: Mapping[str, T]) -> dict[str, T]:
-    """The other way round: of all that is kept, what is under a name."""
-    return {name.removeprefix(f"{prefix}/"): one for name, one in values.items() if name.startswith(f"{prefix}/")}
+def strip_prefix(prefix: str, values: Mapping[str, T]) -> dict[str, T]:
+    """Those of the values that are under a prefix, by their names without it."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): value for name, value in values.items() if name.startswith(start)}
 
 
 def unwritable(path: Path, error: BaseException) -> CheckpointError:

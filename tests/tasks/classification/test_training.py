@@ -2,34 +2,31 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-from helpers import Constant, batch_of
-from uniformerv2.data.batch import Batch
+from helpers import before_call, interrupt
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError
 from uniformerv2.measuring.evaluation import evaluate
 from uniformerv2.model.config import Preprocessing
-from uniformerv2.tasks.classification import training as classification
-from uniformerv2.tasks.classification.mixing import Mixing, mix
-from uniformerv2.tasks.classification.training import (
-    Classification,
-    TrainingResult,
-    build_model,
-    train_classifier,
-)
+from uniformerv2.tasks import run as runs
+from uniformerv2.tasks.classification.task import Classification
+from uniformerv2.tasks.classification.training import train_classifier
+from uniformerv2.tasks.run import TrainingResult
+from uniformerv2.tasks.start import build_model
 from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Recipe, TrainingPrecision
 from uniformerv2.video.views import Views
 from uniformerv2.weights import load_model
+
+train = partial(train_classifier, workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +41,7 @@ def recipe(image_model: Path) -> Recipe:
 
 @pytest.fixture(scope="module")
 def run(colours: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
-    return train_classifier(colours, tmp_path_factory.mktemp("runs") / "colours", recipe)
+    return train(colours, recipe, tmp_path_factory.mktemp("runs") / "colours")
 
 
 def steps(run: Path) -> list[dict[str, Any]]:
@@ -63,7 +60,7 @@ def test_a_tiny_armed_model_learns_three_colours(run: TrainingResult) -> None:
     assert [record["epoch"] for record in run.history] == [1, 2, 3, 4, 5]
     assert run.history[-1]["top1"] == 1.0
     assert run.history[-1]["held_out_loss"] < run.history[0]["held_out_loss"] / 2
-    assert run.skipped == {}
+    assert run.skipped == ()
 
 
 def test_the_folder_of_a_run_tells_everything(run: TrainingResult, recipe: Recipe) -> None:
@@ -101,27 +98,18 @@ def test_the_last_checkpoint_is_the_model_that_was_evaluated(run: TrainingResult
 def test_a_killed_and_resumed_run_has_the_curve_of_an_unbroken_one(
     run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(Classification):
-        batches = 0
-
-        def cost(self, model: nn.Module, batch: Batch) -> Any:
-            Killed.batches += 1
-            if Killed.batches == 8:  # in the third epoch of three steps each
-                raise KeyboardInterrupt
-            return super().cost(model, batch)
-
     with monkeypatch.context() as patch:
-        patch.setattr(classification, "Classification", Killed)
+        before_call(patch, Classification, "loss", 8, interrupt)  # in the third epoch of three steps each
         with pytest.raises(KeyboardInterrupt):
-            train_classifier(colours, tmp_path / "run", recipe)
-    result = train_classifier(colours, tmp_path / "run", recipe, resume=True)
+            train(colours, recipe, tmp_path / "run")
+    result = train(colours, recipe, tmp_path / "run", resume=True)
     assert steps(tmp_path / "run") == steps(run.last.parent)
     assert result.evaluation == run.evaluation
     weights = load_model(run.last).state_dict()
     for name, tensor in load_model(result.last).state_dict().items():
         assert torch.equal(tensor, weights[name]), name
     # once more, after the end: nothing is left to train, and the result is the same
-    assert train_classifier(colours, tmp_path / "run", recipe, resume=True).evaluation == run.evaluation
+    assert train(colours, recipe, tmp_path / "run", resume=True).evaluation == run.evaluation
     assert steps(tmp_path / "run") == steps(run.last.parent)
 
 
@@ -130,11 +118,11 @@ def test_a_resumed_run_keeps_the_precision_that_it_began_with(
 ) -> None:
     def resume(precision: TrainingPrecision) -> None:
         changed = replace(recipe, optimization=replace(recipe.optimization, precision=precision))
-        train_classifier(colours, tmp_path / "run", changed, resume=True)
+        train(colours, changed, tmp_path / "run", resume=True)
 
     shutil.copytree(run.last.parent, tmp_path / "run")  # a run in fp32
     meaning = {"auto": "bf16"}
-    monkeypatch.setattr(classification, "pick_training_precision", lambda wanted, *_, **__: meaning.get(wanted, wanted))
+    monkeypatch.setattr(runs, "pick_training_precision", lambda wanted, *_, **__: meaning.get(wanted, wanted))
     resume("auto")
     assert steps(tmp_path / "run") == steps(run.last.parent)
     with pytest.raises(RecipeError, match="precision fp32 is now bf16"):
@@ -142,20 +130,20 @@ def test_a_resumed_run_keeps_the_precision_that_it_began_with(
 
 
 def test_loader_workers_change_nothing(run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path) -> None:
-    train_classifier(colours, tmp_path / "run", recipe, workers=2)
+    train(colours, recipe, tmp_path / "run", workers=2)
     assert steps(tmp_path / "run") == steps(run.last.parent)
 
 
 def test_another_seed_is_another_run(run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path) -> None:
     other = replace(recipe, optimization=replace(recipe.optimization, epochs=1, seed=1))
-    train_classifier(colours, tmp_path / "run", other, holdout_list=None)
+    train(colours, other, tmp_path / "run", holdout_list=None)
     assert steps(tmp_path / "run")[0]["loss"] != steps(run.last.parent)[0]["loss"]
 
 
 def test_a_list_decides_what_is_held_out(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("*0.mp4\n*4.mp4\n")
     one = replace(recipe, optimization=replace(recipe.optimization, epochs=1))
-    result = train_classifier(colours, tmp_path / "run", one, holdout_list=tmp_path / "list.txt")
+    result = train(colours, one, tmp_path / "run", holdout_list=tmp_path / "list.txt")
     assert sorted(Path(video.path).name for video in result.evaluation.videos) == [
         f"{colour}{take}.mp4" for colour in ("blue", "green", "red") for take in (0, 4)
     ]
@@ -171,8 +159,8 @@ def test_an_unreadable_training_video_is_named_and_the_others_are_learned(
         rows = [[row.path, row.label, "val" if "4" in row.path.stem else "train"] for row in read_annotations(colours)]
         csv.writer(file).writerows([["path", "label", "split"], *rows, [broken, "red", "train"]])
     whole = replace(recipe, optimization=replace(recipe.optimization, epochs=1, batch_size=13))
-    result = train_classifier(manifest, tmp_path / "run", whole)
-    assert list(result.skipped) == [str(broken)]
+    result = train(manifest, whole, tmp_path / "run")
+    assert [video.path for video in result.skipped] == [str(broken)]
     assert steps(tmp_path / "run")[0]["clips"] == 12
     assert len(result.evaluation.videos) == 3
 
@@ -189,7 +177,7 @@ def test_nothing_is_written_before_everything_is_right(colours: Path, recipe: Re
         (RecipeError, colours, replace(recipe, clip=ClipRecipe(size=40))),  # not divisible by 16
     ):
         with pytest.raises(error):
-            train_classifier(data, output, changed)
+            train(data, changed, output)
         assert not output.exists()
 
 
@@ -199,10 +187,10 @@ def test_the_run_is_measured_with_the_views_of_the_recipe(colours: Path, recipe:
         optimization=replace(recipe.optimization, epochs=1, ema=0.9),
         evaluation=EvaluationRecipe(clips=2, crops=3),
     )
-    result = train_classifier(colours, tmp_path / "run", one)
+    result = train(colours, one, tmp_path / "run")
     held_out = result.last.parent / "held_out.csv"
     assert result.evaluation == evaluate(result.last, held_out, views=Views(2, 3), workers=0)
-    again = train_classifier(colours, tmp_path / "run", one, resume=True)
+    again = train(colours, one, tmp_path / "run", resume=True)
     assert again.evaluation == result.evaluation
 
 
@@ -212,58 +200,12 @@ def test_a_frozen_backbone_stays_as_it_was_armed(colours: Path, recipe: Recipe, 
         model=replace(recipe.model, frozen_backbone=True),
         optimization=replace(recipe.optimization, epochs=1, ema=0.9),
     )
-    trained = load_model(train_classifier(colours, tmp_path / "run", one).last).state_dict()
+    trained = load_model(train(colours, one, tmp_path / "run").last).state_dict()
     armed = build_model(one, ["blue", "green", "red"]).state_dict()
     changed = {name for name in armed if not torch.equal(armed[name], trained[name])}
     assert {name for name in changed if name.startswith("backbone.") and ".local" not in name} == set()
     assert {"head.linear.weight", "mix", "backbone.blocks.0.local1.expand.weight"} <= changed
     assert "backbone.blocks.0.local1.norm.running_mean" in changed
-
-
-# --- the task
-
-
-def test_the_loss_is_smoothed_cross_entropy() -> None:
-    task = Classification(None, label_smoothing=0.3)  # type: ignore[arg-type]
-    cost = task.cost(Constant([2.0, 1.0, 0.0]), batch_of([0, 0, 2, 1]))
-    assert cost is not None
-    total = math.log(math.exp(2) + math.exp(1) + 1)
-    logs = [2 - total, 1 - total, -total]  # log probabilities
-    smoothed = [-0.7 * logs[label] - 0.3 * sum(logs) / 3 for label in (0, 0, 2, 1)]
-    assert cost.loss.item() == pytest.approx(sum(smoothed) / 4, rel=1e-6)
-    assert cost.scalars == {"accuracy": 0.5}
-    assert cost.clips == 4
-
-
-@pytest.mark.parametrize("mixing", [Mixing(mixup=0.8), Mixing(cutmix=1.0)])
-def test_the_loss_of_mixed_clips_is_that_of_the_mixed_and_smoothed_target(mixing: Mixing) -> None:
-    logits = [2.0, 1.0, 0.0]
-    task = Classification(None, label_smoothing=0.3, mixing=mixing)  # type: ignore[arg-type]
-    labels = torch.tensor([0, 0, 2, 1])
-    torch.manual_seed(3)
-    cost = task.cost(Constant(logits), batch_of(labels.tolist()))
-    torch.manual_seed(3)
-    _, others, kept = mix(torch.zeros(4, 3, 2, 4, 4), mixing)
-    assert 0 < kept < 1
-    one_hot = torch.eye(3)[labels]
-    target = (kept * one_hot + (1 - kept) * one_hot[others]) * 0.7 + 0.3 / 3
-    expected = -(target * torch.tensor(logits).log_softmax(0)).sum(1).mean()
-    assert cost is not None
-    assert cost.loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    wanted = labels if kept >= 0.5 else labels[others]
-    assert cost.scalars["accuracy"] == (wanted == 0).float().mean().item()
-
-
-def test_each_view_of_a_repeated_video_is_a_clip() -> None:
-    task = Classification(None, label_smoothing=0.0)  # type: ignore[arg-type]
-    batch = batch_of([0, 1])
-    batch.clips = batch.clips.repeat(1, 3, 1, 1, 1, 1)
-    model = Constant([5.0, 0.0])
-    cost = task.cost(model, batch)
-    assert model.seen == [6]
-    assert cost is not None
-    assert cost.clips == 6
-    assert cost.scalars["accuracy"] == 0.5
 
 
 def test_a_batch_is_counted_in_clips_whatever_is_repeated_or_accumulated(
@@ -274,6 +216,11 @@ def test_a_batch_is_counted_in_clips_whatever_is_repeated_or_accumulated(
         optimization=replace(recipe.optimization, epochs=1, batch_size=12, accumulate=2, ema=0.9),
         augmentation=replace(recipe.augmentation, repeats=3, mixup=0.4, cutmix=1.0, erasing=0.5),
     )
-    train_classifier(colours, tmp_path / "run", one)
+    train(colours, one, tmp_path / "run")
     records = [record for record in steps(tmp_path / "run") if record["kind"] == "step"]
     assert [record["clips"] for record in records] == [12, 12, 12]  # of four videos, three clips each
+
+
+def test_annotations_are_data_too(run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path) -> None:
+    train(read_annotations(colours), recipe.vary(epochs=1, warmup_epochs=0.0), tmp_path / "run")
+    assert (tmp_path / "run" / "train.csv").read_text() == (run.last.parent / "train.csv").read_text()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
-from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Recipe, disagreements
 from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.weights.zoo import ZooEntry, zoo_entry
 
+VIT_TI = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 CLIP = {  # OpenAI's image encoders on the hub, by named size
     "B/16": "openai/clip-vit-base-patch16",
     "L/14": "openai/clip-vit-large-patch14",
@@ -37,6 +38,9 @@ RELEASED = Recipe(
 )
 """B/16 from CLIP on Kinetics, 8 frames of 224 pixels; the other published experiments vary it."""
 
+DEFAULTS = Recipe(ModelRecipe(arm=VIT_TI))
+"""What `train` does when nothing else is asked for; the recipes for data of one's own vary it."""
+
 
 @dataclass(frozen=True)
 class NamedRecipe:
@@ -63,6 +67,19 @@ class NamedRecipe:
         """Such as "top-1 84.4 % with views 8x3x4"; "" where nothing was published."""
         entry = self.published
         return f"top-1 {entry.top1} % with views {entry.views}" if entry and entry.top1 else ""
+
+    def describe(self) -> list[str]:
+        """For people: `lines`, and everything that differs from the recipe that it is derived from."""
+        name, base = ("b16-k400-8x224", RELEASED) if self.published else ("own-small-vit", DEFAULTS)
+        changes = disagreements([asdict(base), asdict(self.recipe)])
+        if not changes:
+            what = [f"{part}: {values}" for part, values in self.recipe.lines()]
+            return [*self.lines(), "derived from no other:", *what]
+        return [
+            *self.lines(),
+            f"changes of {name}:",
+            *(f"  {field} {new} instead of {old}" for field, (old, new) in changes.items()),
+        ]
 
     def lines(self) -> list[str]:
         """For people: cost and result as published, then the notes."""

@@ -9,23 +9,20 @@ says whether it was tried.
 
 from __future__ import annotations
 
-from uniformerv2.train.recipe import ModelRecipe, Recipe
-from uniformerv2.train.recipes.base import CLIP, NamedRecipe
+from uniformerv2.train.recipes.base import CLIP, DEFAULTS, NamedRecipe
 from uniformerv2.video.augmentation import Augmentation
 
 DINOV2 = "facebook/dinov2-base"
-VIT_TI = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 VIT_B = "timm/vit_base_patch16_224.augreg_in21k"
 
 TRIED = (
-    "tried: 60 Weizmann clips, 144 pixels, batch size 10, three seeds: 28 or 29 of 30 clips of people that it had not "
-    "seen (docs/training.md)"
+    "tried: 60 Weizmann clips, 144 pixels, batch size 10, three seeds: 28 or 29 of 30 clips of unseen people "
+    "(docs/training.md)"
 )
 UNTRIED = "not tried: {}"
 
-# hundreds of videos: what `train` does when it is told nothing
-SMALL = Recipe(ModelRecipe(arm=VIT_TI))
-# large image models would learn so few videos by heart: they stay as they are
+SMALL = DEFAULTS  # hundreds of videos
+# large image models would overfit so few videos: they are frozen
 SMALL_FROZEN = SMALL.vary(arm=CLIP["B/16"], frozen_backbone=True, head_dropout=0.5, lr=1e-4)
 
 MEDIUM = SMALL.vary(

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from helpers import Constant, batch_of
+from uniformerv2.tasks.classification.mixing import Mixing, mix
+from uniformerv2.tasks.classification.task import Classification
+from uniformerv2.train.recipe import ModelRecipe, Recipe
+
+RECIPE = Recipe(ModelRecipe(model="Ti/16")).vary(label_smoothing=0.3)
+
+
+def task_of(recipe: Recipe) -> Classification:
+    return Classification(recipe, None)  # type: ignore[arg-type]  # nothing is held out
+
+
+def test_the_loss_is_smoothed_cross_entropy() -> None:
+    found = task_of(RECIPE).loss(Constant([2.0, 1.0, 0.0]), batch_of([0, 0, 2, 1]))
+    assert found is not None
+    total = math.log(math.exp(2) + math.exp(1) + 1)
+    logs = [2 - total, 1 - total, -total]  # log probabilities
+    smoothed = [-0.7 * logs[label] - 0.3 * sum(logs) / 3 for label in (0, 0, 2, 1)]
+    assert found.loss.item() == pytest.approx(sum(smoothed) / 4, rel=1e-6)
+    assert found.scalars == {"accuracy": 0.5}
+    assert tuple(found.scalars) == Classification.scalars
+    assert found.clips == 4
+
+
+@pytest.mark.parametrize("mixing", [Mixing(mixup=0.8), Mixing(cutmix=1.0)])
+def test_the_loss_of_mixed_clips_is_that_of_the_mixed_and_smoothed_target(mixing: Mixing) -> None:
+    logits = [2.0, 1.0, 0.0]
+    task = task_of(RECIPE.vary(mixup=mixing.mixup, cutmix=mixing.cutmix))
+    labels = torch.tensor([0, 0, 2, 1])
+    torch.manual_seed(3)
+    found = task.loss(Constant(logits), batch_of(labels.tolist()))
+    torch.manual_seed(3)
+    _, others, kept = mix(torch.zeros(4, 3, 2, 4, 4), mixing)
+    assert 0 < kept < 1
+    one_hot = torch.eye(3)[labels]
+    target = (kept * one_hot + (1 - kept) * one_hot[others]) * 0.7 + 0.3 / 3
+    expected = -(target * torch.tensor(logits).log_softmax(0)).sum(1).mean()
+    assert found is not None
+    assert found.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    wanted = labels if kept >= 0.5 else labels[others]
+    assert found.scalars["accuracy"] == (wanted == 0).float().mean().item()
+
+
+def test_each_view_of_a_repeated_video_is_a_clip() -> None:
+    batch = batch_of([0, 1])
+    batch.clips = batch.clips.repeat(1, 3, 1, 1, 1, 1)
+    model = Constant([5.0, 0.0])
+    found = task_of(RECIPE).loss(model, batch)
+    assert model.seen == [6]
+    assert found is not None
+    assert found.clips == 6
+    assert found.scalars["accuracy"] == 0.5

@@ -1,0 +1,81 @@
+"""Video classification: cross entropy, and accuracy on held-out videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.batch import Batch
+from uniformerv2.device import model_device
+from uniformerv2.measuring.evaluation import HeldOut
+from uniformerv2.measuring.metrics import Evaluation
+from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.tasks.batches import micro_batch
+from uniformerv2.tasks.classification.mixing import Mixing, mix
+from uniformerv2.tasks.video_task import VideoTask
+from uniformerv2.train.recipe import Recipe
+from uniformerv2.train.task import BatchLoss
+from uniformerv2.video.views import Views
+
+
+class Classification(VideoTask):
+    """A label for every video: cross entropy with label smoothing, of mixed clips if the recipe asks for it."""
+
+    monitor = "top1"
+    scalars = ("accuracy",)
+    min_classes: ClassVar[int] = 2
+
+    def __init__(self, recipe: Recipe, model: UniFormerV2, held_out: Sequence[Annotation] = (), **options: Any) -> None:
+        super().__init__(recipe, model, held_out, **options)
+        self.label_smoothing = recipe.optimization.label_smoothing
+        self.mixing = Mixing(recipe.augmentation.mixup, recipe.augmentation.cutmix)
+        self.evaluation: Evaluation | None = None  # the latest
+        self._single_view = self._measured(Views()) if held_out else None
+
+    def loss(self, model: nn.Module, batch: Batch) -> BatchLoss | None:
+        """Where clips are mixed, a clip counts as right if its class is the one with the larger share."""
+        self.report(batch)
+        if not len(batch):
+            return None
+        device, views = model_device(model), batch.clips.shape[1]
+        # (videos, views, ...) -> (clips, ...)
+        clips = batch.clips.flatten(0, 1).to(device, non_blocking=True)
+        labels = batch.labels.repeat_interleave(views).to(device, non_blocking=True)
+        clips, others, kept = mix(clips, self.mixing)
+        logits = model(self.unpack(clips)).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        if self.mixing:  # cross entropy is linear in the target: this is the one with the mixed target
+            other = F.cross_entropy(logits, labels[others], label_smoothing=self.label_smoothing)
+            loss = kept * loss + (1 - kept) * other
+        wanted = labels if kept >= 0.5 else labels[others]
+        accuracy = (logits.argmax(1) == wanted).float().mean().item()
+        return BatchLoss(loss, {"accuracy": accuracy}, len(clips))
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        if self._single_view is None:
+            return {}
+        assert isinstance(model, UniFormerV2)
+        self.evaluation = self._single_view.evaluate(model)
+        self.report_skipped(self.evaluation.skipped)
+        return {"held_out_loss": self.evaluation.loss, "top1": self.evaluation.top1, "top5": self.evaluation.top5}
+
+    def measure(self, model: nn.Module) -> Evaluation:
+        """With the views of the recipe; the latest evaluation where that is the same."""
+        views = self.recipe.evaluation.views
+        if self.evaluation is not None and len(views) == 1:
+            return self.evaluation
+        assert isinstance(model, UniFormerV2)
+        return self._measured(views).evaluate(model)
+
+    def _measured(self, views: Views) -> HeldOut:
+        return HeldOut(
+            self.model, self.held_out, views=views, batch_size=micro_batch(self.recipe), workers=self.workers
+        )
+
+    def random_labels(self, clips: int) -> Tensor:
+        return torch.randint(self.model.config.num_classes, (clips,))

@@ -1,0 +1,234 @@
+"""A training run of any task: the videos and their split, model, loader and task, and the run's folder around them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from uniformerv2.atomic import write_text
+from uniformerv2.data.annotations import Annotation, Unreadable, class_names
+from uniformerv2.data.loader import VideoLoader
+from uniformerv2.data.sources import read_annotations
+from uniformerv2.data.split import split_annotations
+from uniformerv2.device import model_device
+from uniformerv2.distributed import current_ranks, rank_device, reporting_lost_ranks
+from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.progress import say
+from uniformerv2.tasks.batches import training_loader
+from uniformerv2.tasks.feature_cache import FeatureCache
+from uniformerv2.tasks.start import build_model
+from uniformerv2.tasks.table import find_task
+from uniformerv2.tasks.video_task import Measurement, VideoTask
+from uniformerv2.train.engine import SAVE_EVERY_SECONDS, Trainer
+from uniformerv2.train.log import read_metrics
+from uniformerv2.train.loggers import LoggerName, check_loggers
+from uniformerv2.train.parallel import Parallel, check_parallel
+from uniformerv2.train.precision import pick_training_precision
+from uniformerv2.train.recipe import Recipe
+from uniformerv2.train.run_folder import RunFolder
+from uniformerv2.weights import save_model
+
+Videos = str | Path | Sequence[Annotation]
+M = TypeVar("M", bound=Measurement)
+
+
+@dataclass(frozen=True)
+class TrainingResult(Generic[M]):
+    """A finished run."""
+
+    last: Path  # checkpoint after the last epoch
+    best: Path  # checkpoint of the epoch with the best held-out metric
+    evaluation: M  # of `last` on the held-out videos, with the views of the recipe
+    history: tuple[dict[str, Any], ...]  # the epochs' records of metrics.jsonl
+    skipped: tuple[Unreadable, ...]  # one for each path
+
+
+def train_model(
+    task: str,
+    data: Videos,
+    recipe: Recipe,
+    output: str | Path,
+    *,
+    root: str | Path | None = None,
+    holdout: float = 0.2,
+    holdout_list: str | Path | None = None,
+    device: str = "auto",
+    workers: int = 2,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    parallel: Parallel = "ddp",
+    save_every_seconds: float = SAVE_EVERY_SECONDS,
+    loggers: Sequence[LoggerName] = (),
+    feature_cache: str | Path | None = None,
+) -> TrainingResult[Any]:
+    """Train a model for the task of that name; see `train_classifier`, which says what the other arguments are."""
+    run, ranks = RunFolder(output), current_ranks()
+    check_loggers(loggers)
+    check_parallel(parallel)
+    ranks.on_rank_zero(lambda: run.check(resume=resume, overwrite=overwrite))
+    if resume:
+        recipe = _precision_as_begun(run, recipe)
+    videos = split_data(data, recipe, task=task, root=root, holdout=holdout, holdout_list=holdout_list)
+    parts = build_run(recipe, videos, task=task, device=rank_device(device), workers=workers, progress=progress)
+    cache = parts.feature_cache(Path(feature_cache or run.path / "features"))
+    with reporting_lost_ranks(ranks, "its own message says why; continue with --resume"), ExitStack() as stack:
+
+        def begin() -> None:
+            stack.enter_context(run.locked())
+            run.start(_texts(run, parts.recipe, videos), resume=resume)
+
+        ranks.on_rank_zero(begin)
+        _announce(parts, videos, progress=progress)
+        trainer = Trainer(
+            parts.model,
+            parts.task,
+            parts.loader if cache is None else cache.fill(parts.task, progress=progress),
+            parts.recipe.optimization,
+            run=run,
+            save=partial(save_model, origin=_origin(data, parts.recipe)),
+            parallel=parallel,
+            save_every_seconds=save_every_seconds,
+            loggers=loggers,
+            recipe=asdict(parts.recipe),
+            progress=progress,
+        )
+        if resume:
+            trainer.resume()
+        trainer.fit()
+        with trainer.evaluated() as model:
+            evaluation = parts.task.measure(model)
+        ranks.on_rank_zero(lambda: _write_evaluation(run, evaluation))
+    history = tuple(record for record in read_metrics(run.metrics) if record["kind"] == "epoch")
+    skipped = {path: video for some in ranks.gather(parts.task.skipped) for path, video in some.items()}
+    return TrainingResult(run.last, run.best, evaluation, history, tuple(skipped.values()))
+
+
+# --- what a run is made of
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The videos of a run."""
+
+    labels: tuple[str, ...]
+    training: Sequence[Annotation]
+    held_out: Sequence[Annotation]
+
+
+def split_data(
+    data: Videos,
+    recipe: Recipe,
+    *,
+    task: str,
+    root: str | Path | None = None,
+    holdout: float = 0.2,
+    holdout_list: str | Path | None = None,
+) -> TrainingData:
+    """Read the annotations and split them, with the seed of the recipe; see `train_classifier`."""
+    annotations = read_annotations(data, root=root)
+    labels = class_names(annotations, minimum=find_task(task).min_classes)
+    training, held_out = split_annotations(
+        annotations,
+        holdout=holdout,
+        holdout_list=None if holdout_list is None else Path(holdout_list),
+        seed=recipe.optimization.seed,
+    )
+    return TrainingData(tuple(labels), training, held_out)
+
+
+@dataclass(frozen=True)
+class RunComponents:
+    """What a trainer is given."""
+
+    recipe: Recipe  # with everything that "auto" and the like mean here
+    model: UniFormerV2
+    loader: VideoLoader
+    task: VideoTask
+
+    def feature_cache(self, folder: Path) -> FeatureCache | None:
+        """That of the training clips, where the recipe has one. Raises RecipeError if it cannot be."""
+        if self.recipe.model.cache_features == "none":
+            return None
+        return FeatureCache(self.model, self.recipe, self.loader, folder)
+
+
+def build_run(
+    recipe: Recipe,
+    videos: TrainingData,
+    *,
+    task: str,
+    device: torch.device,
+    workers: int = 2,
+    progress: bool = False,
+) -> RunComponents:
+    """Build model, loader and task of a recipe. Raises as `train_classifier`."""
+    recipe = recipe.resolved()
+    torch.manual_seed(recipe.optimization.seed)
+    model = build_model(recipe, videos.labels).to(device)
+    recipe = with_precision(recipe, device, width=model.config.width)
+    built = find_task(task)(recipe, model, videos.held_out, workers=workers, progress=progress)
+    return RunComponents(recipe, model, training_loader(recipe, model, videos.training, workers=workers), built)
+
+
+def with_precision(recipe: Recipe, device: torch.device, *, width: int) -> Recipe:
+    """The recipe that is run and saved: with the precision that "auto" means here, the same on all ranks."""
+    precision = pick_training_precision(recipe.optimization.precision, device, width=width)
+    return replace(recipe, optimization=replace(recipe.optimization, precision=current_ranks().gather(precision)[0]))
+
+
+# --- what is written and shown around a training
+
+
+def _precision_as_begun(run: RunFolder, recipe: Recipe) -> Recipe:
+    """The recipe with the precision that "auto" meant when the run began."""
+    if recipe.optimization.precision != "auto":
+        return recipe
+    begun = current_ranks().on_rank_zero(lambda: run.begun_with("optimization", "precision"))
+    return recipe.vary(precision=begun or "auto")
+
+
+def _texts(run: RunFolder, recipe: Recipe, videos: TrainingData) -> dict[Path, str]:
+    """The files that say what is run."""
+    manifests = {run.train: _manifest(videos.training), run.held_out: _manifest(videos.held_out)}
+    return {run.recipe: recipe.to_json(), **manifests}
+
+
+def _manifest(annotations: Sequence[Annotation]) -> str:
+    """Annotations as a CSV manifest that can be read from anywhere."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "label", "start", "end"])
+    writer.writerows([row.path.resolve(), row.label, row.start, row.end] for row in annotations)
+    return text.getvalue()
+
+
+def _announce(parts: RunComponents, videos: TrainingData, *, progress: bool) -> None:
+    size = sum(parameter.numel() for parameter in parts.model.parameters()) / 1e6
+    for line in (
+        f"{len(videos.training)} training videos of {len(videos.labels)} classes, {len(videos.held_out)} held out; "
+        f"{size:.1f} M parameters on {model_device(parts.model)}",
+        *(f"{name}: {values}" for name, values in parts.recipe.lines()),
+    ):
+        say(line, progress=progress)
+
+
+def _origin(data: Videos, recipe: Recipe) -> str:
+    """Where the weights come from, as checkpoints say it."""
+    start = recipe.model.arm or recipe.model.model or recipe.model.checkpoint
+    name = Path(data).name if isinstance(data, str | Path) else f"{len(data)} annotations"
+    return f"trained on {name}, from {start}"
+
+
+def _write_evaluation(run: RunFolder, evaluation: Measurement) -> None:
+    with run.saving(run.evaluation):
+        write_text(run.evaluation, json.dumps(evaluation.to_json(), indent=2) + "\n")

@@ -1,0 +1,17 @@
+"""The tasks by name. A new one is a folder, a line here, and its docs."""
+
+from __future__ import annotations
+
+from uniformerv2.errors import RecipeError
+from uniformerv2.tasks.classification.task import Classification
+from uniformerv2.tasks.video_task import VideoTask
+from uniformerv2.train.recipe import nearest
+
+TASKS: dict[str, type[VideoTask]] = {"classification": Classification}
+
+
+def find_task(name: str) -> type[VideoTask]:
+    """The task of that name. Raises RecipeError if there is none."""
+    if name not in TASKS:
+        raise RecipeError(f"no task is called {name!r}; {nearest(name, TASKS)}")
+    return TASKS[name]

@@ -1,0 +1,264 @@
+"""One step of training: from micro-batches to updated weights, in one process or in several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from uniformerv2.device import model_device
+from uniformerv2.distributed import current_ranks
+from uniformerv2.errors import RecipeError
+from uniformerv2.train.ema import WeightAverage
+from uniformerv2.train.guard import BAD_CLIPS, NOTHING_BAD, first_bad, tensors_of
+from uniformerv2.train.memory import keep_freed_memory
+from uniformerv2.train.optim import (
+    build_optimizer,
+    load_optimizer_tensors,
+    optimizer_templates,
+    optimizer_tensors,
+    set_learning_rate,
+)
+from uniformerv2.train.parallel import Parallel, SharedModel, whole_tensor
+from uniformerv2.train.precision import allow_tf32, autocast, loss_scaler
+from uniformerv2.train.recipe import Optimization
+from uniformerv2.train.state import add_prefix, strip_prefix
+from uniformerv2.train.task import BatchLoss, Objective
+
+
+class NotFiniteError(RecipeError):
+    """A loss or a gradient is not finite. The weights are as they were before the step."""
+
+
+@dataclass
+class Totals:
+    """Sums over clips."""
+
+    clips: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, means: Mapping[str, float], clips: int) -> None:
+        """Add the means over so many clips."""
+        self.clips += clips
+        for name, value in means.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * clips
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Over all clips so far."""
+        return {name: total / self.clips for name, total in self.sums.items()}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did, over all ranks. Without a clip nothing was updated."""
+
+    clips: int
+    means: dict[str, float] = field(default_factory=dict)  # over the clips: the loss and the scalars of the task
+    facts: dict[str, Any] = field(default_factory=dict)  # lr, clips, and grad_norm or overflow
+    signals: tuple[bool, ...] = ()  # which signals any rank has given
+
+
+class TrainingStep:
+    """Forward and backward passes of a step's micro-batches, and one update of the weights.
+
+    The gradient is that of the mean loss of all clips of the step, of all micro-batches and ranks, and clipped as one.
+    What micro-batches share differs from one large batch: BatchNorm normalises each with its own statistics, which are
+    those of all ranks. A rank whose batch is empty runs the model on the task's `empty_input`, as gradients are
+    exchanged in the backward pass.
+
+    All ranks make a step of equal models, and call it together.
+
+    Args:
+        model: on the device that computes; it may be changed, see `SharedModel`.
+        task: what it is trained for.
+        optimization: learning rates are given to each step; the precision is no longer "auto".
+        batch_size: clips of a full micro-batch.
+        parallel: how several processes share the model.
+
+    Attributes:
+        average: of the weights, where the optimization has an `ema`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Objective,
+        optimization: Optimization,
+        *,
+        batch_size: int,
+        parallel: Parallel = "ddp",
+    ) -> None:
+        self.ranks, self.device = current_ranks(), model_device(model)
+        self.model, self.task, self.optimization, self.batch_size = model, task, optimization, batch_size
+        allow_tf32(optimization.precision)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.shared = SharedModel(
+            model, self.ranks, parallel=parallel, precision=optimization.precision, compile=optimization.compile
+        )
+        self.optimizer = build_optimizer(model, optimization)
+        self.scaler = loss_scaler(optimization.precision, self.device)
+        self.average = WeightAverage(model, optimization.ema) if optimization.ema else None
+
+    def __call__(
+        self,
+        batches: Iterable[Any],
+        *,
+        count: int = 1,
+        lr: float,
+        name: str = "",
+        signals: Callable[[], Sequence[bool]] = tuple,
+    ) -> StepResult:
+        """Take a step.
+
+        Args:
+            batches: its micro-batches, `count` of them.
+            count: see above.
+            lr: learning rate.
+            name: of the step, for errors: " at step 3, epoch 1".
+            signals: asked once the micro-batches are through; as many on every rank.
+
+        Raises:
+            NotFiniteError: the loss or the gradient is not finite.
+            RecipeError: the model cannot be compiled here.
+        """
+        seen, total = [], Totals()
+        self.optimizer.zero_grad()
+        for batch in batches:
+            seen.append((batch, get_generators()))
+            with self.shared.gradient_sync(len(seen) == count):
+                found = self._loss(self.shared.called, batch)
+                if found is not None:
+                    total.add({"loss": found.loss.item(), **found.scalars}, found.clips)
+                    self.scaler.scale(found.loss * (found.clips / self.batch_size)).backward()
+        total, given = self._over_ranks(total, signals())
+        if not total.clips:
+            return StepResult(0, signals=given)
+        set_learning_rate(self.optimizer, lr)
+        # the gradient is a sum over micro-batches and a mean over ranks
+        loss, norm = total.means["loss"], self._clip_gradient(total.clips / (self.batch_size * self.ranks.world))
+        finite = math.isfinite(norm)
+        if not math.isfinite(loss) or not (finite or self._may_overflow()):
+            raise NotFiniteError(f"loss {loss} and gradient norm {norm}{name}; {self._first_not_finite(seen)}")
+        self._update(finite)
+        facts = {"lr": lr, "clips": total.clips} | ({"grad_norm": norm} if finite else {"overflow": True})
+        return StepResult(total.clips, total.means, facts, given)
+
+    def _loss(self, model: nn.Module, batch: Any) -> BatchLoss | None:
+        try:
+            with autocast(self.optimization.precision, self.device):
+                found = self.task.loss(model, batch)
+                return self._empty_loss(model) if found is None and self.ranks.world > 1 else found
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise RecipeError(f"the model cannot be compiled here ({reason}); train without compile") from error
+
+    def _empty_loss(self, model: nn.Module) -> BatchLoss:
+        """Of no clip, with a gradient of zeros for every parameter."""
+        outputs = tensors_of(model(self.task.empty_input(self.model)))
+        return BatchLoss(
+            torch.stack([one.float().sum() for one in outputs]).sum(), dict.fromkeys(self.task.scalars, 0.0), 0
+        )
+
+    def _over_ranks(self, total: Totals, signals: Sequence[bool]) -> tuple[Totals, tuple[bool, ...]]:
+        """The totals of all ranks and the signals of any, in one exchange."""
+        clips, *numbers = self.ranks.sums([total.clips, *signals, *total.sums.values()])
+        given, sums = numbers[: len(signals)], numbers[len(signals) :]
+        return Totals(int(clips), dict(zip(total.sums, sums, strict=True))), tuple(one > 0 for one in given)
+
+    def _clip_gradient(self, weight: float) -> float:
+        """Divide the gradient by a weight and scale it down to the largest norm; returns the norm before."""
+        self.scaler.unscale_(self.optimizer)
+        if weight != 1:
+            torch._foreach_div_([one.grad for one in self.model.parameters() if one.grad is not None], weight)
+        return whole_tensor(clip_grad_norm_(self.model.parameters(), self.optimization.clip_norm)).item()
+
+    def _may_overflow(self) -> bool:
+        """Whether the loss was scaled, so that the gradient may only have overflowed; the scaler skips such a step."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() > 1
+
+    def _update(self, finite: bool) -> None:
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None and finite:
+            self.average.update()
+
+    def _first_not_finite(self, seen: Sequence[tuple[Any, list[Tensor]]]) -> str:
+        """Which layer turned bad first, on which files, and what to do about it."""
+        reason, files = NOTHING_BAD, ""
+        for batch, generators in seen:
+            set_generators(generators)  # the same dropout
+            with self.shared.gradient_sync(False):
+                found = first_bad(self.model, partial(self._bare_loss, batch), self.ranks)
+            every = self.ranks.gather((found, ", ".join(self.task.files(batch)) or "unknown"))
+            # what one rank has from another may turn bad in both
+            reason, files = min(every, key=lambda one: (one[0] != BAD_CLIPS, one[0] == NOTHING_BAD))
+            if reason != NOTHING_BAD:
+                break
+        return (
+            f"the first that is not finite: {reason}; files of the batch: {files}; start again with a lower lr than "
+            f"{self.optimization.lr} or precision fp32 (it was {self.optimization.precision})"
+        )
+
+    def _bare_loss(self, batch: Any) -> Tensor | None:
+        found = self._loss(self.model, batch)
+        return None if found is None else found.loss
+
+    @contextmanager
+    def evaluated(self) -> Iterator[nn.Module]:
+        """Inside, the model that is evaluated and saved: undivided, with the average of the weights if there is one."""
+        with self.average.applied() if self.average is not None else nullcontext():
+            yield self.shared.whole()
+
+    # --- the state of it, to be saved and resumed
+
+    def facts(self) -> dict[str, Any]:
+        """What is no tensor, as JSON has it."""
+        return {"scaler": self.scaler.state_dict(), "updates": self.average.updates if self.average else 0}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, their average, and the state of the optimizer."""
+        return self._weights() | add_prefix("optimizer", optimizer_tensors(self.model, self.optimizer))
+
+    def load(
+        self, facts: Mapping[str, Any], shapes: Mapping[str, torch.Size], read: Callable[[dict[str, Tensor]], None]
+    ) -> None:
+        """Go back to a state.
+
+        Args:
+            facts: that `facts` gave.
+            shapes: of the tensors that were saved.
+            read: fills tensors from those of the same names.
+        """
+        optimizer = optimizer_templates(self.model, strip_prefix("optimizer", shapes))
+        read(self._weights() | add_prefix("optimizer", optimizer))
+        load_optimizer_tensors(self.model, self.optimizer, optimizer)
+        self.scaler.load_state_dict(facts["scaler"])
+        if self.average is not None:
+            self.average.updates = facts["updates"]
+
+    def _weights(self) -> dict[str, Tensor]:
+        average = self.average.average if self.average else {}
+        return add_prefix("model", self.model.state_dict()) | add_prefix("average", average)
+
+
+def get_generators() -> list[Tensor]:
+    """The states of torch's generators: of the CPU, and of the current GPU where there is one."""
+    return [torch.get_rng_state()] + ([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])
+
+
+def set_generators(states: list[Tensor]) -> None:
+    """Go back to what `get_generators` gave."""
+    torch.set_rng_state(states[0])
+    if len(states) > 1 and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[1])
