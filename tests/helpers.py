@@ -253,3 +253,16 @@ def killed_again_and_again(run: Callable[..., list[int]], owner: Any, name: str)
 
 def interrupt() -> None:
     raise KeyboardInterrupt
+
+
+def assert_error_line(errors: str, *parts: object) -> None:
+    """One line on stderr, which has these parts."""
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1, errors
+    for part in parts:
+        assert str(part) in errors
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """All files and their contents."""
+    return {str(file): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}

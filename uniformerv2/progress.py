@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from uniformerv2.distributed import current_ranks
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -23,9 +21,15 @@ def stderr_console() -> Console:
     return Console(stderr=True)
 
 
+def _is_first() -> bool:
+    from uniformerv2.distributed import current_ranks  # which needs torch, as the help of commands does not
+
+    return current_ranks().first
+
+
 def say(line: str, *, progress: bool = True, style: str | None = None) -> None:
     """One line as it is, on stderr: no markup, no wrapping, and only by the first process of a group."""
-    if progress and current_ranks().first:
+    if progress and _is_first():
         stderr_console().print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -33,7 +37,7 @@ def say(line: str, *, progress: bool = True, style: str | None = None) -> None:
 def bar(description: str, total: int | None, *, progress: bool = True) -> Iterator[Callable[[float], object]]:
     """A bar on a terminal, which vanishes at the end; yields what moves it on by so many steps."""
     console = stderr_console()
-    if not (progress and current_ranks().first and console.is_terminal):
+    if not (progress and _is_first() and console.is_terminal):
         yield lambda steps: None
         return
     from rich.progress import Progress

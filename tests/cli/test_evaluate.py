@@ -1,272 +1,102 @@
+"""`uniformerv2 evaluate`."""
+
 from __future__ import annotations
 
 import csv
 import json
-import random
-import signal
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
-from helpers import before_call, kill_this_process, killed_again_and_again
+from helpers import KINETICS, as_kinetics, assert_error_line
+from uniformerv2 import cli
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.measuring.scoring import Scoring
-from uniformerv2.weights import arm, load_model, save_model
+from uniformerv2.weights import load_model, save_model
 from uniformerv2.weights.labels import class_list
 
 Run = Callable[..., tuple[int, str, str]]
-RunCommand = Callable[..., list[int]]
 
 
-def draw_model(image_model: Path, path: Path, labels: Sequence[str]) -> Path:
-    """A checkpoint of random weights that spread its guesses over all classes."""
-    torch.manual_seed(0)
-    model = arm(image_model, num_classes=len(labels), labels=labels, num_frames=4, size=32)
-    torch.nn.init.normal_(model.head.linear.weight, std=3)
-    save_model(model, path)
+@pytest.fixture
+def evaluate(uniformerv2: Run, tmp_path: Path) -> Run:
+    """Runs the command in this process, by default with the result in tmp_path / "a.json"."""
+
+    def run(checkpoint: Path, data: Path, *options: object, output: str = "a.json") -> tuple[int, str, str]:
+        return uniformerv2("evaluate", checkpoint, data, "--workers", 0, "--output", tmp_path / output, *options)
+
+    return run
+
+
+def with_labels(
+    checkpoint: Path, path: Path, labels: Sequence[str], *, rows: Sequence[str] = (), origin: str = ""
+) -> Path:
+    """The model of three colours as one of Kinetics; its head may have its rows in another order than its labels."""
+    model = as_kinetics(load_model(checkpoint), rows or labels)
+    model.labels = tuple(labels)
+    save_model(model, path, origin=origin)
     return path
 
 
-@pytest.fixture(scope="module")
-def checkpoint(image_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_model(image_model, tmp_path_factory.mktemp("model") / "model.safetensors", ["blue", "green", "red"])
-
-
-# --- processes that are killed, and several at a time
-
-
-def parts(journal: Path) -> list[list[int]]:
-    """Which parts are written down."""
-    found = []
-    for line in journal.read_bytes().splitlines() if journal.exists() else []:
-        try:
-            found.append(json.loads(line).get("item"))
-        except ValueError:
-            continue  # a line that a kill has cut
-    return [part for part in found if part is not None]
-
-
-def kill_before_item(number: int) -> None:
-    """Kill this process before it scores so many items."""
-    before_call(pytest.MonkeyPatch(), Scoring, "score", number, kill_this_process)
-
-
-def test_killed_at_any_moment_and_resumed_it_gives_what_an_unbroken_run_gives(
-    run_command: RunCommand, checkpoint: Path, colours: Path, tmp_path: Path
-) -> None:
-    def command(name: str) -> list[object]:
-        files = ["--output", tmp_path / f"{name}.json", "--predictions", tmp_path / f"{name}.csv"]
-        return ["evaluate", checkpoint, colours, "--batch-size", 1, "--workers", 0, *files]
-
-    assert run_command(*command("whole")) == [0]
-    journal = tmp_path / "killed.json.journal"
-    before: list[list[int]] = []
-    interrupted = 0
-    for _ in killed_again_and_again(partial(run_command, *command("killed"), "--resume"), Scoring, "score"):
-        after = parts(journal)
-        if journal.exists():
-            assert after[: len(before)] == before
-            assert len({tuple(part) for part in after}) == len(after), "something was computed twice"
-        else:  # nothing was begun, or everything is in its place
-            assert not before or (tmp_path / "killed.json").exists()
-        interrupted += 0 < len(after) < 15
-        before = after
-    assert interrupted, "no kill came while it was at work"
-    for suffix in (".json", ".csv"):
-        assert (tmp_path / f"killed{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
-    left = {
-        file.name for file in tmp_path.iterdir() if not file.name.startswith(".")
-    }  # a kill may leave temporary files
-    assert left == {"whole.json", "whole.csv", "killed.json", "killed.csv"}
-
-
-def test_what_was_computed_is_not_computed_again(
-    uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scored: list[int] = []
-    score = Scoring.score
-
-    def counting(*arguments: object, **options: int) -> object:
-        if len(scored) == 6:
-            raise KeyboardInterrupt
-        scored.append(1)
-        return score(*arguments, **options)  # type: ignore[arg-type]
-
-    command = ["evaluate", checkpoint, colours, "--batch-size", 1, "--workers", 0, "--output", tmp_path / "a.json"]
-    with monkeypatch.context() as patch:
-        patch.setattr(Scoring, "score", counting)
-        assert uniformerv2(*command)[0] == 130
-        journal = tmp_path / "a.json.journal"
-        assert parts(journal) == [[number] for number in range(6)]
-        journal.write_bytes(journal.read_bytes()[:-20])  # a kill in the middle of a line
-        scored.clear()
-        patch.setattr(Scoring, "score", lambda *some, **more: scored.append(1) or score(*some, **more))
-        status, output, _ = uniformerv2(*command, "--resume")
-        assert status == 0
-        assert "15 videos" in output
-        assert len(scored) == 10  # five of fifteen were there
-    assert not journal.exists()
-
-
-@pytest.mark.parametrize(
-    ("changed", "part"),
-    [
-        (["--clips", 3], "views (then 2 clips x 1 crops, now 3 clips x 1 crops)"),
-        (["--average", "logits"], "average (then probabilities, now logits)"),
-        (["--batch-size", 3], "batch size (then 2, now 3)"),
-    ],
-)
-def test_a_journal_of_other_options_is_refused(
-    run_command: RunCommand,
-    uniformerv2: Run,
-    checkpoint: Path,
-    colours: Path,
-    tmp_path: Path,
-    changed: list[object],
-    part: str,
-) -> None:
-    command = ["evaluate", checkpoint, colours, "--clips", 2, "--crops", 1, "--batch-size", 2, "--workers", 0]
-    command += ["--output", tmp_path / "a.json"]
-    assert run_command(*command, prepare=partial(kill_before_item, 3)) == [-signal.SIGKILL]
-    before = (tmp_path / "a.json.journal").read_bytes()
-    status, output, errors = uniformerv2(*command, *changed, "--resume")
-    assert (status, output) == (2, "")
-    assert errors.startswith("error: ")
-    assert errors.count("\n") == 1
-    assert part in errors
-    status, _, errors = uniformerv2(*command)  # without --resume
-    assert status == 2
-    assert "--resume" in errors
-    assert (tmp_path / "a.json.journal").read_bytes() == before
-    assert uniformerv2(*command, "--resume")[0] == 0
-
-
-def test_a_journal_of_another_model_or_other_videos_is_refused(
-    run_command: RunCommand, uniformerv2: Run, image_model: Path, colours: Path, tmp_path: Path
-) -> None:
-    checkpoint = draw_model(image_model, tmp_path / "model.safetensors", ["blue", "green", "red"])
-    manifest = tmp_path / "videos.csv"
-    lines = [f"{row.path},{row.label}" for row in read_annotations(colours)]
-    manifest.write_text("\n".join(["path,label", *lines]))
-    command = ["evaluate", checkpoint, manifest, "--workers", 0, "--batch-size", 1, "--output", tmp_path / "a.json"]
-    assert run_command(*command, prepare=partial(kill_before_item, 3)) == [-signal.SIGKILL]
-    manifest.write_text("\n".join(["path,label", *lines[1:]]))
-    assert "videos (then 15 rows " in uniformerv2(*command, "--resume")[2]
-    manifest.write_text("\n".join(["path,label", *lines]))
-    model = load_model(checkpoint)
-    with torch.no_grad():
-        model.head.linear.bias[0] += 1
-    save_model(model, checkpoint)
-    assert "weights (then " in uniformerv2(*command, "--resume")[2]
-
-
-def test_torchrun_starts_processes_that_share_the_videos(
-    run_command: RunCommand, checkpoint: Path, colours: Path, tmp_path: Path
-) -> None:
-    arguments = ["evaluate", checkpoint, colours, "--clips", 1, "--crops", 1, "--workers", 0, "--batch-size", 4]
-    assert run_command(*arguments, "--output", tmp_path / "one.json") == [0]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "uniformerv2"]
-    shared_out = subprocess.run(
-        [sys.executable, *torchrun, *map(str, arguments), "--output", str(tmp_path / "two.json")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert shared_out.returncode == 0, shared_out.stderr
-    assert shared_out.stdout.count("written to") == 1
-    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
-
-
-def test_of_several_processes_that_fail_one_says_why(
-    run_command: RunCommand, checkpoint: Path, colours: Path, tmp_path: Path
-) -> None:
-    manifest = tmp_path / "videos.csv"
-    manifest.write_text(f"path,label\n{colours / 'red' / 'red0.mp4'},purple\n")
-    assert run_command("evaluate", checkpoint, manifest, "--output", tmp_path / "a.json", world=2) == [2, 2]
-    assert not (tmp_path / "a.json").exists()
-
-
-# --- real videos
-
-
-@pytest.fixture(scope="module")
-def weizmann(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[Path]]:
-    """Manifest of thirty clips of ten actions with six damaged copies among them, and these copies."""
-    folder = tmp_path_factory.mktemp("weizmann")
-    clips = sorted((shared / "data" / "weizmann").glob("*/*.avi"))[::3]
-    content = clips[0].read_bytes()
-    noise = random.Random(0).randbytes(len(content))
-    damaged = {
-        "empty": b"",
-        "header": content[:2000],
-        "noise": noise,
-        "text": b"this is no video\n" * 500,
-        "overwritten": content[:300] + noise[300:],
-        "zeros": bytes(len(content)),
-    }
-    rows = [(clip, clip.parent.name) for clip in clips]
-    for place, (name, data) in enumerate(damaged.items()):
-        (folder / f"{name}.avi").write_bytes(data)
-        rows.insert(5 * place + 2, (folder / f"{name}.avi", clips[0].parent.name))
-    with (folder / "videos.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("path", "label"), *rows])
-    return folder / "videos.csv", {folder / f"{name}.avi" for name in damaged}
-
-
-def test_figures_do_not_depend_on_how_many_processes_share_the_videos(
-    run_command: RunCommand, weizmann: tuple[Path, set[Path]], image_model: Path, tmp_path: Path
-) -> None:
-    manifest, damaged = weizmann
-    labels = sorted({row.label for row in read_annotations(manifest)})
-    assert len(labels) == 10
-    checkpoint = draw_model(image_model, tmp_path / "model.safetensors", labels)
-
-    def command(name: str) -> list[object]:
-        views = ["--clips", 2, "--crops", 3]
-        files = ["--output", tmp_path / f"{name}.json", "--predictions", tmp_path / f"{name}.csv"]
-        return ["evaluate", checkpoint, manifest, *views, "--batch-size", 12, "--workers", 0, *files]
-
-    for world in (1, 2, 3):
-        assert run_command(*command(str(world)), world=world) == [0] * world
-    assert run_command(*command("killed"), world=2, prepare=partial(kill_before_item, 4)) == [-signal.SIGKILL] * 2
-    journals = [tmp_path / "killed.json.journal", tmp_path / "killed.json.journal.1"]
-    assert [parts(journal) for journal in journals] == [[[0], [2], [4]], [[1], [3], [5]]]  # each its own
-    assert run_command(*command("killed"), "--resume", world=3) == [0] * 3  # and by another number of processes
-
-    result = json.loads((tmp_path / "1.json").read_text())
-    assert {Path(one["path"]) for one in result["skipped"]} == damaged
-    assert (result["evaluated"], sum(one["videos"] for one in result["classes"])) == (30, 30)
-    with (tmp_path / "1.csv").open() as file:
-        table = list(csv.DictReader(file))
-    assert {Path(row["path"]) for row in table if row["error"]} == damaged
-    for name in ("2", "3", "killed"):
-        for suffix in (".json", ".csv"):
-            assert (tmp_path / f"{name}{suffix}").read_bytes() == (tmp_path / f"1{suffix}").read_bytes()
-    assert not list(tmp_path.glob("*.journal*"))
+def kinetics_manifest(colours: Path, path: Path) -> Path:
+    rows = [f"{row.path},{KINETICS[row.label]}" for row in read_annotations(colours)]
+    path.write_text("\n".join(["path,label", *rows]))
+    return path
 
 
 # --- what is printed and written
 
 
-def test_predictions_have_a_row_for_every_video(
-    uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: Path
+def test_a_table_is_printed_and_json_saved_beside_the_checkpoint(
+    uniformerv2: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    for file in (checkpoint, checkpoint.with_name("held_out.csv")):
+        shutil.copyfile(file, tmp_path / file.name)
+    command = ["evaluate", tmp_path / checkpoint.name, tmp_path / "held_out.csv", "--clips", 2, "--crops", 3]
+    status, output, errors = uniformerv2(*command, "--workers", 0)
+    assert (status, errors) == (0, "")
+    saved = tmp_path / "last.held_out.2x3.json"
+    result = json.loads(saved.read_text())
+    assert (result["evaluated"], result["skipped"], result["precision"]) == (3, [], "fp32")
+    assert result["views"] == {"clips": 2, "crops": 3, "average": "probabilities"}
+    assert f"top-1 {result['top1']:.1%}" in output
+    assert all(name in output for name in ("blue", "green", "red", str(saved)))
+
+
+def test_rows_of_a_split_are_evaluated_and_skipped_ones_named(
+    evaluate: Run, checkpoint: Path, video: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "broken.mp4").write_text("no video")
-    red = colours / "red" / "red0.mp4"
+    manifest = tmp_path / "some.csv"
+    manifest.write_text(f"path,label,split\n{video},red,test\nbroken.mp4,red,test\nbroken.mp4,blue,train\n")
+    status, output, _ = evaluate(checkpoint, manifest)
+    assert status == 0
+    result = json.loads((tmp_path / "a.json").read_text())
+    assert result["evaluated"] == 1
+    assert [video["path"] for video in result["skipped"]] == [str(tmp_path / "broken.mp4")]
+    assert "skipped 1" in output
+    assert f"skipped: {tmp_path / 'broken.mp4'}" in output
+
+
+def test_predictions_have_a_row_for_every_video(evaluate: Run, checkpoint: Path, video: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_text("no video")
     manifest = tmp_path / "videos.csv"
-    manifest.write_text(f"path,label,start,end\n{red},red,0.2,1\nbroken.mp4,blue\n{red},green\n")
-    command = ["evaluate", checkpoint, manifest, "--workers", 0, "--clips", 1, "--crops", 1]
+    manifest.write_text(f"path,label,start,end\n{video},red,0.2,1\nbroken.mp4,blue\n{video},green\n")
     for name in ("table.csv", "table.parquet"):
-        assert uniformerv2(*command, "--predictions", tmp_path / name)[0] == 0
+        assert evaluate(checkpoint, manifest, "--predictions", tmp_path / name)[0] == 0
     with (tmp_path / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["path"], row["label"], row["start"]) for row in rows] == [
-        (str(red), "red", "0.2"),
+        (str(video), "red", "0.2"),
         (str(tmp_path / "broken.mp4"), "blue", ""),
-        (str(red), "green", ""),
+        (str(video), "green", ""),
     ]
     assert "broken.mp4" in rows[1]["error"]
     assert [rows[1][f"{kind}{place}"] for kind in ("label", "score") for place in range(1, 6)] == [""] * 10
@@ -283,31 +113,26 @@ def test_predictions_have_a_row_for_every_video(
     assert [row["error"] is None for row in table] == [True, False, True]
 
 
-def test_parquet_without_pyarrow_is_refused_before_anything_is_computed(
-    uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("uniformerv2.measuring.shared_work.find_spec", lambda name: None)
-    files = ["--output", tmp_path / "a.json", "--predictions", tmp_path / "a.parquet"]
-    status, output, errors = uniformerv2("evaluate", checkpoint, colours, *files)
-    assert (status, output) == (2, "")
+def test_labels_in_another_order_are_suspected(evaluate: Run, checkpoint: Path, colours: Path, tmp_path: Path) -> None:
+    official, mmaction2 = class_list("kinetics400", order="official"), class_list("kinetics400", order="mmaction2")
+    model = with_labels(checkpoint, tmp_path / "model.safetensors", mmaction2, rows=official)
+    status, _, errors = evaluate(model, kinetics_manifest(colours, tmp_path / "videos.csv"))
+    assert status == 0
+    assert errors.startswith("warning: top-1 0.0% is what guessing gives with 400 classes")
+    assert "as the official kinetics400 order top-1 would be 100.0%" in errors
     assert errors.count("\n") == 1
-    assert 'pip install "uniformerv2[data]"' in errors
-    assert not list(tmp_path.iterdir())
-    status, _, errors = uniformerv2("evaluate", checkpoint, colours, *files[:2], "--predictions", tmp_path / "a.json")
-    assert status == 2
-    assert "one file cannot hold two things" in errors
+    assert json.loads((tmp_path / "a.json").read_text())["warning"] in errors
 
 
 def test_each_label_in_another_spelling_is_told_once(
-    uniformerv2: Run, image_model: Path, colours: Path, tmp_path: Path
+    evaluate: Run, checkpoint: Path, colours: Path, tmp_path: Path
 ) -> None:
-    labels = class_list("kinetics400", order="official")
-    checkpoint = draw_model(image_model, tmp_path / "model.safetensors", labels)
+    model = with_labels(checkpoint, tmp_path / "model.safetensors", class_list("kinetics400", order="official"))
     manifest = tmp_path / "videos.csv"
     reds = sorted((colours / "red").iterdir())
     names = ["hugging", "hugging", "riding_a_bike", "yoga", "sniffing"]
     manifest.write_text("\n".join(["path,label", *(f"{path},{name}" for path, name in zip(reds, names, strict=True))]))
-    status, _, errors = uniformerv2("evaluate", checkpoint, manifest, "--workers", 0, "--output", tmp_path / "a.json")
+    status, _, errors = evaluate(model, manifest)
     assert status == 0
     notes = [line for line in errors.splitlines() if line.startswith("note: ")]
     assert notes == [
@@ -322,18 +147,114 @@ def test_each_label_in_another_spelling_is_told_once(
 
 
 def test_the_published_figure_stands_beside_the_measured_one(
-    uniformerv2: Run, image_model: Path, colours: Path, tmp_path: Path
+    evaluate: Run, checkpoint: Path, video: Path, tmp_path: Path
 ) -> None:
-    model = load_model(
-        draw_model(image_model, tmp_path / "model.safetensors", class_list("kinetics400", order="mmaction2"))
-    )
-    save_model(model, tmp_path / "model.safetensors", origin="b16-k400-8x224-mmaction2")
+    labels = class_list("kinetics400", order="mmaction2")
+    model = with_labels(checkpoint, tmp_path / "model.safetensors", labels, origin="b16-k400-8x224-mmaction2")
     manifest = tmp_path / "videos.csv"
-    manifest.write_text(f"path,label\n{colours / 'red' / 'red0.mp4'},yoga\n")
-    command = ["evaluate", tmp_path / "model.safetensors", manifest, "--workers", 0, "--output", tmp_path / "a.json"]
-    status, output, _ = uniformerv2(*command)
+    manifest.write_text(f"path,label\n{video},yoga\n")
+    status, output, _ = evaluate(model, manifest)
     assert status == 0
     lines = output.splitlines()
     published = lines.index("published: b16-k400-8x224-mmaction2 on kinetics400, 8x3x4 views: top-1 84.3%, top-5 96.4%")
     assert lines[published + 1].startswith("not comparable: measured with 4x1x1 views; ")
     assert "measured on 1 videos, the validation set has about 19,906" in lines[published + 1]
+
+
+@pytest.mark.parametrize(
+    ("end", "options", "part"),
+    [
+        (0.5, [], "line 2: the interval from 0.5 s to 0.5 s is empty"),
+        (1, ["--output", "absent/b.json"], "absent"),
+        (1, ["--predictions", "a.json"], "one file cannot hold two things"),
+        (1, ["--crops", 2], "2 crops"),
+        (1, ["--batch-size", 0], "batch size"),
+        (1, ["--device", "nonsense"], "nonsense"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(
+    evaluate: Run,
+    checkpoint: Path,
+    video: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    end: float,
+    options: list[object],
+    part: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("videos.csv").write_text(f"path,label,start,end\n{video},red,0.5,{end}\n")
+    status, output, errors = evaluate(checkpoint, Path("videos.csv"), *options)
+    assert (status, output) == (2, "")
+    assert_error_line(errors, part)
+    assert [file.name for file in tmp_path.iterdir()] == ["videos.csv"]
+
+
+# --- runs that are stopped, and several processes
+
+
+def test_an_interrupted_run_is_resumed_and_writes_the_same_bytes(
+    evaluate: Run, checkpoint: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[int] = []
+    score = Scoring.score
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        if len(scored) == 6:
+            raise KeyboardInterrupt
+        scored.append(1)
+        return score(*arguments, **options)
+
+    whole, stopped = (("--batch-size", 1, "--predictions", tmp_path / f"{name}.csv") for name in ("whole", "stopped"))
+    assert evaluate(checkpoint, colours, *whole, output="whole.json")[0] == 0
+    journal = tmp_path / "stopped.json.journal"
+    with monkeypatch.context() as patch:
+        patch.setattr(Scoring, "score", counting)
+        assert evaluate(checkpoint, colours, *stopped, output="stopped.json")[0] == 130
+        before = journal.read_bytes()
+        journal.write_bytes(before[:-20])  # cut in the middle of the last line
+        for options, part in (
+            ([], "--resume"),
+            (["--clips", 2, "--resume"], "views (then 1 clips x 1 crops, now 2 clips"),
+        ):
+            status, output, errors = evaluate(checkpoint, colours, *stopped, *options, output="stopped.json")
+            assert (status, output) == (2, "")
+            assert_error_line(errors, part)
+        scored.clear()
+        patch.setattr(Scoring, "score", lambda *some, **more: scored.append(1) or score(*some, **more))
+        assert evaluate(checkpoint, colours, *stopped, "--resume", output="stopped.json")[0] == 0
+    assert len(scored) == 10  # five of fifteen were there
+    for suffix in (".json", ".csv"):
+        assert (tmp_path / f"stopped{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
+    assert not journal.exists()
+
+
+def test_one_of_several_processes_prints_and_writes(
+    together: Callable[..., list[Any]], checkpoint: Path, colours: Path, video: Path, tmp_path: Path
+) -> None:
+    def command(data: Path, output: str) -> tuple[int, str, str]:
+        arguments = ["evaluate", checkpoint, data, "--batch-size", 4, "--workers", 0, "--output", tmp_path / output]
+        with redirect_stdout(StringIO()) as printed, redirect_stderr(StringIO()) as errors:
+            status = cli.main([str(argument) for argument in arguments])
+        return status, printed.getvalue(), errors.getvalue()
+
+    assert command(colours, "one.json")[0] == 0
+    first, second = together(2, lambda: command(colours, "two.json"))
+    assert (first[0], first[1].count("written to"), second) == (0, 1, (0, "", ""))
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    (tmp_path / "videos.csv").write_text(f"path,label\n{video},purple\n")
+    first, second = together(2, lambda: command(tmp_path / "videos.csv", "three.json"))
+    assert (first[:2], second) == ((2, ""), (2, "", ""))
+    assert_error_line(first[2], "purple")
+    assert {file.name for file in tmp_path.iterdir()} == {"one.json", "two.json", "videos.csv"}
+
+
+def test_torchrun_starts_the_processes(checkpoint: Path, colours: Path, tmp_path: Path) -> None:
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "uniformerv2"]
+    command = ["evaluate", checkpoint, colours, "--workers", 0, "--output", tmp_path / "a.json"]
+    ended = subprocess.run(
+        [sys.executable, "-m", *torchrun, *map(str, command)], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("written to") == 1
+    assert json.loads((tmp_path / "a.json").read_text())["evaluated"] == 15

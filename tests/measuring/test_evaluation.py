@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import json
 import math
+import random
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from helpers import KINETICS, as_kinetics
 from uniformerv2.data.annotations import Annotation
@@ -139,3 +143,61 @@ def test_bf16_is_computed_in_bf16_and_recorded(
 def test_a_batch_without_clips_is_refused(checkpoint: Path, colours: Path) -> None:
     with pytest.raises(RecipeError, match="got 0"):
         measure(checkpoint, colours, batch_size=0)
+
+
+# --- journals, and several processes
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"views": Views(3, 1)}, "views (then 2 clips x 1 crops, now 3 clips x 1 crops)"),
+        ({"views": Views(2, 1, "logits")}, "average (then probabilities, now logits)"),
+        ({"batch_size": 3}, "batch size (then 2, now 3)"),
+        ({"split": "train"}, "videos (then 15 rows "),
+        ({"head": "other"}, "weights (then "),
+    ],
+)
+def test_a_journal_of_other_work_is_refused(
+    checkpoint: Path, colours: Path, tmp_path: Path, changes: dict[str, Any], part: str
+) -> None:
+    model = load_model(checkpoint)
+    rows = [replace(row, split="val" if row.label == "red" else None) for row in read_annotations(colours)]
+    options: dict[str, Any] = {"views": Views(2, 1), "batch_size": 2, "journal": tmp_path / "journal"}
+    first = measure(model, rows, **options)
+    assert measure(model, rows, **options, resume=True) == first
+    if changes.pop("head", None):
+        with torch.no_grad():
+            model.head.linear.bias[0] += 1
+    with pytest.raises(RecipeError, match="cannot be resumed") as caught:
+        measure(model, rows, **{**options, **changes}, resume=True)
+    assert part in str(caught.value)
+
+
+def test_figures_do_not_depend_on_how_many_processes_share_the_videos(
+    together: Callable[..., list[Any]], checkpoint: Path, colours: Path, tmp_path: Path
+) -> None:
+    rows = read_annotations(colours)
+    content = rows[0].path.read_bytes()
+    random_bytes = random.Random(0).randbytes(len(content))
+    broken = {
+        "empty": b"",
+        "header": content[:200],
+        "noise": random_bytes,
+        "text": b"this is no video\n" * 500,
+        "overwritten": content[:100] + random_bytes[100:],
+        "zeros": bytes(len(content)),
+    }
+    for place, (name, data) in enumerate(broken.items()):
+        (tmp_path / f"{name}.mp4").write_bytes(data)
+        rows.insert(3 * place + 2, Annotation(tmp_path / f"{name}.mp4", "red"))
+
+    def everything() -> str:
+        return json.dumps(measure(checkpoint, rows, views=Views(2, 3), batch_size=12).to_json())
+
+    alone = everything()
+    for world in (2, 3):
+        assert together(world, everything) == [alone] * world
+    result = json.loads(alone)
+    assert {Path(video["path"]).stem for video in result["skipped"]} == set(broken)
+    assert (result["evaluated"], sum(one["videos"] for one in result["classes"])) == (15, 15)

@@ -26,7 +26,6 @@ from typing import Any, Literal
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model.config import MODEL_SIZES, Layout, ModelConfig, Preprocessing, named_config
 from uniformerv2.model.counting import count_multiply_adds, count_parameters
-from uniformerv2.weights.download import download, find_download, hub_file
 from uniformerv2.weights.labels import DATASETS, dataset_name
 
 Format = Literal["official", "mmaction2"]
@@ -177,6 +176,8 @@ def fetch_entry(entry: ZooEntry) -> Path:
         CheckpointError: it is gone (the message names the nearest that is not), cannot be downloaded, or has another
             hash.
     """
+    from uniformerv2.weights.download import download, find_download, hub_file  # with torch, which no list needs
+
     if entry.url.startswith("hf://"):
         owner, name, file = entry.url.removeprefix("hf://").split("/", 2)
         return hub_file(f"{owner}/{name}", file, sha256=entry.sha256)

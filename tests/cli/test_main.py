@@ -1,0 +1,84 @@
+"""The command line as a program: usage, exit status, and what a command imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from helpers import assert_error_line
+from uniformerv2.predict import Predictor
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["train"], ["train", "data", "--output", "x", "--nonsense", "1"]]
+)
+def test_wrong_usage_ends_with_status_2(uniformerv2: Run, arguments: list[str]) -> None:
+    status, output, errors = uniformerv2(*arguments)
+    assert (status, output) == (2, "")
+    assert errors
+
+
+@pytest.mark.parametrize(("raised", "status"), [(KeyboardInterrupt(), 130), (PermissionError(13, "no access", "x"), 2)])
+def test_what_ends_a_command_is_one_line(
+    uniformerv2: Run, checkpoint: Path, video: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException, status: int
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(Predictor, "predict_all", fail)
+    ended, output, errors = uniformerv2("predict", checkpoint, video)
+    assert (ended, output) == (status, "")
+    assert_error_line(errors, "interrupted" if status == 130 else "x: no access")
+
+
+def test_programming_errors_keep_their_traceback(
+    uniformerv2: Run, checkpoint: Path, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Predictor, "predict_all", fail)
+    with pytest.raises(ZeroDivisionError):
+        uniformerv2("predict", checkpoint, video)
+
+
+def imported(*arguments: str) -> tuple[set[str], subprocess.CompletedProcess[str]]:
+    """Modules that Python imports for these arguments, and its end with all other lines of stderr."""
+    ended = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, check=False
+    )
+    lines = ended.stderr.splitlines(keepends=True)
+    modules = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    ended.stderr = "".join(line for line in lines if not line.startswith("import time:"))
+    return modules, ended
+
+
+def test_help_imports_nothing_heavy() -> None:
+    commands = ["", "train", "evaluate", "features", "predict", "timeline", "stream", "demo", "info", "data check"]
+    code = (
+        "import sys\nfrom uniformerv2.cli import main\n"
+        "for command in sys.argv[1:]:\n"
+        "    try:\n        main([*command.split(), '--help'])\n"
+        "    except SystemExit as end:\n        assert not end.code\n"
+    )
+    modules, ended = imported("-c", code, *commands)
+    assert (ended.returncode, ended.stdout.count("usage: ")) == (0, len(commands))
+    assert "tyro" in modules
+    assert not modules & {"torch", "av", "numpy", "safetensors", "huggingface_hub"}
+
+
+def test_the_package_is_a_program(checkpoint: Path, video: Path) -> None:
+    modules, ended = imported("-m", "uniformerv2", "predict", str(checkpoint), str(video), "absent.mp4")
+    assert ended.returncode == 2
+    assert ended.stdout.splitlines()[0] == str(video)
+    assert ended.stdout.splitlines()[1].endswith("red")
+    assert all(line.startswith("error: ") for line in ended.stderr.splitlines())
+    assert "absent.mp4" in ended.stderr
+    assert "torch" in modules
+    assert not modules & {"torch._dynamo", "torch._inductor", "sympy", "rich.progress"}
