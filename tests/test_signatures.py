@@ -20,7 +20,12 @@ SIGNATURES, OPTIONS = signatures(), list(options())
 
 # (function, parameter) or (where an option is defined, option): why it differs from the others of its name
 PARAMETERS_APART: dict[tuple[str, str], str] = {}
-OPTIONS_APART: dict[tuple[str, str], str] = {}
+OPTIONS_APART: dict[tuple[str, str], str] = {
+    ("Import", "dataset"): "decides how files are read",
+    ("Import", "split"): "files that do not state a split belong to it",
+    ("Import", "videos"): "a folder in which videos are found by their names",
+    ("Kinetics710", "videos"): "the same, where it may be left out",
+}
 # function: parameters with a default that may be given in order, and why
 IN_ORDER: dict[str, str] = {}
 

@@ -1,4 +1,4 @@
-"""Work that is done ahead of whoever needs it, in a thread."""
+"""Results that a thread computes before they are needed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ Result = TypeVar("Result")
 def ahead(
     function: Callable[[Item], Result], items: Iterable[Item], *, count: int
 ) -> Generator[tuple[Item, Future[Result]], None, None]:
-    """Call a function on one item after the other, some items ahead of whoever iterates.
+    """Call a function on one item after the other in a thread, some items ahead of the iteration.
 
-    When the iteration ends or is closed, the thread has ended too: the call that it is in is waited for, the others are
-    left out.
+    When the iteration ends or is closed, so does the thread, after the call that is running.
 
     Args:
-        function: may raise; its future tells.
+        function: what it raises is in its future.
         items: are taken as they are needed.
-        count: results that may wait or be in the making, at least 1.
+        count: results that may wait or be being computed, at least 1.
 
     Yields:
         (item, its future), in the order of the items.
@@ -37,6 +36,6 @@ def ahead(
         while waiting:
             yield waiting.popleft()
     finally:
-        for _, future in waiting:  # those that were given out are still wanted
+        for _, future in waiting:  # the others were handed out
             future.cancel()
         pool.shutdown()

@@ -92,7 +92,7 @@ def test_the_folder_one_stands_in_has_a_name(
 @pytest.mark.parametrize(
     "options", [("--num-frames", 0), ("--output", "no/clean.csv"), ("--root", "/nowhere", "-o", "x/y")]
 )
-def test_what_the_user_can_mend_is_one_line(options: tuple[object, ...], manifest: Path, check: Run) -> None:
+def test_an_error_is_one_line(options: tuple[object, ...], manifest: Path, check: Run) -> None:
     status, output, errors = check(manifest, *options)
     assert (status, output) == (2, "")
     assert errors.startswith("error: ")

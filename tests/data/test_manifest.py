@@ -54,7 +54,7 @@ def test_nothing_is_half_written(tmp_path: Path, name: str) -> None:
 
     def rows() -> Iterator[Annotation]:
         yield from odd_rows(tmp_path) * 50_000  # more than is held at a time
-        raise AnnotationError("the 150001st row makes no sense")
+        raise AnnotationError("the 150001st row is invalid")
 
     with pytest.raises(AnnotationError, match="150001st"):
         write_manifest(tmp_path / name, rows())

@@ -180,7 +180,7 @@ def test_a_shard_that_changes_later_is_an_error_of_its_videos(videos: list[Annot
     shard = pack(tmp_path / "a.tar", ("1.mp4", videos[0].path.read_bytes()), ("1.json", LABEL))
     dataset = VideoDataset(read_shards(shard), ["wave"], CLIP)
     pack(shard, ("2.mp4", videos[0].path.read_bytes()), ("2.json", LABEL))
-    module._video_places.cache_clear()
+    module._video_extents.cache_clear()
     sample = dataset[0]
     assert sample.clips is None
     assert sample.error is not None

@@ -38,7 +38,7 @@ SEVERAL_FILES = "several files of that name"
 NO_LABEL = "no label"
 OTHER_SPLIT = "of another split"
 REPEATED = "repeats another row"
-INVALID = "makes no sense"
+INVALID = "invalid"
 CONTRADICTORY = "contradicts another row"
 INCOMPLETE = frozenset({NO_FILE, SEVERAL_FILES, NO_LABEL, INVALID, CONTRADICTORY})  # what `strict` forbids
 

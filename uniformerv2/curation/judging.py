@@ -144,7 +144,7 @@ def _grouped(rows: Sequence[ManifestRow], keys: Mapping[int, str]) -> list[list[
 def _repeats(
     rows: Sequence[ManifestRow], group: Sequence[int], kind: FindingKind, content: Mapping[int, str] | None = None
 ) -> Iterator[Finding]:
-    """Rows that repeat one before them; where contents are given, one of another content."""
+    """Rows that repeat an earlier row; where contents are given, an earlier row of other content."""
     by_label: dict[str, list[int]] = defaultdict(list)
     for position in group:
         before = by_label[rows[position].annotation.label]

@@ -219,7 +219,7 @@ def read_list(file: Path) -> Iterator[KineticsRow]:
     """Rows of a list of Kinetics: the CSV file of its owner, or a manifest.
 
     Raises:
-        AnnotationError: neither, or a row that makes no sense; names the line.
+        AnnotationError: neither, or an invalid row; names the line.
     """
     columns = {cell.strip().casefold() for cell in next(read_rows(file), (1, []))[1]}
     if "youtube_id" in columns and "path" not in columns:

@@ -126,7 +126,7 @@ def _rows_of_segments(row: PublishedRow, segments: Any) -> Iterator[PublishedRow
                 rows.append(_timed(row._replace(label=label), str(start), str(end)))
             case _:
                 yield row._replace(wrong=f'{row.names[1]!r} has the annotation {segment!r}, without "segment", "label"')
-    labels = {one.label for one in rows}
+    labels = {segment.label for segment in rows}
     if row.split == "train":
         yield from rows
     elif len(labels) > 1:

@@ -1,4 +1,4 @@
-"""Which videos there are below a folder, found by name."""
+"""The videos below a folder, found by name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from uniformerv2.video.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 class VideoIndex:
     """The videos below a folder by their names; it is read once, so that millions of rows are matched in seconds.
 
-    A video is a file with one of `VIDEO_SUFFIXES`, or a folder of images without videos. Links are followed, what is
-    hidden is not looked at.
+    A video is a file with one of `VIDEO_SUFFIXES`, or a folder of images without videos. Links are followed; hidden
+    files and folders are skipped.
 
     Args:
         folder: read when the index is made.
@@ -29,11 +29,11 @@ class VideoIndex:
                 self._paths[name] = (*((former,) if isinstance(former, str) else former), path)
 
     def find(self, name: str, hints: Sequence[str | None] = ()) -> tuple[str, ...]:
-        """Paths of the videos of a name from the folder of this index, sorted; more than one are as good as each other.
+        """Paths of the videos of a name from the folder of this index, sorted; if several, nothing tells which is meant.
 
         Args:
             name: the end of its path, without suffix. Folders in it must be those that the video lies in, as far as
-                there are any on both sides; "_" is as good as " ", and capitals do not count.
+                there are any on both sides; "_" counts as " ", and case is ignored.
             hints: folders that decide between several videos of that name, such as its class and its split.
         """
         folders, _, stem = name.rpartition("/")

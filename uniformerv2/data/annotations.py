@@ -1,4 +1,4 @@
-"""What a video shows, and when: the rows that everything else is made of."""
+"""What a video shows and when, and what could not be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results that survive the process that found them."""
+"""Results in a file that survive the process that computed them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from uniformerv2.errors import AnnotationError
 
 
 class Journal:
-    """A file of JSON objects, one a line, that a run adds to as it goes and the next run goes on from.
+    """A file of JSON objects, one a line, to which a run adds records and from which the next run continues.
 
-    A process that is killed loses at most the object it was writing: a line that is cut in half, or holds anything but
-    an object, is no record.
+    A process that is killed loses at most the record it was writing: a line that is cut short, or holds anything but an
+    object, is skipped.
 
     Args:
         path: continued where it exists.
@@ -27,13 +27,13 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = path.open("ab", buffering=0)  # every record reaches the system by itself, and in one piece
+            self._file = path.open("ab", buffering=0)  # each record is one write to the file
         except OSError as error:
             raise AnnotationError(f"{path}: cannot be written: {error.strerror}") from None
         self._end_half_line()
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """What was added so far, by this run and by those before it."""
+        """The records so far, of this run and of earlier ones."""
         with self.path.open("rb") as file:
             for line in file:
                 try:

@@ -14,10 +14,10 @@ MANIFEST_COLUMNS: dict[str, type] = {"path": str, "label": str, "start": float, 
 
 
 def manifest_rows(manifest: Path, root: Path) -> Iterator[tuple[int, Annotation]]:
-    """Rows of a manifest with their line numbers, before anyone looked whether the videos are there.
+    """Rows of a manifest with their line numbers; the videos may be missing.
 
     Raises:
-        AnnotationError: a row that makes no sense; names the file and the line.
+        AnnotationError: an invalid row; names the file and the line.
     """
     rows = read_rows(manifest)
     columns = _column_names(manifest, next(rows, (1, []))[1])
@@ -70,7 +70,7 @@ def write_manifest(target: Path, annotations: Iterable[Annotation], *, root: str
         target: a CSV file, or Parquet by the suffix .parquet or .pq.
         annotations: the rows; they may be a generator, of which only one row is held at a time.
         root: paths below this folder are written relative to it, others absolute; by default the manifest's own folder,
-            which is what readers take for granted.
+            which is also the default for reading.
 
     Returns:
         The number of rows.

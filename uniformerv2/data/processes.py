@@ -1,4 +1,4 @@
-"""Worker processes that are watched over: one that dies costs a task an attempt, not the run."""
+"""Supervised worker processes: where one dies, its task is tried again and the run goes on."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from uniformerv2.errors import UniFormerV2Error
 
 Task = TypeVar("Task")
 
-# How processes start. On Linux as forks: they are there in milliseconds, datasets of millions of rows are shared and
-# not pickled, and they work from notebooks and from scripts without `if __name__ == "__main__"`, whose code a fresh
-# process would lack or run again (one of a fork server, too). A fork has the thread that made it and no other, and a
-# lock that another thread held stays locked. So forks read videos and no more: on one thread, without GPU, console or
-# logger, as those of PyTorch's own loader do. Elsewhere a fork does not exist (Windows) or breaks the system's
-# libraries (macOS), so it is a fresh interpreter. What computes asks for a fresh one everywhere, because neither CUDA
-# nor OpenMP's threads survive a fork.
+# How worker processes start. On Linux they are forks: they start in milliseconds, share datasets of millions of rows
+# without pickling them, and work in notebooks and in scripts without `if __name__ == "__main__"`, whose code a fresh
+# process would lack or run again (a process of a fork server, too). The price: a fork has a single thread, and a lock
+# that another thread held stays locked. So forks only read videos: on one thread, without GPU, console or logger, as
+# those of PyTorch's own loader do. Where forks do not exist (Windows) or break system libraries (macOS), workers are
+# fresh interpreters ("spawn"). Workers that compute are fresh everywhere, because neither CUDA nor OpenMP's threads
+# survive a fork.
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
-ATTEMPTS = 2  # a process may be ended by chance, or together with the whole run a moment before it
+ATTEMPTS = 2  # a process may die by chance, or because the whole run is being ended
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()  # to workers of this process; a fork inherits them
 
 
 @dataclass(frozen=True)
 class Crash:
-    """The end of a process, in the place of the result of its task."""
+    """The end of a process; it takes the place of the result of its task."""
 
     cause: str  # the signal or exit status
 
 
 class _Message(NamedTuple):
-    """What a process sends."""
+    """What a worker process sends."""
 
     results: list[Any]
     done: bool  # with the task
@@ -229,7 +229,7 @@ def _serve(
     function: Callable[[Any], Any], connection: Connection, inherited: Iterable[Connection], threads: int
 ) -> None:
     """The life of a worker process: until the other end is closed, be it because that process is dead."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the one that gives the tasks decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the one that gives tasks handles it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which a fork may have inherited otherwise
     torch.set_num_threads(threads)
     for other in inherited:  # or their other ends would not see that this process's parent has closed them

@@ -6,9 +6,9 @@ A shard is an uncompressed tar file. Members whose names agree up to the first d
     clips/anna.json     {"label": "wave", "start": 1.5, "end": 4.0, "split": "train"}, or a list of such rows
     clips/anna.cls      or only the class: a name, or its line, from 0, in the file classes.txt beside the shards
 
-Streaming would bind the order of a run to the order of writing. Here a shard is indexed instead, and a video in it has
-a path like a file, `train-000000.tar/clips/anna.mp4`. So order, resuming and the share of each process are those of
-files, at the price that shards must lie on a disk that can be read anywhere.
+Streaming would tie the order of a training to the order of writing. Here a shard is indexed instead, and a video in it
+has a path like a file, `train-000000.tar/clips/anna.mp4`. So order, resuming and the share of each process are those of
+files; the price is that shards must lie on a disk with random access.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ _ADDRESS = re.compile(r"^[a-z0-9+.-]{2,}:", re.IGNORECASE)  # s3://, https://, p
 
 
 @dataclass
-class _Sample:
-    """What a shard holds under one key."""
+class _Entry:
+    """The members of a shard that have a key in common."""
 
     video: str = ""  # name of the member
-    place: tuple[int, int] = (0, 0)  # of its content in the shard: offset and size in bytes
+    extent: tuple[int, int] = (0, 0)  # of its content in the shard: offset and size in bytes
     label: dict[str, bytes] = field(default_factory=dict)  # by extension
 
 
 def is_shards(source: str | Path) -> bool:
-    """Whether shards are meant: a .tar file, a pattern (`a-{000000..000009}.tar`), or a folder with no folder in it."""
+    """Whether it is a .tar file, a pattern (`a-{000000..000009}.tar`), or a folder of .tar files without folders."""
     path = Path(source)
     if path.is_dir():
         names = [child for child in path.iterdir() if not child.name.startswith(".")]
@@ -58,7 +58,7 @@ def is_shards(source: str | Path) -> bool:
 
 
 def read_shards(source: str | Path) -> list[Annotation]:
-    """What the videos of shards show; their paths are `SHARD.tar/MEMBER`.
+    """The annotations of shards; their paths are `SHARD.tar/MEMBER`.
 
     Args:
         source: a shard, a pattern in braces, or a folder of shards.
@@ -84,9 +84,9 @@ def video_source(path: Path) -> Path | bytes:
     if shard is None:
         return path
     name = path.relative_to(shard).as_posix()
-    if name not in _video_places(shard):
+    if name not in _video_extents(shard):
         raise FileNotFoundError(f"no video {name} in {shard}")
-    offset, size = _video_places(shard)[name]
+    offset, size = _video_extents(shard)[name]
     with shard.open("rb") as file:
         file.seek(offset)
         return file.read(size)
@@ -95,7 +95,7 @@ def video_source(path: Path) -> Path | bytes:
 def is_member(path: Path) -> bool:
     """Whether a path is that of a video in a shard. Raises AnnotationError where the shard cannot be read."""
     shard = _shard_of(path)
-    return shard is not None and path.relative_to(shard).as_posix() in _video_places(shard)
+    return shard is not None and path.relative_to(shard).as_posix() in _video_extents(shard)
 
 
 def _shard_of(path: Path) -> Path | None:
@@ -116,24 +116,24 @@ def _shards(source: str) -> list[Path]:
 
 
 @cache
-def _video_places(shard: Path) -> dict[str, tuple[int, int]]:
+def _video_extents(shard: Path) -> dict[str, tuple[int, int]]:
     """Offset and size in bytes of every video of a shard; read once per process."""
-    return {sample.video: sample.place for sample in _samples(shard).values()}
+    return {entry.video: entry.extent for entry in _entries(shard).values()}
 
 
 def _shard_rows(shard: Path) -> Iterator[Annotation]:
     classes = shard.with_name(CLASSES)
     names = utf8_text(classes).splitlines() if classes.is_file() else []
-    for key, sample in _samples(shard).items():
-        if not sample.video:
-            raise AnnotationError(f"{shard}, member {key}.{min(sample.label)}: a label without a video")
-        if not sample.label:
-            raise AnnotationError(f"{shard}, member {sample.video}: a video without a label ({key}.json or {key}.cls)")
+    for key, entry in _entries(shard).items():
+        if not entry.video:
+            raise AnnotationError(f"{shard}, member {key}.{min(entry.label)}: a label without a video")
+        if not entry.label:
+            raise AnnotationError(f"{shard}, member {entry.video}: a video without a label ({key}.json or {key}.cls)")
         try:
-            for label, start, end, split in _rows(sample.label, names):
-                yield Annotation(shard / sample.video, label, start, end, split)
+            for label, start, end, split in _rows(entry.label, names):
+                yield Annotation(shard / entry.video, label, start, end, split)
         except AnnotationError as error:
-            raise AnnotationError(f"{shard}, member {key}.{max(sample.label)}: {error}") from None
+            raise AnnotationError(f"{shard}, member {key}.{max(entry.label)}: {error}") from None
 
 
 def _rows(
@@ -172,35 +172,35 @@ def _class_name(content: bytes, names: Sequence[str]) -> str:
     return names[int(text)]
 
 
-def _samples(shard: Path) -> dict[str, _Sample]:
-    """By key, in the order of the shard; members that are neither video nor label are passed over."""
+def _entries(shard: Path) -> dict[str, _Entry]:
+    """By key, in the order of the shard; members that are neither video nor label are skipped."""
     split_name = _webdataset().tariterators.base_plus_ext
-    samples: dict[str, _Sample] = {}
+    entries: dict[str, _Entry] = {}
     for member, tar in _members(shard):
         key, extension = split_name(member.name)
         if key is None:
             continue
-        sample = samples.setdefault(key, _Sample())
+        entry = entries.setdefault(key, _Entry())
         if f".{extension.lower()}" in VIDEO_SUFFIXES:
-            if sample.video:
-                raise AnnotationError(f"{shard}, member {member.name}: a second video for {sample.video}")
-            sample.video, sample.place = member.name, (member.offset_data, member.size)
+            if entry.video:
+                raise AnnotationError(f"{shard}, member {member.name}: a second video for {entry.video}")
+            entry.video, entry.extent = member.name, (member.offset_data, member.size)
         elif extension in _LABELS:
-            if extension in sample.label:
+            if extension in entry.label:
                 raise AnnotationError(f"{shard}, member {member.name}: is there twice")
             if member.size > _LONGEST_LABEL:
                 raise AnnotationError(f"{shard}, member {member.name}: {member.size} bytes are no label")
             content = tar.extractfile(member)
-            sample.label[extension] = content.read() if content else b""
-    return {key: sample for key, sample in samples.items() if sample.video or sample.label}
+            entry.label[extension] = content.read() if content else b""
+    return {key: entry for key, entry in entries.items() if entry.video or entry.label}
 
 
 def _members(shard: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    """Visible files of a tar, none of which leads out of it."""
+    """Visible files of a tar, none of whose names leads out of it."""
     try:
         with tarfile.open(shard, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # or all of them were kept
+                tar.members = []  # type: ignore[attr-defined]  # or it would keep all of them
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts or "\\" in member.name:
                     raise AnnotationError(f"{shard}, member {member.name}: the name leads out of the shard")
@@ -217,7 +217,7 @@ def _members(shard: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
 
 
 def write_shards(
-    annotations: Sequence[Annotation], target: str | Path, *, per_shard: int = 1000, root: Path | None = None
+    annotations: Sequence[Annotation], output: str | Path, *, per_shard: int = 1000, root: str | Path | None = None
 ) -> list[Path]:
     """Write videos and their labels as shards, whole or not at all: a new folder with `shard-000000.tar` and so on.
 
@@ -226,7 +226,7 @@ def write_shards(
 
     Args:
         annotations: the rows; their videos are files.
-        target: the folder, which must not be there or be empty.
+        output: the folder, new or empty.
         per_shard: videos of a shard, at least 1.
         root: keys are the paths below this folder, without suffix; None: what all paths have in common.
 
@@ -244,20 +244,20 @@ def write_shards(
     keys = _keys(list(rows), root)
     classes = sorted({row.label for row in annotations})
     videos = list(rows.items())
-    target, writer = Path(target), _webdataset().TarWriter
-    check_target(target)
+    output, writer = Path(output), _webdataset().TarWriter
+    check_target(output)
     names = [f"shard-{number:06d}.tar" for number in range(-(-len(videos) // per_shard))]
-    with whole_folder(target) as partial:
+    with whole_folder(output) as partial:
         for number, name in enumerate(names):
-            # with the same content, equal files
+            # equal content gives equal files
             with writer(str(partial / name), encoder=False, mtime=0.0, user="", group="") as shard:
                 for path, labels in videos[number * per_shard : (number + 1) * per_shard]:
                     shard.write(_content(keys[path], path, labels, classes))
         (partial / CLASSES).write_text("".join(f"{label}\n" for label in classes), encoding="utf-8")
-    return [target / name for name in names]
+    return [output / name for name in names]
 
 
-def _keys(paths: Sequence[Path], root: Path | None) -> dict[Path, str]:
+def _keys(paths: Sequence[Path], root: str | Path | None) -> dict[Path, str]:
     """A key for each video: its path without suffix, and without dots in its name, where a key would end."""
     if not paths:
         raise AnnotationError("no videos to write")
@@ -279,7 +279,7 @@ def _keys(paths: Sequence[Path], root: Path | None) -> dict[Path, str]:
 
 
 def _content(key: str, path: Path, rows: Sequence[Annotation], classes: Sequence[str]) -> dict[str, Any]:
-    """One sample as the library's writer takes it."""
+    """A video and its labels as the library's writer takes them."""
     if path.is_dir():
         raise AnnotationError(f"{path}: a folder of frames does not fit into a shard; make a video of it")
     suffix = path.suffix.lower()

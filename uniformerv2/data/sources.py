@@ -22,7 +22,7 @@ def read_annotations(
     split: Split = "all",
     must_exist: bool = True,
 ) -> list[Annotation]:
-    """What the videos of a folder or a manifest show.
+    """The annotations of a folder or a manifest.
 
     A folder has one folder per class:
 
@@ -52,7 +52,7 @@ def read_annotations(
         At least one annotation, in the order of the manifest or sorted by class and path.
 
     Raises:
-        AnnotationError: nothing there, or a row that makes no sense; names the file and the line (row i of Parquet is
+        AnnotationError: nothing there, or an invalid row; names the file and the line (row i of Parquet is
             line i + 1).
     """
     rows = _read(data, root, must_exist) if isinstance(data, str | Path) else list(data)

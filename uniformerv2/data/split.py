@@ -34,9 +34,9 @@ def of_split(annotations: Sequence[Annotation], split: Split) -> list[Annotation
 def split_annotations(
     annotations: Sequence[Annotation], *, holdout: float = 0.2, holdout_list: Path | None = None, seed: int = 0
 ) -> tuple[list[Annotation], list[Annotation]]:
-    """Divide into what is trained on and what is held out. All rows of one file stay together.
+    """Divide into training rows and held-out rows. All rows of a file stay together.
 
-    The first of these that is there decides:
+    The first of these that is given decides:
 
     1. `holdout_list`, a text file with one path or glob pattern a line ('#' starts a comment), compared
        with the end of each path: `wave/anna.mp4`, `anna.mp4`, `anna_*` and `wave/*` are all fine;

@@ -1,4 +1,4 @@
-"""Tables in files: rows with their line numbers out of CSV and Parquet, and rows into them, whole or not at all."""
+"""Tables in CSV and Parquet files: read with line numbers, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TABLE_SUFFIXES = PARQUET_SUFFIXES | {".csv"}
 _BATCH = 65_536  # rows that are held while Parquet is written
 
 
-# --- out of files
+# --- reading
 
 
 def read_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
@@ -71,7 +71,7 @@ def csv_rows(table: Path, *, delimiter: str = ",", quotes: bool = True) -> Itera
 
 
 def text_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Lines that hold something, stripped, with their numbers from 1. Raises as `csv_rows` does."""
+    """Lines that are not empty, stripped, with their numbers from 1. Raises as `csv_rows` does."""
     try:
         with file.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
@@ -94,7 +94,7 @@ def utf8_text(file: Path) -> str:
 
 
 def _not_utf8(file: Path) -> str:
-    """Decoding happens in large pieces, so the line is looked for once it is known that there is one."""
+    """The error message. Files are decoded in large blocks, so the line is searched for only now."""
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
@@ -128,7 +128,7 @@ def _parquet() -> tuple[Any, Any]:
     return pyarrow, parquet
 
 
-# --- into files
+# --- writing
 
 
 def write_table(target: Path, columns: Mapping[str, type], rows: Iterable[Sequence[object]]) -> int:
@@ -157,10 +157,10 @@ def write_table(target: Path, columns: Mapping[str, type], rows: Iterable[Sequen
 
 
 def check_target(target: Path) -> None:
-    """Before much work is done for nothing.
+    """Check where a result will be written, before much work is done.
 
     Raises:
-        AnnotationError: there is no folder to write to, or a folder that holds something where one is to be written.
+        AnnotationError: there is no folder to write to, or it is itself a folder that is not empty.
     """
     if not target.absolute().parent.is_dir():
         raise AnnotationError(f"{target}: there is no folder {target.parent} to write to")
