@@ -29,7 +29,7 @@ class VideoIndex:
                 self._paths[name] = (*((former,) if isinstance(former, str) else former), path)
 
     def find(self, name: str, hints: Sequence[str | None] = ()) -> tuple[str, ...]:
-        """Paths of the videos of a name from the folder of this index, sorted; if several, nothing tells which is meant.
+        """Paths of the videos of a name from the folder of this index, sorted; of several, any may be meant.
 
         Args:
             name: the end of its path, without suffix. Folders in it must be those that the video lies in, as far as
