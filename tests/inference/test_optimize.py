@@ -1,37 +1,34 @@
-"""optimize(): every variant says the same within its limits, or says why not."""
+"""optimize(): every variant computes the same within its limits, or is refused."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from uniformerv2 import Predictor, RecipeError, arm, optimize
+from models import randn, random_pixels, small_model
+from uniformerv2 import Predictor, Preprocessing, RecipeError, optimize
 from uniformerv2.inference import optimize as optimizing
 from uniformerv2.inference.comparison import LIMITS, NO_LIMITS, Comparison, Limits, compare
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 
 @pytest.fixture(scope="module")
-def model(image_model: Path) -> UniFormerV2:
-    torch.manual_seed(0)
-    labels = ("blue", "green", "red")
-    made = arm(image_model, layout="temporal", num_classes=3, labels=labels, num_frames=4, size=(32, 32))
-    with torch.no_grad():
-        for parameter in made.parameters():  # an armed model's new parts are zero
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return made.eval()
+def model() -> UniFormerV2:
+    return tiny(num_frames=4)
 
 
-def draw(batch: int, seed: int = 0) -> Tensor:
-    return torch.randn(batch, 3, 4, 32, 32, generator=torch.Generator().manual_seed(seed))
+def tiny(num_frames: int) -> UniFormerV2:
+    """A model on frames of 2x2 patches."""
+    return small_model("temporal", Preprocessing(num_frames=num_frames, size=(16, 16)), image_size=(16, 16))
 
 
-def raw(batch: int) -> Tensor:
-    return torch.randint(0, 256, (batch, 3, 4, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+def clips(batch: int, *, frames: int = 4, seed: int = 1) -> Tensor:
+    return randn(batch, 3, frames, 16, 16, seed=seed)
 
 
 def needs(*packages: str) -> None:
@@ -42,14 +39,15 @@ def needs(*packages: str) -> None:
 
 def assert_same(optimized: optimizing.Optimized, model: UniFormerV2) -> None:
     """For one clip, another number of clips, and uint8."""
-    for clips in (draw(1), draw(3, seed=1), raw(2)):
+    frames = model.preprocessing.num_frames
+    for batch in (clips(1, frames=frames), clips(3, frames=frames, seed=2), random_pixels(2, 3, frames, 16, 16)):
         with torch.inference_mode():
-            expected = model(clips)
-        torch.testing.assert_close(optimized(clips), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+            expected = model(batch)
+        torch.testing.assert_close(optimized(batch), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
 def test_torch_is_the_same_model(model: UniFormerV2) -> None:
-    optimized = optimize(model, validation_clips=[draw(2), draw(1, seed=1)])
+    optimized = optimize(model, validation_clips=[clips(2), clips(1, seed=2)])
     assert (optimized.backend, optimized.precision) == ("torch", "fp32")
     assert optimized.comparison is not None
     assert optimized.comparison.clips == 3
@@ -57,20 +55,13 @@ def test_torch_is_the_same_model(model: UniFormerV2) -> None:
     assert_same(optimized, model)
 
 
-def test_openvino_is_the_same_model_or_is_refused(image_model: Path, model: UniFormerV2) -> None:
+def test_openvino_is_the_same_model_or_is_refused(model: UniFormerV2) -> None:
     needs("openvino")
-    longer = arm(image_model, layout="temporal", num_classes=3, num_frames=8, size=(32, 32)).eval()
-    with torch.no_grad():
-        for parameter in longer.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
+    longer = tiny(num_frames=8)
     optimized = optimize(longer, backend="openvino")
-    for batch in (1, 3):
-        clips = torch.randn(batch, 3, 8, 32, 32, generator=torch.Generator().manual_seed(batch))
-        with torch.inference_mode():
-            expected = longer(clips)
-        torch.testing.assert_close(optimized(clips), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    assert_same(optimized, longer)
     with pytest.raises(ValueError, match="must be"):
-        optimized(torch.zeros(1, 3, 6, 32, 32))
+        optimized(clips(1, frames=6))
     try:  # two frames of 2x2 patches, which OpenVINO 2026.4 gets wrong
         short = optimize(model, backend="openvino")
     except RecipeError as error:
@@ -81,9 +72,9 @@ def test_openvino_is_the_same_model_or_is_refused(image_model: Path, model: UniF
 
 def test_openvino_in_int8_is_nearly_the_same_model(model: UniFormerV2) -> None:
     needs("openvino", "nncf")
-    clips = [draw(4), draw(4, seed=1)]
+    some = [clips(4), clips(4, seed=2)]
     optimized = optimize(
-        model, backend="openvino", precision="int8", calibration_clips=clips, validation_clips=clips, limits=NO_LIMITS
+        model, backend="openvino", precision="int8", calibration_clips=some, validation_clips=some, limits=NO_LIMITS
     )
     assert optimized.comparison is not None
     assert 1e-5 < optimized.comparison.deviation < 0.25
@@ -94,32 +85,33 @@ def test_onnxruntime_is_the_same_model(model: UniFormerV2) -> None:
     assert_same(optimize(model, backend="onnxruntime"), model)
 
 
-def test_bf16_stays_within_its_limits_and_is_bf16(model: UniFormerV2, monkeypatch: pytest.MonkeyPatch) -> None:
-    # a processor without the instructions computes the same, slowly
-    monkeypatch.setattr("uniformerv2.inference.precision.has_bf16", lambda device: True)
-    optimized = optimize(model, precision="bf16", validation_clips=[draw(4)])
+@pytest.mark.usefixtures("bf16")
+def test_bf16_stays_within_its_limits_and_is_bf16(model: UniFormerV2) -> None:
+    optimized = optimize(model, precision="bf16", validation_clips=[clips(4)])
     assert optimized.comparison is not None
     assert 1e-5 < optimized.comparison.deviation <= LIMITS["bf16"].deviation
-    assert optimized(draw(1)).dtype == torch.float32
+    assert optimized(clips(1)).dtype == torch.float32
 
 
-def test_what_differs_too_much_is_refused_unless_told(model: UniFormerV2, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_differences_are_refused_unless_limits_allow_them(
+    model: UniFormerV2, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def negated(*_: object) -> object:
         return lambda clip: -model(clip)
 
     monkeypatch.setattr(optimizing, "_build", negated)
     with pytest.raises(RecipeError, match=r"2 of 2 clips change class.*at most 0.0001 and 0.0%"):
-        optimize(model, validation_clips=[draw(2)])
-    accepted = optimize(model, validation_clips=[draw(2)], limits=NO_LIMITS)
+        optimize(model, validation_clips=[clips(2)])
+    accepted = optimize(model, validation_clips=[clips(2)], limits=NO_LIMITS)
     assert accepted.comparison == Comparison(clips=2, deviation=2.0, flips=2)
 
 
-def test_a_comparison_counts_flips_and_no_number_is_no_small_deviation() -> None:
+def test_a_comparison_counts_flips_and_nan_is_beyond_all_limits() -> None:
     logits = torch.tensor([[1.0, 2.0], [4.0, 3.0]])
-    clips = [torch.tensor([0]), torch.tensor([1])]
-    comparison = compare(lambda rows: logits[rows].flip(-1), lambda rows: logits[rows], clips)
+    rows = [torch.tensor([0]), torch.tensor([1])]
+    comparison = compare(lambda row: logits[row].flip(-1), lambda row: logits[row], rows)
     assert comparison == Comparison(clips=2, deviation=0.25, flips=2)
-    broken = compare(lambda rows: logits[rows] * float("nan"), lambda rows: logits[rows], clips)
+    broken = compare(lambda row: logits[row] * float("nan"), lambda row: logits[row], rows)
     assert not broken.within(Limits(1e9, 1.0))
 
 
@@ -132,16 +124,14 @@ def test_a_comparison_counts_flips_and_no_number_is_no_small_deviation() -> None
         ({"precision": "bf16", "backend": "onnxruntime"}, "does not run in bf16; torch and compile and openvino would"),
     ],
 )
-def test_what_makes_no_sense_says_what_would(
-    model: UniFormerV2, monkeypatch: pytest.MonkeyPatch, options: dict[str, object], reason: str
-) -> None:
-    monkeypatch.setattr("uniformerv2.inference.precision.has_bf16", lambda device: True)
+@pytest.mark.usefixtures("bf16")
+def test_impossible_combinations_are_refused(model: UniFormerV2, options: dict[str, Any], reason: str) -> None:
     with pytest.raises(RecipeError, match=reason):
-        optimize(model, **options)  # type: ignore[arg-type]
+        optimize(model, **options)
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
-def test_what_is_not_installed_says_how_to_install_it(
+def test_a_missing_package_is_refused_with_how_to_install_it(
     model: UniFormerV2, monkeypatch: pytest.MonkeyPatch, backend: optimizing.Backend
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, backend, None)
@@ -149,23 +139,20 @@ def test_what_is_not_installed_says_how_to_install_it(
         optimize(model, backend=backend)
 
 
-def test_a_compiler_that_is_missing_is_named(model: UniFormerV2, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_named(model: UniFormerV2, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(RecipeError, match="needs a C\\+\\+ compiler"):
         optimize(model, backend="compile")
 
 
-def test_a_predictor_compares_on_the_videos_it_is_given(
-    model: UniFormerV2, colours: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("uniformerv2.inference.precision.has_bf16", lambda device: True)
+@pytest.mark.usefixtures("bf16")
+def test_a_predictor_compares_on_its_calibration_videos(model: UniFormerV2, colours: Path) -> None:
     videos = sorted((colours / "red").iterdir())[:2]
     predictor = Predictor(model, precision="bf16", calibration_videos=videos)
     assert predictor.optimized.precision == "bf16"
     assert predictor.optimized.comparison is not None
     assert predictor.optimized.comparison.clips == 2
-    plain = Predictor(model).predict(videos[0], top_k=None)
-    narrow = predictor.predict(videos[0], top_k=None)
-    assert dict(zip(narrow.labels, narrow.scores, strict=True)) == pytest.approx(
+    plain, cast = (one.predict(videos[0], top_k=None) for one in (Predictor(model), predictor))
+    assert dict(zip(cast.labels, cast.scores, strict=True)) == pytest.approx(
         dict(zip(plain.labels, plain.scores, strict=True)), abs=0.02
     )

@@ -1,4 +1,4 @@
-"""The precision that is taken, and what is said of it."""
+"""The choice of a precision, and its reason."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def test_auto_is_bf16_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(("has", "gain", "why"), [(True, 0.7, "is 0.70 times"), (False, 2.0, "in hardware")])
-def test_auto_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch, has: bool, gain: float, why: str) -> None:
+def test_auto_falls_back_with_its_reason(monkeypatch: pytest.MonkeyPatch, has: bool, gain: float, why: str) -> None:
     pretend(monkeypatch, has_bf16=has, gain=gain)
     chosen, note = pick_inference_precision("auto", CPU)
     assert chosen == "fp32"
     assert why in note
 
 
-def test_what_is_asked_for_is_taken_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_by_name_is_taken_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, has_bf16=False)
     assert pick_inference_precision("fp32", CPU) == ("fp32", "")
     with pytest.raises(RecipeError, match="take fp32 or auto"):
         pick_inference_precision("bf16", CPU)
 
 
-def test_this_processor_can_be_asked() -> None:
+def test_this_processor_has_an_answer() -> None:
     assert precision.has_bf16(CPU) in (True, False)

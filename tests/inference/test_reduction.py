@@ -1,4 +1,4 @@
-"""Fewer tokens by one option: what it is given, what it refuses, and who takes it."""
+"""The option that computes fewer tokens: what it accepts, what it refuses, and where it applies."""
 
 from __future__ import annotations
 
@@ -7,34 +7,31 @@ from pathlib import Path
 import pytest
 import torch
 
-from uniformerv2 import Predictor, RecipeError, Reduction, StreamPredictor, arm, optimize, save_model
+from models import random_pixels, small_model
+from uniformerv2 import Predictor, Preprocessing, RecipeError, Reduction, StreamPredictor, optimize, save_model
 from uniformerv2.cli import main
 from uniformerv2.inference.comparison import NO_LIMITS, REDUCED_LIMITS, Comparison
+from uniformerv2.inference.precision import InferencePrecision
+from uniformerv2.inference.reduction import Method
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 
 @pytest.fixture(scope="module")
-def model(image_model: Path) -> UniFormerV2:
-    torch.manual_seed(0)
-    made = arm(image_model, layout="scene", num_classes=3, num_frames=4, size=(64, 64))
-    with torch.no_grad():
-        for parameter in made.parameters():  # an armed model's new parts are zero
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return made.eval()
+def model() -> UniFormerV2:
+    return small_model("scene", Preprocessing(num_frames=4, size=(32, 32)), image_size=(32, 32))
 
 
 def clips(number: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (number, 3, 4, 64, 64), dtype=torch.uint8, generator=generator)
+    return random_pixels(number, 3, 4, 32, 32)
 
 
 @pytest.mark.parametrize("text", ["merge:0.5", "unchanged:0.02", "unchanged:0"])
-def test_text_there_and_back(text: str) -> None:
+def test_a_reduction_is_the_same_after_its_text(text: str) -> None:
     assert str(Reduction.parse(text)) == text
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("merge", "METHOD:AMOUNT"),
         ("merge:half", "'merge:half'"),
@@ -45,27 +42,28 @@ def test_text_there_and_back(text: str) -> None:
         ("unchanged:-0.1", "between 0 and 1, got -0.1"),
     ],
 )
-def test_what_makes_no_sense_is_refused(text: str, complaint: str) -> None:
-    with pytest.raises(RecipeError, match=complaint):
+def test_other_methods_and_amounts_are_refused(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         Reduction.parse(text)
 
 
+@pytest.mark.usefixtures("bf16")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("method", ["merge", "unchanged"])
-def test_the_given_model_stays_and_the_other_is_reduced(model: UniFormerV2, method: str, precision: str) -> None:
-    if precision == "bf16" and not torch.cpu._is_avx512_bf16_supported():
-        pytest.skip("the processor does not multiply bf16 in hardware")
+def test_the_given_model_is_not_changed_and_the_other_is_reduced(
+    model: UniFormerV2, method: Method, precision: InferencePrecision
+) -> None:
     with torch.inference_mode():
         before = model(clips(2))
         # far from the plain model's, so that nothing passes by being ignored
-        reduced = optimize(model, precision=precision, reduction=Reduction(method, 0.9))(clips(2))  # type: ignore[arg-type]
+        reduced = optimize(model, precision=precision, reduction=Reduction(method, 0.9))(clips(2))
         after = model(clips(2))
     assert torch.equal(before, after)
     assert (reduced - before).abs().max() > 0.001 * before.abs().max()
     assert reduced.dtype == torch.float32
 
 
-def test_a_little_changes_a_little(model: UniFormerV2) -> None:
+def test_more_merging_changes_more(model: UniFormerV2) -> None:
     slight, strong = (
         optimize(model, reduction=Reduction("merge", share), validation_clips=[clips(4)], limits=NO_LIMITS).comparison
         for share in (0.1, 0.9)
@@ -80,18 +78,17 @@ def test_only_changed_classes_are_limited() -> None:
     assert not Comparison(100, 0.0, 3).within(REDUCED_LIMITS)
 
 
-def test_who_cannot_is_told_why(image_model: Path, model: UniFormerV2) -> None:
-    temporal = arm(image_model, layout="temporal", num_classes=3, num_frames=4, size=(64, 64))
+def test_obstacles_are_named(model: UniFormerV2) -> None:
     for reduction in (Reduction("merge", 0.5), Reduction("unchanged", 0.02)):
         with pytest.raises(RecipeError, match="local UniBlocks"):
-            optimize(temporal, reduction=reduction)
+            optimize(small_model("temporal"), reduction=reduction)
     with pytest.raises(RecipeError, match="backend openvino does not reduce tokens; torch does"):
         optimize(model, backend="openvino", reduction=Reduction("merge", 0.5))
     with pytest.raises(RecipeError, match="saves nothing; take merge"):
         StreamPredictor(model, reduction=Reduction("unchanged", 0.1))
 
 
-def test_a_stream_says_what_whole_windows_say(model: UniFormerV2) -> None:
+def test_a_stream_has_the_scores_of_whole_windows(model: UniFormerV2) -> None:
     reduction = Reduction("merge", 0.5)
     frames = list(clips(2).transpose(1, 2).flatten(0, 1))  # 8 of (3, height, width)
     found = list(StreamPredictor(model, stride_frames=2, reduction=reduction).run(iter(frames), top_k=None))
@@ -103,7 +100,7 @@ def test_a_stream_says_what_whole_windows_say(model: UniFormerV2) -> None:
         torch.testing.assert_close(torch.tensor(prediction.scores), expected, rtol=0, atol=1e-5)
 
 
-def test_predict_takes_it(model: UniFormerV2, colours: Path, tmp_path: Path) -> None:
+def test_predict_takes_a_reduction(model: UniFormerV2, colours: Path, tmp_path: Path) -> None:
     video = next((colours / "red").iterdir())
     plain = Predictor(model).predict(video, top_k=None)
     reduced = Predictor(model, reduction=Reduction("merge", 0.9)).predict(video, top_k=None)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from models import ARCHITECTURES, architecture
 from uniformerv2 import ModelConfig, UniFormerV2
-from uniformerv2.model.config import RotaryEmbedding
 from uniformerv2.model.counting import count_multiply_adds
 
 
@@ -39,29 +36,12 @@ def test_multiply_adds_of_a_model_counted_by_hand() -> None:
     assert count_multiply_adds(config, 4) == stem + local + block + position_encoding + stage + width * 3
 
 
-FAMILIES: dict[str, dict[str, Any]] = {
-    "clip": {},
-    "temporal": {"local_blocks": "attention+mlp", "temporal_downsample": True, "local_kernel": 5},
-    "parallel": {"fusion": "parallel", "num_queries": 2},
-    "hierarchical kv": {"fusion": "hierarchical_kv", "num_queries": 2},
-    "hierarchical q": {"fusion": "hierarchical_q", "num_queries": 2, "local_blocks": "attention"},
-    "siglip": {"class_token": False, "pool": "attention", "pool_heads": 4, "pool_mlp_ratio": 3.0},
-    "dinov2 giant": {"register_tokens": 3, "gated_mlp": True, "mlp_ratio": 2.5, "layer_scale": True},
-    "dinov3": {"register_tokens": 3, "rotary": RotaryEmbedding(), "position_embedding": False, "pool": "mean"},
-    "beit": {"relative_bias": True, "pool": "mean", "pool_norm": True, "position_embedding": False},
-    "no stages": {"global_after": ()},
-}
-
-
 @pytest.mark.parametrize("frames", [1, 4, 5])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_formula_counts_what_the_model_does(name: str, frames: int) -> None:
-    plain = ModelConfig(
-        width=16, depth=3, heads=2, patch_size=4, image_size=(8, 12), global_after=(0, 1, 2), num_classes=3
-    )
-    config = replace(plain, **FAMILIES[name])
+    config = architecture(name)
     with torch.device("meta"):
-        model, clip = UniFormerV2(config).eval().requires_grad_(False), torch.empty(1, 3, frames, 12, 16)
+        model, clip = UniFormerV2(config).eval().requires_grad_(False), torch.empty(1, 3, frames, 24, 32)
     with FlopCounterMode(display=False) as counter:
         model(clip)
-    assert count_multiply_adds(config, frames, (12, 16)) == counter.get_total_flops() // 2
+    assert count_multiply_adds(config, frames, (24, 32)) == counter.get_total_flops() // 2
