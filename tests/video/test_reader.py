@@ -20,7 +20,7 @@ import torch
 from helpers import Target, write_video
 from uniformerv2.errors import VideoError
 from uniformerv2.video import video_file
-from uniformerv2.video.decoding import UNTIMED_RATE, ReadStatistics
+from uniformerv2.video.decoding import UNTIMED_RATE
 from uniformerv2.video.reader import VideoReader, VideoWarning
 
 HEIGHT, WIDTH = 48, 64
@@ -52,6 +52,11 @@ def write(
             stream.set_display_rotation(rotation, hflip=mirrored)
 
     return write_video(target, pictures(count, *size), codec=codec, rate=25, prepare=prepare, **options)
+
+
+def packets_of(source: Path | bytes) -> list[av.Packet]:
+    with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+        return [packet for packet in container.demux(video=0) if packet.size]
 
 
 def sequential(source: Path | bytes) -> list[np.ndarray]:
@@ -93,17 +98,6 @@ def packets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "read again":
         monkeypatch.setattr(video_file, "KEPT_BYTES", 0)
     return request.param
-
-
-def cost(path: Path, indices: Sequence[int]) -> ReadStatistics:
-    """What it costs to read some frames of an open video."""
-    with VideoReader(path) as reader:
-        before = reader.statistics
-        reader.frames_at(indices)
-        after = reader.statistics
-    assert after.indexed
-    counts = {name: getattr(after, name) - getattr(before, name) for name in ("packets", "frames", "seeks", "restarts")}
-    return ReadStatistics(**counts)
 
 
 OPEN_GROUPS = "open-gop=1:keyint=10:min-keyint=5:bframes=3:b-pyramid=normal:b-adapt=0:scenecut=0"
@@ -164,18 +158,15 @@ def test_frames_are_those_of_a_sequential_decode(name: str, tmp_path: Path) -> N
 def test_open_groups_start_with_frames_of_the_group_before(tmp_path: Path) -> None:
     """The test above would say nothing about open groups if the encoder had not written any."""
     path = write(tmp_path / "a.mp4", x264_params=OPEN_GROUPS)
-    with av.open(str(path)) as container:
-        packets = [(packet.is_keyframe, packet.pts) for packet in container.demux(video=0) if packet.size]
-    assert any(key and after < time for (key, time), (_, after) in pairwise(packets[1:]))
+    assert any(key.is_keyframe and after.pts < key.pts for key, after in pairwise(packets_of(path)[1:]))
 
 
 def test_hidden_frames_are_not_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.webm", codec="libvpx", g=20)
     content = bytearray(path.read_bytes())
-    with av.open(str(path)) as container:
-        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    packets = packets_of(path)
     for packet in packets[7], packets[30]:
-        content[content.index(packet)] &= ~0x10  # show_frame, RFC 6386 section 9.1
+        content[content.index(bytes(packet))] &= ~0x10  # show_frame, RFC 6386 section 9.1
     expected = sequential(bytes(content))
     assert len(expected) == 38
     assert_exact(bytes(content), expected)
@@ -264,48 +255,36 @@ def test_index_at_follows_a_variable_rate(tmp_path: Path) -> None:
         assert reader.rate == pytest.approx(4 / 2)
 
 
-def test_one_frame_costs_its_group_only(tmp_path: Path, packets: str) -> None:
-    path = write(tmp_path / "a.mp4", 200, x264_params="keyint=10:min-keyint=10:scenecut=0:bframes=0")
-    found = cost(path, [185])
-    assert found.packets == 6  # key frame 180 to 185
-    assert found.seeks == (packets == "read again")
+GROUPS_OF_10 = "keyint=10:min-keyint=10:scenecut=0:bframes=0"
+DISPOSABLE = "keyint=300:bframes=2:b-pyramid=0:b-adapt=0:scenecut=0:open-gop=0"  # every third frame is referred to
+
+# name: (encoder, its settings, number of frames, frames that are read, packets that are decoded, seeks at most)
+COSTS: dict[str, tuple[str, str, int, Sequence[int], int, int]] = {
+    "one frame: its group, from key frame 180 on": ("libx264", GROUPS_OF_10, 200, [185], 6, 1),
+    "groups without wanted frames are left out": ("libx264", GROUPS_OF_10, 200, [183, 12, 14, 12, 120], 4 + 5 + 1, 3),
+    "one group, once, up to the last wanted frame": ("libx264", "keyint=300:bframes=0", 120, range(0, 101, 10), 101, 1),
+    "neighbouring groups": ("libx264", "keyint=5:min-keyint=5:scenecut=0:bframes=0", 60, range(60), 60, 1),
+    "frames that no other refers to": ("libx264", DISPOSABLE, 61, [60], 21, 1),
+    "packets marked disposable": ("libx265", DISPOSABLE + ":log-level=none", 61, [60], 21, 1),
+}
 
 
-def test_groups_without_wanted_frames_are_passed_over(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.mp4", 200, x264_params="keyint=10:min-keyint=10:scenecut=0:bframes=0")
-    found = cost(path, [183, 12, 14, 12, 120])
-    assert found.packets == 4 + 5 + 1
-    assert found.seeks <= 3
+@pytest.mark.parametrize("name", COSTS)
+def test_no_more_is_decoded_than_wanted_frames_need(name: str, tmp_path: Path, packets: str) -> None:
+    codec, settings, count, indices, decoded, seeks = COSTS[name]
+    path = write(tmp_path / "a.mp4", count, codec=codec, **{f"{codec.removeprefix('lib')}_params": settings})
+    with VideoReader(path) as reader:
+        before = reader.statistics
+        reader.frames_at(indices)
+        after = reader.statistics
+    assert (after.packets - before.packets, after.frames - before.frames) == (decoded, decoded)
+    assert after.seeks - before.seeks <= (seeks if packets == "read again" else 0)
+    assert (after.restarts, after.indexed) == (0, True)
 
 
-def test_a_long_group_is_decoded_once(tmp_path: Path, packets: str) -> None:
-    path = write(tmp_path / "a.mp4", 120, x264_params="keyint=300:bframes=0")
-    found = cost(path, range(0, 101, 10))
-    assert found.packets == 101  # and none behind the last wanted frame
-    assert found.seeks == (packets == "read again")
-
-
-def test_neighbouring_groups_are_decoded_without_a_seek_between(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.mp4", 60, x264_params="keyint=5:min-keyint=5:scenecut=0:bframes=0")
-    found = cost(path, range(60))
-    assert found.packets == 60
-    assert found.seeks <= 1
-
-
-def test_frames_that_no_other_refers_to_are_dropped(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.mp4", 61, x264_params="keyint=300:bframes=2:b-pyramid=none:b-adapt=0:scenecut=0")
-    found = cost(path, [60])
-    assert found.packets == found.frames == 21  # every third one is referred to
-
-
-def test_packets_marked_disposable_are_not_decoded(tmp_path: Path) -> None:
-    settings = "keyint=300:bframes=2:b-pyramid=0:b-adapt=0:scenecut=0:open-gop=0:log-level=none"
-    path = write(tmp_path / "a.mp4", 61, codec="libx265", x265_params=settings)
-    with av.open(str(path)) as container:
-        disposable = sum(packet.is_disposable for packet in container.demux(video=0))
-    assert disposable == 40
-    found = cost(path, [60])
-    assert found.packets == 21
+def test_the_encoder_marks_packets_as_disposable(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", 61, codec="libx265", x265_params=DISPOSABLE + ":log-level=none")
+    assert sum(packet.is_disposable for packet in packets_of(path)) == 40
 
 
 def test_a_key_frame_that_is_none_is_found_out(tmp_path: Path) -> None:
@@ -313,8 +292,7 @@ def test_a_key_frame_that_is_none_is_found_out(tmp_path: Path) -> None:
     table = content.index(b"idx1") + 8
     for entry in range(table, len(content), 16):
         content[entry + 4] |= 0x10  # AVIIF_KEYFRAME
-    with av.open(io.BytesIO(content)) as container:
-        assert all(packet.is_keyframe for packet in container.demux(video=0) if packet.size)
+    assert all(packet.is_keyframe for packet in packets_of(bytes(content)))
     expected = sequential(bytes(content))
     assert_exact(bytes(content), expected)
     with VideoReader(bytes(content)) as reader:
@@ -352,8 +330,7 @@ def test_damage_is_warned_of_once(tmp_path: Path) -> None:
 def overwritten(path: Path, group: int) -> bytes:
     """The content of a video with noise over two packets of one of its groups of pictures."""
     content = bytearray(path.read_bytes())
-    with av.open(str(path)) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.size]
+    packets = packets_of(path)
     key = [i for i, packet in enumerate(packets) if packet.is_keyframe][group]
     for packet in packets[key + 2 : key + 4]:
         noise = np.random.default_rng(0).integers(0, 255, packet.size - 8, dtype=np.uint8)
@@ -362,7 +339,7 @@ def overwritten(path: Path, group: int) -> bytes:
 
 
 def test_frames_around_lost_bytes(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.mp4", 60, x264_params="keyint=10:min-keyint=10:scenecut=0:bframes=0")
+    path = write(tmp_path / "a.mp4", 60, x264_params=GROUPS_OF_10)
     content = overwritten(path, group=3)
     expected = sequential(content)
     assert len(expected) == 58  # two packets are lost, and later frames count on
@@ -375,7 +352,7 @@ def test_frames_around_lost_bytes(tmp_path: Path) -> None:
 
 
 def test_damage_elsewhere_does_not_matter(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.mp4", 60, x264_params="keyint=10:min-keyint=10:scenecut=0:bframes=0")
+    path = write(tmp_path / "a.mp4", 60, x264_params=GROUPS_OF_10)
     expected = sequential(path)
     with warnings.catch_warnings(), VideoReader(overwritten(path, group=3)) as reader:
         warnings.simplefilter("error")
@@ -385,9 +362,7 @@ def test_damage_elsewhere_does_not_matter(tmp_path: Path) -> None:
 
 def test_wanted_frame_that_is_lost(tmp_path: Path) -> None:
     content = bytearray(write(tmp_path / "a.mp4", 40, x264_params="keyint=300:bframes=0").read_bytes())
-    with av.open(io.BytesIO(bytes(content))) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.size]
-    for packet in packets[20:]:
+    for packet in packets_of(bytes(content))[20:]:
         content[packet.pos : packet.pos + packet.size] = bytes(packet.size)
     with VideoReader(bytes(content)) as reader:
         count = len(sequential(bytes(content)))
@@ -491,7 +466,7 @@ def test_names_that_look_like_an_address_or_a_pattern(tmp_path: Path) -> None:
 
 
 def test_no_noise_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: Any) -> None:
-    path = write(tmp_path / "a.mp4", 60, x264_params="keyint=10:min-keyint=10:scenecut=0:bframes=0")
+    path = write(tmp_path / "a.mp4", 60, x264_params=GROUPS_OF_10)
     content = overwritten(path, group=2)
     capfd.readouterr()
     with caplog.at_level(logging.DEBUG), VideoReader(content) as reader, pytest.warns(VideoWarning):
