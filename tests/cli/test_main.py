@@ -61,6 +61,7 @@ def imported(*arguments: str) -> tuple[set[str], subprocess.CompletedProcess[str
 
 def test_help_imports_nothing_heavy() -> None:
     commands = ["", "train", "evaluate", "features", "predict", "timeline", "stream", "demo", "info", "data check"]
+    commands += ["runs", "benchmark"]
     code = (
         "import sys\nfrom uniformerv2.cli import main\n"
         "for command in sys.argv[1:]:\n"
@@ -70,7 +71,7 @@ def test_help_imports_nothing_heavy() -> None:
     modules, ended = imported("-c", code, *commands)
     assert (ended.returncode, ended.stdout.count("usage: ")) == (0, len(commands))
     assert "tyro" in modules
-    assert not modules & {"torch", "av", "numpy", "safetensors", "huggingface_hub"}
+    assert not modules & {"torch", "av", "numpy", "safetensors", "huggingface_hub", "plotille"}
 
 
 def test_the_package_is_a_program(checkpoint: Path, video: Path) -> None:
