@@ -105,13 +105,16 @@ def test_all_49_are_renamed_both_ways_and_recognised_at_full_size(facts: dict) -
             assert info.labels == class_list(dataset, order=kind), experiment  # type: ignore[arg-type]
 
 
-def test_all_49_load_and_convert_between_all_formats_and_back_bit_for_bit(facts: dict, tmp_path: Path) -> None:
-    """Official -> mmaction2 -> ours -> official -> ours -> mmaction2 -> official: all six ways.
-
-    Experiments that differ only in frames or pretraining have the same tensors; one of them stands for all.
-    """
-    distinct = {(entry["structure"], name.split("/")[1]): (name, entry) for name, entry in facts["experiments"].items()}
-    for experiment, entry in distinct.values():
+def test_every_structure_and_dataset_converts_between_all_formats_and_back_bit_for_bit(
+    facts: dict, tmp_path: Path
+) -> None:
+    """Official -> mmaction2 -> ours -> official -> ours -> mmaction2 -> official: all six ways."""
+    seen_before: set[str] = set()
+    for experiment, entry in facts["experiments"].items():
+        parts = {entry["structure"], experiment.split("/")[1]}
+        if parts <= seen_before:  # nothing new: structures have the same tensors for all datasets but in the head
+            continue
+        seen_before |= parts
         official = draw(official_shapes(facts, entry, small=True))
         path = tmp_path / file_name(experiment)
         torch.save({"model_state": official, "epoch": 3, "cfg": "TRAIN:"}, path)

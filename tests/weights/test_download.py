@@ -104,6 +104,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache and no mirror."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing answers there
     for name in ("UNIFORMERV2_HUB", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "cache"
@@ -353,10 +354,11 @@ def test_a_hub_file_out_of_a_mirror(server: Server, tmp_path: Path, monkeypatch:
 
 
 def test_a_hub_file_out_of_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a connection, only the cache is asked."""
     blob, link = tmp_path / "blob", tmp_path / "model.pth"
 
-    def from_cache(repo_id: str, filename: str, revision: str | None) -> str:
-        assert (repo_id, filename, revision) == ("owner/name", "model.pth", "v1")
+    def from_cache(repo_id: str, filename: str, revision: str | None, local_files_only: bool) -> str:
+        assert (repo_id, filename, revision, local_files_only) == ("owner/name", "model.pth", "v1", True)
         blob.write_bytes(BODY)
         link.symlink_to(blob)
         return str(link)
@@ -370,9 +372,10 @@ def test_a_hub_file_out_of_the_hub_cache(tmp_path: Path, monkeypatch: pytest.Mon
     assert not blob.exists()
 
 
-def test_a_hub_file_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match=r"hf://owner/name/model\.safetensors: not in the cache"):
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_hub_file_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch, offline: bool) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    with pytest.raises(CheckpointError, match=r"hf://owner/name/model\.safetensors: not in the cache.*check the netw"):
         hub_file("owner/name", "model.safetensors")
     with pytest.raises(CheckpointError, match="not a name"):
         hub_file("not a name", "model.safetensors")

@@ -10,11 +10,16 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from huggingface_hub import ModelHubMixin, hub_mixin
+from huggingface_hub import ModelHubMixin, constants, hub_mixin
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from uniformerv2 import CheckpointError, UniFormerV2, arm, load_model, save_model
 from weights.samples import assert_same, small_model
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
 import ssl
 import urllib.error
 import urllib.request
@@ -25,6 +26,7 @@ from uniformerv2.weights.files import SUFFIXES
 MIRROR = "UNIFORMERV2_HUB"
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 TIMEOUT = 20.0  # seconds without an answer or a byte
+CONNECT_TIMEOUT = 5.0  # seconds
 CHUNK = 1 << 20  # bytes
 
 
@@ -206,13 +208,17 @@ def _fetch(url: str, part: Path) -> None:
 def _hub_download(repo_id: str, filename: str, options: dict[str, Any]) -> Path:
     from huggingface_hub import hf_hub_download, utils
 
+    if not _hub_answers():
+        options = {**options, "local_files_only": True}
     try:
         return Path(hf_hub_download(repo_id, filename, **options))
     except utils.HFValidationError as error:
         raise CheckpointError(f"{repo_id!r} is no name of a hub repository, such as owner/name") from error
     except utils.LocalEntryNotFoundError as error:
         reason = "not in the cache, and the hub cannot be reached or is switched off"
-        raise UnreachableError(f"hf://{repo_id}/{filename}: {reason}; check the network") from error
+        raise UnreachableError(
+            f"hf://{repo_id}/{filename}: {reason}; check the network, or name a folder with the file in {MIRROR}"
+        ) from error
     except utils.RepositoryNotFoundError as error:
         reason = f"the hub has no repository {repo_id}, or it is private"
         raise CheckpointError(f"hf://{repo_id}/{filename}: {reason}") from error
@@ -222,3 +228,18 @@ def _hub_download(repo_id: str, filename: str, options: dict[str, Any]) -> Path:
     except (utils.HfHubHTTPError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"hf://{repo_id}/{filename}: cannot be downloaded: {reason}") from error
+
+
+def _hub_answers() -> bool:
+    """Whether the hub's server accepts a connection; huggingface_hub alone would retry for half a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or urllib.request.getproxies():
+        return True  # without a try, or by way of a proxy
+    address = urlsplit(constants.ENDPOINT)
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=CONNECT_TIMEOUT).close()
+    except OSError:
+        return False
+    return True
