@@ -148,16 +148,6 @@ def write_image_model(path: Path, *, width: int = 32, depth: int = 3, heads: int
     return path
 
 
-Model = TypeVar("Model", bound=nn.Module)
-
-
-def randomized(model: Model, *, std: float = 0.2) -> Model:
-    """The model in eval mode with all parameters drawn from a normal distribution: none hides what others compute."""
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=std)
-    return model.eval()
-
-
 class Constant(nn.Module):
     """Gives the same logits for every clip and remembers how many clips it saw at once."""
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import noise, randomized, write_video
+from helpers import noise, write_video
+from models import randomised
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.inference.precision import has_bf16
 from uniformerv2.inference.sharing import SharedFrames
@@ -27,10 +28,9 @@ LABELS = ("appear", "recede", "uncover")
 
 
 def tiny(**options: object) -> UniFormerV2:
-    torch.manual_seed(0)
     fields: dict[str, object] = {"width": 32, "depth": 3, "heads": 2, "global_after": (1, 2), "num_classes": 3}
     config = ModelConfig(**{**fields, "image_size": (32, 32), **options})  # type: ignore[arg-type]
-    return randomized(UniFormerV2(config, Preprocessing(num_frames=4, size=config.image_size), labels=LABELS))
+    return randomised(UniFormerV2(config, Preprocessing(num_frames=4, size=config.image_size), labels=LABELS)).eval()
 
 
 @pytest.fixture(scope="module")
