@@ -98,11 +98,10 @@ def test_predictions_and_evaluations_are_those_of_the_cpu(
     ]
     assert predictors[0].device == pick_device("auto") == gpu
     videos = sorted(colours.rglob("*.mp4"))
-    for one, other in zip(*(predictor.predict_all(videos, top_k=None) for predictor in predictors), strict=True):
-        assert dict(zip(one.labels, one.scores, strict=True)) == pytest.approx(
-            dict(zip(other.labels, other.scores, strict=True)), abs=1e-4
-        )
-    results = [evaluate(predictor.model, read_annotations(colours), views=Views(clips=2)) for predictor in predictors]
+    predictions = zip(*(predictor.predict_all(videos, top_k=None) for predictor in predictors), strict=True)
+    for scores, expected in ([dict(zip(one.labels, one.scores, strict=True)) for one in both] for both in predictions):
+        assert scores == pytest.approx(expected, abs=1e-4)
+    results = [evaluate(predictor.model, colours, views=Views(clips=2)) for predictor in predictors]
     assert results[0].loss == pytest.approx(results[1].loss, rel=1e-4)
     assert results[0].top1 == results[1].top1
 
@@ -133,7 +132,7 @@ def test_a_resumed_run_draws_what_an_unbroken_one_draws(
     losses, others = ([one["loss"] for one in steps_of(run)] for run in (unbroken, broken))
     assert len(losses) == 9
     assert others == pytest.approx(losses, rel=1e-3 if precision == "fp32" else 0.05)
-    assert losses[-1] < losses[0]
+    assert sum(losses[6:]) < sum(losses[:3])
     assert all(0 < one["memory_mib"] < 500 for one in steps_of(unbroken))  # of the GPU: the process has more
 
 
