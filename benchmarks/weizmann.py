@@ -35,7 +35,8 @@ from uniformerv2.errors import VideoError
 from uniformerv2.measuring.evaluation import evaluate
 from uniformerv2.measuring.metrics import Evaluation
 from uniformerv2.tasks.classification.training import train_classifier
-from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.video.views import Views
 from uniformerv2.weights import load_model
 
 LAYOUTS: dict[str, dict[str, Any]] = {  # fields of a recipe
@@ -83,7 +84,7 @@ def base_recipe(image_model: Path) -> Recipe:
         ModelRecipe(arm=str(image_model)),
         ClipRecipe(size=144),
         Optimization(epochs=20, batch_size=10, evaluate_every=20, precision="fp32"),
-        evaluation=EvaluationRecipe(clips=4, crops=3),
+        evaluation=Views(clips=4, crops=3),
     )
 
 

@@ -174,7 +174,7 @@ def test_a_stream_that_is_shorter_than_a_window(model: UniFormerV2) -> None:
 
 
 def test_a_stream_that_stalls(model: UniFormerV2) -> None:
-    live = LiveFrames("porch", queue_size=9)
+    live = LiveFrames(name="porch", queue_size=9)
     for frame in images(4):
         live.push(frame)
     predictions = StreamPredictor(model, timeout_seconds=0.02).run(live)

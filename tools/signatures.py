@@ -10,10 +10,16 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
+from itertools import pairwise
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+
+from tyro.conf import Positional
 
 import uniformerv2
 from uniformerv2.cli import Command
+from uniformerv2.video.views import Views
+
+POSITIONAL = get_args(Positional[int])[1]  # what marks a field that is given in order
 
 # keywords that stand in this order wherever they stand
 ORDER = (
@@ -50,10 +56,11 @@ def table() -> str:
     for name, signature in found.items():
         parameters = list(signature.parameters.values())
         ordered = [one for one in parameters if not keyword(one)]
-        keywords = [one for one in parameters if keyword(one)]
-        shared = [one for one in keywords if counts[one.name] > 1]
-        cells = (ordered, shared, [one for one in keywords if one not in shared])
-        lines.append(f"| `{name}` | " + " | ".join(", ".join(map(_shown, cell)) for cell in cells) + " |")
+        shared = [one for one in parameters if keyword(one) and counts[one.name] > 1]
+        own = [one for one in parameters if keyword(one) and counts[one.name] == 1]
+        cells = [", ".join(map(_shown, cell)) for cell in (ordered, shared, own)]
+        if any(cells):
+            lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -66,21 +73,24 @@ def default(parameter: inspect.Parameter) -> str:
     """As in the source, as far as that is short; "" of none."""
     if parameter.default is inspect.Parameter.empty:
         return ""
+    if parameter.default == Views():
+        return "Views()"
     return getattr(parameter.default, "__name__", repr(parameter.default))
 
 
 def _shown(parameter: inspect.Parameter) -> str:
-    stars = "\\*\\*" if parameter.kind is inspect.Parameter.VAR_KEYWORD else ""
-    return f"`{stars}{parameter.name}={default(parameter)}`" if default(parameter) else f"`{stars}{parameter.name}`"
+    stars = "**" if parameter.kind is inspect.Parameter.VAR_KEYWORD else ""
+    value = f"={default(parameter)}" if default(parameter) else ""
+    return f"`{stars}{parameter.name}{value}`"
 
 
 class Option(NamedTuple):
-    """An option of a command, or something that is given in order."""
+    """An option of a command."""
 
     command: str
     name: str
     owner: str  # the dataclass that defines it
-    type: Any
+    type: str
     default: str
     aliases: tuple[str, ...]
     help: str
@@ -94,46 +104,45 @@ def options() -> Iterator[Option]:
 
 def _options_below(annotated: Any, before: str) -> Iterator[Option]:
     kind, *metadata = get_args(annotated)
-    [name] = [one.name for one in metadata if hasattr(one, "is_default")]
-    hints = get_type_hints(kind, include_extras=True)
-    if "command" in hints:  # a command of commands
-        union = hints["command"]
-        while get_origin(union) is Annotated:
-            union = get_args(union)[0]
-        for alternative in get_args(union):
-            yield from _options_below(alternative, f"{before}{name} ")
-        return
-    yield from _options_of(kind, f"{before}{name}")
+    [name] = [before + one.name for one in metadata if hasattr(one, "is_default")]
+    command = get_type_hints(kind, include_extras=True).get("command")
+    if command is None:
+        yield from _options_of(kind, name)
+    else:
+        while get_origin(command) is Annotated:
+            command = get_args(command)[0]
+        for alternative in get_args(command):
+            yield from _options_below(alternative, f"{name} ")
 
 
-def _options_of(kind: type, command: str) -> Iterator[Option]:
+def _options_of(kind: Any, command: str) -> Iterator[Option]:
     hints, texts = get_type_hints(kind, include_extras=True), _docstrings(kind)
-    for field in fields(kind):  # type: ignore[arg-type]
+    for field in fields(kind):
         hint = hints[field.name]
         metadata = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-        if inspect.isclass(hint) and is_dataclass(hint):
+        if is_dataclass(hint):
             yield from _options_of(hint, command)
-            continue
-        told = next((one for one in metadata if hasattr(one, "metavar")), None)
-        yield Option(
-            command,
-            (told and told.name) or field.name.replace("_", "-"),
-            kind.__name__,
-            get_type_hints(kind)[field.name],
-            "required" if field.default is MISSING else repr(field.default),
-            tuple(told.aliases or ()) if told else (),
-            (told and told.help) or texts.get(field.name, ""),
-        )
+        elif POSITIONAL not in metadata:
+            given = next((one for one in metadata if hasattr(one, "metavar")), None)
+            yield Option(
+                command,
+                (given and given.name) or field.name.replace("_", "-"),
+                kind.__name__,
+                str(get_type_hints(kind)[field.name]),
+                "required" if field.default is MISSING else repr(field.default),
+                tuple(given.aliases or ()) if given else (),
+                (given and given.help) or texts.get(field.name, ""),
+            )
 
 
 def _docstrings(kind: type) -> dict[str, str]:
-    """What stands below each field."""
-    [definition] = ast.parse(inspect.getsource(kind)).body
-    assert isinstance(definition, ast.ClassDef)
+    """What stands below each field, inherited ones too."""
     found = {}
-    for field, text in zip(definition.body, definition.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+    for definition in (node for parent in kind.__mro__[-2::-1] for node in ast.parse(inspect.getsource(parent)).body):
+        assert isinstance(definition, ast.ClassDef)
+        for field, text in pairwise(definition.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
     return found
 
 

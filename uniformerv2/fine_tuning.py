@@ -109,7 +109,7 @@ def fine_tune(
         if run.recipe.is_file():
             say(f'interrupted; go on with the same call and output="{run.path}", resume=True')
         raise
-    predictor = Predictor(result.last, device=device, views=chosen.evaluation.views)
+    predictor = Predictor(result.last, device=device, views=chosen.evaluation)
     return FineTuned(predictor, result.evaluation, chosen, run.path)
 
 

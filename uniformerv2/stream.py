@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from uniformerv2.errors import RecipeError, VideoError
+from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.inference.reduction import Reduction
 from uniformerv2.inference.sharing import SharedFrames, sharing_report
 from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -93,7 +94,7 @@ class StreamPredictor:
         timeout_seconds: float | None = 10.0,
         queue_size: int = 2,
         head: str | None = None,
-        precision: Literal["auto", "fp32", "bf16"] = "fp32",
+        precision: InferencePrecision | Literal["auto"] = "fp32",
         reduction: Reduction | None = None,
         device: str = "auto",
     ) -> None:
@@ -167,11 +168,11 @@ class StreamPredictor:
                 timeout_seconds=self.timeout_seconds,
                 queue_size=self.queue_size,
             ) as frames:
-                yield frames, iter(partial(frames.take, wait), None)
+                yield frames, iter(partial(frames.take, timeout_seconds=wait), None)
         elif self.frames_per_second is not None:
             raise RecipeError(f"frames_per_second {self.frames_per_second:g} is for sources that are read; push fewer")
         elif isinstance(source, LiveFrames):
-            yield source, iter(partial(source.take, self.timeout_seconds), None)
+            yield source, iter(partial(source.take, timeout_seconds=self.timeout_seconds), None)
         else:
             frames = LiveFrames(queue_size=1)
             yield frames, _one_by_one(source, frames)

@@ -37,7 +37,7 @@ class Timeline:
     end: Array  # float64 (windows): seconds
     scores: Array  # float32 (windows, classes): probabilities
 
-    def moments(self, top_k: int = 5) -> Iterator[Moment]:
+    def moments(self, *, top_k: int | None = 5) -> Iterator[Moment]:
         """Each window with its most likely classes. Raises RecipeError for a `top_k` below 1."""
         check_top_k(top_k)
         best = np.argsort(-self.scores, axis=1, kind="stable")[:, :top_k]
@@ -45,19 +45,19 @@ class Timeline:
             labels = tuple(self.labels[number] for number in classes)
             yield Moment(float(start), float(end), labels, tuple(scores[classes].tolist()))
 
-    def write_table(self, target: Path, *, top_k: int = 5) -> None:
+    def write_table(self, path: Path, *, top_k: int | None = 5) -> None:
         """Write the most likely classes of each window as CSV, whole or not at all.
 
         Columns: start, end, label1, score1, ... to `top_k`.
         """
-        write_text(target, self._table(top_k))
+        write_text(path, self._table(top_k))
 
-    def _table(self, top_k: int) -> str:
+    def _table(self, top_k: int | None) -> str:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        ranks = range(1, min(top_k, len(self.labels)) + 1)
+        ranks = range(1, len(self.labels) if top_k is None else min(top_k, len(self.labels)) + 1)
         table.writerow(["start", "end", *(f"{name}{rank}" for rank in ranks for name in ("label", "score"))])
-        for moment in self.moments(top_k):
+        for moment in self.moments(top_k=top_k):
             pairs = zip(moment.labels, moment.scores, strict=True)
             cells = [cell for label, score in pairs for cell in (label, f"{score:.6f}")]
             table.writerow([f"{moment.start:.3f}", f"{moment.end:.3f}", *cells])

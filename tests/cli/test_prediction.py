@@ -98,7 +98,7 @@ def test_timelines(uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: 
     with (folder / "red0.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     timeline = Predictor(checkpoint).timeline(videos[0], window_seconds=0.4, stride_seconds=0.2)
-    for row, moment in zip(rows, timeline.moments(2), strict=True):
+    for row, moment in zip(rows, timeline.moments(top_k=2), strict=True):
         assert (float(row["start"]), float(row["end"])) == pytest.approx((moment.start, moment.end))
         assert (row["label1"], row["label2"]) == moment.labels
         assert (float(row["score1"]), float(row["score2"])) == pytest.approx(moment.scores, abs=1e-6)

@@ -14,7 +14,8 @@ from uniformerv2.tasks.batch_size import find_batch_size
 from uniformerv2.tasks.dry_run import dry_run
 from uniformerv2.tasks.overfitting import overfit_batch
 from uniformerv2.tasks.table import find_task
-from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.video.views import Views
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -25,7 +26,7 @@ def recipe(image_model: Path) -> Recipe:
         ModelRecipe(arm=str(image_model), head_dropout=0.5, drop_path=0.1),
         ClipRecipe(num_frames=4, size=32),
         Optimization(epochs=10, batch_size=4, lr=2e-3, precision="fp32", accumulate=2, ema=0.99),
-        evaluation=EvaluationRecipe(clips=2, crops=1),
+        evaluation=Views(clips=2, crops=1),
     )
 
 

@@ -10,7 +10,6 @@ from uniformerv2.errors import RecipeError
 from uniformerv2.train.recipe import (
     AugmentationOptions,
     ClipRecipe,
-    EvaluationRecipe,
     ModelRecipe,
     Optimization,
     Recipe,
@@ -18,6 +17,7 @@ from uniformerv2.train.recipe import (
     nearest,
 )
 from uniformerv2.video.augmentation import Augmentation
+from uniformerv2.video.views import Views
 
 B16 = Recipe(ModelRecipe(model="B/16"))
 
@@ -49,8 +49,8 @@ B16 = Recipe(ModelRecipe(model="B/16"))
         (ClipRecipe, "size", 0),
         (ClipRecipe, "size", (32, -16)),
         (ClipRecipe, "std", (0.2, 0.0, 0.2)),
-        (EvaluationRecipe, "clips", 0),
-        (EvaluationRecipe, "crops", 2),
+        (Views, "clips", 0),
+        (Views, "crops", 2),
     ],
 )
 def test_values_out_of_range_are_refused_and_quoted(part: Any, field: str, value: Any) -> None:
@@ -167,7 +167,7 @@ def test_vary_finds_the_part_of_a_field() -> None:
         ClipRecipe(num_frames=16),
         Optimization(lr=1e-5),
         replace(B16.augmentation, flip=0.0),
-        EvaluationRecipe(crops=3),
+        Views(crops=3),
     )
     with pytest.raises(RecipeError, match=r"no recipe has a field 'batchsize'; did you mean batch_size"):
         B16.vary(batchsize=3)

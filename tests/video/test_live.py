@@ -44,7 +44,7 @@ def everything(
     """All that a source gives, read in this thread."""
     clock = clock or Clock()
     address = Address.of(source)
-    frames = LiveFrames(address.name, queue_size=1000, clock=clock)
+    frames = LiveFrames(name=address.name, queue_size=1000, clock=clock)
     read(address, frames, rate, timeout, pace=Pace(clock, clock.wait), stopped=lambda: False)
     frames.end()
     return frames, list(iter(frames.take, None))
@@ -72,13 +72,13 @@ class TestQueue:
 
     def test_no_frame_in_time(self) -> None:
         with pytest.raises(VideoError, match=r"^kitchen: no frame for 0.01 s$"):
-            LiveFrames("kitchen").take(0.01)
+            LiveFrames(name="kitchen").take(timeout_seconds=0.01)
 
     def test_a_waiting_consumer_is_woken(self) -> None:
         there, back = LiveFrames(), LiveFrames()
 
         def answer() -> None:
-            for frame in iter(partial(there.take, 60), None):
+            for frame in iter(partial(there.take, timeout_seconds=60), None):
                 back.push(frame.image)
             back.end()
 
@@ -86,15 +86,15 @@ class TestQueue:
         thread.start()
         for value in range(50):  # each side waits for the other
             there.push(image(value))
-            assert int(back.take(60).image[0, 0, 0]) == value  # type: ignore[union-attr]
+            assert int(back.take(timeout_seconds=60).image[0, 0, 0]) == value  # type: ignore[union-attr]
         there.end()
-        assert back.take(60) is None
+        assert back.take(timeout_seconds=60) is None
         thread.join()
 
     def test_an_error_comes_after_the_frames_before_it(self) -> None:
         frames = LiveFrames()
         frames.push(image())
-        frames.end(VideoError("cable cut"))
+        frames.end(error=VideoError("cable cut"))
         assert frames.take() is not None
         with pytest.raises(VideoError, match="cable cut"):
             frames.take()
@@ -327,11 +327,11 @@ class TestAddresses:
             reader = [thread for thread in threading.enumerate() if thread.name == f"{server}/{path}"]
             assert len(reader) == 1
             with nullcontext() if path == "even" else pytest.raises(VideoError):
-                list(iter(partial(frames.take, 60), None))
+                list(iter(partial(frames.take, timeout_seconds=60), None))
         assert not reader[0].is_alive()
 
     def test_a_reader_that_is_not_needed_any_more_ends(self, tmp_path: Path) -> None:
         with live_frames(write_video(tmp_path / "slow.mp4", noise(2), times=[0, 9000])) as frames:
-            assert frames.take(60) is not None
+            assert frames.take(timeout_seconds=60) is not None
             reader = [thread for thread in threading.enumerate() if thread.name == frames.name]
         assert not reader[0].is_alive()

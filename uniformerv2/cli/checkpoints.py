@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import Positional, arg
+
+from uniformerv2.cli.options import Json
 
 if TYPE_CHECKING:
     from uniformerv2.weights.zoo import ZooEntry
@@ -20,8 +22,7 @@ class Models:
 
     dataset: str | None = None
     """Only models of this dataset, such as K400 or ssv2."""
-    as_json: Annotated[FlagCreatePairsOff[bool], arg(name="json")] = False
-    """Print a JSON array of all that is known about the models, and nothing else."""
+    as_json: Json = False
 
     def run(self) -> int:
         from uniformerv2.weights.zoo import list_models

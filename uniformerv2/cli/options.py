@@ -57,7 +57,7 @@ Workers = Annotated[int, arg(help="Processes that read videos; 0 reads in the pr
 Head = Annotated[Literal["k400", "k600", "k700"] | None, arg(help="Only these classes of a Kinetics-710 head.")]
 TopK = Annotated[int, arg(help="How many classes to name.")]
 
-NumFrames = Annotated[int, arg(help="Frames of a clip.")]
+NumFrames = Annotated[int, arg(help="Frames of a clip, spread evenly over the video.")]
 WindowSeconds = Annotated[float | None, arg(help="Length of a window; None: the whole video is one window.")]
 StrideSeconds = Annotated[
     float | None, arg(help="From the start of a window to that of the next; None: as long as a window.")

@@ -138,7 +138,7 @@ class Timeline:
             timeline.write_table(table, top_k=self.top_k)
             write_picture(picture, timeline)
             if self.as_json:
-                for moment in timeline.moments(self.top_k):
+                for moment in timeline.moments(top_k=self.top_k):
                     print(json.dumps({"video": str(video), **moment._asdict()}))
             else:
                 print(f"{video}: {len(timeline.start)} windows, written to {table} and {picture}", flush=True)

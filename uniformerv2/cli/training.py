@@ -19,12 +19,12 @@ from uniformerv2.train.recipe import (
     START,
     AugmentationOptions,
     ClipRecipe,
-    EvaluationRecipe,
     ModelRecipe,
     Optimization,
     Recipe,
     differences,
 )
+from uniformerv2.video.views import Views
 
 if TYPE_CHECKING:
     from uniformerv2.distributed import Ranks
@@ -47,7 +47,7 @@ class Setup:
     clip: ClipRecipe = field(default_factory=ClipRecipe)
     optimization: Optimization = field(default_factory=Optimization)
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
-    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+    evaluation: Views = Views()
     recipe: str | None = None
     """Name of the recipe that gives the defaults of model, clip, optimization, augmentation and evaluation.
     A published one such as b16-k400-8x224, or own-small-clip and its like (`uniformerv2 recipes`)."""

@@ -232,23 +232,6 @@ class Optimization:
 
 
 @dataclass(frozen=True)
-class EvaluationRecipe:
-    """The views of each held-out video when the run is over. After each epoch it is one, which takes less time."""
-
-    clips: int = 1
-    """Clips spread over each held-out video at the end of the run."""
-    crops: Literal[1, 3] = 1
-    """1: the centre of each of these clips; 3: three crops along its longer side."""
-
-    def __post_init__(self) -> None:
-        _ = self.views
-
-    @property
-    def views(self) -> Views:
-        return Views(self.clips, self.crops)
-
-
-@dataclass(frozen=True)
 class Recipe:
     """The whole truth of a run: saved beside it, printed when it starts.
 
@@ -259,7 +242,7 @@ class Recipe:
     clip: ClipRecipe = field(default_factory=ClipRecipe)
     optimization: Optimization = field(default_factory=Optimization)
     augmentation: Augmentation = field(default_factory=lambda: AugmentationOptions().build())
-    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+    evaluation: Views = Views()  # of each held-out video at the end of the run; after each epoch one view is evaluated
 
     def __post_init__(self) -> None:
         together = self.optimization.accumulate * self.augmentation.repeats

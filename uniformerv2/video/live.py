@@ -66,7 +66,7 @@ class LiveFrames:
     """
 
     def __init__(
-        self, name: str = "pushed frames", *, queue_size: int = 2, clock: Callable[[], float] = time.monotonic
+        self, *, name: str = "pushed frames", queue_size: int = 2, clock: Callable[[], float] = time.monotonic
     ) -> None:
         if queue_size < 1:
             raise ValueError(f"queue_size must be at least 1, got {queue_size}")
@@ -81,7 +81,7 @@ class LiveFrames:
         self._error: BaseException | None = None
         self._changed = threading.Condition()
 
-    def push(self, image: Tensor, time: float | None = None) -> None:
+    def push(self, image: Tensor, *, time: float | None = None) -> None:
         """Add a frame.
 
         Args:
@@ -101,13 +101,13 @@ class LiveFrames:
             self._pushed += 1
             self._changed.notify()
 
-    def end(self, error: BaseException | None = None) -> None:
+    def end(self, *, error: BaseException | None = None) -> None:
         """No more frames come: those that wait can be taken, and then the error is raised if there is one."""
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify()
 
-    def take(self, timeout_seconds: float | None = None) -> LiveFrame | None:
+    def take(self, *, timeout_seconds: float | None = None) -> LiveFrame | None:
         """The next frame; None after the last.
 
         Args:
@@ -200,14 +200,14 @@ def live_frames(
         queue_size: as of `LiveFrames`.
     """
     address = Address.of(source)
-    frames, stop = LiveFrames(address.name, queue_size=queue_size), threading.Event()
+    frames, stop = LiveFrames(name=address.name, queue_size=queue_size), threading.Event()
 
     def work() -> None:
         try:
             pace = Pace(frames.clock, stop.wait)
             read(address, frames, frames_per_second, timeout_seconds, pace=pace, stopped=stop.is_set)
         except BaseException as error:  # raised where the frames are taken
-            frames.end(error)
+            frames.end(error=error)
         else:
             frames.end()
 
@@ -252,7 +252,7 @@ def read(
             now = last if paced else frames.clock()
             if wanted(now):
                 image = converter.reformat(frame, format="rgb24").to_ndarray()
-                frames.push(torch.from_numpy(upright(image, frame)).permute(2, 0, 1), now)
+                frames.push(torch.from_numpy(upright(image, frame)).permute(2, 0, 1), time=now)
 
 
 def _time(frame: VideoFrame, stream: VideoStream, last: float) -> float:

@@ -22,7 +22,7 @@ from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.tasks.run import TrainingResult
 from uniformerv2.tasks.start import build_model
 from uniformerv2.train.log import TIMINGS, read_metrics
-from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Recipe, TrainingPrecision
+from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe, TrainingPrecision
 from uniformerv2.video.views import Views
 from uniformerv2.weights import load_model
 
@@ -185,7 +185,7 @@ def test_the_run_is_measured_with_the_views_of_the_recipe(colours: Path, recipe:
     one = replace(
         recipe,
         optimization=replace(recipe.optimization, epochs=1, ema=0.9),
-        evaluation=EvaluationRecipe(clips=2, crops=3),
+        evaluation=Views(clips=2, crops=3),
     )
     result = train(colours, one, tmp_path / "run")
     held_out = result.last.parent / "held_out.csv"

@@ -66,7 +66,7 @@ class Classification(VideoTask):
 
     def measure(self, model: nn.Module) -> Evaluation:
         """With the views of the recipe; the latest evaluation where that is the same."""
-        views = self.recipe.evaluation.views
+        views = self.recipe.evaluation
         if self.evaluation is not None and len(views) == 1:
             return self.evaluation
         assert isinstance(model, UniFormerV2)

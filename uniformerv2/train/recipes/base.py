@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-from uniformerv2.train.recipe import ClipRecipe, EvaluationRecipe, ModelRecipe, Optimization, Recipe, disagreements
+from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe, disagreements
 from uniformerv2.video.augmentation import Augmentation
+from uniformerv2.video.views import Views
 from uniformerv2.weights.zoo import ZooEntry, zoo_entry
 
 VIT_TI = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
@@ -34,7 +35,7 @@ RELEASED = Recipe(
         seed=6666,
     ),
     Augmentation(),
-    EvaluationRecipe(clips=4, crops=3),
+    Views(clips=4, crops=3),
 )
 """B/16 from CLIP on Kinetics, 8 frames of 224 pixels; the other published experiments vary it."""
 
