@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from pages.parsed import Page
 from uniformerv2.demo.report import Column, Example, Report, overlay, png, render, write_report
 from uniformerv2.measuring.metrics import ClassAccuracy, Evaluation, VideoResult
 from uniformerv2.video.views import Views
@@ -63,38 +63,14 @@ def report(**changes: object) -> Report:
     return Report(**{**fields, **changes})
 
 
-class Tags(HTMLParser):
-    """Every start tag with its attributes; complains of tags that are not closed in order."""
-
-    VOID = frozenset({"meta", "img", "line", "polyline"})
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def test_page_is_one_file_without_outside_resources() -> None:
     page = render(report())
     assert not re.search(r"https?://|url\(|@import|<script|<link", page)
-    tags = Tags(page)
-    assert tags.open == []
-    sources = [attributes["src"] for _, attributes in tags.found if "src" in attributes]
+    tags = Page(page).tags
+    sources = [attributes["src"] for _, attributes in tags if "src" in attributes]
     assert len(sources) == 3 * (1 + 1 + 2)  # for each example a video, its frames and two stages of attention
     assert all(source is not None and source.startswith("data:") for source in sources)
-    assert not any(name in attributes for _, attributes in tags.found for name in ("href", "srcset", "poster"))
+    assert not any(name in attributes for _, attributes in tags for name in ("href", "srcset", "poster"))
 
 
 def test_page_shows_the_figures_of_both_columns() -> None:

@@ -3,43 +3,15 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from pages.parsed import Page
 from runs.written import EVALUATION, CommandLine, WriteRun, history, step
 from uniformerv2.runs.comparison import FIGURES
 from uniformerv2.runs.folder import read_run, read_runs
 from uniformerv2.runs.report import render, write_report
-
-
-class Text(HTMLParser):
-    """The text of a page, table by table."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tables: list[list[list[str]]] = []
-        self.tags: set[str] = set()
-        self._in_table = False
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        if tag == "table":
-            self.tables.append([])
-            self._in_table = True
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._in_table = self._in_table and tag != "table"
-
-    def handle_data(self, data: str) -> None:
-        if self._in_table and self.tables[-1] and self.tables[-1][-1]:
-            self.tables[-1][-1][-1] += data
 
 
 def curves_of(page: str, title: str) -> dict[str, list[tuple[float, float]]]:
@@ -91,7 +63,7 @@ def test_page_says_what_is_smoothed(write_run: WriteRun) -> None:
 def test_page_holds_the_tables(write_run: WriteRun) -> None:
     finished = write_run("finished", history([0.5] * 4), evaluation=EVALUATION)
     running = write_run("other", history([0.75]), recipe={"optimization": {"lr": 0.5}})
-    figures_, recipes, classes, confusions = Text(render(read_runs([finished, running]))).tables
+    figures_, recipes, classes, confusions = Page(render(read_runs([finished, running]))).tables
     assert figures_[0] == ["", *FIGURES]
     assert figures_[1][:5] == ["finished", "finished", "4/4", "0.300", "50.0%"]
     assert figures_[2][:5] == ["other", "stopped", "1/4", "1.800", "75.0%"]
@@ -111,11 +83,11 @@ def test_page_is_one_file_that_escapes_what_it_is_given(write_run: WriteRun) -> 
         write_run("two", [step(number, 1.0) for number in range(1, 300)], recipe={"model": {"arm": evil}}),
     ]
     page = render(read_runs(folders))
-    assert not {"script", "link", "img", "b", "iframe"} & Text(page).tags
+    assert not {"script", "link", "img", "b", "iframe"} & {tag for tag, _ in Page(page).tags}
     assert not re.search(r"https?://|url\(|@import", page)
     assert "&lt;img src=x&gt;&amp;one" in page
-    assert Text(page).tables[1][1] == ["arm", "tiny.safetensors", evil]
-    assert Text(page).tables[3][1] == ["<img src=x>&one", evil, evil, "1"]
+    assert Page(page).tables[1][1] == ["arm", "tiny.safetensors", evil]
+    assert Page(page).tables[3][1] == ["<img src=x>&one", evil, evil, "1"]
 
 
 def test_many_runs_are_told_apart(write_run: WriteRun) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 
 from uniformerv2.atomic import write_text
@@ -237,16 +237,11 @@ def _heat_colours(values: Array) -> Array:
 
 def png(image: Array) -> bytes:
     """uint8 (h, w, 4), RGBA, as the bytes of a PNG file."""
-    height, width, _ = image.shape
-    lines = np.zeros((height, 1 + width * 4), np.uint8)  # each line begins with its filter, 0: none
-    lines[:, 1:] = image.reshape(height, -1)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)  # 8 bits, RGBA
-    compressed = zlib.compress(lines.tobytes(), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", compressed) + chunk(b"IEND", b"")
+    encoder = av.CodecContext.create("png", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.height, encoder.width = image.shape[:2]
+    encoder.pix_fmt, encoder.time_base, encoder.options = "rgba", Fraction(1), {"compression_level": "9"}
+    return b"".join(map(bytes, encoder.encode(av.VideoFrame.from_ndarray(image, format="rgba"))))
 
 
 def _words(label: str) -> str:
