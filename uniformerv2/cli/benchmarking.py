@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from uniformerv2.cli.options import Device, NumFrames, OptionalOutput
+from uniformerv2.cli.options import Device, NumFrames, OptionalOutput, values
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,7 @@ class Benchmark:
     def run(self) -> int:
         from uniformerv2.benchmark.run import benchmark
 
-        report = benchmark(
-            self.model,
-            layout=self.layout,
-            num_frames=self.num_frames,
-            reference=self.reference,
-            peers=self.peers,
-            batch_sizes=self.batch_sizes,
-            rounds=self.rounds,
-            device=self.device,
-            progress=True,
-        )
+        report = benchmark(**values(self, "output"), progress=True)
         print(report.to_markdown(), end="")
         if self.output:
             report.save(self.output)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from rich.markup import escape
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from uniformerv2.cli.options import Data, Json, NumFrames, OptionalOutput, Output, Root, Workers
+from uniformerv2.cli.options import Data, Json, NumFrames, OptionalOutput, Output, Root, Workers, values
 from uniformerv2.cli.output import note
 from uniformerv2.curation.findings import KEPT, FindingKind
 from uniformerv2.errors import RecipeError
@@ -70,22 +70,10 @@ class Import:
             raise RecipeError("--strict and --lenient contradict each other; give one of them")
         from uniformerv2.curation.importers import ImportOptions, import_dataset
 
+        where = ("dataset", "annotations", "videos", "output", "root", "left_out")
         result = import_dataset(
-            self.dataset,
-            self.annotations,
-            self.videos,
-            self.output,
-            root=self.root,
-            left_out=self.left_out,
-            options=ImportOptions(
-                split=self.split,
-                fold=self.fold,
-                order=self.order,
-                official_lists=self.format == "official",
-                untrimmed=self.untrimmed,
-                strict=self.strict,
-                lenient=self.lenient,
-            ),
+            **{name: getattr(self, name) for name in where},
+            options=ImportOptions(official_lists=self.format == "official", **values(self, *where, "format")),
         )
         _print_imported(result, self.output, self.order)
         return 0
@@ -114,11 +102,7 @@ class Kinetics710:
     def run(self) -> int:
         from uniformerv2.curation.kinetics710 import merge_kinetics
 
-        lists = {
-            "kinetics400": self.kinetics400,
-            "kinetics600": self.kinetics600,
-            "kinetics700": self.kinetics700,
-        }
+        lists = values(self, "output", "order", "videos")
         merged = merge_kinetics(lists, self.output, order=self.order, videos=self.videos)
         _print_merged(merged, self.output)
         return 0
@@ -154,17 +138,8 @@ class Check:
         data = Path(os.path.abspath(self.data))
         output = self.output or data.with_name(data.stem + ".clean.csv")
         table = self.findings or data.with_name(data.stem + ".findings.csv")
-        result = check_manifest(
-            self.data,
-            output,
-            findings=table,
-            root=self.root,
-            num_frames=self.num_frames,
-            minimum_seconds=self.minimum_seconds,
-            keep=self.keep,
-            workers=self.workers,
-            progress=True,
-        )
+        options = values(self, "output", "findings", "json")
+        result = check_manifest(**options, output=output, findings=table, progress=True)
         if self.json:
             print(json.dumps(result.to_json(), indent=2))
             return 0

@@ -10,20 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from uniformerv2.cli.options import (
-    BatchSize,
-    Checkpoint,
     Data,
-    Device,
     Head,
+    Measuring,
     OptionalOutput,
     Output,
-    Precision,
-    Resume,
-    Root,
     Split,
     StrideSeconds,
     WindowSeconds,
-    Workers,
+    values,
 )
 from uniformerv2.cli.output import in_every_process, note
 from uniformerv2.video.views import Views
@@ -34,14 +29,13 @@ if TYPE_CHECKING:
     from uniformerv2.measuring.metrics import Evaluation
 
 
-@dataclass(frozen=True)
-class Evaluate:
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Measuring):
     """Measure a checkpoint: accuracy, confusions and calibration over several views of each video.
 
     Several processes share the work, with equal results: torchrun --nproc-per-node 8 -m uniformerv2 evaluate ...
     """
 
-    checkpoint: Checkpoint
     data: Data
     views: Views = Views()
     head: Head = None
@@ -49,18 +43,10 @@ class Evaluate:
     """JSON file for the result; None: CHECKPOINT[.HEAD].DATA.CLIPSxCROPS.json beside the checkpoint."""
     predictions: Path | None = None
     """CSV or Parquet file for a row per video: its label, the five best classes with their scores, or the error."""
-    root: Root = None
     split: Split = "held-out"
-    resume: Resume = False
-    batch_size: BatchSize = 8
-    workers: Workers = 2
-    precision: Precision = "fp32"
-    device: Device = "auto"
 
-    def run(self) -> int:
-        return in_every_process(self._run)
-
-    def _run(self, ranks: Ranks) -> None:
+    @in_every_process
+    def run(self, ranks: Ranks) -> None:
         from uniformerv2.measuring.evaluation import evaluate
         from uniformerv2.measuring.evaluation_files import default_output, write_evaluation, write_predictions
         from uniformerv2.measuring.models import on_rank_device
@@ -71,19 +57,8 @@ class Evaluate:
             model = on_rank_device(self.checkpoint, device=self.device, head=self.head)
             if ranks.first:
                 note(model.label_note)
-            result = evaluate(
-                model,
-                self.data,
-                root=self.root,
-                split=self.split,
-                views=self.views,
-                batch_size=self.batch_size,
-                precision=self.precision,
-                workers=self.workers,
-                journal=journal,
-                resume=self.resume,
-                progress=True,
-            )
+            options = values(self, "checkpoint", "head", "output", "predictions", "device")
+            result = evaluate(model, **options, journal=journal, progress=True)
             if ranks.first:
                 if self.predictions:
                     write_predictions(self.predictions, result)
@@ -92,14 +67,13 @@ class Evaluate:
                 print("written to " + " and ".join(str(path) for path in (output, self.predictions) if path))
 
 
-@dataclass(frozen=True)
-class Features:
+@dataclass(frozen=True, kw_only=True)
+class Features(Measuring):
     """Embed videos, or windows that slide over them, for search, clustering or a classifier of one's own.
 
     Several processes share the work: torchrun --nproc-per-node 8 -m uniformerv2 features ...
     """
 
-    checkpoint: Checkpoint
     data: Annotated[Positional[tuple[Path, ...]], arg(metavar="DATA...")]
     """Video files, folders of videos, manifests (CSV or Parquet), or tar shards."""
     output: Output
@@ -108,40 +82,18 @@ class Features:
     stride_seconds: StrideSeconds = None
     frame_embeddings: FlagCreatePairsOff[bool] = False
     """Also keep an embedding of each frame of a window."""
-    root: Root = None
     split: Split = "all"
-    resume: Resume = False
-    batch_size: BatchSize = 8
-    workers: Workers = 2
-    precision: Precision = "fp32"
-    device: Device = "auto"
 
-    def run(self) -> int:
-        return in_every_process(self._run)
-
-    def _run(self, ranks: Ranks) -> None:
+    @in_every_process
+    def run(self, ranks: Ranks) -> None:
         from uniformerv2.measuring.feature_files import check_format
         from uniformerv2.measuring.features import extract_features
         from uniformerv2.measuring.shared_work import journal_of
 
         check_format(self.output)
         with journal_of(self.output) as journal:
-            result = extract_features(
-                self.checkpoint,
-                self.data,
-                root=self.root,
-                split=self.split,
-                batch_size=self.batch_size,
-                window_seconds=self.window_seconds,
-                stride_seconds=self.stride_seconds,
-                frame_embeddings=self.frame_embeddings,
-                precision=self.precision,
-                device=self.device,
-                workers=self.workers,
-                journal=journal,
-                resume=self.resume,
-                progress=True,
-            )
+            options = values(self, "checkpoint", "output")
+            result = extract_features(self.checkpoint, **options, journal=journal, progress=True)
             if ranks.first:
                 result.save(self.output)
                 windows, width = result.embeddings.shape

@@ -6,8 +6,9 @@ rest, defaults included.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
@@ -66,3 +67,40 @@ WindowFrames = Annotated[
     int | None, arg(help="Length of a window; None: as many frames as the model was trained with.")
 ]
 StrideFrames = Annotated[int, arg(help="From the start of a window to that of the next.")]
+
+
+def values(command: Any, *but: str) -> dict[str, Any]:
+    """The options of a command by their names, which are those of the function that it calls; without some of them."""
+    return {option.name: getattr(command, option.name) for option in fields(command) if option.name not in but}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """The options of a command that runs a checkpoint on many videos."""
+
+    checkpoint: Checkpoint
+    root: Root = None
+    resume: Resume = False
+    batch_size: BatchSize = 8
+    workers: Workers = 2
+    precision: Precision = "fp32"
+    device: Device = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifying:
+    """The options of a command that names the classes of what it sees."""
+
+    checkpoint: Checkpoint
+    top_k: TopK = 5
+    head: Head = None
+    reduction: ReductionText = None
+    device: Device = "auto"
+    as_json: Json = False
+
+    def predictor_options(self, *but: str) -> dict[str, Any]:
+        """Those for a `Predictor` or a `StreamPredictor`, by their names there."""
+        from uniformerv2.inference.reduction import Reduction
+
+        reduction = Reduction.parse(self.reduction) if self.reduction else None
+        return values(self, "checkpoint", "top_k", "as_json", *but) | {"reduction": reduction}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, TypeVar
 
 from uniformerv2.errors import UniFormerV2Error
 
 if TYPE_CHECKING:
     from uniformerv2.distributed import Ranks
+
+Command = TypeVar("Command")
 
 FAILED = 2  # what the user can mend; also what wrong options end with
 INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended
@@ -26,14 +29,19 @@ def note(text: str) -> None:
         print(f"note: {text}", file=sys.stderr)
 
 
-def in_every_process(work: Callable[[Ranks], int | None]) -> int:
-    """Do what the processes that torchrun started share; returns the exit status."""
-    from uniformerv2.distributed import process_group
+def in_every_process(work: Callable[[Command, Ranks], int | None]) -> Callable[[Command], int]:
+    """Make a method that the processes of torchrun share into a `run`, which returns the exit status."""
 
-    with process_group() as ranks:
-        try:
-            return work(ranks) or 0
-        except UniFormerV2Error:
-            if ranks.first:  # all of them fail alike, and one says why
-                raise
-            return FAILED
+    @wraps(work)
+    def run(command: Command) -> int:
+        from uniformerv2.distributed import process_group
+
+        with process_group() as ranks:
+            try:
+                return work(command, ranks) or 0
+            except UniFormerV2Error:
+                if ranks.first:  # all of them fail alike, and one says why
+                    raise
+                return FAILED
+
+    return run

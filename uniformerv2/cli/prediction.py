@@ -9,21 +9,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from uniformerv2.cli.options import (
-    Checkpoint,
-    Device,
-    Head,
-    Json,
+    Classifying,
     Output,
     Precision,
-    ReductionText,
     StrideFrames,
     StrideSeconds,
-    TopK,
     Videos,
     WindowFrames,
     WindowSeconds,
@@ -37,44 +32,27 @@ if TYPE_CHECKING:
     from uniformerv2.stream import StreamEvent, StreamPrediction
 
 
-@dataclass(frozen=True)
-class Predict:
+@dataclass(frozen=True, kw_only=True)
+class Predict(Classifying):
     """Rank the classes for videos."""
 
-    checkpoint: Checkpoint
     videos: Videos
     views: Views = Views()
-    top_k: TopK = 5
-    head: Head = None
     batch_size: int | None = None
     """Clips that the model computes at once, of several videos together; None: 1 on a CPU, 8 on a GPU."""
     precision: Literal["auto", "fp32", "bf16", "int8"] = "fp32"
     """auto: the fastest of fp32 and bf16 on this processor. int8: by OpenVINO, needs --calibration-videos."""
     backend: Literal["torch", "compile", "openvino", "onnxruntime"] = "torch"
     """What runs the model (docs/inference.md)."""
-    reduction: ReductionText = None
     calibration_videos: Annotated[tuple[Path, ...], arg(metavar="VIDEO...")] = ()
     """Some dozen videos like those to come: for int8, and to compare any precision with the plain model."""
-    device: Device = "auto"
-    as_json: Json = False
 
     def run(self) -> int:
         _check_videos(self.videos)
         from uniformerv2.data.annotations import Unreadable
-        from uniformerv2.inference.reduction import Reduction
         from uniformerv2.predict import Predictor
 
-        predictor = Predictor(
-            self.checkpoint,
-            views=self.views,
-            batch_size=self.batch_size,
-            head=self.head,
-            precision=self.precision,
-            backend=self.backend,
-            reduction=Reduction.parse(self.reduction) if self.reduction else None,
-            calibration_videos=self.calibration_videos,
-            device=self.device,
-        )
+        predictor = Predictor(self.checkpoint, **self.predictor_options("videos"))
         _print_notes(predictor)
         reasons = []
         for result in predictor.predict_all(self.videos, top_k=self.top_k):
@@ -89,26 +67,19 @@ class Predict:
         return _status(reasons, self.videos)
 
 
-@dataclass(frozen=True)
-class Timeline:
+@dataclass(frozen=True, kw_only=True)
+class Timeline(Classifying):
     """Classify windows that slide over videos: NAME.csv, a table, and NAME.svg, a picture, for each."""
 
-    checkpoint: Checkpoint
     videos: Videos
     output: Output
     """The folder to write to."""
     window_seconds: WindowSeconds = 2.0
     stride_seconds: StrideSeconds = None
-    top_k: TopK = 5
-    head: Head = None
     precision: Precision = "fp32"
-    reduction: ReductionText = None
-    device: Device = "auto"
-    as_json: Json = False
 
     def run(self) -> int:
         _check_videos(self.videos)
-        from uniformerv2.inference.reduction import Reduction
         from uniformerv2.inference.sharing import sharing_report
         from uniformerv2.pages.timeline_picture import write_picture
         from uniformerv2.predict import Predictor
@@ -116,21 +87,14 @@ class Timeline:
 
         files = timeline_files(self.output, self.videos)
         check_top_k(self.top_k)
-        predictor = Predictor(
-            self.checkpoint,
-            head=self.head,
-            precision=self.precision,
-            reduction=Reduction.parse(self.reduction) if self.reduction else None,
-            device=self.device,
-        )
+        windows = {"window_seconds": self.window_seconds, "stride_seconds": self.stride_seconds}
+        predictor = Predictor(self.checkpoint, **self.predictor_options("videos", "output", *windows))
         _print_notes(predictor)
         note(sharing_report(predictor.model.config))
         reasons = []
         for video, (table, picture) in zip(self.videos, files, strict=True):
             try:
-                timeline = predictor.timeline(
-                    video, window_seconds=self.window_seconds, stride_seconds=self.stride_seconds, progress=True
-                )
+                timeline = predictor.timeline(video, **windows, progress=True)
             except VideoError as error:
                 reasons.append(str(error))
                 continue
@@ -145,11 +109,10 @@ class Timeline:
         return _status(reasons, self.videos)
 
 
-@dataclass(frozen=True)
-class Stream:
+@dataclass(frozen=True, kw_only=True)
+class Stream(Classifying):
     """Classify what a camera or another live source shows, as long as it runs."""
 
-    checkpoint: Checkpoint
     source: Annotated[Positional[str], arg(metavar="SOURCE")]
     """camera, camera:1, an address (rtsp://, http://, ...), or a file, which plays at its own pace."""
     window_frames: WindowFrames = None
@@ -158,28 +121,12 @@ class Stream:
     """Frames that are taken; None: all. A window spans window-frames / frames-per-second seconds."""
     timeout_seconds: float = 10.0
     """After so long without a frame the source has failed."""
-    top_k: TopK = 5
-    head: Head = None
     precision: Precision = "fp32"
-    reduction: ReductionText = None
-    device: Device = "auto"
-    as_json: Json = False
 
     def run(self) -> int:
-        from uniformerv2.inference.reduction import Reduction
         from uniformerv2.stream import StreamPredictor
 
-        predictor = StreamPredictor(
-            self.checkpoint,
-            window_frames=self.window_frames,
-            stride_frames=self.stride_frames,
-            frames_per_second=self.frames_per_second,
-            timeout_seconds=self.timeout_seconds,
-            head=self.head,
-            precision=self.precision,
-            reduction=Reduction.parse(self.reduction) if self.reduction else None,
-            device=self.device,
-        )
+        predictor = StreamPredictor(self.checkpoint, **self.predictor_options("source"))
         for line in (predictor.model.label_note, *predictor.report):
             note(line)
         with _display(self.as_json) as (show, show_event):
@@ -208,9 +155,7 @@ def _status(reasons: Sequence[str], videos: Sequence[Path]) -> int:
 
 
 @contextmanager
-def _display(
-    as_json: bool,
-) -> Iterator[tuple[Callable[[StreamPrediction], object], Callable[[StreamEvent], object]]]:
+def _display(as_json: bool) -> Iterator[tuple[Callable[[Any], object], Callable[[StreamEvent], object]]]:
     """What shows predictions and events: lines of JSON, a line that changes on a terminal, or a line for each."""
     from rich.console import Console
     from rich.live import Live
@@ -223,12 +168,11 @@ def _display(
         yield lambda prediction: print(_line(prediction), flush=True), _print_event
     else:
         with Live(console=console, auto_refresh=False) as live:
-            yield (
-                lambda prediction: live.update(
-                    Text(_line(prediction), no_wrap=True, overflow="ellipsis"), refresh=True
-                ),
-                _print_event,
-            )
+
+            def show(prediction: StreamPrediction) -> None:
+                live.update(Text(_line(prediction), no_wrap=True, overflow="ellipsis"), refresh=True)
+
+            yield show, _print_event
 
 
 def _print_json(kind: str, item: StreamPrediction | StreamEvent) -> None:
@@ -236,16 +180,12 @@ def _print_json(kind: str, item: StreamPrediction | StreamEvent) -> None:
 
 
 def _print_event(event: StreamEvent) -> None:
-    if event.kind == "end":
-        print(event.message, file=sys.stderr)
-    else:
-        note(event.message)
+    print(event.message if event.kind == "end" else f"note: {event.message}", file=sys.stderr)
 
 
 def _line(prediction: StreamPrediction) -> str:
-    classes = "  ".join(
-        f"{label} {score:.0%}" for label, score in zip(prediction.labels, prediction.scores, strict=True)
-    )
+    ranked = zip(prediction.labels, prediction.scores, strict=True)
+    classes = "  ".join(f"{label} {score:.0%}" for label, score in ranked)
     losses = {"dropped": prediction.dropped, "damaged": prediction.damaged}
     counts = "".join(f", {count} {name}" for name, count in losses.items() if count)
     return f"{prediction.end:7.1f} s  {classes}  ({1000 * prediction.latency:.0f} ms{counts})"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, arg, subcommand
 
-from uniformerv2.cli.options import Data, Device, Output, Overwrite, Resume, Root, Workers
+from uniformerv2.cli.options import Data, Device, Output, Overwrite, Resume, Root, Workers, values
 from uniformerv2.cli.output import FAILED, in_every_process
 from uniformerv2.errors import RecipeError
 from uniformerv2.train.recipe import (
@@ -72,8 +72,9 @@ class Setup:
             print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
         return resolved
 
-    def split(self) -> dict[str, Any]:
-        return {"root": self.root, "holdout": self.holdout, "holdout_list": self.holdout_list}
+    def options(self) -> dict[str, Any]:
+        """Those that are not in the recipe, by their names in `train_classifier`."""
+        return values(self, "model", "clip", "optimization", "augmentation", "evaluation", "recipe")
 
 
 @dataclass(frozen=True)
@@ -96,31 +97,16 @@ class Train(Setup):
     """Folder for what --cache-features keeps, which runs can share; None: features in the folder of the run."""
     parallel: Parallel = "ddp"
 
-    def run(self) -> int:
-        return in_every_process(self._run)
-
-    def _run(self, ranks: Ranks) -> None:
+    @in_every_process
+    def run(self, ranks: Ranks) -> None:
         from uniformerv2.distributed import restarted
         from uniformerv2.tasks.classification.training import train_classifier
 
         recipe = self.resolved(ranks)
         # a process group that torchrun has started again goes on, where it has begun
         again = restarted() and (self.output / "recipe.json").is_file()
-        result = train_classifier(
-            self.data,
-            recipe,
-            self.output,
-            **self.split(),
-            workers=self.workers,
-            device=self.device,
-            progress=True,
-            resume=self.resume or again,
-            overwrite=self.overwrite and not again,
-            parallel=self.parallel,
-            save_every_seconds=self.save_every_seconds,
-            loggers=self.loggers,
-            feature_cache=self.feature_cache,
-        )
+        options = self.options() | {"resume": self.resume or again, "overwrite": self.overwrite and not again}
+        result = train_classifier(recipe=recipe, **options, progress=True)
         evaluation = result.evaluation
         if ranks.first:
             print(f"{result.last}: {evaluation.correct} of {len(evaluation.videos)} held-out videos right")
@@ -132,14 +118,11 @@ class DryRun(Setup):
 
     parallel: Parallel = "ddp"
 
-    def run(self) -> int:
-        return in_every_process(self._run)
-
-    def _run(self, ranks: Ranks) -> None:
+    @in_every_process
+    def run(self, ranks: Ranks) -> None:
         from uniformerv2.tasks.dry_run import dry_run
 
-        options: Any = {"workers": self.workers, "device": self.device, "parallel": self.parallel}
-        result = dry_run(self.data, self.resolved(ranks), **self.split(), **options, progress=True)
+        result = dry_run(recipe=self.resolved(ranks), **self.options(), progress=True)
         if ranks.first:
             print(*result.lines(), sep="\n")
 
@@ -151,15 +134,12 @@ class OverfitBatch(Setup):
     steps: int = 200
     """How many at most."""
 
-    def run(self) -> int:
-        return in_every_process(self._run)
-
-    def _run(self, ranks: Ranks) -> int:
+    @in_every_process
+    def run(self, ranks: Ranks) -> int:
         from uniformerv2.tasks.overfitting import overfit_batch
 
         _only_one_process(ranks)
-        options: Any = {"workers": self.workers, "device": self.device, "steps": self.steps}
-        result = overfit_batch(self.data, self.resolved(ranks), **self.split(), **options, progress=True)
+        result = overfit_batch(recipe=self.resolved(ranks), **self.options(), progress=True)
         print(*result.lines(), sep="\n")
         return 0 if result.learned else FAILED
 
@@ -168,10 +148,8 @@ class OverfitBatch(Setup):
 class BatchSize(Setup):
     """Find out how many clips fit into memory at once, by training steps on random clips."""
 
-    def run(self) -> int:
-        return in_every_process(self._run)
-
-    def _run(self, ranks: Ranks) -> None:
+    @in_every_process
+    def run(self, ranks: Ranks) -> None:
         from uniformerv2.tasks.batch_size import find_batch_size
 
         _only_one_process(ranks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +38,8 @@ class BatchSizes:
     @property
     def accumulate(self) -> int:
         """How many parts the recipe's batch needs."""
-        return next(parts for parts in range(1, self.batch_size + 1) if self._fits(parts))
-
-    def _fits(self, parts: int) -> bool:
-        return self.batch_size % parts == 0 and self.batch_size // parts <= self.largest
+        whole = (parts for parts in range(1, self.batch_size + 1) if self.batch_size % parts == 0)
+        return next(parts for parts in whole if self.batch_size // parts <= self.largest)
 
     def lines(self) -> list[str]:
         """The same for people."""
@@ -85,8 +83,7 @@ def find_batch_size(
     labels = class_names(read_annotations(data, root=root), minimum=find_task(task).min_classes)
     alone = without_regularisation(recipe)
     model = build_model(alone, labels).to(place)
-    alone = with_precision(alone, place, width=model.config.width)
-    trained = find_task(task)(alone, model)
+    trained = find_task(task)(with_precision(alone, place, width=model.config.width), model)
     if limit_mib is None:
         limit_mib = math.inf if place.type == "cuda" else peak_memory_mib(place) + 0.8 * _free_mib()
     memory, speed = _try_sizes(trained, place, limit_mib, largest, progress)
@@ -104,7 +101,7 @@ def _try_sizes(
 ) -> tuple[dict[int, float], dict[int, float]]:
     """MiB and clips per second, by size; the last size may be past the limit."""
     memory, speed = {0: peak_memory_mib(place)}, {}
-    for size in _doubling(largest):
+    for size in (2**power for power in range(largest.bit_length())):
         if _expected(memory) > limit_mib:
             break
         say(f"trying {size} clips", progress=progress)
@@ -117,13 +114,6 @@ def _try_sizes(
             break
     memory.pop(0)
     return memory, speed
-
-
-def _doubling(largest: int) -> Iterator[int]:
-    size = 1
-    while size <= largest:
-        yield size
-        size *= 2
 
 
 def _expected(memory: dict[int, float]) -> float:
@@ -150,8 +140,8 @@ def _try_size(task: VideoTask, size: int) -> float:
 
 def _free_mib() -> float:
     """Memory of the machine that can still be had, as Linux says; elsewhere a GiB is assumed."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 1024.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable")), 1024.0)
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) / 1024
+    return 1024.0

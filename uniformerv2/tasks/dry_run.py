@@ -77,13 +77,11 @@ def dry_run(
     parts = build_run(short, few, task=task, device=rank_device(device), workers=workers, progress=progress)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(current_ranks().gather(folder)[0])
-        trainer = Trainer(
-            parts.model, parts.task, parts.loader, parts.recipe.optimization, run=run, save=save_model,
-            parallel=parallel,
-        )  # fmt: skip
+        options: Any = {"run": run, "save": save_model, "parallel": parallel}
+        trainer = Trainer(parts.model, parts.task, parts.loader, parts.recipe.optimization, **options)
         trainer.fit()
         share = len(videos.held_out) / len(few.held_out)
-        with trainer.evaluated() as model:
+        with trainer.step.evaluated() as model:
             evaluating = share * _seconds(lambda: parts.task.evaluate(model))
             measuring = share * _seconds(lambda: parts.task.measure(model))
         records = read_metrics(run.metrics)
@@ -103,9 +101,7 @@ def _spread(rows: Sequence[T], count: int) -> list[T]:
     return [rows[number * len(rows) // count] for number in range(count)] if count < len(rows) else list(rows)
 
 
-def _projection(
-    recipe: Recipe, steps: Sequence[dict[str, Any]], videos: int, evaluating: float, measuring: float
-) -> DryRun:
+def _projection(recipe: Recipe, steps: Sequence[Any], videos: int, evaluating: float, measuring: float) -> DryRun:
     """From the records of some steps to the whole run."""
     counted = steps[1:] or steps
     seconds = statistics.median(step["clips"] / step["clips_per_second"] for step in counted)

@@ -134,7 +134,8 @@ class FeatureCache:
             def begin() -> list[list[tuple[int, int]]]:
                 self._make_folder()
                 stack.enter_context(locked(self.folder / ".lock"))
-                self._clear()
+                for partial in self.folder.glob(".*.partial"):  # of processes that were killed while they wrote
+                    partial.unlink(missing_ok=True)
                 missing = self._missing()
                 self._announce(missing, progress)
                 return missing
@@ -153,11 +154,6 @@ class FeatureCache:
             raise CheckpointError(
                 f"{self.folder}: cannot be written to ({error.strerror}); choose another folder"
             ) from error
-
-    def _clear(self) -> None:
-        """Remove what killed processes left half written; only while this one holds the lock."""
-        for partial in self.folder.glob(".*.partial"):
-            partial.unlink(missing_ok=True)
 
     def _missing(self) -> list[list[tuple[int, int]]]:
         """Keys by view, each view in the order of the rows."""

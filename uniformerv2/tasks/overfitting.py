@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -69,10 +70,8 @@ def overfit_batch(
         task: name of what is trained for.
     """
     videos = split_data(data, recipe, task=task, root=root, holdout=holdout, holdout_list=holdout_list)
-    place = pick_device(device)
-    parts = build_run(
-        without_regularisation(recipe), videos, task=task, device=place, workers=workers, progress=progress
-    )
+    options: Any = {"task": task, "device": pick_device(device), "workers": workers, "progress": progress}
+    parts = build_run(without_regularisation(recipe), videos, **options)
     batch = _readable(parts.loader)
     step = TrainingStep(parts.model, parts.task, parts.recipe.optimization, batch_size=len(batch))
     train_mode(parts.model)
@@ -87,30 +86,14 @@ def overfit_batch(
 def without_regularisation(recipe: Recipe) -> Recipe:
     """The recipe for one batch: nothing that makes overfitting it harder, and a constant learning rate."""
     recipe = recipe.resolved()
-    rate = recipe.optimization.lr
-    model = replace(
-        recipe.model,
-        drop_path=0.0,
-        global_drop_path=0.0,
-        global_dropout=0.0,
-        head_dropout=0.0,
-        cache_features="none",
+    rate, batch_size = recipe.optimization.lr, micro_batch(recipe) // recipe.augmentation.repeats
+    return recipe.vary(
+        **dict.fromkeys(("drop_path", "global_drop_path", "global_dropout", "head_dropout"), 0.0),
+        **dict.fromkeys(("warmup_epochs", "label_smoothing", "weight_decay", "ema"), 0.0),
+        **{"epochs": 1, "early_stop": 0, "start_lr": rate, "end_lr": rate, "cache_features": "none"},
+        **{"batch_size": batch_size, "accumulate": 1, "lr_base_batch": None},
+        **asdict(UNCHANGED),
     )
-    optimization = replace(
-        recipe.optimization,
-        epochs=1,
-        warmup_epochs=0.0,
-        start_lr=rate,
-        end_lr=rate,
-        label_smoothing=0.0,
-        weight_decay=0.0,
-        accumulate=1,
-        batch_size=micro_batch(recipe) // recipe.augmentation.repeats,
-        lr_base_batch=None,
-        ema=0.0,
-        early_stop=0,
-    )
-    return replace(recipe, model=model, optimization=optimization, augmentation=UNCHANGED)
 
 
 def _readable(loader: VideoLoader) -> Batch:
@@ -119,8 +102,7 @@ def _readable(loader: VideoLoader) -> Batch:
     for batch in loader:
         if len(batch.labels.unique(dim=0)) > 1:
             return batch
-        if found is None and len(batch):
-            found = batch
+        found = found or (batch if len(batch) else None)
     if found is None:
         raise VideoError("not one training video could be read")
     return found
@@ -132,8 +114,7 @@ def _is_learned(losses: Sequence[float]) -> bool:
 
 def _complaint(parts: RunComponents, batch: Batch, losses: Sequence[float]) -> str:
     """What is wrong with a batch that cannot be learned."""
-    twins = _same_clips(batch)
-    if twins:
+    if twins := _same_clips(batch):
         return f"{twins[0]} and {twins[1]} are the same clip with different labels: nothing can tell them apart"
     trained = [parameter for parameter in parts.model.parameters() if parameter.requires_grad]
     still = [parameter for parameter in trained if parameter.grad is None or not parameter.grad.any()]

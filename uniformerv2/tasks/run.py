@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
@@ -80,12 +80,15 @@ def train_model(
         recipe = _precision_as_begun(run, recipe)
     videos = split_data(data, recipe, task=task, root=root, holdout=holdout, holdout_list=holdout_list)
     parts = build_run(recipe, videos, task=task, device=rank_device(device), workers=workers, progress=progress)
-    cache = parts.feature_cache(Path(feature_cache or run.path / "features"))
+    cache: FeatureCache | None = None
+    if parts.recipe.model.cache_features != "none":
+        cache = FeatureCache(parts.model, parts.recipe, parts.loader, Path(feature_cache or run.path / "features"))
     with reporting_lost_ranks(ranks, "its own message says why; continue with --resume"), ExitStack() as stack:
 
         def begin() -> None:
             stack.enter_context(run.locked())
-            run.start(_texts(run, parts.recipe, videos), resume=resume)
+            manifests = {run.train: _manifest(videos.training), run.held_out: _manifest(videos.held_out)}
+            run.start({run.recipe: parts.recipe.to_json(), **manifests}, resume=resume)
 
         ranks.on_rank_zero(begin)
         _announce(parts, videos, progress=progress)
@@ -105,7 +108,7 @@ def train_model(
         if resume:
             trainer.resume()
         trainer.fit()
-        with trainer.evaluated() as model:
+        with trainer.step.evaluated() as model:
             evaluation = parts.task.measure(model)
         ranks.on_rank_zero(lambda: _write_evaluation(run, evaluation))
     history = tuple(record for record in read_metrics(run.metrics) if record["kind"] == "epoch")
@@ -116,8 +119,7 @@ def train_model(
 # --- what a run is made of
 
 
-@dataclass(frozen=True)
-class TrainingData:
+class TrainingData(NamedTuple):
     """The videos of a run."""
 
     labels: tuple[str, ...]
@@ -146,20 +148,13 @@ def split_data(
     return TrainingData(tuple(labels), training, held_out)
 
 
-@dataclass(frozen=True)
-class RunComponents:
+class RunComponents(NamedTuple):
     """What a trainer is given."""
 
     recipe: Recipe  # with everything that "auto" and the like mean here
     model: UniFormerV2
     loader: VideoLoader
     task: VideoTask
-
-    def feature_cache(self, folder: Path) -> FeatureCache | None:
-        """That of the training clips, where the recipe has one. Raises RecipeError if it cannot be."""
-        if self.recipe.model.cache_features == "none":
-            return None
-        return FeatureCache(self.model, self.recipe, self.loader, folder)
 
 
 def build_run(
@@ -197,12 +192,6 @@ def _precision_as_begun(run: RunFolder, recipe: Recipe) -> Recipe:
     return recipe.vary(precision=begun or "auto")
 
 
-def _texts(run: RunFolder, recipe: Recipe, videos: TrainingData) -> dict[Path, str]:
-    """The files that say what is run."""
-    manifests = {run.train: _manifest(videos.training), run.held_out: _manifest(videos.held_out)}
-    return {run.recipe: recipe.to_json(), **manifests}
-
-
 def _manifest(annotations: Sequence[Annotation]) -> str:
     """Annotations as a CSV manifest that can be read from anywhere."""
     text = io.StringIO()
@@ -214,12 +203,13 @@ def _manifest(annotations: Sequence[Annotation]) -> str:
 
 def _announce(parts: RunComponents, videos: TrainingData, *, progress: bool) -> None:
     size = sum(parameter.numel() for parameter in parts.model.parameters()) / 1e6
-    for line in (
+    say(
         f"{len(videos.training)} training videos of {len(videos.labels)} classes, {len(videos.held_out)} held out; "
         f"{size:.1f} M parameters on {model_device(parts.model)}",
-        *(f"{name}: {values}" for name, values in parts.recipe.lines()),
-    ):
-        say(line, progress=progress)
+        progress=progress,
+    )
+    for name, values in parts.recipe.lines():
+        say(f"{name}: {values}", progress=progress)
 
 
 def _origin(data: Videos, recipe: Recipe) -> str:

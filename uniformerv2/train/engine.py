@@ -152,7 +152,7 @@ class Trainer:
         """Train, evaluate, save."""
         speed = Speed(self.step.device)
         self._train_epoch(epoch, log, speed)
-        with self.evaluated() as model:
+        with self.step.evaluated() as model:
             means = self._epoch.means | self._evaluate(model, epoch)
             log.epoch(epoch, means, speed)
             self._save_models(model, means)
@@ -221,10 +221,6 @@ class Trainer:
             return {}
         with self._stopping_at_once():
             return self.task.evaluate(model)
-
-    def evaluated(self) -> AbstractContextManager[nn.Module]:
-        """Inside, the model that is evaluated and saved: undivided, with the average of the weights if there is one."""
-        return self.step.evaluated()
 
     def _save_models(self, model: nn.Module, metrics: Mapping[str, float]) -> None:
         """The last, and the best if it is that."""

@@ -30,28 +30,24 @@ def first_bad(model: nn.Module, loss: Callable[[], Tensor | None], ranks: Ranks)
             return f"the weights {name}"
     model.zero_grad()  # what other batches left there may be bad
     found: list[str] = []
-    hooks = [model.register_forward_pre_hook(_inputs_hook(found))]
+
+    def look_at_clips(_: nn.Module, inputs: Any) -> None:
+        if not all(_finite(tensor) for tensor in tensors_of(inputs)):
+            found.append(BAD_CLIPS)
+
+    hooks = [model.register_forward_pre_hook(look_at_clips)]
     hooks += [part.register_forward_hook(_output_hook(name, found)) for name, part in model.named_modules() if name]
     try:
         value = loss()
         bad = found or (value is not None and not value.isfinite())
         if not any(ranks.gather(bool(bad))) and value is not None:  # all go backward, or none
             value.backward()
-            found += [
-                f"the gradient of {name}" for name, weight in model.named_parameters() if not _finite(weight.grad)
-            ]
+            bad_weights = (name for name, weight in model.named_parameters() if not _finite(weight.grad))
+            found += [f"the gradient of {name}" for name in bad_weights]
     finally:
         for hook in hooks:
             hook.remove()
     return found[0] if found else NOTHING_BAD
-
-
-def _inputs_hook(found: list[str]) -> Callable[[nn.Module, Any], None]:
-    def look(_: nn.Module, inputs: Any) -> None:
-        if not all(_finite(tensor) for tensor in tensors_of(inputs)):
-            found.append(BAD_CLIPS)
-
-    return look
 
 
 def _output_hook(name: str, found: list[str]) -> Callable[[nn.Module, Any, Any], None]:

@@ -169,8 +169,8 @@ def _bar() -> Progress | None:
     )  # fmt: skip
 
 
-class RunLog:
-    """Where a run is recorded and shown: metrics.jsonl, loggers and display. Ranks other than zero do neither.
+class RunLog(ExitStack):
+    """Where a run is recorded and shown, open until the end: metrics.jsonl, loggers and display, on rank zero.
 
     Args:
         run: whose metrics.jsonl is written, from where a resumed run goes on.
@@ -195,32 +195,21 @@ class RunLog:
         finished_steps: int,
         progress: bool,
     ) -> None:
-        self.run, self.steps_per_epoch, self.writes = run, steps_per_epoch, current_ranks().first
-        self._names, self._recipe, self._finished = loggers, recipe, (finished_epochs, finished_steps)
-        self._display = RunDisplay(
-            epochs=epochs,
-            steps=epochs * steps_per_epoch,
-            finished_steps=finished_steps,
-            progress=progress and self.writes,
-        )
+        super().__init__()
+        self.run, self.steps_per_epoch = run, steps_per_epoch
         self._metrics: MetricsFile | None = None
         self._loggers: list[Logger] = []
-        self._open = ExitStack()
-
-    def __enter__(self) -> RunLog:
-        epochs, steps = self._finished
+        first, steps = current_ranks().first, epochs * steps_per_epoch
         with ExitStack() as stack:
-            if self.writes:
-                self._metrics = MetricsFile(self.run.metrics, finished_epochs=epochs, finished_steps=steps)
+            if first:
+                self._metrics = MetricsFile(run.metrics, finished_epochs=finished_epochs, finished_steps=finished_steps)
                 stack.callback(self._metrics.close)
-                opened = open_loggers(self._names, self.run.path, self._recipe, finished_steps=steps)
+                opened = open_loggers(loggers, run.path, recipe, finished_steps=finished_steps)
                 self._loggers = stack.enter_context(opened)
-            stack.enter_context(self._display)
-            self._open = stack.pop_all()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._open.close()
+            self._display = stack.enter_context(
+                RunDisplay(epochs=epochs, steps=steps, finished_steps=finished_steps, progress=progress and first)
+            )
+            self.push(stack.pop_all())
 
     def step(self, epoch: int, number: int, result: StepResult, means: Mapping[str, float], speed: Speed) -> None:
         """Step `number` of the run, from 1, is done; `means` are those of the epoch so far."""

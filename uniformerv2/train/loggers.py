@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import time
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -41,14 +40,8 @@ def open_loggers(
     Raises:
         RecipeError: one is not installed, or will not start.
     """
-    opened: list[Logger] = []
-    try:
-        for name in names:
-            opened.append(_LOGGERS[name](folder, recipe, finished_steps))
-        yield opened
-    finally:
-        for logger in opened:
-            logger.close()
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(_LOGGERS[name](folder, recipe, finished_steps))) for name in names]
 
 
 def check_loggers(names: Sequence[LoggerName]) -> None:
@@ -106,7 +99,7 @@ class _WeightsAndBiases:
         file = folder / "wandb_id.txt"
         if finished_steps and file.is_file():
             return file.read_text(encoding="utf-8").strip()
-        identity = hashlib.sha256(f"{folder.absolute()} {time.time_ns()}".encode()).hexdigest()[:16]
+        identity = secrets.token_hex(8)
         file.write_text(identity, encoding="utf-8")
         return identity
 

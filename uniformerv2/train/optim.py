@@ -15,7 +15,6 @@ from uniformerv2.train.recipe import Optimization
 
 BLOCK = re.compile(r"(?:.*\.)?backbone\.blocks\.(\d+)\.(?!local\d)")  # of the image transformer; local blocks are new
 STEM = re.compile(r"(?:.*\.)?backbone\.(class_token|registers|position_embedding|patch_embedding\.|pre_norm\.)")
-IMAGE = re.compile(r"(?:.*\.)?backbone\.(?!blocks\.\d+\.local\d)")
 
 
 def build_optimizer(model: nn.Module, optimization: Optimization) -> AdamW:

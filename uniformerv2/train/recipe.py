@@ -76,13 +76,9 @@ class ModelRecipe:
     def options(self) -> dict[str, Any]:
         """The fields of `ModelConfig` that replace what size and layout, or the checkpoint, say."""
         always = ("drop_path", "global_drop_path", "global_dropout", "head_dropout", "checkpoint_blocks")
-        where_chosen = {
-            "local_blocks": None if self.local_blocks == "layout" else self.local_blocks,
-            "temporal_downsample": self.temporal_downsample,
-            "global_after": self.global_after,
-            "post_norm": self.post_norm,
-            "mix_class_token": None if self.mix_class_token else False,
-        }
+        where_chosen = {name: getattr(self, name) for name in ("temporal_downsample", "global_after", "post_norm")}
+        where_chosen["local_blocks"] = None if self.local_blocks == "layout" else self.local_blocks
+        where_chosen["mix_class_token"] = None if self.mix_class_token else False
         chosen = {name: value for name, value in where_chosen.items() if value is not None}
         return {name: getattr(self, name) for name in always} | chosen
 
@@ -197,29 +193,21 @@ class Optimization:
     """Decides the new parameters, the order of the files, the augmentation and the held-out files."""
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, "epochs must be positive", self.epochs)
-        _require(self.batch_size >= 1, "batch_size must be positive", self.batch_size)
-        _require(self.accumulate >= 1, "accumulate must be positive", self.accumulate)
+        for name in ("epochs", "batch_size", "accumulate", "lr", "clip_norm", "evaluate_every"):
+            _require(getattr(self, name) > 0, f"{name} must be positive", getattr(self, name))
+        for name in ("warmup_epochs", "early_stop", "weight_decay"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative", getattr(self, name))
+        for name in ("ema", "label_smoothing"):
+            _require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1)", getattr(self, name))
         divisible = self.batch_size % self.accumulate == 0
         _require(divisible, f"batch_size must be divisible by accumulate {self.accumulate}", self.batch_size)
-        _require(
-            self.lr_base_batch is None or self.lr_base_batch >= 1, "lr_base_batch must be positive", self.lr_base_batch
-        )
-        _require(self.lr > 0, "lr must be positive", self.lr)
-        _require(self.warmup_epochs >= 0, "warmup_epochs must not be negative", self.warmup_epochs)
-        _require(
-            self.warmup_epochs <= self.epochs, f"warmup_epochs must be at most epochs {self.epochs}", self.warmup_epochs
-        )
+        base, warmup = self.lr_base_batch, self.warmup_epochs
+        _require(base is None or base >= 1, "lr_base_batch must be positive", base)
+        _require(warmup <= self.epochs, f"warmup_epochs must be at most epochs {self.epochs}", warmup)
         _require(0 <= self.start_lr <= self.lr, f"start_lr must be in [0, lr {self.lr}]", self.start_lr)
         _require(0 <= self.end_lr <= self.lr, f"end_lr must be in [0, lr {self.lr}]", self.end_lr)
         _require(0 < self.layer_decay <= 1, "layer_decay must be in (0, 1]", self.layer_decay)
-        _require(0 <= self.ema < 1, "ema must be in [0, 1)", self.ema)
-        _require(self.early_stop >= 0, "early_stop must not be negative", self.early_stop)
-        _require(self.weight_decay >= 0, "weight_decay must not be negative", self.weight_decay)
         _require(all(0 <= beta < 1 for beta in self.betas), "betas must be in [0, 1)", self.betas)
-        _require(self.clip_norm > 0, "clip_norm must be positive", self.clip_norm)
-        _require(0 <= self.label_smoothing < 1, "label_smoothing must be in [0, 1)", self.label_smoothing)
-        _require(self.evaluate_every >= 1, "evaluate_every must be positive", self.evaluate_every)
         _require(0 <= self.seed < 2**32, "seed must be in [0, 2**32)", self.seed)
 
     def scaled(self) -> Optimization:

@@ -44,10 +44,8 @@ class RunFolder:
         self.last = self.path / "last.safetensors"
         self.best = self.path / "best.safetensors"
         self.states = self.path / "state"
-
-    def files(self) -> list[Path]:
-        """All files that a run writes, beside what is in folders."""
-        return [self.recipe, self.train, self.held_out, self.metrics, self.evaluation, self.last, self.best]
+        # all that a run writes, beside what is in folders
+        self.files = [self.recipe, self.train, self.held_out, self.metrics, self.evaluation, self.last, self.best]
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Whether this folder may be used so. Raises RecipeError and touches nothing."""
@@ -91,7 +89,7 @@ class RunFolder:
 
     def _partial_files(self) -> list[Path]:
         """What a process left that was killed while it wrote."""
-        return [partial for file in self.files() for partial in self.path.glob(f".{file.name}.*.partial")]
+        return [partial for file in self.files for partial in self.path.glob(f".{file.name}.*.partial")]
 
     def start(self, texts: dict[Path, str], *, resume: bool) -> None:
         """Begin to write: make the folder, remove the files of a former run, write these texts.
@@ -108,15 +106,12 @@ class RunFolder:
         with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             if not resume:
-                self._remove_run()
+                for folder in (self.states, self.path / "tensorboard"):
+                    shutil.rmtree(folder, ignore_errors=True)
+                for file in reversed(self.files):  # recipe.json last: what a kill leaves is still known as a run
+                    file.unlink(missing_ok=True)
             for file, text in texts.items():
                 write_text(file, text)
-
-    def _remove_run(self) -> None:
-        for folder in (self.states, self.path / "tensorboard"):
-            shutil.rmtree(folder, ignore_errors=True)
-        for file in reversed(self.files()):  # recipe.json last: what a kill leaves is still known as a run
-            file.unlink(missing_ok=True)
 
     def _has_same(self, file: Path, text: str) -> bool:
         """Whether a file of the run says this; False if it is missing. Raises RecipeError if it says something else."""
