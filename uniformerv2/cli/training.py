@@ -198,7 +198,6 @@ SomeSetup = TypeVar("SomeSetup", bound=Setup)
 
 
 def _with_recipe(command: type[SomeSetup], arguments: Sequence[str], **required: Any) -> SomeSetup | None:
-    """The defaults of a command by the recipe that its arguments name, if they do."""
     from uniformerv2.train.recipes import find_recipe
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -212,12 +211,9 @@ def _with_recipe(command: type[SomeSetup], arguments: Sequence[str], **required:
     recipe = find_recipe(name).recipe.vary(**start)
     return command(
         data=tyro.MISSING,
-        model=recipe.model,
-        clip=recipe.clip,
-        optimization=recipe.optimization,
-        augmentation=AugmentationOptions.of(recipe.augmentation),
-        evaluation=recipe.evaluation,
         recipe=name,
+        **values(recipe, "augmentation"),
+        augmentation=AugmentationOptions.of(recipe.augmentation),
         **required,
     )
 
@@ -257,7 +253,5 @@ class Demo:
     def run(self) -> int:
         from uniformerv2.demo.run import print_result, run_demo
 
-        print_result(
-            run_demo(self.output, seed=self.seed, overwrite=self.overwrite, workers=self.workers, progress=True)
-        )
+        print_result(run_demo(**values(self), progress=True))
         return 0

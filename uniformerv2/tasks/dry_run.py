@@ -102,7 +102,6 @@ def _spread(rows: Sequence[T], count: int) -> list[T]:
 
 
 def _projection(recipe: Recipe, steps: Sequence[Any], videos: int, evaluating: float, measuring: float) -> DryRun:
-    """From the records of some steps to the whole run."""
     counted = steps[1:] or steps
     seconds = statistics.median(step["clips"] / step["clips_per_second"] for step in counted)
     optimization = recipe.optimization

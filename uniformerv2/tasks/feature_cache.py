@@ -151,9 +151,8 @@ class FeatureCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CheckpointError(
-                f"{self.folder}: cannot be written to ({error.strerror}); choose another folder"
-            ) from error
+            what = f"{self.folder}: cannot be written to ({error.strerror}); choose another folder"
+            raise CheckpointError(what) from error
 
     def _missing(self) -> list[list[tuple[int, int]]]:
         """Keys by view, each view in the order of the rows."""

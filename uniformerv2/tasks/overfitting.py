@@ -113,7 +113,6 @@ def _is_learned(losses: Sequence[float]) -> bool:
 
 
 def _complaint(parts: RunComponents, batch: Batch, losses: Sequence[float]) -> str:
-    """What is wrong with a batch that cannot be learned."""
     if twins := _same_clips(batch):
         return f"{twins[0]} and {twins[1]} are the same clip with different labels: nothing can tell them apart"
     trained = [parameter for parameter in parts.model.parameters() if parameter.requires_grad]

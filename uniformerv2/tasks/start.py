@@ -71,7 +71,6 @@ def _from_checkpoint(start: ModelRecipe, clip: ClipRecipe, labels: Sequence[str]
 
 
 def _rows(head: Sequence[str], labels: Sequence[str], name: str) -> list[int]:
-    """Rows of a head for these labels."""
     rows = matching(labels, head)
     if rows is None:
         lacking = [label for label in labels if matching([label], head) is None] or labels

@@ -149,7 +149,6 @@ class Trainer:
         return True
 
     def _run_epoch(self, epoch: int, log: RunLog) -> None:
-        """Train, evaluate, save."""
         speed = Speed(self.step.device)
         self._train_epoch(epoch, log, speed)
         with self.step.evaluated() as model:
@@ -160,7 +159,6 @@ class Trainer:
         self._save_state()
 
     def _train_epoch(self, epoch: int, log: RunLog, speed: Speed) -> None:
-        """One pass over the training data, or what is left of it."""
         self._saved = time.perf_counter()
         batches = speed.waiting(self._batches(epoch))
         while True:
@@ -223,7 +221,6 @@ class Trainer:
             return self.task.evaluate(model)
 
     def _save_models(self, model: nn.Module, metrics: Mapping[str, float]) -> None:
-        """The last, and the best if it is that."""
         self._save_model(model, self.run.last)
         score = metrics.get(self.task.monitor)
         if score is not None:

@@ -39,12 +39,12 @@ class MetricsFile:
 
     def __init__(self, path: Path, *, finished_epochs: int, finished_steps: int = 0) -> None:
         records = read_metrics(path) if path.is_file() else []
-        kept = [
-            record
-            for record in records
-            if record["epoch"] <= finished_epochs or record.get("step", finished_steps + 1) <= finished_steps
-        ]
-        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))  # whole, whenever a kill comes
+
+        def counts(record: dict[str, Any]) -> bool:
+            return record["epoch"] <= finished_epochs or record.get("step", finished_steps + 1) <= finished_steps
+
+        kept = (json.dumps(record) + "\n" for record in records if counts(record))
+        write_text(path, "".join(kept))  # whole, whenever a kill comes
         self._file = path.open("a", encoding="utf-8", buffering=1)  # line by line, for whoever watches
 
     def write(self, record: Mapping[str, Any]) -> None:

@@ -19,8 +19,7 @@ STEM = re.compile(r"(?:.*\.)?backbone\.(class_token|registers|position_embedding
 
 def build_optimizer(model: nn.Module, optimization: Optimization) -> AdamW:
     """AdamW over everything that is trained, in the groups of `parameter_groups`."""
-    groups = parameter_groups(model, optimization)
-    return AdamW(groups, lr=optimization.lr, betas=optimization.betas, fused=True)
+    return AdamW(parameter_groups(model, optimization), lr=optimization.lr, betas=optimization.betas, fused=True)
 
 
 def parameter_groups(model: nn.Module, optimization: Optimization) -> list[dict[str, Any]]:

@@ -236,13 +236,12 @@ class Recipe:
         together = self.optimization.accumulate * self.augmentation.repeats
         what = f"batch_size must be divisible by accumulate times repeats, {together}"
         _require(self.optimization.batch_size % together == 0, what, self.optimization.batch_size)
-        if self.model.cache_features != "none":
-            self._check_cache()
-
-    def _check_cache(self) -> None:
-        """Whether a clip that comes again is the same, and the image transformer too."""
-        _require(self.model.frozen_backbone, "cache_features needs frozen_backbone", self.model.frozen_backbone)
-        _require(self.augmentation.fixed_views > 0, "cache_features needs fixed_views", self.augmentation.fixed_views)
+        if self.model.cache_features == "none":
+            return
+        # a clip that comes again must be the same, and the image transformer too
+        frozen, views = self.model.frozen_backbone, self.augmentation.fixed_views
+        _require(frozen, "cache_features needs frozen_backbone", frozen)
+        _require(views > 0, "cache_features needs fixed_views", views)
         mixed = (self.augmentation.mixup, self.augmentation.cutmix)
         _require(not any(mixed), "cache_features needs clips that are not mixed, mixup 0 and cutmix 0", mixed)
 
