@@ -92,8 +92,7 @@ def fine_tune(
         raise RecipeError("resume needs the folder of the run: give output")
     annotations = read_annotations(data, root=root)
     starts = {name: str(value) for name, value in (("arm", arm), ("checkpoint", checkpoint)) if value is not None}
-    size = next((size for size, limit in RECIPE_SIZES if len(annotations) < limit), "large")
-    name = recipe or f"own-{size}-{_kind(arm, checkpoint)}"
+    name = recipe or f"own-{_size(len(annotations))}-{_kind(arm, checkpoint)}"
     chosen = _varied(find_recipe(name).recipe, starts, changes)
     run = RunFolder(output if output is not None else _new_folder(data))
     classes = len(class_names(annotations, minimum=2))
@@ -112,6 +111,10 @@ def fine_tune(
         raise
     predictor = Predictor(result.last, device=device, views=chosen.evaluation)
     return FineTuned(predictor, result.evaluation, chosen, run.path)
+
+
+def _size(videos: int) -> str:
+    return next((size for size, limit in RECIPE_SIZES if videos < limit), "large")
 
 
 def _kind(arm: str | Path | None, checkpoint: str | Path | None) -> str:
