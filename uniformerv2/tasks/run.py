@@ -80,9 +80,7 @@ def train_model(
         recipe = _precision_as_begun(run, recipe)
     videos = split_data(data, recipe, task=task, root=root, holdout=holdout, holdout_list=holdout_list)
     parts = build_run(recipe, videos, task=task, device=rank_device(device), workers=workers, progress=progress)
-    cache: FeatureCache | None = None
-    if parts.recipe.model.cache_features != "none":
-        cache = FeatureCache(parts.model, parts.recipe, parts.loader, Path(feature_cache or run.path / "features"))
+    cache = _feature_cache(parts, Path(feature_cache or run.path / "features"))
     with reporting_lost_ranks(ranks, "its own message says why; continue with --resume"), ExitStack() as stack:
 
         def begin() -> None:
@@ -155,6 +153,12 @@ class RunComponents(NamedTuple):
     model: UniFormerV2
     loader: VideoLoader
     task: VideoTask
+
+
+def _feature_cache(parts: RunComponents, folder: Path) -> FeatureCache | None:
+    if parts.recipe.model.cache_features == "none":
+        return None
+    return FeatureCache(parts.model, parts.recipe, parts.loader, folder)
 
 
 def build_run(
