@@ -14,7 +14,6 @@ from helpers import decoded_frames, write_video
 from uniformerv2.data.annotations import Annotation, Damaged, Unreadable
 from uniformerv2.data.batch import Batch, Sample, collate
 from uniformerv2.data.dataset import VideoDataset, make_loader
-from uniformerv2.data.order import EpochSampler
 from uniformerv2.errors import AnnotationError
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.augmentation import Augmentation
@@ -226,21 +225,6 @@ def test_training_clips_cover_the_video(videos: list[Annotation]) -> None:
         assert numbers == sorted(numbers)
         seen.update(numbers)
     assert len(seen) >= 38  # of 40
-
-
-def test_the_sampler_shuffles_by_seed_and_epoch() -> None:
-    def keys(seed: int, epoch: int) -> list[tuple[int, int]]:
-        sampler = EpochSampler(50, seed=seed)
-        sampler.set_epoch(epoch)
-        assert len(sampler) == 50
-        return list(sampler)
-
-    assert keys(0, 3) == keys(0, 3)
-    assert sorted(index for index, _ in keys(0, 3)) == list(range(50))
-    others = [keys(0, 3), keys(0, 4), keys(1, 3)]
-    assert len({tuple(index for index, _ in other) for other in others}) == 3
-    assert len({tuple(draw for _, draw in other) for other in others}) == 3
-    assert len({draw for _, draw in keys(0, 3)}) == 50
 
 
 def epoch_of_batches(videos: list[Annotation], *, workers: int, epoch: int) -> list[Batch]:

@@ -151,7 +151,7 @@ def test_too_little_shared_memory_is_told_before_it_kills(
     class Full:
         f_bavail, f_frsize = 1, 4096
 
-    monkeypatch.setattr(module, "_SHARED_MEMORY", str(tmp_path))
+    monkeypatch.setattr(module, "SHARED_MEMORY", str(tmp_path))
     monkeypatch.setattr(module.os, "statvfs", lambda path: Full)
     with pytest.raises(RecipeError, match=r"shared memory, but .* has 0\.00 GB left: enlarge it .*--shm-size"):
         list(load(good, workers=1))

@@ -22,6 +22,20 @@ def share(length: int, batch_size: int, world: int, epoch: int) -> list[list[tup
     return shares
 
 
+def test_an_epoch_is_shuffled_by_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> list[tuple[int, int]]:
+        sampler = EpochSampler(50, seed=seed)
+        assert len(sampler) == 50
+        return keys(sampler, epoch)
+
+    assert order(0, 3) == order(0, 3)
+    assert sorted(row for row, _ in order(0, 3)) == list(range(50))
+    others = [order(0, 3), order(0, 4), order(1, 3)]
+    assert len({tuple(row for row, _ in other) for other in others}) == 3
+    assert len({tuple(draw for _, draw in other) for other in others}) == 3
+    assert len({draw for _, draw in order(0, 3)}) == 50
+
+
 @pytest.mark.parametrize(("length", "batch_size", "world", "each"), [(50, 4, 3, 16), (48, 4, 3, 16), (7, 4, 2, 3)])
 def test_processes_get_equally_many_and_nothing_twice(length: int, batch_size: int, world: int, each: int) -> None:
     shares = share(length, batch_size, world, epoch=2)

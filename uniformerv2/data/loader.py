@@ -24,7 +24,7 @@ from uniformerv2.errors import RecipeError, VideoError
 SampleKey = int | tuple[int, int]  # row, or row and draw
 
 _QUEUE_SIZE = 64  # keys that a worker has at once; their messages fit into the buffers of a pipe
-_SHARED_MEMORY = "/dev/shm"
+SHARED_MEMORY = "/dev/shm"
 
 
 class ClipDataset(Protocol):
@@ -201,12 +201,12 @@ def _read(dataset: ClipDataset, memory: Tensor, task: _Task) -> Sample:
 def _shared(shape: tuple[int, ...]) -> Tensor:
     """Float32 memory for several processes. Raises RecipeError where the system has too little of it."""
     wanted = 4 * torch.Size(shape).numel()
-    if os.path.isdir(_SHARED_MEMORY):
-        status = os.statvfs(_SHARED_MEMORY)
+    if os.path.isdir(SHARED_MEMORY):
+        status = os.statvfs(SHARED_MEMORY)
         free = status.f_bavail * status.f_frsize
         if wanted > free:  # a process that touched it would be ended
             raise RecipeError(
-                f"the loader's workers need {wanted / 1e9:.2f} GB of shared memory, but {_SHARED_MEMORY} has "
+                f"the loader's workers need {wanted / 1e9:.2f} GB of shared memory, but {SHARED_MEMORY} has "
                 f"{free / 1e9:.2f} GB left: enlarge it (docker run --shm-size), or use a smaller batch or 0 workers"
             )
     return torch.empty(shape, dtype=torch.float32).share_memory_()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -31,7 +30,6 @@ class Termination:
     def __init__(self) -> None:
         self.asked = False
         self._waiting = False
-        self._process = os.getpid()
         self._before: Any = None
 
     def __enter__(self) -> Termination:
@@ -66,8 +64,6 @@ class Termination:
             self._waiting = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a worker, forked from this process
-            os._exit(TERMINATED)
         self.asked = True
         if self._waiting:
             raise Terminated
