@@ -240,7 +240,7 @@ def png(image: Array) -> bytes:
     encoder = av.CodecContext.create("png", "w")
     assert isinstance(encoder, av.VideoCodecContext)
     encoder.height, encoder.width = image.shape[:2]
-    encoder.pix_fmt, encoder.time_base, encoder.options = "rgba", Fraction(1), {"compression_level": "9"}
+    encoder.pix_fmt, encoder.time_base = "rgba", Fraction(1)
     return b"".join(map(bytes, encoder.encode(av.VideoFrame.from_ndarray(image, format="rgba"))))
 
 
