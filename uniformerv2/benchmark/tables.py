@@ -52,13 +52,7 @@ class Report:
             }
             for row in self.measured
         ]
-        return {
-            "machine": self.machine,
-            "what": self.what,
-            "limits": dict(self.limits),
-            "measured": rows,
-            "left_out": list(self.left_out),
-        }
+        return vars(self) | {"limits": dict(self.limits), "measured": rows, "left_out": list(self.left_out)}
 
     def save(self, folder: Path) -> None:
         """Write benchmark.json, benchmark.md and benchmark.svg."""

@@ -45,7 +45,7 @@ INCOMPLETE = frozenset({NO_FILE, SEVERAL_FILES, NO_LABEL, INVALID, CONTRADICTORY
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """ImportOptions of an import; `import_dataset` says what each means."""
+    """Options of an import; `import_dataset` says what each means."""
 
     split: str | None = None
     fold: int | None = None
@@ -138,13 +138,8 @@ class _Import:
         report: Callable[[Sequence[object]], object],
     ) -> None:
         self.result = ImportResult()
-        self._dataset, self._options, self._labels, self._videos, self._report = (
-            dataset,
-            options,
-            labels,
-            videos,
-            report,
-        )
+        self._dataset, self._options, self._labels = dataset, options, labels
+        self._videos, self._report = videos, report
         self._seen: dict[object, int] = {}  # clip -> line and kind of its row, in one number: there may be millions
         self._kinds: dict[tuple[str, str | None, Path], int] = {}
 
@@ -325,11 +320,8 @@ class ClassNames:
     def __init__(self, dataset: str, order: ClassOrder) -> None:
         from uniformerv2.weights.labels import class_list, matching
 
-        self._dataset, self._published, names = (
-            dataset,
-            class_list(dataset, order="mmaction2"),
-            class_list(dataset, order=order),
-        )
+        self._dataset, self._published = dataset, class_list(dataset, order="mmaction2")
+        names = class_list(dataset, order=order)
         rows = matching(self._published, names)
         assert rows is not None, "our own lists of a dataset fit each other"
         self._names = {name: name for name in names}

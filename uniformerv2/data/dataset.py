@@ -86,16 +86,14 @@ class VideoDataset(Dataset[Sample]):
         return self.repeats * len(self.views), 3, self.preprocessing.num_frames, *self.preprocessing.size
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        """The clips of one video.
-
-        Args:
-            key: the row or, in training, (row, draw). `draw` seeds all randomness of the views, so an equal
-                key gives equal clips in any worker and in any process.
-        """
         return self.read(key)
 
     def read(self, key: SampleKey, *, out: Tensor | None = None) -> Sample:
-        """The clips of one video, written to `out` (of `clips_shape`) or to new memory."""
+        """The clips of one video, written to `out` (of `clips_shape`) or to new memory.
+
+        `key` is the row or, in training, (row, draw). `draw` seeds all randomness of the views, so an equal key gives
+        equal clips in any process.
+        """
         index, draw = key if isinstance(key, tuple) else (key, 0)
         row = self.annotations[index]
         sample = Sample(index=index, path=str(row.path), label=self.labels[index])

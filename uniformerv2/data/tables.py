@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def csv_rows(table: Path, *, delimiter: str = ",", quotes: bool = True) -> Itera
     """
     reader = None
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
+        with _readable(table), table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(
                 file,
                 delimiter=delimiter,
@@ -59,34 +60,32 @@ def csv_rows(table: Path, *, delimiter: str = ",", quotes: bool = True) -> Itera
             for row in reader:
                 if row:
                     yield reader.line_num, row
-    except UnicodeDecodeError:
-        raise AnnotationError(_not_utf8(table)) from None
     except csv.Error as error:
         line = reader.line_num if reader else 1
         raise AnnotationError(
             f"{table}, line {line}: cannot be read as CSV: {error}; check its double quotes"
         ) from None
-    except OSError as error:
-        raise AnnotationError(f"{table}: cannot be read: {error.strerror or error}") from None
 
 
 def text_lines(file: Path) -> Iterator[tuple[int, str]]:
     """Lines that are not empty, stripped, with their numbers from 1. Raises as `csv_rows` does."""
-    try:
-        with file.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line := line.strip():
-                    yield number, line
-    except UnicodeDecodeError:
-        raise AnnotationError(_not_utf8(file)) from None
-    except OSError as error:
-        raise AnnotationError(f"{file}: cannot be read: {error.strerror or error}") from None
+    with _readable(file), file.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line := line.strip():
+                yield number, line
 
 
 def utf8_text(file: Path) -> str:
     """The whole text of a file. Raises as `csv_rows` does."""
-    try:
+    with _readable(file):
         return file.read_text(encoding="utf-8-sig")
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Errors of reading a text file as those of annotations."""
+    try:
+        yield
     except UnicodeDecodeError:
         raise AnnotationError(_not_utf8(file)) from None
     except OSError as error:

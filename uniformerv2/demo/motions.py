@@ -10,6 +10,7 @@ likely under both labels: a model that averages its frames is right at most half
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -86,22 +87,18 @@ def draw_stills(count: int, rng: np.random.Generator, *, size: tuple[int, int] =
     scenes = _plan(pairs, rng.uniform(0.0, 1.0, (count, 1)), rng, size)
     frames, masks = draw_scenes(scenes, rng, size)
 
-    def values(array: Array) -> Array:
-        return np.ascontiguousarray(array, dtype=np.float32)
-
-    def first(array: Array) -> Array:
-        return values(array[:, 0])
-
+    values = partial(np.ascontiguousarray, dtype=np.float32)
+    angle = scenes.angle[:, 0]
     return Stills(
         images=frames[:, 0],
         place=values(scenes.place[:, 0] - scenes.camera[:, 0]),
-        size=first(scenes.radius),
-        angle=values(np.stack([np.cos(scenes.angle[:, 0]), np.sin(scenes.angle[:, 0])], axis=-1)),
-        opacity=first(scenes.opacity),
-        covered=first(scenes.covered),
+        size=values(scenes.radius[:, 0]),
+        angle=values(np.stack([np.cos(angle), np.sin(angle)], axis=-1)),
+        opacity=values(scenes.opacity[:, 0]),
+        covered=values(scenes.covered[:, 0]),
         lid=values(scenes.lid[:, 0] - scenes.camera[:, 0]),
         has_lid=values(scenes.has_lid),
-        visible=first(scenes.opacity * (1.0 - scenes.covered)),
+        visible=values((scenes.opacity * (1.0 - scenes.covered))[:, 0]),
         masks=masks[:, 0],
     )
 

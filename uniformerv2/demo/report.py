@@ -137,15 +137,12 @@ def _curves(report: Report) -> str:
         steps = max(len(column.steps), 1)
         losses.append([(total * (i + 1) / steps, step["loss"]) for i, step in enumerate(column.steps)])
         accuracies.append([(float(epoch["epoch"]), 100 * epoch["top1"]) for epoch in column.epochs if "top1" in epoch])
+    chance = 100 / len(report.columns[0].evaluation.classes)
     names = legend([_capital(column.name) for column in report.columns])
     charts = chart("training loss", [averages(line, SMOOTH) for line in losses], dots=False) + chart(
-        "held-out accuracy, %", [[(0.0, 100 / _classes(report)), *line] for line in accuracies], top=100.0, mark=50.0
+        "held-out accuracy, %", [[(0.0, chance), *line] for line in accuracies], top=100.0, mark=50.0
     )
     return f'{names}<div class="charts">{charts}</div>'
-
-
-def _classes(report: Report) -> int:
-    return len(report.columns[0].evaluation.classes)
 
 
 def _example(report: Report, example: Example) -> str:
