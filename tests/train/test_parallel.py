@@ -196,7 +196,7 @@ def test_a_state_of_two_processes_is_resumed_by_one_and_by_three(
             before_call(patch, Classification, "loss", 6, lambda: os._exit(77))  # in the middle of an epoch
             work = lambda: train(colours, recipe, run, parallel=way, save_every_seconds=0.0)  # noqa: B023, E731
             for process in start_together(2, work):
-                process.join(240)
+                process.join()
                 assert process.exitcode  # 77, or what the first death made of the other
         states = RunFolder(run).open_states(Ranks())
         assert states.newest is not None
