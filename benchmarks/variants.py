@@ -33,7 +33,7 @@ from uniformerv2.inference.optimize import Backend
 from uniformerv2.inference.precision import InferencePrecision, has_bf16
 from uniformerv2.inference.reduction import reduce_tokens
 from uniformerv2.inference.sharing import sharing_obstacle
-from uniformerv2.inference.unchanged import UnchangedTransformer
+from uniformerv2.inference.unchanged import SkippingTransformer
 from uniformerv2.model.config import ModelConfig
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
@@ -123,7 +123,7 @@ def shares_computed(data: Path, runs: Path, rows: Sequence[Annotation]) -> str:
     found = []
     for one in REDUCTIONS:
         backbone = reduce_tokens(model, one).backbone if one.method == "unchanged" else None
-        if isinstance(backbone, UnchangedTransformer):
+        if isinstance(backbone, SkippingTransformer):
             share = torch.stack([backbone.changed(clip).float().mean() for clip in clips]).mean()
             found.append(f"{one} {share:.0%}")
     return ", ".join(found)

@@ -89,7 +89,7 @@ def test_the_model_is_not_changed_and_shares_the_weights_that_stay() -> None:
 
 
 def test_a_block_is_rewritten_to_the_end_before_the_next() -> None:
-    """Of what one rewrite makes for the next, a block is in memory at a time."""
+    """Intermediate weights between two rewrites are those of a block at a time."""
     calls: list[tuple[str, nn.Module]] = []
     folded = fold(small_model(), *(lambda part, name=name: calls.append((name, part)) for name in ("first", "second")))
     parts = [*folded.backbone.blocks, *folded.global_blocks, folded]

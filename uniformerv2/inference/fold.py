@@ -49,7 +49,7 @@ def fold(model: UniFormerV2, *rewrites: Rewrite) -> UniFormerV2:
     shared: dict[int, Tensor] = {id(parameter): _frozen(parameter) for parameter in model.parameters()}
     shared |= {id(buffer): buffer for buffer in model.buffers()}
     folded = copy.deepcopy(model, shared).eval()
-    # all rewrites of a block before the next block: what one makes for the next exists for a block at a time
+    # block by block: the intermediate weights between two rewrites are those of a block at a time
     for part in (*folded.backbone.blocks, *folded.global_blocks, folded):
         for rewrite in (_fold, *rewrites):
             rewrite(part)

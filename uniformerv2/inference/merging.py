@@ -29,8 +29,8 @@ def merging_obstacle(config: ModelConfig) -> str:
 class MergingTransformer(nn.Module):
     """An image transformer that merges patches in each block, between attention and MLP.
 
-    Every second patch is a candidate. Its partner is the one among the other patches whose key is most similar, by the
-    cosine of the keys' means over heads. The candidates with the most similar partners are merged into them. In the
+    Every second patch is a candidate. Its partner is the most similar of the other patches, by the cosine of the keys'
+    means over heads. The candidates with the most similar partners are merged into them. In the
     attention and in further averages a merged token has the weight of all patches that it represents. Class and
     register tokens stay.
 
@@ -47,7 +47,7 @@ class MergingTransformer(nn.Module):
     def encode(
         self, clip: Tensor, stages: Container[int], add: Callable[[Tensor, TokenLayout], None]
     ) -> tuple[Tensor, TokenLayout]:
-        """As `ImageTransformer.encode`; the token at a position is the one that represents it."""
+        """As `ImageTransformer.encode`; a position has the token that represents it."""
         tokens, layout = self.transformer.embed(clip)
         merged = Merged.none(tokens, layout)
         patches, depth = merged.sizes.shape[1], len(self.transformer.blocks)
@@ -67,7 +67,7 @@ class Pairs:
     """Which patches are merged, as indices of the candidates (patches 0, 2, ...) and the others (patches 1, 3, ...)."""
 
     sources: Tensor  # (batch·frames, pairs): candidates that are merged
-    targets: Tensor  # (batch·frames, pairs): the other that each is merged into; several may share one
+    targets: Tensor  # (batch·frames, pairs): the others that they are merged into, with repetitions
     unmerged: Tensor  # (batch·frames, candidates - pairs): candidates that stay
 
 

@@ -15,7 +15,7 @@ from uniformerv2.model.vit import MLP
 
 
 class PackedLinear(nn.Module):
-    """An `nn.Linear`, with an activation where one is given: (..., in) -> (..., out)."""
+    """An `nn.Linear`, with or without an activation: (..., in) -> (..., out)."""
 
     weight: Tensor  # in oneDNN's layout
 

@@ -79,7 +79,7 @@ def classify_shared(model: UniFormerV2, frames: Tensor, clips: Tensor) -> Tensor
     """Classify clips that have frames in common; each frame is encoded once.
 
     Args:
-        model: one without `sharing_obstacle`, in eval mode.
+        model: without `sharing_obstacle`, in eval mode.
         frames: (3, frames, height, width), as in a clip: uint8 RGB, or normalised floats.
         clips: int64 (clips, frames of a clip): which of the frames.
 

@@ -41,7 +41,7 @@ class SkippingTransformer(nn.Module):
     Class and register tokens of every frame are computed.
 
     Args:
-        transformer: sees every frame by itself, see `sharing_obstacle`.
+        transformer: encodes every frame by itself, see `sharing_obstacle`.
         preprocessing: of the model.
         threshold: mean absolute difference of a patch's pixels, in [0, 1], up to which it counts as unchanged.
     """
@@ -81,7 +81,7 @@ class SkippingTransformer(nn.Module):
 
 
 def computed_tokens(changed: Tensor, class_tokens: int, count: int) -> ComputedTokens:
-    """The tokens to compute, where `changed` (batch, frames, patches) says so of the patches of `count` tokens."""
+    """The tokens to compute, of `count` in each frame, given the patches that changed (batch, frames, patches)."""
     batch, frames, patches = changed.shape
     own = changed.new_ones(batch, frames, count)
     own[:, :, class_tokens : class_tokens + patches] = changed

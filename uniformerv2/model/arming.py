@@ -15,12 +15,12 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 STEM, POSITION_EMBEDDING, RELATIVE_BIAS = (
     "backbone.patch_embedding.weight",
     "backbone.position_embedding",
-    "attention.relative_bias",  # one in every block
+    "attention.relative_bias",  # of every block
 )
 
 
 def inflate_stem(weight: Tensor, temporal_kernel: int) -> Tensor:
-    """A 2-D patch embedding as a 3-D one with weights for the middle frame only, which gives the same tokens.
+    """A 2-D patch embedding as a 3-D kernel with weights for the middle frame only, which gives the same tokens.
 
     Args:
         weight: (width, 3, patch, patch).
@@ -104,7 +104,7 @@ def _fit_stem(weight: Tensor, source: ModelConfig, target: ModelConfig, changes:
         weight = weight.squeeze(2)
     if weight.ndim == 4:
         if target.temporal_downsample:
-            changes.append("patch embedding inflated to three frames, with weights for the middle one")
+            changes.append("patch embedding inflated to three frames, with weights for the middle frame")
         weight = inflate_stem(weight, 3 if target.temporal_downsample else 1)
     return weight
 

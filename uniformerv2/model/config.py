@@ -98,12 +98,12 @@ class ModelConfig:
     local_blocks: LocalBlocks = "none"
     local_reduction: float = 1.5  # the local block works in int(width / local_reduction) channels
     local_kernel: int = 3  # frames; odd
-    temporal_downsample: bool = False  # the stem sees three frames and halves the frame rate
+    temporal_downsample: bool = False  # the stem has a kernel of three frames and halves the frame rate
     global_after: tuple[int, ...] = (8, 9, 10, 11)  # blocks that a global UniBlock follows, from 0
     global_mlp_ratio: float = 4.0
     num_queries: int = 1
     fusion: Fusion = "sequential"
-    mix_class_token: bool = True  # False in the frozen variant: the head sees the global token alone
+    mix_class_token: bool = True  # False in the frozen variant: the input of the head is the global token alone
     num_classes: int = 400
 
     # training only: nothing here changes a parameter or an output in eval mode

@@ -60,7 +60,7 @@ class LocalAggregator(nn.Module):
         return F.linear(patches, *self.folded_norm(self.norm))
 
     def folded_norm(self, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-        """Weight and bias of norm and `reduce` as one linear layer, which they are with fixed statistics."""
+        """Weight and bias of norm and `reduce` together: with fixed statistics they are a linear layer."""
         assert norm.running_mean is not None
         assert norm.running_var is not None
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
