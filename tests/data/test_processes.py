@@ -14,12 +14,12 @@ import pytest
 
 from uniformerv2.data import processes
 from uniformerv2.data.processes import Crash, Worker, run_tasks
-from uniformerv2.errors import VideoError
+from uniformerv2.errors import RecipeError, VideoError
 
 FUNCTIONS = """
 import faulthandler, os, signal
 from pathlib import Path
-from uniformerv2.errors import VideoError
+from uniformerv2.errors import RecipeError, VideoError
 
 def double_or_die(task):
     number, deadly = task
@@ -137,6 +137,8 @@ def test_a_process_ends_when_its_connection_does(functions: ModuleType) -> None:
 def test_no_task_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "Worker", None)
     assert list(run_tasks(print, [], workers=2)) == []
+    with pytest.raises(RecipeError, match="workers must be 0 or more, got -1"):
+        list(run_tasks(print, [1], workers=-1))
 
 
 def test_errors_keep_their_type_or_their_traceback(functions: ModuleType) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
-from uniformerv2.errors import UniFormerV2Error
+from uniformerv2.errors import RecipeError, UniFormerV2Error
 
 Task = TypeVar("Task")
 
@@ -75,7 +75,7 @@ class Worker(Generic[Task]):
         self._process.start()
         theirs.close()  # or the end of the process would not show
         self.tasks: deque[tuple[Task, int]] = deque()
-        """Given and not done, with the number of the attempt; the process is at the first."""
+        """Given and not done, with the number of the attempt; the process works on the first."""
         self.alive = True
         self._ready = False
         self.stop = weakref.finalize(self, _stop, self.connection, self._process, os.getpid())
@@ -87,9 +87,9 @@ class Worker(Generic[Task]):
             self.connection.send(task)
 
     def receive(self) -> list[tuple[Task, Any]]:
-        """Wait for the next message of the process: results, each with its task; none if it says something else.
+        """Wait for the next message of the process: results, each with its task, or none.
 
-        If the process has died, it is no longer `alive`, and the task that it was at has a `Crash`.
+        If the process has died, it is no longer `alive`, and the result of the task that it worked on is a `Crash`.
 
         Raises:
             RuntimeError: a programming error, with its traceback; or the process ended before its first task.
@@ -123,11 +123,16 @@ class Workers(Generic[Task]):
         count: workers at most; they start as tasks come.
         attempts: a task that ends so many processes has a `Crash` as its result.
         queue_size: tasks that a worker is given at once, so that it need not wait; all fit into the buffer of a pipe.
+
+    Raises:
+        RecipeError: no workers.
     """
 
     def __init__(
         self, function: Callable[[Task], Any], count: int, *, attempts: int = ATTEMPTS, queue_size: int = 1
     ) -> None:
+        if count < 1:
+            raise RecipeError(f"the number of workers must be 0 or more, got {count}")
         self._function, self._count, self._attempts, self._queue_size = function, count, attempts, queue_size
         self._waiting: deque[tuple[Task, int]] = deque()  # with the number of the attempt
         self._workers: dict[Any, Worker[Task]] = {}  # by connection
