@@ -82,4 +82,5 @@ def test_the_package_is_a_program(checkpoint: Path, video: Path) -> None:
     assert all(line.startswith("error: ") for line in ended.stderr.splitlines())
     assert "absent.mp4" in ended.stderr
     assert "torch" in modules
-    assert not modules & {"torch._dynamo", "torch._inductor", "sympy", "rich.progress"}
+    slow = {"torch._dynamo", "torch._inductor", "sympy", "rich.progress"}
+    assert not modules & slow - imported("-c", "import torch")[0]  # some builds of torch import them themselves

@@ -169,12 +169,16 @@ def test_videos_without_labels(colours: Path, tmp_path: Path) -> None:
         Annotation(frames, ""),
         Annotation(long, "long", 1.0, 2.0, "val"),
     ]
-    shards = tmp_path / "shards"
-    write_shards(read_annotations(tmp_path / "list.csv"), shards)
-    assert [(row.label, row.start) for row in find_videos([shards], split="val")] == [("long", 1.0)]
     assert find_videos([frames]) == [Annotation(frames, "")]
     assert len(find_videos([colours])) == 15
     for source in (tmp_path / "absent", tmp_path / "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(AnnotationError, match=source.name):
             find_videos([source])
+
+
+def test_videos_of_shards(colours: Path, tmp_path: Path) -> None:
+    pytest.importorskip("webdataset")
+    rows = [Annotation(colours / "red" / "red0.mp4", "long", 1, 2, "val")]
+    write_shards([*rows, Annotation(colours / "red" / "red1.mp4", "long", 2, 3, "train")], tmp_path / "shards")
+    assert [(row.label, row.start) for row in find_videos([tmp_path / "shards"], split="val")] == [("long", 1.0)]
