@@ -115,6 +115,21 @@ def reporting_lost_ranks(ranks: Ranks, way_out: str) -> Iterator[None]:
 
 
 @contextmanager
+def forward_passes(model: object) -> Iterator[None]:
+    """Around the forward passes of an evaluation, of which each rank may have another number.
+
+    Where the ranks share the weights of the model, all have to run it equally often: a rank that is through runs it on
+    nothing until the others are through, too.
+    """
+    try:
+        yield
+    finally:
+        join = getattr(model, "join_forward_passes", None)
+        if join is not None:
+            join()
+
+
+@contextmanager
 def process_group() -> Iterator[Ranks]:
     """Join the processes that torchrun started with this one; nothing happens where it started none.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -16,17 +17,19 @@ import torch
 from torch import nn
 
 from helpers import before_call
-from uniformerv2.distributed import Ranks, current_ranks
+from uniformerv2.distributed import Ranks, current_ranks, forward_passes
 from uniformerv2.errors import ProcessError, RecipeError
 from uniformerv2.model.config import ModelConfig
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.classification.task import Classification
 from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.tasks.dry_run import dry_run
+from uniformerv2.train.batch_norm import SynchronizedBatchNorm
 from uniformerv2.train.log import read_metrics
-from uniformerv2.train.parallel import SharedModel, SynchronizedBatchNorm, whole_tensor
+from uniformerv2.train.parallel import SharedModel
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.train.run_folder import RunFolder
+from uniformerv2.train.sharded import blocks, local_tensor, whole_tensor
 from uniformerv2.train.task import BatchLoss
 from uniformerv2.train.termination import TERMINATED
 from uniformerv2.video.augmentation import Augmentation
@@ -118,6 +121,55 @@ def test_batch_norm_over_processes_is_batch_norm_over_all_rows(together: Togethe
         torch.testing.assert_close(found[0], alone.running_mean)
         torch.testing.assert_close(found[1], alone.running_var)
         assert found[2] == 1
+
+
+def test_sharded_weights_are_whole_on_no_device(together: Together) -> None:
+    """But for those of the block that computes; ranks with other numbers of forward passes wait for each other."""
+    clips, _ = clips_and_labels(6)
+    alone = small_model().eval()
+    with torch.inference_mode():
+        expected = [alone(clip[None]) for clip in clips]
+    bytes_of_block = max(sum(one.nbytes for one in block.parameters()) for block in blocks(alone))
+    whole = sum(one.nbytes for one in alone.parameters())
+
+    def work() -> None:
+        ranks, others = current_ranks(), bytes_of_parameters()
+        shared = SharedModel(small_model(), ranks, parallel="fsdp", precision="fp32")
+        model = shared.evaluated(lambda model: torch.empty(0, 3, 4, 16, 16)).eval()
+        found, peak = {}, 0
+
+        def look(*_: object) -> None:
+            nonlocal peak
+            peak = max(peak, bytes_of_parameters() - others)
+
+        blocks(model)[-1].mlp.register_forward_hook(look)
+        with forward_passes(model), torch.inference_mode():
+            for number in (0, 1, 2, 3, 4) if ranks.first else (5,):
+                found[number] = model(clips[number : number + 1])
+        assert all(torch.equal(logits, expected[number]) for number, logits in found.items())
+        assert bytes_of_parameters() - others <= 0.6 * whole  # its half
+        outside = whole - sum(one.nbytes for block in blocks(alone) for one in block.parameters())
+        assert peak <= 0.6 * whole + bytes_of_block + outside
+        saved = shared.saved()
+        assert (saved is not None) == ranks.first
+        if saved is not None:
+            for name, tensor in alone.state_dict().items():
+                assert torch.equal(saved.state_dict()[name], tensor), name
+
+    together(2, work)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def bytes_of_parameters() -> int:
+    """Of all parameters in this process, as far as they have memory: shards count as what they are."""
+    gc.collect()
+    storages = {}
+    for one in gc.get_objects():
+        if isinstance(one, nn.Parameter):
+            storage = local_tensor(one).untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
 
 
 # --- whole runs

@@ -10,7 +10,7 @@ from typing import Literal
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.data.split import Split
-from uniformerv2.distributed import current_ranks
+from uniformerv2.distributed import current_ranks, forward_passes
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.measuring.class_order import order_warning
 from uniformerv2.measuring.digests import videos_digest, weights_digest
@@ -147,10 +147,11 @@ class HeldOut:
         batches = self._loader if self._rows else ()
 
         def results() -> list[Result]:
-            return [
-                self._scoring.score(model, batch, item, first=place * self._scoring.videos_at_once)
-                for place, (item, batch) in enumerate(zip(self._items, batches, strict=True))
-            ]
+            with forward_passes(model):
+                return [
+                    self._scoring.score(model, batch, item, first=place * self._scoring.videos_at_once)
+                    for place, (item, batch) in enumerate(zip(self._items, batches, strict=True))
+                ]
 
         of_all = [result for some in self._ranks.on_all_ranks(results) for result in some]
         return summarise(model.labels, self.annotations, of_all, self._scoring.views)

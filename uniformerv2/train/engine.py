@@ -154,7 +154,7 @@ class Trainer:
         with self.step.evaluated() as model:
             means = self._epoch.means | self._evaluate(model, epoch)
             log.epoch(epoch, means, speed)
-            self._save_models(model, means)
+            self._save_models(means)
         self.finished_epochs, self._epoch = epoch, EpochProgress()
         self._save_state()
 
@@ -220,17 +220,16 @@ class Trainer:
         with self._stopping_at_once():
             return self.task.evaluate(model)
 
-    def _save_models(self, model: nn.Module, metrics: Mapping[str, float]) -> None:
-        self._save_model(model, self.run.last)
+    def _save_models(self, metrics: Mapping[str, float]) -> None:
+        files = [self.run.last]
         score = metrics.get(self.task.monitor)
         if score is not None:
             self.stalled = 0 if self.best is None or score > self.best else self.stalled + 1
             if self.best is None or score >= self.best:  # of equals the later, trained longer
                 self.best = score
-                self._save_model(model, self.run.best)
-
-    def _save_model(self, model: nn.Module, file: Path) -> None:
-        if self.ranks.first:
+                files.append(self.run.best)
+        model = self.step.shared.saved()
+        for file in files if self.ranks.first else ():
             with self.run.saving(file):
                 self.save(model, file)
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from uniformerv2.distributed import Ranks
 from uniformerv2.errors import RecipeError
+from uniformerv2.train.batch_norm import synchronise_batch_norm
 from uniformerv2.train.recipe import TrainingPrecision
+from uniformerv2.train.sharded import ShardedWeights, blocks
 
 Parallel = Literal["ddp", "fsdp"]
 
@@ -36,8 +37,8 @@ class SharedModel:
         model: on the device that computes. It is changed, but for its names and its function.
         ranks: the processes.
         parallel: "ddp", every process has all of it (DistributedDataParallel); "fsdp", weights, gradients and the state
-            of the optimizer are divided, block by block (FSDP2, `fully_shard`).
-        precision: of the training. In "bf16" and "fp16" divided weights travel in that type, gradients in float32.
+            of the optimizer are sharded, block by block (FSDP2, `fully_shard`).
+        precision: of the training. In "bf16" and "fp16" sharded weights travel in that type, gradients in float32.
         compile: whether to compile it.
 
     Attributes:
@@ -47,13 +48,14 @@ class SharedModel:
     def __init__(
         self, model: nn.Module, ranks: Ranks, *, parallel: Parallel, precision: TrainingPrecision, compile: bool = False
     ) -> None:
-        self.model = self._whole = model
+        self.model = model
         self._replicated: DistributedDataParallel | None = None
+        self._sharded: ShardedWeights | None = None
         if ranks.world > 1:
             synchronise_batch_norm(model)
             if parallel == "fsdp":
-                self._whole = copy.deepcopy(model)
-                _divide(model, precision)
+                self._sharded = ShardedWeights(model, ranks)
+                _shard(model, precision)
             else:
                 self._replicated = _replicate(model)
         called = self._replicated or model
@@ -65,21 +67,23 @@ class SharedModel:
             self.model.set_requires_gradient_sync(last)
         return nullcontext() if last or self._replicated is None else self._replicated.no_sync()
 
-    @torch.no_grad()
-    def whole(self) -> nn.Module:
-        """The model undivided, with the weights that it has now."""
-        if self._whole is not self.model:
-            targets = self._whole.state_dict()
-            for name, tensor in self.model.state_dict().items():
-                targets[name].copy_(whole_tensor(tensor))
-        return self._whole
+    def evaluated(self, empty_input: Callable[[nn.Module], Any]) -> nn.Module:
+        """The model that is evaluated; of a sharded one, see `ShardedWeights.evaluated`."""
+        return self.model if self._sharded is None else self._sharded.evaluated(empty_input)
+
+    def saved(self) -> nn.Module | None:
+        """The model that rank zero saves; of a sharded one a copy on the CPU, and None on the other ranks.
+
+        All ranks call this.
+        """
+        return self.model if self._sharded is None else self._sharded.on_cpu()
 
 
-def _divide(model: nn.Module, precision: TrainingPrecision) -> None:
+def _shard(model: nn.Module, precision: TrainingPrecision) -> None:
     narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     # inputs keep their type: autocast decides what is computed in which, as in one process
     policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for block in _blocks(model):
+    for block in blocks(model):
         fully_shard(block, mp_policy=policy)
     fully_shard(model, mp_policy=policy)
 
@@ -96,77 +100,3 @@ def _replicate(model: nn.Module) -> DistributedDataParallel:
             gradient_as_bucket_view=True,
             broadcast_buffers=False,  # the statistics are the same everywhere
         )
-
-
-def _blocks(model: nn.Module) -> list[nn.Module]:
-    """The units of sharding: what is called one after the other."""
-    return [block for part in model.modules() if isinstance(part, nn.ModuleList) for block in part]
-
-
-def whole_tensor(tensor: Tensor) -> Tensor:
-    """A tensor, gathered from the processes if it is divided among them, who then all have to call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def local_tensor(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor, as a view; all of it if it is not divided."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-# --- BatchNorm over processes
-
-
-class _Sum(torch.autograd.Function):
-    """The sum of a tensor over the processes, and of its gradient: each process's loss depends on all summands."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _Sum.forward(ctx, gradient)
-
-
-class SynchronizedBatchNorm(nn.BatchNorm1d):
-    """`nn.SyncBatchNorm` for CPUs, where torch has none. A process may have no rows at all."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(rows, channels) -> the same shape."""
-        if not self.training:
-            return super().forward(x)
-        rows = x.float()
-        # (channels + 1,): sums and how many rows, of all processes
-        totals = _Sum.apply(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))
-        mean, count = totals[:-1] / totals[-1], totals[-1]
-        # the squares of differences, not the difference of squares: that would lose digits
-        variance = _Sum.apply((rows - mean).square().sum(0)) / count
-        self._remember(mean.detach(), variance.detach() * count / (count - 1))
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return ((rows - mean) * scale + self.bias).to(x.dtype)
-
-    @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
-
-
-def synchronise_batch_norm(model: nn.Module) -> None:
-    """Let every BatchNorm inside a model see the rows of all processes. Names, weights and statistics stay the same."""
-    if next(model.parameters()).is_cuda:
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return
-    for part in list(model.modules()):
-        for name, norm in part.named_children():
-            if isinstance(norm, nn.BatchNorm1d):
-                synchronized = SynchronizedBatchNorm(norm.num_features, norm.eps, norm.momentum)
-                for kind in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-                    setattr(synchronized, kind, getattr(norm, kind))
-                setattr(part, name, synchronized.train(norm.training))

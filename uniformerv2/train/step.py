@@ -26,9 +26,10 @@ from uniformerv2.train.optim import (
     optimizer_tensors,
     set_learning_rate,
 )
-from uniformerv2.train.parallel import Parallel, SharedModel, whole_tensor
+from uniformerv2.train.parallel import Parallel, SharedModel
 from uniformerv2.train.precision import allow_tf32, autocast, loss_scaler
 from uniformerv2.train.recipe import Optimization
+from uniformerv2.train.sharded import whole_tensor
 from uniformerv2.train.state import add_prefix, strip_prefix
 from uniformerv2.train.task import BatchLoss, Objective
 
@@ -216,9 +217,9 @@ class TrainingStep:
 
     @contextmanager
     def evaluated(self) -> Iterator[nn.Module]:
-        """Inside, the model that is evaluated and saved: undivided, with the average of the weights if there is one."""
+        """Inside, the model that is evaluated, with the average of the weights if there is one; see `SharedModel`."""
         with self.average.applied() if self.average is not None else nullcontext():
-            yield self.shared.whole()
+            yield self.shared.evaluated(self.task.empty_input)
 
     # --- the state of it, to be saved and resumed
 
