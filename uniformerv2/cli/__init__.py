@@ -1,4 +1,4 @@
-"""The command line: arguments in, calls out; no logic. torch is imported when a command runs, not before."""
+"""The command line: arguments in, calls out; no logic. torch is imported when a command runs, not before it."""
 
 from __future__ import annotations
 
@@ -45,12 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit status: 0, 2 for what the user can mend (said in one line on stderr), 130 after Ctrl-C.
+        The exit status: 0; 2 for errors that the user can fix, printed as one line on stderr; 130 after Ctrl-C.
     """
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    before, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"warning: {message}\n"
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    finally:
+        warnings.formatwarning = before
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         command = tyro.cli(
-            _commands(sys.argv[1:] if arguments is None else arguments),
+            _commands(arguments),
             prog="uniformerv2",
             description="Video classification: arm an image transformer, train it, measure it, run it.",
             args=arguments,

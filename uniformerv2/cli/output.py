@@ -1,4 +1,4 @@
-"""What commands say beside their results, and how they end."""
+"""What commands print beside their results, and their exit status."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command")
 
-FAILED = 2  # what the user can mend; also what wrong options end with
-INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended
+FAILED = 2  # the user can fix the cause; wrong options end with it too
+INTERRUPTED = 130  # what shells report after Ctrl-C
 
 
 def print_error(reason: object) -> None:
@@ -24,13 +24,13 @@ def print_error(reason: object) -> None:
 
 
 def note(text: str) -> None:
-    """What is not certain, on stderr; nothing where nothing is in doubt."""
+    """One line on stderr, unless it is empty."""
     if text:
         print(f"note: {text}", file=sys.stderr)
 
 
 def in_every_process(work: Callable[[Command, Ranks], int | None]) -> Callable[[Command], int]:
-    """Make a method that the processes of torchrun share into a `run`, which returns the exit status."""
+    """Make a method a `run` in the process group that torchrun has started, if it has; returns the exit status."""
 
     @wraps(work)
     def run(command: Command) -> int:
@@ -40,7 +40,7 @@ def in_every_process(work: Callable[[Command, Ranks], int | None]) -> Callable[[
             try:
                 return work(command, ranks) or 0
             except UniFormerV2Error:
-                if ranks.first:  # all of them fail alike, and one says why
+                if ranks.first:  # all of them fail alike, and the first prints why
                     raise
                 return FAILED
 

@@ -1,1 +1,1 @@
-"""What is done with many videos, shared out among processes and resumable."""
+"""Evaluation and features of many videos, shared among processes and resumable."""

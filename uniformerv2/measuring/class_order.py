@@ -1,4 +1,4 @@
-"""Whether a model that seems to guess has only its labels in another order than the rows of its classifier."""
+"""Whether a model at chance level has its labels in another order than the rows of its classifier."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from dataclasses import dataclass
 
 from uniformerv2.weights.labels import known_lists, matching
 
-# Of the classes of two unrelated orders, one stands in the same place on average, and more than three in 2 % of all
-# pairs of orders: a trained model with labels in a wrong order is right no more often than 3 / classes.
+# Two unrelated orders have one class in the same position on average, and more than three in 2 % of all pairs of
+# orders: a trained model with labels in a wrong order is right no more often than 3 / classes.
 CLASSES_IN_PLACE = 3
-GUESSING = 0.01  # below this chance of as many hits or more, it is no guessing
-CONVINCING = 1e-6  # below this, another order is no accident: several are tried, and a false accusation misleads
-TRAINED = 0.25  # accuracy that a trained model surpasses; the weakest published ones reach more than 0.4
+GUESSING = 0.01  # results that chance gives less often are better than guessing
+CONVINCING = 1e-6  # the same for another order: several are tried, and a false alarm misleads
+TRAINED = 0.25  # accuracy that a trained model surpasses; all published models reach more than 0.4
 
-Guess = tuple[int, str]  # row of the classifier that won, name of the right class
+Guess = tuple[int, str]  # predicted row of the classifier, name of the right class
 
 
 def order_warning(labels: Sequence[str], guesses: Sequence[Guess]) -> str:
-    """What to suspect where results look like guessing.
+    """The likely cause of results at chance level.
 
-    The same predictions are read in every order that is known for so many classes. A model that repeats itself must not
-    count as evidence many times, so that it is the different pairs of predicted and right class that are tested.
+    The predictions are read in every order that is known for this number of classes. A repeated prediction is no
+    further evidence, so the distinct pairs of predicted and right class are tested.
 
     Args:
-        labels: the model's.
-        guesses: one for each video; the names are among the labels.
+        labels: of the model.
+        guesses: of each video; the names are among the labels.
 
     Returns:
-        One line; "" where the results are better than guessing, too few to tell, or of classes that no known list has.
+        A line; "" where the results are better than chance, too few to tell, or of classes that no known list has.
     """
     known = {title: _read_as(order, guesses) for title, order in known_lists(len(labels)).items()}
     orders = {title: reading for title, reading in known.items() if reading}
@@ -50,12 +50,12 @@ def order_warning(labels: Sequence[str], guesses: Sequence[Guess]) -> str:
 
 @dataclass(frozen=True)
 class _Reading:
-    """What guesses are worth if the classifier is in some order."""
+    """How many guesses are right if the rows of the classifier are in some order."""
 
     classes: int
     videos: int
     right: int  # videos
-    pairs: int  # different guesses
+    pairs: int  # distinct guesses
     right_pairs: int
 
     @property
@@ -67,7 +67,7 @@ class _Reading:
 
 
 def _read_as(order: Sequence[str], guesses: Sequence[Guess]) -> _Reading | None:
-    """The guesses as if row i were class i of an order; None if the order lacks one of the right classes."""
+    """The guesses as if row i were class i of an order; None if the order lacks any of the right classes."""
     names = sorted({name for _, name in guesses})
     places = matching(names, order)
     if places is None:
@@ -78,7 +78,7 @@ def _read_as(order: Sequence[str], guesses: Sequence[Guess]) -> _Reading | None:
 
 
 def chance_of(hits: int, trials: int, probability: float) -> float:
-    """Chernoff's bound on the chance of so many hits or more in independent trials; 1 up to their mean.
+    """Chernoff's bound on the probability of at least `hits` hits in independent trials; 1 up to their mean.
 
     Args:
         hits: in [0, trials].

@@ -1,4 +1,4 @@
-"""The published accuracy of a checkpoint, and in what the measured one cannot be compared with it."""
+"""The published accuracy of a checkpoint, and what makes a measured accuracy incomparable with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uniformerv2.video.views import Views
 from uniformerv2.weights.labels import class_list
 from uniformerv2.weights.zoo import ZooEntry, zoo_entry
 
-# Rows of the validation sets, as their owners publish them. Many videos are gone by now, hence the share.
+# Rows of the validation sets, as their owners publish them. Many videos are no longer available, hence the share.
 VALIDATION_VIDEOS = {
     "kinetics400": 19_906,
     "kinetics600": 30_000,
@@ -28,35 +28,33 @@ SHARE = 0.9  # of these videos has to be there
 
 @dataclass(frozen=True)
 class Published:
-    """What was published of a checkpoint."""
+    """The published figures of a checkpoint."""
 
     name: str  # of the checkpoint, in `list_models`
     dataset: str
     views: str  # frames x crops x clips
     top1: float  # percent
     top5: float | None
-    differences: tuple[str, ...]  # between what was measured then and now; none: the figures can be compared
+    differences: tuple[str, ...]  # between the two measurements; without any, the figures can be compared
 
 
 def published_figure(
     model: UniFormerV2, annotations: Sequence[Annotation], *, views: Views, precision: InferencePrecision, skipped: int
 ) -> Published | None:
-    """What was published of a checkpoint, beside what a measurement with it gives.
+    """The published figures of a model, and how a measurement of it differs.
 
-    A model is known by its `origin`, where that is a name of `list_models`: `load_model` gives it to models that are
-    loaded by that name, and `save_model` keeps it.
+    A model is identified by its `origin`, where that is a name of `list_models`: `load_model` sets it for models that
+    are loaded by name, and `save_model` keeps it. The videos can only be told from those of the validation set by
+    their labels and their number.
 
     Args:
-        model: what is measured.
+        model: that was measured.
         annotations: the videos, under the labels of the model.
-        views: of the measurement.
-        precision: of the measurement.
+        views, precision: of the measurement.
         skipped: how many of the videos could not be read.
 
     Returns:
-        None unless the model is a published one with a published accuracy, and has the classes that it was published
-        with. What else differs is named in `differences`. Whether the videos are those of the validation set can only
-        be told by their labels and their number.
+        None unless the model is a published one with a published accuracy and has its published classes.
     """
     entry = zoo_entry(getattr(model, "origin", ""))
     if entry is None or entry.top1 is None or not _has_its_classes(model, entry):
