@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from uniformerv2.benchmark.contenders import Case, Contender, build
 from uniformerv2.data.processes import Crash, Worker
 from uniformerv2.device import peak_memory_mib
-from uniformerv2.errors import ProcessError, UniFormerV2Error
+from uniformerv2.errors import ProcessError, RecipeError, UniFormerV2Error
 from uniformerv2.inference.packed import PackedLinear, can_pack
 from uniformerv2.progress import say
 
@@ -79,7 +79,14 @@ def measure(
 
     Returns:
         What was measured, and a line for each contender that failed.
+
+    Raises:
+        RecipeError: impossible batch sizes or rounds.
     """
+    if tuple(batch_sizes[:1]) != (1,) or min(batch_sizes) < 1 or rounds < 1:
+        raise RecipeError(
+            f"need batch sizes that begin with 1, and 1 round or more, got {tuple(batch_sizes)} and {rounds}"
+        )
     workers: dict[Contender, Worker[str | int]] = {}
     failed: list[str] = []
     facts: dict[Contender, Any] = {}

@@ -13,7 +13,7 @@ from uniformerv2.benchmark.machine import machine
 from uniformerv2.benchmark.measuring import measure, product_limit
 from uniformerv2.benchmark.tables import Report
 from uniformerv2.device import model_device, pick_device
-from uniformerv2.errors import CheckpointError, RecipeError
+from uniformerv2.errors import CheckpointError
 from uniformerv2.inference.precision import has_bf16
 from uniformerv2.model.config import MODEL_SIZES, Layout, Preprocessing, named_config
 from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -56,10 +56,6 @@ def benchmark(
         RecipeError: impossible batch sizes or rounds, a device that is not here, or `reference` has no model file.
         CheckpointError: the checkpoint cannot be read.
     """
-    if tuple(batch_sizes[:1]) != (1,) or min(batch_sizes) < 1 or rounds < 1:
-        raise RecipeError(
-            f"need batch sizes that begin with 1, and 1 round or more, got {tuple(batch_sizes)} and {rounds}"
-        )
     title = title or ("model" if isinstance(model, UniFormerV2) else str(model))
     if str(model) in MODEL_SIZES:
         config = named_config(str(model), layout)
