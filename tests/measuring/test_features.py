@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
 import signal
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,7 +184,7 @@ def test_a_process_that_is_ended_by_chance_costs_nothing(
     assert np.array_equal(features.embeddings, embed(model, [long], window_seconds=0.5, batch_size=2).embeddings)
 
 
-def test_programming_errors_of_other_processes_are_told(
+def test_programming_errors_of_other_processes_are_raised(
     model: UniFormerV2, long: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: VideoReader, wanted: list[int]) -> None:
@@ -193,7 +195,7 @@ def test_programming_errors_of_other_processes_are_told(
         embed(model, [long], workers=1)
 
 
-def test_numbers_that_are_none_end_it(model: UniFormerV2, long: Path, image_model: Path) -> None:
+def test_nan_is_an_error(model: UniFormerV2, long: Path, image_model: Path) -> None:
     broken = arm(image_model, num_classes=3, num_frames=4, size=32)
     torch.nn.init.constant_(broken.backbone.class_token, float("nan"))
     with pytest.raises(CheckpointError, match="NaN"):
@@ -254,10 +256,10 @@ def test_parquet_has_a_row_for_each_window(model: UniFormerV2, long: Path, tmp_p
         features.save(tmp_path / "one.csv")
 
 
-# --- a run that was stopped
+# --- interrupted runs
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was(
+def test_an_interrupted_run_is_resumed_where_it_was(
     model: UniFormerV2, long: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     videos = [long, colours / "red" / "red0.mp4", colours / "blue" / "blue0.mp4"]
@@ -278,50 +280,31 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
         embed(model, videos, **options, journal=journal)
     assert computed == [2, 2, 2, 2]
     embed(model, videos, **options, journal=journal, resume=True).save(tmp_path / "some.npz")
-    # eleven windows of the long video, two of each other: six, one and one pieces, of which three were there
+    # eleven windows of the long video, two of each other: six, one and one batches, of which three were there
     assert computed[4:] == [2, 2, 1, 2, 2]
     assert (tmp_path / "some.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("changed", "part"),
-    [
+def test_a_journal_of_other_work_is_refused(model: UniFormerV2, long: Path, tmp_path: Path) -> None:
+    journal, video = tmp_path / "journal", tmp_path / "video.mp4"
+    shutil.copyfile(long, video)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.head.linear.bias[0] += 1
+    options: dict[str, Any] = {"model": model, "data": video, "window_seconds": 1.0, "batch_size": 8}
+    embed(**options, journal=journal)
+    before = journal.read_bytes()
+    for changed, part in (
         ({"window_seconds": 2.0}, "windows (then 1 s every 1 s, now 2 s every 2 s)"),
         ({"batch_size": 4}, "batch size (then 8, now 4)"),
-        ({"frame_embeddings": True}, "frame embeddings"),
-    ],
-)
-def test_a_journal_of_other_work_is_refused(
-    model: UniFormerV2, long: Path, tmp_path: Path, changed: dict[str, object], part: str
-) -> None:
-    journal = tmp_path / "a.journal"
-    options: dict[str, object] = {"window_seconds": 1.0, "batch_size": 8}
-    embed(model, [long], **options, journal=journal)  # type: ignore[arg-type]
-    before = journal.read_bytes()
-    with pytest.raises(RecipeError, match="cannot be resumed") as caught:
-        embed(model, [long], **{**options, **changed}, journal=journal, resume=True)  # type: ignore[arg-type]
-    assert part in str(caught.value)
+        ({"frame_embeddings": True}, "frame embeddings (then no, now yes)"),
+        ({"model": other}, "weights (then "),
+        ({"data": [Annotation(video, "", 1.0)]}, "videos (then 1 rows "),
+        ({}, "videos (then 1 rows "),  # with another date of the file
+    ):
+        if not changed:
+            os.utime(video, (1, 1))
+        with pytest.raises(RecipeError, match="cannot be resumed") as caught:
+            embed(**options | changed, journal=journal, resume=True)
+        assert part in str(caught.value)
     assert journal.read_bytes() == before
-
-
-def test_other_weights_and_other_files_are_noticed(model: UniFormerV2, long: Path, tmp_path: Path) -> None:
-    journal, video = tmp_path / "a.journal", tmp_path / "video.mp4"
-    shutil.copyfile(long, video)
-    embed(model, [video], journal=journal)
-    os.utime(video, (1, 1))
-    with pytest.raises(RecipeError, match="videos"):
-        embed(model, [video], journal=journal, resume=True)
-    os.utime(video)
-    with torch.no_grad():
-        model.head.linear.bias[0] += 1
-    with pytest.raises(RecipeError, match="weights"):
-        embed(model, [video], journal=journal, resume=True)
-
-
-def test_what_was_found_is_not_thrown_away_by_accident(model: UniFormerV2, long: Path, tmp_path: Path) -> None:
-    journal = tmp_path / "a.journal"
-    embed(model, [long], journal=journal)
-    with pytest.raises(RecipeError, match="--resume"):
-        embed(model, [long], journal=journal)
-    journal.write_bytes(journal.read_bytes().partition(b"\n")[0] + b"\n")  # begun, but nothing found yet
-    embed(model, [long], window_seconds=1.0, journal=journal)
