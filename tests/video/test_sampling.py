@@ -17,8 +17,8 @@ def test_worked_example() -> None:
 @pytest.mark.parametrize("num_frames", [1, 2, 7, 8, 9, 64, 301])
 @pytest.mark.parametrize("num_segments", [1, 3, 8, 16])
 def test_clips_stay_inside_and_in_order(num_frames: int, num_segments: int) -> None:
-    for num_clips in (1, 2, 5):
-        clips = [segment_indices(num_frames, num_segments, clip=k, clips=num_clips) for k in range(num_clips)]
+    for count in (1, 2, 5):
+        clips = [segment_indices(num_frames, num_segments, clip=k, clips=count) for k in range(count)]
         for clip in clips:
             assert len(clip) == num_segments
             assert clip == sorted(clip)
@@ -64,7 +64,7 @@ def test_counts_below_one_are_refused(num_frames: int, num_segments: int) -> Non
         random_segment_indices(num_frames, num_segments, random.Random(0))
 
 
-@pytest.mark.parametrize(("clip", "num_clips"), [(1, 1), (-1, 2), (0, 0)])
-def test_a_clip_that_does_not_exist_is_refused(clip: int, num_clips: int) -> None:
+@pytest.mark.parametrize(("clip", "count"), [(1, 1), (-1, 2), (0, 0)])
+def test_a_clip_that_does_not_exist_is_refused(clip: int, count: int) -> None:
     with pytest.raises(ValueError, match="clip must lie in"):
-        segment_indices(30, 8, clip=clip, clips=num_clips)
+        segment_indices(30, 8, clip=clip, clips=count)

@@ -75,12 +75,12 @@ def test_a_window_is_cut_out_of_the_resized_frames() -> None:
     assert torch.equal(out, cut)
 
 
-@pytest.mark.parametrize("num_crops", [1, 3])
-def test_crops_are_written_where_they_are_wanted(num_crops: int) -> None:
+@pytest.mark.parametrize("crops", [1, 3])
+def test_crops_are_written_where_they_are_wanted(crops: int) -> None:
     frames = random_frames(2, 3, 40, 60)
-    expected = transforms.test_crops(frames, Preprocessing(size=(16, 16)), crops=num_crops)
+    expected = transforms.test_crops(frames, Preprocessing(size=(16, 16)), crops=crops)
     memory = torch.full((2, *expected.shape), torch.nan)
-    transforms.test_crops(frames, Preprocessing(size=(16, 16)), crops=num_crops, out=memory[1])
+    transforms.test_crops(frames, Preprocessing(size=(16, 16)), crops=crops, out=memory[1])
     assert torch.equal(memory[1], expected)
     assert memory[0].isnan().all()
 
