@@ -55,12 +55,12 @@ class Setup:
     holdout: float = 0.2
     """Share of the files of each class that is held out, drawn with --seed."""
     holdout_list: Path | None = None
-    """File that says what is held out instead: a path or pattern a line, such as anna_*."""
+    """File with what is held out instead: a path or pattern a line, such as anna_*."""
     workers: Workers = 2
     device: Device = "auto"
 
     def resolved(self, ranks: Ranks) -> Recipe:
-        """The recipe that is run; names what the named one is, and what was scaled."""
+        """The recipe that is run; prints the notes of the named recipe, and what was scaled."""
         from uniformerv2.train.recipes import find_recipe
 
         recipe = Recipe(self.model, self.clip, self.optimization, self.augmentation.build(), self.evaluation)
@@ -129,7 +129,7 @@ class DryRun(Setup):
 
 @dataclass(frozen=True)
 class OverfitBatch(Setup):
-    """Train on a single batch, which must work; says what is wrong where it does not, and ends with status 2."""
+    """Train on a single batch, which must work; where it does not, reports what is wrong and ends with status 2."""
 
     steps: int = 200
     """How many at most."""

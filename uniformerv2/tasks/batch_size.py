@@ -64,7 +64,7 @@ def find_batch_size(
 ) -> BatchSizes:
     """Double the number of clips until memory is out; a training step on random clips each.
 
-    A GPU says itself when its memory is out. The memory of a machine must not run out, so there a size is tried only
+    A GPU reports when its memory is out. The memory of a machine must not run out, so there a size is tried only
     if it should stay below a limit, judged by the sizes before.
 
     Args:
@@ -139,7 +139,7 @@ def _try_size(task: VideoTask, size: int) -> float:
 
 
 def _free_mib() -> float:
-    """Memory of the machine that can still be had, as Linux says; elsewhere a GiB is assumed."""
+    """Memory of the machine that is available, on Linux; elsewhere a GiB is assumed."""
     with suppress(OSError):
         for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable"):

@@ -117,7 +117,7 @@ class FeatureCache:
         """Compute what is missing.
 
         Args:
-            task: reports what cannot be read, and is told how to unpack what the batches then hold.
+            task: reports what cannot be read; its `unpack` becomes that of the features.
             progress: whether to name the size, before anything is written, and to show a bar.
 
         Returns:
@@ -143,7 +143,7 @@ class FeatureCache:
             missing = ranks.on_rank_zero(begin)
             shares = [keys[ranks.rank :: ranks.world] for keys in missing]
             found = ranks.on_all_ranks(lambda: [self._compute(keys, task, progress) for keys in shares])
-        unreadable = {row: video for one in found for some in one for row, video in some.items()}
+        unreadable = {row: video for views in found for view in views for row, video in view.items()}
         task.unpack = self.layout.unpack
         return replace(self.loader, dataset=CachedFeatures(self.videos, self.folder, self.layout, unreadable))
 

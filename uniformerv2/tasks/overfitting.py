@@ -29,7 +29,7 @@ UNCHANGED = Augmentation(num_ops=0, crop_area=(1.0, 1.0), flip=0.0)
 
 @dataclass(frozen=True)
 class OverfitBatch:
-    """What came of training on one batch."""
+    """The result of training on one batch."""
 
     losses: tuple[float, ...]  # of each step
     complaint: str  # why the loss is not near zero; empty where it is
@@ -84,7 +84,7 @@ def overfit_batch(
 
 
 def without_regularisation(recipe: Recipe) -> Recipe:
-    """The recipe for one batch: nothing that makes overfitting it harder, and a constant learning rate."""
+    """The recipe for overfitting one batch: no regularisation, and a constant learning rate."""
     recipe = recipe.resolved()
     rate, batch_size = recipe.optimization.lr, micro_batch(recipe) // recipe.augmentation.repeats
     return recipe.vary(

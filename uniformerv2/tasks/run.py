@@ -71,7 +71,7 @@ def train_model(
     loggers: Sequence[LoggerName] = (),
     feature_cache: str | Path | None = None,
 ) -> TrainingResult[Any]:
-    """Train a model for the task of that name; see `train_classifier`, which says what the other arguments are."""
+    """Train a model for the task of that name; see `train_classifier`, which describes the other arguments."""
     run, ranks = RunFolder(output), current_ranks()
     check_loggers(loggers)
     check_parallel(parallel)
@@ -217,7 +217,7 @@ def _announce(parts: RunComponents, videos: TrainingData, *, progress: bool) -> 
 
 
 def _origin(data: Videos, recipe: Recipe) -> str:
-    """Where the weights come from, as checkpoints say it."""
+    """Where the weights come from, for the checkpoints."""
     start = recipe.model.arm or recipe.model.model or recipe.model.checkpoint
     name = Path(data).name if isinstance(data, str | Path) else f"{len(data)} annotations"
     return f"trained on {name}, from {start}"

@@ -15,7 +15,7 @@ from uniformerv2.weights.labels import matching
 
 
 def build_model(recipe: Recipe, labels: Sequence[str]) -> UniFormerV2:
-    """The model that a recipe starts from, with a head for these labels, and its backbone frozen if it says so.
+    """The model that a recipe starts from, with a head for these labels, its backbone frozen if the recipe asks for it.
 
     The head is new, unless it is mapped: then it has those rows of the checkpoint's head that are the data's classes,
     whose names may be spelled differently there, as between the lists of Kinetics.

@@ -64,7 +64,7 @@ class Trainer:
         parallel: how several processes share the model, see `SharedModel`.
         save_every_seconds: after which the state is saved in the middle of an epoch.
         loggers: that show curves, see `open_loggers`.
-        recipe: what they are told is run.
+        recipe: that is run, for the loggers.
         progress: whether to show anything.
     """
 

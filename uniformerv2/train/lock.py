@@ -48,7 +48,7 @@ def locked(path: Path) -> Iterator[None]:
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is locked: whoever opened it meanwhile finds that it is gone
+        path.unlink(missing_ok=True)  # while it is locked: a process that opened it meanwhile finds that it is gone
         lock.release()
 
 

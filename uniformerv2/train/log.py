@@ -45,7 +45,7 @@ class MetricsFile:
 
         kept = (json.dumps(record) + "\n" for record in records if counts(record))
         write_text(path, "".join(kept))  # whole, whenever a kill comes
-        self._file = path.open("a", encoding="utf-8", buffering=1)  # line by line, for whoever watches
+        self._file = path.open("a", encoding="utf-8", buffering=1)  # line by line, for those who watch
 
     def write(self, record: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
@@ -175,7 +175,7 @@ class RunLog(ExitStack):
     Args:
         run: whose metrics.jsonl is written, from where a resumed run goes on.
         loggers: that get the same records, see `open_loggers`.
-        recipe: what they are told is run.
+        recipe: that is run, for the loggers.
         epochs: of the whole run.
         steps_per_epoch: steps of an epoch.
         finished_epochs: where it starts.

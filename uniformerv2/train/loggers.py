@@ -31,14 +31,14 @@ def open_loggers(
     """A logger for each name, closed at the end.
 
     Args:
-        names: "tensorboard" writes into the folder `tensorboard` of the run; "wandb" is Weights & Biases, where the
-            settings of that program say.
+        names: "tensorboard" writes into the folder `tensorboard` of the run; "wandb" is Weights & Biases, with
+            the settings of that program.
         folder: of the run.
         recipe: what is run.
         finished_steps: where a resumed run goes on; what was logged of later steps does not count any more.
 
     Raises:
-        RecipeError: one is not installed, or will not start.
+        RecipeError: a logger is not installed, or does not start.
     """
     with ExitStack() as stack:
         yield [stack.enter_context(closing(_LOGGERS[name](folder, recipe, finished_steps))) for name in names]

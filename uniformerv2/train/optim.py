@@ -74,7 +74,7 @@ def load_optimizer_tensors(model: nn.Module, optimizer: Optimizer, tensors: Mapp
         name, kind = key.rsplit(" ", 1)
         kept.setdefault(name, {})[kind] = tensor
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state = {number: kept[names[one]] for number, one in enumerate(parameters) if names[one] in kept}
+    state = {number: kept[names[weight]] for number, weight in enumerate(parameters) if names[weight] in kept}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -89,7 +89,7 @@ def _shard(model: nn.Module, precision: TrainingPrecision) -> None:
 
 
 def _replicate(model: nn.Module) -> DistributedDataParallel:
-    # of an axis of length 1, whose stride says nothing
+    # of an axis of length 1, whose stride means nothing
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     device = next(model.parameters()).device
     with warnings.catch_warnings():  # older torch has no other name for it

@@ -38,11 +38,11 @@ class ModelRecipe:
     """temporal: local UniBlocks, temporal downsampling, global UniBlocks after the last two thirds of the blocks.
     scene: global UniBlocks after the last four blocks."""
     local_blocks: LocalBlocks | Literal["layout"] = "layout"
-    """Where local UniBlocks stand; layout: where the layout says."""
+    """Where local UniBlocks stand; layout: as in the layout."""
     temporal_downsample: bool | None = None
-    """Whether the stem sees three frames and halves the frame rate; None: as the layout says."""
+    """Whether the stem sees three frames and halves the frame rate; None: as in the layout."""
     global_after: tuple[int, ...] | None = None
-    """Blocks, counted from 0, that are followed by a global UniBlock; None: as the layout says."""
+    """Blocks, counted from 0, that are followed by a global UniBlock; None: as in the layout."""
     post_norm: bool | None = None
     """Whether the image transformer's final norm is used; the published models leave CLIP's out.
     None: if it has one."""
@@ -51,8 +51,8 @@ class ModelRecipe:
     frozen_backbone: bool = False
     """Train only what arming added, and leave the image transformer as it is."""
     cache_features: Literal["none", "fp32", "fp16"] = "none"
-    """Keep what a frozen backbone says of the fixed_views on disk, in this number format, instead of computing it in
-    every epoch. For models without local UniBlocks."""
+    """Cache the features of the fixed_views by a frozen backbone on disk, in this number format, instead of computing
+    them in every epoch. For models without local UniBlocks."""
     drop_path: float = 0.0
     """Stochastic depth of the last image block; grows linearly from 0."""
     global_drop_path: float = 0.0
@@ -74,7 +74,7 @@ class ModelRecipe:
         _require(self.checkpoint_blocks >= 0, "checkpoint_blocks must not be negative", self.checkpoint_blocks)
 
     def options(self) -> dict[str, Any]:
-        """The fields of `ModelConfig` that replace what size and layout, or the checkpoint, say."""
+        """The fields of `ModelConfig` that replace those of size and layout, or of the checkpoint."""
         always = ("drop_path", "global_drop_path", "global_dropout", "head_dropout", "checkpoint_blocks")
         where_chosen = {name: getattr(self, name) for name in ("temporal_downsample", "global_after", "post_norm")}
         where_chosen["local_blocks"] = None if self.local_blocks == "layout" else self.local_blocks
@@ -273,7 +273,7 @@ class Recipe:
         return replace(self, optimization=self.optimization.scaled())
 
     def _options(self) -> Iterator[tuple[str, Field[Any], Any]]:
-        """Part, field and value of everything that the parts say. No two parts have a field of the same name."""
+        """Part, field and value of all options. No two parts have a field of the same name."""
         for part in fields(self):
             values = getattr(self, part.name)
             for option in fields(values):
@@ -299,13 +299,13 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 def disagreements(recipes: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
     """The fields, by name, that recipes read from JSON disagree on, with the value of each; None where it has none."""
     values = [_flat(recipe) for recipe in recipes]
-    names = sorted({name for one in values for name in one})
-    of_each = {name: tuple(one.get(name) for one in values) for name in names}
+    names = sorted({name for recipe in values for name in recipe})
+    of_each = {name: tuple(recipe.get(name) for recipe in values) for name in names}
     return {name: found for name, found in of_each.items() if any(value != found[0] for value in found)}
 
 
 def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The fields of all parts together: no two parts have one of the same name."""
+    """The fields of all parts together: no two parts have a field of the same name."""
     flat: dict[str, Any] = {}
     for name, value in recipe.items():
         flat |= _flat(value) if isinstance(value, dict) else {name: value}

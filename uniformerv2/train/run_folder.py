@@ -114,7 +114,7 @@ class RunFolder:
                 write_text(file, text)
 
     def _has_same(self, file: Path, text: str) -> bool:
-        """Whether a file of the run says this; False if it is missing. Raises RecipeError if it says something else."""
+        """Whether a file of the run has this text; False if it is missing. Raises RecipeError if it has another."""
         if not file.is_file():
             return False
         before = file.read_text(encoding="utf-8")

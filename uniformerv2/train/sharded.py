@@ -56,7 +56,7 @@ class ShardedWeights:
         return self._skeleton
 
     def _announce(self, *_: object) -> None:
-        """Before a forward pass: ranks that have none left run one, too."""
+        """Before a forward pass: ranks that have none left run one for the others."""
         if not self._joins:
             self.ranks.sums([1])
 
@@ -75,13 +75,14 @@ class ShardedWeights:
                 whole[name] = gathered.to("cpu", copy=True)
         if not self.ranks.first:
             return None
-        weights = {id(one): nn.Parameter(whole[name], one.requires_grad) for name, one in self._bare.named_parameters()}
-        buffers = {id(one): whole.get(name, one) for name, one in self._bare.named_buffers()}
-        return copy.deepcopy(self._bare, weights | buffers)
+        copies: dict[int, Tensor] = {id(tensor): whole.get(name, tensor) for name, tensor in self._bare.named_buffers()}
+        for name, weight in self._bare.named_parameters():
+            copies[id(weight)] = nn.Parameter(whole[name], weight.requires_grad)
+        return copy.deepcopy(self._bare, copies)
 
 
 class _Gathering:
-    """Hooks of a unit: its weights are gathered before it computes, and let go behind it."""
+    """Hooks of a unit of sharding: its weights are gathered before its forward pass and released after it."""
 
     def __init__(
         self, unit: nn.Module, modules: list[nn.Module], names: dict[int, str], weight: Callable[[str], nn.Parameter]
@@ -93,22 +94,22 @@ class _Gathering:
             for name, placeholder in module.named_parameters(recurse=False)
         ]
         unit.register_forward_pre_hook(self._gather)
-        unit.register_forward_hook(self._let_go, always_call=True)
+        unit.register_forward_hook(self._release, always_call=True)
 
     def _gather(self, *_: object) -> None:
         for module, name, full_name, _placeholder in self.places:
             module._parameters[name] = self.weight(full_name)
 
-    def _let_go(self, *_: object) -> None:
+    def _release(self, *_: object) -> None:
         for module, name, _full_name, placeholder in self.places:
             module._parameters[name] = placeholder
 
 
 def _placeholders(model: nn.Module) -> dict[int, nn.Parameter]:
-    """By id of a parameter, one of its shape, type and device that takes no memory."""
+    """By id of a parameter, another of its shape, type and device that takes no memory."""
     return {
-        id(one): nn.Parameter(torch.empty((), dtype=one.dtype, device=one.device).expand(one.shape), one.requires_grad)
-        for one in model.parameters()
+        id(weight): nn.Parameter(weight.new_empty(()).expand(weight.shape), weight.requires_grad)
+        for weight in model.parameters()
     }
 
 

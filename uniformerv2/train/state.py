@@ -104,7 +104,7 @@ class StateFolder:
     @property
     def newest(self) -> Path | None:
         """The state that counts; None where there is none yet."""
-        return max((one for one in self.path.glob("*") if one.suffix != PARTIAL), default=None)
+        return max((state for state in self.path.glob("*") if state.suffix != PARTIAL), default=None)
 
     def facts(self) -> dict[str, Any] | None:
         """Of the newest state; None where there is none yet. Raises CheckpointError."""
@@ -118,7 +118,7 @@ class StateFolder:
         assert self.newest is not None
         with self.reading():
             entries = _Reader(self.newest).read_metadata().state_dict_metadata
-            return {name: one.size for name, one in entries.items() if isinstance(one, TensorStorageMetadata)}
+            return {name: entry.size for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Fill tensors from those of the same names in the newest state.
@@ -157,7 +157,7 @@ def strip_prefix(prefix: str, values: Mapping[str, T]) -> dict[str, T]:
 
 
 def unwritable(path: Path, error: BaseException) -> CheckpointError:
-    """What a full disk and its like are told as."""
+    """The error for a full disk and its like."""
     free = shutil.disk_usage(path if path.is_dir() else path.parent).free / 2**20
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
     return CheckpointError(

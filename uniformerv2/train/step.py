@@ -168,20 +168,21 @@ class TrainingStep:
         """Of no clip, with a gradient of zeros for every parameter."""
         outputs = tensors_of(model(self.task.empty_input(self.model)))
         return BatchLoss(
-            torch.stack([one.float().sum() for one in outputs]).sum(), dict.fromkeys(self.task.scalars, 0.0), 0
+            torch.stack([output.float().sum() for output in outputs]).sum(), dict.fromkeys(self.task.scalars, 0.0), 0
         )
 
     def _over_ranks(self, total: Totals, signals: Sequence[bool]) -> tuple[Totals, tuple[bool, ...]]:
         """The totals of all ranks and the signals of any, in one exchange."""
         clips, *numbers = self.ranks.sums([total.clips, *signals, *total.sums.values()])
         given, sums = numbers[: len(signals)], numbers[len(signals) :]
-        return Totals(int(clips), dict(zip(total.sums, sums, strict=True))), tuple(one > 0 for one in given)
+        return Totals(int(clips), dict(zip(total.sums, sums, strict=True))), tuple(count > 0 for count in given)
 
     def _clip_gradient(self, weight: float) -> float:
         """Divide the gradient by a weight and scale it down to the largest norm; returns the norm before."""
         self.scaler.unscale_(self.optimizer)
         if weight != 1:
-            torch._foreach_div_([one.grad for one in self.model.parameters() if one.grad is not None], weight)
+            gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            torch._foreach_div_(gradients, weight)
         return whole_tensor(clip_grad_norm_(self.model.parameters(), self.optimization.clip_norm)).item()
 
     def _may_overflow(self) -> bool:
@@ -203,7 +204,7 @@ class TrainingStep:
                 found = first_bad(self.model, partial(self._bare_loss, batch), self.ranks)
             every = self.ranks.gather((found, ", ".join(self.task.files(batch)) or "unknown"))
             # what one rank has from another may turn bad in both
-            reason, files = min(every, key=lambda one: (one[0] != BAD_CLIPS, one[0] == NOTHING_BAD))
+            reason, files = min(every, key=lambda found: (found[0] != BAD_CLIPS, found[0] == NOTHING_BAD))
             if reason != NOTHING_BAD:
                 break
         return (

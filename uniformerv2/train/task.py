@@ -1,4 +1,4 @@
-"""What the engine has to be told of a task: a loss, held-out metrics, and what stands in for an empty batch."""
+"""What a task defines for the engine: a loss, held-out metrics, and the input for an empty batch."""
 
 from __future__ import annotations
 

@@ -24,15 +24,15 @@ class Mixing:
 
 
 class Mixed(NamedTuple):
-    """Clips, each of which is partly another one of the batch."""
+    """Clips, each of which is partly another clip of the batch."""
 
     clips: Tensor  # of the shape that they had
-    others: Tensor  # int64 (batch): the other one
+    others: Tensor  # int64 (batch): the other clip
     kept: float  # the share of a clip's own label; that of the other's is 1 - kept
 
 
 def mix(clips: Tensor, mixing: Mixing) -> Mixed:
-    """Mix every clip with another one of the batch, drawn as a permutation, if it is asked for.
+    """Mix every clip with another clip of the batch, drawn as a permutation, if it is asked for.
 
     CutMix replaces the same rectangle in all frames. Its share is that of the rectangle's area within the frame.
 

@@ -38,7 +38,7 @@ class Classification(VideoTask):
         self._single_view = self._measured(Views()) if held_out else None
 
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss | None:
-        """Where clips are mixed, a clip counts as right if its class is the one with the larger share."""
+        """Where clips are mixed, a clip counts as right if it gets the class with the larger share."""
         self.report(batch)
         if not len(batch):
             return None
@@ -49,7 +49,7 @@ class Classification(VideoTask):
         clips, others, kept = mix(clips, self.mixing)
         logits = model(self.unpack(clips)).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        if self.mixing:  # cross entropy is linear in the target: this is the one with the mixed target
+        if self.mixing:  # cross entropy is linear in the target: this is that of the mixed target
             other = F.cross_entropy(logits, labels[others], label_smoothing=self.label_smoothing)
             loss = kept * loss + (1 - kept) * other
         wanted = labels if kept >= 0.5 else labels[others]

@@ -40,7 +40,7 @@ def train_classifier(
         output: folder of the run, see `RunFolder`. Touched only once everything else is right.
         root: what the paths of a manifest are relative to; None: its own folder.
         holdout: share of each class's files that is held out, drawn with the recipe's seed.
-        holdout_list: file with a path or pattern per line that says what is held out instead.
+        holdout_list: file with a path or pattern per line: what is held out instead.
         device: "auto" (a GPU where there is one), or a name that torch knows.
         workers: processes that read videos; 0 reads in this one.
         resume: continue a killed run of the same recipe and data.
