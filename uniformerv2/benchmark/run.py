@@ -58,9 +58,7 @@ def benchmark(
     """
     title = title or ("model" if isinstance(model, UniFormerV2) else str(model))
     if str(model) in MODEL_SIZES:
-        config = named_config(str(model), layout)
-        model = UniFormerV2(config, Preprocessing(num_frames=num_frames, size=config.image_size))
-        model = model.to(pick_device(device))
+        model = _random_model(str(model), layout, num_frames).to(pick_device(device))
     model = resolve_model(model, device=device)
     place, preprocessing = model_device(model), model.preprocessing
     with tempfile.TemporaryDirectory() as folder:
@@ -83,3 +81,8 @@ def benchmark(
     height, width = preprocessing.size
     what = f"{title}, {preprocessing.num_frames} frames of {height}x{width}"
     return Report(machine(), what, limits, measured, [*left_out, *missing, *failed])
+
+
+def _random_model(size: str, layout: Layout, num_frames: int) -> UniFormerV2:
+    config = named_config(size, layout)
+    return UniFormerV2(config, Preprocessing(num_frames=num_frames, size=config.image_size))
