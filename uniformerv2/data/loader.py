@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, repeat
@@ -71,12 +72,16 @@ class VideoLoader:
         return -(-len(self.sampler) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = self._batches()
-        if self.pin_memory:
-            batches = _pinned_ahead(batches) if self.workers else map(Batch.pin_memory, batches)
-        for batch in batches:
-            self._count(batch)
-            yield batch
+        # closed by name: from Python 3.12 on, a generator that is left early keeps those that it iterates over
+        with closing(self._batches()) as read, closing(self._pinned(read)) as batches:
+            for batch in batches:
+                self._count(batch)
+                yield batch
+
+    def _pinned(self, batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
+        if not self.pin_memory:
+            return batches
+        return _pinned_ahead(batches) if self.workers else (batch.pin_memory() for batch in batches)
 
     def set_epoch(self, epoch: int, *, first_batch: int = 0) -> None:
         """Choose the epoch of a training loader; see `EpochSampler.set_epoch`."""
@@ -96,7 +101,7 @@ class VideoLoader:
             "`uniformerv2 data check` finds all such videos and writes a manifest without them"
         )
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Generator[Batch, None, None]:
         keys = iter(self.sampler)
         batches = iter(lambda: list(islice(keys, self.batch_size)), [])
         if self.workers == 0:
@@ -113,13 +118,14 @@ class VideoLoader:
         self._pool = pool
 
 
-def _pinned_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+def _pinned_ahead(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
     """The same in page-locked memory, each made while the one before is computed."""
-    for _, coming in ahead(_pinned, repeat(batches), count=1):
-        batch = coming.result()
-        if batch is None:
-            return
-        yield batch
+    with closing(ahead(_pinned, repeat(batches), count=1)) as pinned:
+        for _, coming in pinned:
+            batch = coming.result()
+            if batch is None:
+                return
+            yield batch
 
 
 def _pinned(batches: Iterator[Batch]) -> Batch | None:
