@@ -168,7 +168,8 @@ def bytes_of_parameters() -> int:
     for one in gc.get_objects():
         if isinstance(one, nn.Parameter):
             storage = local_tensor(one).untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
+            if storage.device.type != "meta":  # as those that torch.compile has left in this process
+                storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
 
 
