@@ -12,8 +12,8 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from uniformerv2 import ModelConfig, UniFormerV2
+from uniformerv2.device import keep_freed_memory
 from uniformerv2.model.counting import count_multiply_adds
-from uniformerv2.train.memory import keep_freed_memory
 from uniformerv2.train.optim import build_optimizer
 from uniformerv2.train.precision import autocast
 from uniformerv2.train.recipe import Optimization, TrainingPrecision

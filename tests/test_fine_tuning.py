@@ -11,8 +11,8 @@ import torch
 from helpers import before_call, interrupt
 from uniformerv2 import FineTuned, RecipeError, fine_tune
 from uniformerv2.fine_tuning import _fitting, _kind, _size, _varied
-from uniformerv2.tasks.batch_size import BatchSizes
 from uniformerv2.tasks.classification.task import Classification
+from uniformerv2.tasks.rehearsal import BatchSizes
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.recipes import find_recipe
 

@@ -17,8 +17,8 @@ from uniformerv2.measuring.metrics import Evaluation
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Prediction, Predictor
 from uniformerv2.progress import say
-from uniformerv2.tasks.batch_size import find_batch_size
 from uniformerv2.tasks.classification.training import train_classifier
+from uniformerv2.tasks.rehearsal import find_batch_size
 from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.recipes import find_recipe
 from uniformerv2.train.run_folder import RunFolder

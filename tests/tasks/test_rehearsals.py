@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from uniformerv2.errors import RecipeError, VideoError
-from uniformerv2.tasks import batch_size
-from uniformerv2.tasks.batch_size import find_batch_size
-from uniformerv2.tasks.dry_run import dry_run
-from uniformerv2.tasks.overfitting import overfit_batch
+from uniformerv2.tasks import rehearsal
+from uniformerv2.tasks.rehearsal import dry_run, find_batch_size, overfit_batch
 from uniformerv2.tasks.table import find_task
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.video.views import Views
@@ -102,8 +100,8 @@ def test_batch_sizes_double_until_the_memory_is_expected_to_be_out(
         tried.append(size)
         return 7.0
 
-    monkeypatch.setattr(batch_size, "_try_size", attempt)
-    monkeypatch.setattr(batch_size, "peak_memory_mib", lambda place: 100.0 + 10 * tried[-1])
+    monkeypatch.setattr(rehearsal, "_try_size", attempt)
+    monkeypatch.setattr(rehearsal, "peak_memory_mib", lambda place: 100.0 + 10 * tried[-1])
     result = find_batch_size(colours, recipe, limit_mib=270.0)
     assert tried == [0, 1, 2, 4, 8, 16]  # 32 would take 420
     assert result.largest == 16
@@ -126,10 +124,10 @@ def test_batch_sizes_are_really_tried(colours: Path, recipe: Recipe) -> None:
 def test_a_gpu_whose_memory_is_out_says_so(colours: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     def attempt(task: object, size: int) -> float:
         if size > 2:
-            raise batch_size.torch.OutOfMemoryError
+            raise rehearsal.torch.OutOfMemoryError
         return 1.0
 
-    monkeypatch.setattr(batch_size, "_try_size", attempt)
+    monkeypatch.setattr(rehearsal, "_try_size", attempt)
     assert find_batch_size(colours, recipe).largest == 2
 
 

@@ -15,9 +15,7 @@ from torch.nn import functional as F
 
 from uniformerv2.data.batch import Batch
 from uniformerv2.distributed import forward_passes
-from uniformerv2.tasks.batch_size import find_batch_size
-from uniformerv2.tasks.dry_run import dry_run
-from uniformerv2.tasks.overfitting import overfit_batch
+from uniformerv2.tasks.rehearsal import dry_run, find_batch_size, overfit_batch
 from uniformerv2.tasks.run import train_model
 from uniformerv2.tasks.table import TASKS
 from uniformerv2.tasks.video_task import VideoTask

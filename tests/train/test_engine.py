@@ -22,6 +22,7 @@ from uniformerv2.train.engine import Trainer
 from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import Optimization
 from uniformerv2.train.run_folder import RunFolder
+from uniformerv2.train.state import StateFolder
 from uniformerv2.train.task import BatchLoss
 
 
@@ -106,7 +107,7 @@ def build(
 
 
 def state_of(folder: Path) -> dict[str, Any]:
-    facts = RunFolder(folder).open_states(Ranks()).facts()
+    facts = StateFolder(RunFolder(folder).states, Ranks()).facts()
     assert facts is not None
     return facts
 
@@ -348,7 +349,7 @@ def test_the_average_of_the_weights_is_evaluated_and_saved_and_both_are_kept(tmp
     torch.testing.assert_close(evaluated[-1], average)
     assert torch.equal(load_file(tmp_path / "last.safetensors")["0.weight"], evaluated[-1])
     saved = {name: torch.empty(16, 3) for name in ("model/0.weight", "average/0.weight")}
-    RunFolder(tmp_path).open_states(Ranks()).load(saved)
+    StateFolder(RunFolder(tmp_path).states, Ranks()).load(saved)
     assert torch.equal(saved["model/0.weight"], trained[-1])
     assert torch.equal(saved["average/0.weight"], evaluated[-1])
 

@@ -11,15 +11,14 @@ import torch
 from rich.console import Console
 
 from uniformerv2.train import log
-from uniformerv2.train.log import TIMINGS, MetricsFile, RunDisplay, Speed, read_metrics
+from uniformerv2.train.log import TIMINGS, RunDisplay, Speed, open_metrics, read_metrics
 
 
 def test_records_are_on_disk_as_soon_as_they_are_written(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    metrics = MetricsFile(path, finished_epochs=0)
-    metrics.write({"kind": "step", "epoch": 1, "loss": 0.1})
-    assert read_metrics(path) == [{"kind": "step", "epoch": 1, "loss": 0.1}]
-    metrics.close()
+    with open_metrics(path, finished_epochs=0) as metrics:
+        metrics.write('{"kind": "step", "epoch": 1, "loss": 0.1}\n')
+        assert read_metrics(path) == [{"kind": "step", "epoch": 1, "loss": 0.1}]
 
 
 def test_epochs_that_run_again_are_dropped_and_the_others_kept(tmp_path: Path) -> None:
@@ -27,9 +26,8 @@ def test_epochs_that_run_again_are_dropped_and_the_others_kept(tmp_path: Path) -
     records = [{"kind": kind, "epoch": epoch} for epoch in (1, 2, 3) for kind in ("step", "epoch")]
     path.write_text("".join(json.dumps(record) + "\n" for record in records[:5]) + '{"kind": "st', encoding="utf-8")
     assert read_metrics(path) == records[:5]  # the half line of a killed run is no record
-    metrics = MetricsFile(path, finished_epochs=2)
-    metrics.write({"kind": "step", "epoch": 3, "again": True})
-    metrics.close()
+    with open_metrics(path, finished_epochs=2) as metrics:
+        metrics.write('{"kind": "step", "epoch": 3, "again": true}\n')
     assert read_metrics(path) == [*records[:4], {"kind": "step", "epoch": 3, "again": True}]
 
 
@@ -81,5 +79,5 @@ def test_a_kill_while_the_file_is_begun_again_loses_nothing(tmp_path: Path, monk
 
     monkeypatch.setattr("os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        MetricsFile(path, finished_epochs=1)
+        open_metrics(path, finished_epochs=1)
     assert read_metrics(path) == [{"kind": "epoch", "epoch": 1}]

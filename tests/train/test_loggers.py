@@ -12,8 +12,7 @@ import pytest
 
 from uniformerv2.errors import RecipeError
 from uniformerv2.tasks.classification.training import train_classifier
-from uniformerv2.train.log import read_metrics
-from uniformerv2.train.loggers import check_loggers, open_loggers
+from uniformerv2.train.log import check_loggers, open_loggers, read_metrics
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 
 train = partial(train_classifier, workers=0)
@@ -48,7 +47,7 @@ def test_a_resumed_run_replaces_what_was_shown_of_later_steps(tmp_path: Path) ->
     for finished, values in ((0, (1.0, 2.0, 3.0)), (2, (30.0, 40.0))):
         with open_loggers(["tensorboard"], tmp_path, {}, finished_steps=finished) as (logger,):
             for number, value in enumerate(values, finished + 1):
-                logger.write("step", {"loss": value}, number)
+                logger("step", {"loss": value}, number)
     events = reading.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("step/loss")] == [(1, 1), (2, 2), (3, 30), (4, 40)]
@@ -80,7 +79,7 @@ def test_weights_and_biases_gets_the_numbers_and_finds_a_resumed_run_again(
     monkeypatch.setitem(sys.modules, "wandb", fake)
     for finished in (0, 3, 0):
         with open_loggers(["wandb"], tmp_path, {"lr": 0.1}, finished_steps=finished) as (logger,):
-            logger.write("step", {"loss": 0.5}, finished + 1)
+            logger("step", {"loss": 0.5}, finished + 1)
     assert [run["logged"] for run in fake.runs] == [[(step, {"step/loss": 0.5})] for step in (1, 4, 1)]
     assert all(run["finished"] and run["options"]["config"] == {"lr": 0.1} for run in fake.runs)
     first, resumed, begun_again = (run["options"]["id"] for run in fake.runs)
@@ -97,11 +96,11 @@ def _raise(error: Exception) -> None:
 REAL = """
 import sys, wandb
 from pathlib import Path
-from uniformerv2.train.loggers import open_loggers
+from uniformerv2.train.log import open_loggers
 
 folder = Path(sys.argv[1])
 with open_loggers(["wandb"], folder, {"lr": 0.1}) as (logger,):
-    logger.write("step", {"loss": 0.5}, 1)
+    logger("step", {"loss": 0.5}, 1)
     assert wandb.run.config["lr"] == 0.1
     assert wandb.run.id == (folder / "wandb_id.txt").read_text()
 assert wandb.run is None

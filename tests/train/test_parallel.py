@@ -23,13 +23,12 @@ from uniformerv2.model.config import ModelConfig
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.classification.task import Classification
 from uniformerv2.tasks.classification.training import train_classifier
-from uniformerv2.tasks.dry_run import dry_run
-from uniformerv2.train.batch_norm import SynchronizedBatchNorm
+from uniformerv2.tasks.rehearsal import dry_run
 from uniformerv2.train.log import read_metrics
-from uniformerv2.train.parallel import SharedModel
+from uniformerv2.train.parallel import SharedModel, SynchronizedBatchNorm, blocks, local_tensor, whole_tensor
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.train.run_folder import RunFolder
-from uniformerv2.train.sharded import blocks, local_tensor, whole_tensor
+from uniformerv2.train.state import StateFolder
 from uniformerv2.train.task import BatchLoss
 from uniformerv2.train.termination import TERMINATED
 from uniformerv2.video.augmentation import Augmentation
@@ -251,7 +250,7 @@ def test_a_state_of_two_processes_is_resumed_by_one_and_by_three(
             for process in start_together(2, work):
                 process.join()
                 assert process.exitcode  # 77, or what the first death made of the other
-        states = RunFolder(run).open_states(Ranks())
+        states = StateFolder(RunFolder(run).states, Ranks())
         assert states.newest is not None
         assert states.newest.name in ("000002-00000000", "000002-00000001")  # the last may have been half written
         if world == 1:

@@ -117,7 +117,7 @@ def test_after_sigterm_a_run_is_saved_and_goes_on(
     said = capsys.readouterr().err.splitlines()[-1]
     assert re.fullmatch(r"stopped by SIGTERM after step (\d+) of 24; it can go on with --resume", said)
     assert signal.getsignal(signal.SIGTERM) is handler
-    newest = RunFolder(run).open_states(Ranks()).newest
+    newest = StateFolder(RunFolder(run).states, Ranks()).newest
     assert newest is not None
     epochs, steps = map(int, newest.name.split("-"))
     assert len([record for record in curve(run) if record["kind"] == "step"]) == 6 * epochs + steps == step
@@ -224,7 +224,7 @@ def test_a_state_of_something_else_is_no_traceback(
     colours: Path, recipe: Recipe, unbroken: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
-    states = RunFolder(tmp_path).open_states(Ranks())
+    states = StateFolder(RunFolder(tmp_path).states, Ranks())
     states.save("000009-00000000", {"epoch": 9}, {"model/weight": torch.zeros(1)})
     states.finish()
     with pytest.raises(CheckpointError, match=r"state/000009-0+: damaged, or of .* another model \(.*--overw"):

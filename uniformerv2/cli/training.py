@@ -120,7 +120,7 @@ class DryRun(Setup):
 
     @in_every_process
     def run(self, ranks: Ranks) -> None:
-        from uniformerv2.tasks.dry_run import dry_run
+        from uniformerv2.tasks.rehearsal import dry_run
 
         result = dry_run(recipe=self.resolved(ranks), **self.options(), progress=True)
         if ranks.first:
@@ -136,7 +136,7 @@ class OverfitBatch(Setup):
 
     @in_every_process
     def run(self, ranks: Ranks) -> int:
-        from uniformerv2.tasks.overfitting import overfit_batch
+        from uniformerv2.tasks.rehearsal import overfit_batch
 
         _only_one_process(ranks)
         result = overfit_batch(recipe=self.resolved(ranks), **self.options(), progress=True)
@@ -150,7 +150,7 @@ class BatchSize(Setup):
 
     @in_every_process
     def run(self, ranks: Ranks) -> None:
-        from uniformerv2.tasks.batch_size import find_batch_size
+        from uniformerv2.tasks.rehearsal import find_batch_size
 
         _only_one_process(ranks)
         found = find_batch_size(self.data, self.resolved(ranks), root=self.root, device=self.device, progress=True)

@@ -23,14 +23,12 @@ from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks, rank_device, reporting_lost_ranks
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.progress import say
-from uniformerv2.tasks.batches import training_loader
 from uniformerv2.tasks.feature_cache import FeatureCache
-from uniformerv2.tasks.start import build_model
+from uniformerv2.tasks.start import build_model, training_loader
 from uniformerv2.tasks.table import find_task
 from uniformerv2.tasks.video_task import Measurement, VideoTask
 from uniformerv2.train.engine import SAVE_EVERY_SECONDS, Trainer
-from uniformerv2.train.log import read_metrics
-from uniformerv2.train.loggers import LoggerName, check_loggers
+from uniformerv2.train.log import LoggerName, check_loggers, read_metrics
 from uniformerv2.train.parallel import Parallel, check_parallel
 from uniformerv2.train.precision import pick_training_precision
 from uniformerv2.train.recipe import Recipe

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from uniformerv2.train.sharded import local_tensor
+from uniformerv2.train.parallel import local_tensor
 
 
 class WeightAverage:

@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from uniformerv2.errors import AnnotationError
 from uniformerv2.progress import say
 from uniformerv2.train.frozen import train_mode
-from uniformerv2.train.log import RunLog, Speed
-from uniformerv2.train.loggers import LoggerName
+from uniformerv2.train.log import LoggerName, RunLog, Speed
 from uniformerv2.train.optim import learning_rate
 from uniformerv2.train.parallel import Parallel
 from uniformerv2.train.recipe import Optimization
 from uniformerv2.train.run_folder import RunFolder
-from uniformerv2.train.state import add_prefix, strip_prefix
+from uniformerv2.train.state import StateFolder, add_prefix, strip_prefix
 from uniformerv2.train.step import NotFiniteError, StepResult, Totals, TrainingStep, get_generators, set_generators
 from uniformerv2.train.task import Task, TrainingLoader
 from uniformerv2.train.termination import Terminated, Termination
@@ -92,7 +91,7 @@ class Trainer:
         self.finished_epochs = 0
         self.best: float | None = None  # the monitored metric of the best epoch so far
         self.stalled = 0  # evaluations since then
-        self._states = run.open_states(self.ranks)
+        self._states = StateFolder(run.states, self.ranks)
         self._epoch = EpochProgress()  # of the epoch that runs
         self._generators: list[Tensor] = []  # as they were when a resumed epoch was broken off
         self._termination = Termination()

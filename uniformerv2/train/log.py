@@ -1,15 +1,20 @@
-"""What a run reports: metrics.jsonl for programs, a progress bar and a line per epoch for people."""
+"""What a run reports: metrics.jsonl for programs, a progress bar and a line per epoch for people.
+
+TensorBoard and Weights & Biases get the numbers of metrics.jsonl. They are imported when asked for, and not before.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
+import secrets
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -17,41 +22,36 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from uniformerv2.atomic import write_text
 from uniformerv2.device import peak_memory_mib
 from uniformerv2.distributed import current_ranks
+from uniformerv2.errors import RecipeError
 from uniformerv2.progress import stderr_console
-from uniformerv2.train.loggers import Logger, LoggerName, open_loggers
 from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.train.step import StepResult
 
 T = TypeVar("T")
+LoggerName = Literal["tensorboard", "wandb"]
+Logger = Callable[[str, Mapping[str, float], int], object]
+"""Takes the kind "step" or "epoch", its numbers, and after how many steps they are known."""
 
 TIMINGS = ("clips_per_second", "data_wait", "memory_mib")
 """What differs between records of equal runs."""
 
 
-class MetricsFile:
-    """One JSON object a line: records of `kind` "step" or "epoch", whose `epoch` counts from 1.
+def open_metrics(path: Path, *, finished_epochs: int, finished_steps: int = 0) -> TextIO:
+    """metrics.jsonl, to be written to: a JSON object a line, of `kind` "step" or "epoch", whose `epoch` counts from 1.
 
     Args:
         path: the file, continued where it exists.
         finished_epochs: what it holds of later epochs is dropped: a killed run wrote it, and they run again.
         finished_steps: but for these steps, counted from the first epoch on.
     """
+    records = read_metrics(path) if path.is_file() else []
 
-    def __init__(self, path: Path, *, finished_epochs: int, finished_steps: int = 0) -> None:
-        records = read_metrics(path) if path.is_file() else []
+    def counts(record: dict[str, Any]) -> bool:
+        return record["epoch"] <= finished_epochs or record.get("step", finished_steps + 1) <= finished_steps
 
-        def counts(record: dict[str, Any]) -> bool:
-            return record["epoch"] <= finished_epochs or record.get("step", finished_steps + 1) <= finished_steps
-
-        kept = (json.dumps(record) + "\n" for record in records if counts(record))
-        write_text(path, "".join(kept))  # whole, whenever a kill comes
-        self._file = path.open("a", encoding="utf-8", buffering=1)  # line by line, for those who watch
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
-
-    def close(self) -> None:
-        self._file.close()
+    kept = (json.dumps(record) + "\n" for record in records if counts(record))
+    write_text(path, "".join(kept))  # whole, whenever a kill comes
+    return path.open("a", encoding="utf-8", buffering=1)  # line by line, for those who watch
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -197,13 +197,13 @@ class RunLog(ExitStack):
     ) -> None:
         super().__init__()
         self.run, self.steps_per_epoch = run, steps_per_epoch
-        self._metrics: MetricsFile | None = None
+        self._metrics: TextIO | None = None
         self._loggers: list[Logger] = []
         first, steps = current_ranks().first, epochs * steps_per_epoch
         with ExitStack() as stack:
             if first:
-                self._metrics = MetricsFile(run.metrics, finished_epochs=finished_epochs, finished_steps=finished_steps)
-                stack.callback(self._metrics.close)
+                file = open_metrics(run.metrics, finished_epochs=finished_epochs, finished_steps=finished_steps)
+                self._metrics = stack.enter_context(file)
                 opened = open_loggers(loggers, run.path, recipe, finished_steps=finished_steps)
                 self._loggers = stack.enter_context(opened)
             self._display = stack.enter_context(
@@ -227,9 +227,9 @@ class RunLog(ExitStack):
         if self._metrics is None:
             return
         with self.run.saving(self.run.metrics):
-            self._metrics.write({**key, **numbers})
-        for logger in self._loggers:
-            logger.write(key["kind"], numbers, step)
+            self._metrics.write(json.dumps({**key, **numbers}) + "\n")
+        for write in self._loggers:
+            write(key["kind"], numbers, step)
 
 
 def _values(values: Mapping[str, float]) -> str:
@@ -241,3 +241,83 @@ def _speed(speed: Mapping[str, float]) -> str:
         f"{speed['clips_per_second']:.1f} clips/s  waiting {speed['data_wait']:.0%}  "
         f"{speed['memory_mib'] / 2**10:.1f} GiB"
     )
+
+
+@contextmanager
+def open_loggers(
+    names: Sequence[LoggerName], folder: Path, recipe: Mapping[str, Any], *, finished_steps: int = 0
+) -> Iterator[list[Logger]]:
+    """A logger for each name, closed at the end.
+
+    Args:
+        names: "tensorboard" writes into the folder `tensorboard` of the run; "wandb" is Weights & Biases, with
+            the settings of that program.
+        folder: of the run.
+        recipe: what is run.
+        finished_steps: where a resumed run goes on; what was logged of later steps does not count any more.
+
+    Raises:
+        RecipeError: a logger is not installed, or does not start.
+    """
+    with ExitStack() as stack:
+        yield [stack.enter_context(_LOGGERS[name](folder, recipe, finished_steps)) for name in names]
+
+
+def check_loggers(names: Sequence[LoggerName]) -> None:
+    """Raises RecipeError for an unknown logger, or one that is not installed."""
+    for name in names:
+        if name not in _LOGGERS:
+            raise RecipeError(f"loggers are {' and '.join(_LOGGERS)}, got {name!r}")
+        _module(name)
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise RecipeError(
+            f'{name} is not installed: pip install "uniformerv2[logging]", or train without it'
+        ) from error
+
+
+@contextmanager
+def _tensorboard(folder: Path, recipe: Mapping[str, Any], finished_steps: int) -> Iterator[Logger]:
+    _module("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    purge_step = finished_steps + 1 if finished_steps else None
+    with SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step) as writer:
+
+        def write(kind: str, numbers: Mapping[str, float], step: int) -> None:
+            for name, value in numbers.items():
+                writer.add_scalar(f"{kind}/{name}", value, step)
+
+        yield write
+
+
+@contextmanager
+def _weights_and_biases(folder: Path, recipe: Mapping[str, Any], finished_steps: int) -> Iterator[Logger]:
+    wandb = _module("wandb")
+    identity = folder / "wandb_id.txt"  # the same when a run is resumed, another when it is begun again
+    if not finished_steps or not identity.is_file():
+        identity.write_text(secrets.token_hex(8), encoding="utf-8")
+    try:
+        run = wandb.init(
+            project="uniformerv2",
+            name=folder.absolute().name,
+            id=identity.read_text(encoding="utf-8").strip(),
+            resume="allow",
+            dir=str(folder),
+            config=dict(recipe),
+        )
+    except wandb.Error as error:
+        raise RecipeError(f"wandb does not start: {str(error).splitlines()[0]}") from error
+    try:
+        yield lambda kind, numbers, step: run.log(
+            {f"{kind}/{name}": value for name, value in numbers.items()}, step=step
+        )
+    finally:
+        run.finish()
+
+
+_LOGGERS: dict[str, Any] = {"tensorboard": _tensorboard, "wandb": _weights_and_biases}

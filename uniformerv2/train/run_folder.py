@@ -12,11 +12,10 @@ from typing import Any
 from safetensors import SafetensorError
 
 from uniformerv2.atomic import write_text
-from uniformerv2.distributed import Ranks
 from uniformerv2.errors import RecipeError
 from uniformerv2.train.lock import locked
 from uniformerv2.train.recipe import differences
-from uniformerv2.train.state import PARTIAL, StateFolder, unwritable
+from uniformerv2.train.state import PARTIAL, unwritable
 
 
 class RunFolder:
@@ -124,10 +123,6 @@ class RunFolder:
             changed = "; ".join(differences(_parse(before, file), json.loads(text)))
             raise RecipeError(f"{self.path}: resume with the options that it was started with ({changed})")
         raise RecipeError(f"{self.path}: the videos or their split are not those of {file.name}; start another run")
-
-    def open_states(self, ranks: Ranks) -> StateFolder:
-        """Where the states are; all processes call this together."""
-        return StateFolder(self.states, ranks)
 
     @contextmanager
     def saving(self, file: Path) -> Iterator[None]:

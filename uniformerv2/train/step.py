@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from uniformerv2.device import model_device
+from uniformerv2.device import keep_freed_memory, model_device
 from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import RecipeError
 from uniformerv2.train.ema import WeightAverage
 from uniformerv2.train.guard import BAD_CLIPS, NOTHING_BAD, first_bad, tensors_of
-from uniformerv2.train.memory import keep_freed_memory
 from uniformerv2.train.optim import (
     build_optimizer,
     load_optimizer_tensors,
@@ -26,10 +25,9 @@ from uniformerv2.train.optim import (
     optimizer_tensors,
     set_learning_rate,
 )
-from uniformerv2.train.parallel import Parallel, SharedModel
+from uniformerv2.train.parallel import Parallel, SharedModel, whole_tensor
 from uniformerv2.train.precision import allow_tf32, autocast, loss_scaler
 from uniformerv2.train.recipe import Optimization
-from uniformerv2.train.sharded import whole_tensor
 from uniformerv2.train.state import add_prefix, strip_prefix
 from uniformerv2.train.task import BatchLoss, Objective
 

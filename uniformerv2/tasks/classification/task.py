@@ -15,8 +15,8 @@ from uniformerv2.device import model_device
 from uniformerv2.measuring.evaluation import HeldOut
 from uniformerv2.measuring.metrics import Evaluation
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.tasks.batches import micro_batch
 from uniformerv2.tasks.classification.mixing import Mixing, mix
+from uniformerv2.tasks.start import micro_batch
 from uniformerv2.tasks.video_task import VideoTask
 from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.task import BatchLoss

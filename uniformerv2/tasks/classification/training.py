@@ -9,7 +9,7 @@ from uniformerv2.data.annotations import Annotation
 from uniformerv2.measuring.metrics import Evaluation
 from uniformerv2.tasks.run import TrainingResult, train_model
 from uniformerv2.train.engine import SAVE_EVERY_SECONDS
-from uniformerv2.train.loggers import LoggerName
+from uniformerv2.train.log import LoggerName
 from uniformerv2.train.parallel import Parallel
 from uniformerv2.train.recipe import Recipe
 
