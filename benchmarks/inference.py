@@ -41,7 +41,7 @@ from uniformerv2.inference.precision import has_bf16
 from uniformerv2.model.config import Layout, Preprocessing, named_config
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Prediction, Predictor
-from uniformerv2.video.sampling import segment_indices
+from uniformerv2.video.views import segment_indices
 from uniformerv2.weights.checkpoint import save_model
 
 GROUP = 6  # files that are timed together

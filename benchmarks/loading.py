@@ -47,9 +47,9 @@ from uniformerv2.model.config import Preprocessing
 from uniformerv2.train.recipe import AugmentationOptions
 from uniformerv2.video.augment import augment, draw_crop
 from uniformerv2.video.augmentation import Augmentation
-from uniformerv2.video.sampling import random_segment_indices, segment_indices
 from uniformerv2.video.suffixes import VIDEO_SUFFIXES
 from uniformerv2.video.transforms import covering_size, test_crops
+from uniformerv2.video.views import random_segment_indices, segment_indices
 
 Indices = Callable[[int], list[int]]  # number of frames in the video -> those that are wanted
 Read = Callable[[str, Indices], Tensor]  # -> uint8 (frames, 3, height, width)

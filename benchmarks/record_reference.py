@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uniformerv2 import ModelConfig
-from uniformerv2.benchmark.reference import build_reference, import_file, standing_in
+from uniformerv2.benchmark.reference import build_reference, import_file, shared_options, standing_in
 from uniformerv2.model.vit import DropPath
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -109,23 +109,9 @@ class MMAction2(nn.Module):
     def __init__(self, checkout: Path, video: Video):
         super().__init__()
         config = ModelConfig(**video.config)
-        stages = len(config.global_after)
         self.backbone = import_mmaction2(checkout).UniFormerV2(
-            input_resolution=config.image_size[0],
-            patch_size=config.patch_size,
-            width=config.width,
-            layers=config.depth,
-            heads=config.heads,
-            t_size=video.frames,
-            dw_reduction=config.local_reduction,
-            temporal_downsample=config.temporal_downsample,
-            no_lmhra=config.local_blocks == "none",
-            double_lmhra=config.local_blocks == "attention+mlp",
-            return_list=list(config.global_after),
-            n_layers=stages,
-            n_dim=config.width,
-            n_head=config.heads,
-            mlp_dropout=[0.0] * stages,
+            **shared_options(config, video.frames),
+            mlp_dropout=[0.0] * len(config.global_after),
             clip_pretrained=False,
         )
         self.cls_head = nn.ModuleDict({"fc_cls": nn.Linear(config.width, config.num_classes)})

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-from uniformerv2.benchmark.machine import machine
+from uniformerv2.benchmark.measuring import machine
 
 __all__ = ["alternate", "machine"]
 

@@ -28,8 +28,7 @@ from weizmann import person_of
 from uniformerv2 import Predictor, Reduction, load_model, named_config, optimize
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.sources import read_annotations
-from uniformerv2.inference.comparison import NO_LIMITS, Classifier
-from uniformerv2.inference.optimize import Backend
+from uniformerv2.inference.optimize import NO_LIMITS, Backend, Classifier
 from uniformerv2.inference.precision import InferencePrecision, has_bf16
 from uniformerv2.inference.reduction import reduce_tokens
 from uniformerv2.inference.sharing import sharing_obstacle

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from uniformerv2.data.batch import Batch
+from uniformerv2.data.loader import Batch
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.timeline import Timeline
 from uniformerv2.video.reader import VideoReader

@@ -18,8 +18,7 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Prediction, Predictor
 from uniformerv2.video.clips import SharedClips, distinct_views, evaluation_views
 from uniformerv2.video.reader import VideoReader
-from uniformerv2.video.sampling import segment_indices
-from uniformerv2.video.views import Views
+from uniformerv2.video.views import Views, segment_indices
 from uniformerv2.weights import arm, save_model
 from uniformerv2.weights.labels import class_list
 

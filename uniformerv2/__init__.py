@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from uniformerv2.inference.optimize import Optimized, optimize
     from uniformerv2.inference.reduction import Reduction
     from uniformerv2.measuring.evaluation import evaluate
-    from uniformerv2.measuring.feature_files import VideoFeatures
-    from uniformerv2.measuring.features import extract_features
+    from uniformerv2.measuring.features import VideoFeatures, extract_features
     from uniformerv2.measuring.metrics import Evaluation
     from uniformerv2.model.config import ModelConfig, Preprocessing, named_config
     from uniformerv2.model.uniformerv2 import ClipFeatures, StageAttention
@@ -63,7 +62,7 @@ _HOMES = {
     "LiveFrames": "video.live",
     "Evaluation": "measuring.metrics",
     "evaluate": "measuring.evaluation",
-    "VideoFeatures": "measuring.feature_files",
+    "VideoFeatures": "measuring.features",
     "extract_features": "measuring.features",
     "train_classifier": "tasks.classification.training",
     "Recipe": "train.recipe",

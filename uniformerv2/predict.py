@@ -26,10 +26,9 @@ from uniformerv2.inference.sharing import SharedFrames, classify_shared, sharing
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.progress import track
 from uniformerv2.timeline import Timeline, check_top_k
-from uniformerv2.video.clips import SharedClips, distinct_views, joined
+from uniformerv2.video.clips import SharedClips, Window, Windows, distinct_views, joined, window_frames
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.views import Views
-from uniformerv2.video.windows import Window, Windows, window_frames
 from uniformerv2.weights.loading import resolve_model
 
 Video = str | Path | bytes

@@ -12,8 +12,7 @@ import torch
 
 from uniformerv2 import arm, save_model
 from uniformerv2.benchmark.contenders import PEERS, Case, Contender, contenders
-from uniformerv2.benchmark.machine import machine
-from uniformerv2.benchmark.measuring import Measured, Times, product_limit
+from uniformerv2.benchmark.measuring import Measured, Times, machine, product_limit
 from uniformerv2.benchmark.reference import MODEL_FILE, load_reference
 from uniformerv2.benchmark.tables import Report
 from uniformerv2.errors import RecipeError

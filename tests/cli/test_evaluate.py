@@ -18,7 +18,7 @@ import pytest
 from helpers import KINETICS, as_kinetics, assert_error_line
 from uniformerv2 import cli
 from uniformerv2.data.sources import read_annotations
-from uniformerv2.measuring.scoring import Scoring
+from uniformerv2.measuring.evaluation import Scoring
 from uniformerv2.weights import load_model, save_model
 from uniformerv2.weights.labels import class_list
 

@@ -14,7 +14,7 @@ from curation.checking import check, check_rows, clean_paths, draw, draw_half, k
 from uniformerv2.curation import probe as probing
 from uniformerv2.curation.findings import FINDING_KINDS, KEPT
 from uniformerv2.curation.probe import probe_video
-from uniformerv2.video.sampling import segment_indices
+from uniformerv2.video.views import segment_indices
 
 # --- a row by itself
 

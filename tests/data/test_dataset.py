@@ -12,14 +12,13 @@ import torch
 
 from helpers import decoded_frames, write_video
 from uniformerv2.data.annotations import Annotation, Damaged, Unreadable
-from uniformerv2.data.batch import Batch, Sample, collate
 from uniformerv2.data.dataset import VideoDataset, make_loader
+from uniformerv2.data.loader import Batch, Sample, collate
 from uniformerv2.errors import AnnotationError
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.video.reader import VideoReader, VideoWarning
-from uniformerv2.video.sampling import segment_indices
-from uniformerv2.video.views import Views
+from uniformerv2.video.views import Views, segment_indices
 
 NUM_FRAMES, RATE = 40, 10  # 4 seconds
 BYTES = Preprocessing(num_frames=4, size=(32, 32), mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))

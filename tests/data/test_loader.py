@@ -17,9 +17,8 @@ import torch
 from uniformerv2.data import loader as module
 from uniformerv2.data import processes
 from uniformerv2.data.annotations import Annotation
-from uniformerv2.data.batch import Batch, Sample
 from uniformerv2.data.dataset import VideoDataset, make_loader
-from uniformerv2.data.loader import VideoLoader
+from uniformerv2.data.loader import Batch, Sample, VideoLoader
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.augmentation import Augmentation

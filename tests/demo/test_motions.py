@@ -12,10 +12,19 @@ import pytest
 
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.data.split import split_annotations
-from uniformerv2.demo.dataset import write_dataset, write_video
-from uniformerv2.demo.motions import MOTIONS, NUM_FRAMES, PAIRS, REVERSED, SIZE, draw, draw_stills
+from uniformerv2.demo.motions import (
+    MOTIONS,
+    NUM_FRAMES,
+    PAIRS,
+    REVERSED,
+    SIZE,
+    draw,
+    draw_stills,
+    write_dataset,
+    write_video,
+)
 from uniformerv2.video.reader import VideoReader
-from uniformerv2.video.sampling import random_segment_indices, segment_indices
+from uniformerv2.video.views import random_segment_indices, segment_indices
 
 
 def clip(motion: str, seed: int) -> np.ndarray:

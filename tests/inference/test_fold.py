@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from models import ARCHITECTURES, randn, random_pixels, small_model
 from reference.manifest import IMAGE, VIDEO
 from reference.recorded import draw_input, image_model, video_model
-from uniformerv2.inference import chunks
-from uniformerv2.inference.bfloat16 import to_bfloat16
-from uniformerv2.inference.chunks import compute_in_chunks
+from uniformerv2.inference import cpu
+from uniformerv2.inference.cpu import PackedLinear, can_pack, compute_in_chunks, pack
 from uniformerv2.inference.fold import Rewrite, fold
-from uniformerv2.inference.packed import PackedLinear, can_pack, pack
+from uniformerv2.inference.precision import to_bfloat16
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 REWRITES: list[tuple[Rewrite, ...]] = [(), (compute_in_chunks,)] + ([(pack,)] if can_pack() else [])
@@ -70,7 +69,7 @@ def test_many_tokens_are_computed_in_chunks(name: str, monkeypatch: pytest.Monke
     whole = seen.copy()
     assert len(whole) == 2
     seen.clear()
-    monkeypatch.setattr(chunks, "CHUNK_BYTES", whole[0])  # of tokens: a chunk has a quarter of them, or an eighth
+    monkeypatch.setattr(cpu, "CHUNK_BYTES", whole[0])  # of tokens: a chunk has a quarter of them, or an eighth
     assert_same(chunked, model, clip)
     assert sum(seen) == 2 * sum(whole)  # two passes
     assert max(seen) * model.config.mlp_ratio < 1.4 * whole[0]  # 12 frames, and fewer, are no multiple of eight

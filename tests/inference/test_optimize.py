@@ -13,7 +13,7 @@ from torch import Tensor
 from models import randn, random_pixels, small_model
 from uniformerv2 import Predictor, Preprocessing, RecipeError, optimize
 from uniformerv2.inference import optimize as optimizing
-from uniformerv2.inference.comparison import LIMITS, NO_LIMITS, Comparison, Limits, compare
+from uniformerv2.inference.optimize import LIMITS, NO_LIMITS, Comparison, Limits, compare
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 

@@ -10,7 +10,7 @@ import torch
 from models import random_pixels, small_model
 from uniformerv2 import Predictor, Preprocessing, RecipeError, Reduction, StreamPredictor, optimize, save_model
 from uniformerv2.cli import main
-from uniformerv2.inference.comparison import NO_LIMITS, REDUCED_LIMITS, Comparison
+from uniformerv2.inference.optimize import NO_LIMITS, REDUCED_LIMITS, Comparison
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.inference.reduction import Method
 from uniformerv2.model.uniformerv2 import UniFormerV2

@@ -5,7 +5,7 @@ from math import comb
 
 import pytest
 
-from uniformerv2.measuring.class_order import Guess, chance_of, order_warning
+from uniformerv2.measuring.labels import Guess, chance_of, order_warning
 from uniformerv2.weights.labels import class_list
 
 OFFICIAL, MMACTION2 = class_list("kinetics400", order="official"), class_list("kinetics400", order="mmaction2")

@@ -6,7 +6,7 @@ from pathlib import Path
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.measuring.evaluation import evaluate
-from uniformerv2.measuring.evaluation_files import default_output, write_predictions
+from uniformerv2.measuring.metrics import default_output, write_predictions
 from uniformerv2.video.views import Views
 
 

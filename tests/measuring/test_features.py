@@ -21,9 +21,9 @@ from uniformerv2.measuring.features import extract_features
 from uniformerv2.measuring.window_reading import read_windows
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.video.clips import Windows
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.transforms import test_crops as crops_of
-from uniformerv2.video.windows import Windows
 from uniformerv2.weights import arm, save_model
 
 RATE, SECONDS = 10, 6  # of the long video

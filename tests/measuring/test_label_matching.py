@@ -6,7 +6,7 @@ import pytest
 
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.errors import AnnotationError
-from uniformerv2.measuring.label_matching import match_labels
+from uniformerv2.measuring.labels import match_labels
 from uniformerv2.weights.labels import class_list
 
 

@@ -10,7 +10,7 @@ import torch
 from helpers import Constant, batch_of
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.errors import CheckpointError
-from uniformerv2.measuring.scoring import Scoring, average_views, summarise
+from uniformerv2.measuring.evaluation import Scoring, average_views, summarise
 from uniformerv2.video.views import Views
 
 

@@ -13,7 +13,7 @@ from reference.outputs import Outputs, crop_outputs, eval_outputs, image_outputs
 from reference.recorded import differences, draw_input, image_model, read_record, record_file, video_model
 from uniformerv2 import Preprocessing
 from uniformerv2.video import transforms
-from uniformerv2.video.sampling import segment_indices
+from uniformerv2.video.views import segment_indices
 from uniformerv2.weights.key_names import VIDEO_FORMATS, from_ours
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uniformerv2.data.batch import Batch
+from uniformerv2.data.loader import Batch
 from uniformerv2.distributed import forward_passes
 from uniformerv2.tasks.rehearsal import dry_run, find_batch_size, overfit_batch
 from uniformerv2.tasks.run import train_model

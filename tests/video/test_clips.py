@@ -11,8 +11,7 @@ from helpers import noise, write_video
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.clips import distinct_views, evaluation_views, joined
 from uniformerv2.video.reader import VideoReader
-from uniformerv2.video.sampling import segment_indices
-from uniformerv2.video.views import Views
+from uniformerv2.video.views import Views, segment_indices
 
 PREPROCESSING = Preprocessing(num_frames=4, size=(32, 32))
 

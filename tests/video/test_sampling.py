@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from uniformerv2.video.sampling import random_segment_indices, segment_indices
+from uniformerv2.video.views import random_segment_indices, segment_indices
 
 
 def test_worked_example() -> None:

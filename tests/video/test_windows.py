@@ -8,10 +8,10 @@ import torch
 
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.model.config import Preprocessing
+from uniformerv2.video.clips import Window, Windows, window_frames
 from uniformerv2.video.reader import VideoReader
-from uniformerv2.video.sampling import segment_indices
 from uniformerv2.video.transforms import test_crops as crops_of
-from uniformerv2.video.windows import Window, Windows, window_frames
+from uniformerv2.video.views import segment_indices
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
-"""Contenders in turn, each in a process of its own: memory is measured apart, and changes of load hit all alike."""
+"""Contenders in turn, each in a process of its own, and the machine that they are measured on.
+
+Memory is measured apart, and changes of load hit all alike.
+"""
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +21,7 @@ from uniformerv2.benchmark.contenders import Case, Contender, build
 from uniformerv2.data.processes import Crash, Worker
 from uniformerv2.device import peak_memory_mib
 from uniformerv2.errors import ProcessError, RecipeError, UniFormerV2Error
-from uniformerv2.inference.packed import PackedLinear, can_pack
+from uniformerv2.inference.cpu import PackedLinear, can_pack
 from uniformerv2.progress import say
 
 
@@ -176,3 +181,20 @@ def _seconds(run: Callable[[Tensor], object], argument: Tensor, device: torch.de
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+def machine() -> str:
+    """The machine, its threads and the versions that matter, in one line."""
+    return (
+        f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, {platform.system()}"
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -46,33 +47,39 @@ def load_reference(checkout: str | Path, ours: UniFormerV2, *, num_frames: int) 
 
 def build_reference(checkout: str | Path, config: ModelConfig, *, num_frames: int) -> nn.Module:
     """The official model of an architecture, with the weights that it starts with; see `load_reference`."""
-    stages = len(config.global_after)
     return _import_official(Path(checkout) / MODEL_FILE).VisionTransformer(
-        input_resolution=config.image_size[0],
-        patch_size=config.patch_size,
-        width=config.width,
-        layers=config.depth,
-        heads=config.heads,
+        **shared_options(config, num_frames),
         output_dim=config.width,  # not used
         backbone_drop_path_rate=config.drop_path,
         use_checkpoint=config.checkpoint_blocks > 0,
         checkpoint_num=[config.checkpoint_blocks],
-        t_size=num_frames,
-        dw_reduction=config.local_reduction,
-        temporal_downsample=config.temporal_downsample,
-        no_lmhra=config.local_blocks == "none",
-        double_lmhra=config.local_blocks == "attention+mlp",
-        return_list=list(config.global_after),
-        n_layers=stages,
-        n_dim=config.width,
-        n_head=config.heads,
         mlp_factor=config.global_mlp_ratio,
         drop_path_rate=config.global_drop_path,
-        mlp_dropout=[config.global_dropout] * stages,
+        mlp_dropout=[config.global_dropout] * len(config.global_after),
         cls_dropout=config.head_dropout,
         num_classes=config.num_classes,
         frozen=not config.mix_class_token,
     )
+
+
+def shared_options(config: ModelConfig, num_frames: int) -> dict[str, Any]:
+    """The options that the official model and that of mmaction2 have in common."""
+    return {
+        "input_resolution": config.image_size[0],
+        "patch_size": config.patch_size,
+        "width": config.width,
+        "layers": config.depth,
+        "heads": config.heads,
+        "t_size": num_frames,
+        "dw_reduction": config.local_reduction,
+        "temporal_downsample": config.temporal_downsample,
+        "no_lmhra": config.local_blocks == "none",
+        "double_lmhra": config.local_blocks == "attention+mlp",
+        "return_list": list(config.global_after),
+        "n_layers": len(config.global_after),
+        "n_dim": config.width,
+        "n_head": config.heads,
+    }
 
 
 def _import_official(file: Path) -> ModuleType:

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from uniformerv2.benchmark.contenders import Case, Contender, contenders
-from uniformerv2.benchmark.machine import machine
-from uniformerv2.benchmark.measuring import measure, product_limit
+from uniformerv2.benchmark.measuring import machine, measure, product_limit
 from uniformerv2.benchmark.tables import Report
 from uniformerv2.device import model_device, pick_device
 from uniformerv2.errors import CheckpointError

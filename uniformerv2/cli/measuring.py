@@ -25,7 +25,7 @@ from uniformerv2.video.views import Views
 
 if TYPE_CHECKING:
     from uniformerv2.distributed import Ranks
-    from uniformerv2.measuring.feature_files import VideoFeatures
+    from uniformerv2.measuring.features import VideoFeatures
     from uniformerv2.measuring.metrics import Evaluation
 
 
@@ -48,7 +48,7 @@ class Evaluate(Measuring):
     @in_every_process
     def run(self, ranks: Ranks) -> None:
         from uniformerv2.measuring.evaluation import evaluate
-        from uniformerv2.measuring.evaluation_files import default_output, write_evaluation, write_predictions
+        from uniformerv2.measuring.metrics import default_output, write_evaluation, write_predictions
         from uniformerv2.measuring.models import on_rank_device
         from uniformerv2.measuring.shared_work import journal_of
 
@@ -86,8 +86,7 @@ class Features(Measuring):
 
     @in_every_process
     def run(self, ranks: Ranks) -> None:
-        from uniformerv2.measuring.feature_files import check_format
-        from uniformerv2.measuring.features import extract_features
+        from uniformerv2.measuring.features import check_format, extract_features
         from uniformerv2.measuring.shared_work import journal_of
 
         check_format(self.output)

@@ -18,7 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from uniformerv2.data.annotations import Interval
 from uniformerv2.errors import VideoError
 from uniformerv2.video.reader import VideoReader, VideoWarning
-from uniformerv2.video.sampling import segment_indices
+from uniformerv2.video.views import segment_indices
 
 if TYPE_CHECKING:
     from av import VideoStream

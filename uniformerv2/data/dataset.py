@@ -11,19 +11,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from uniformerv2.data.annotations import Annotation, unknown_labels
-from uniformerv2.data.batch import Sample
-from uniformerv2.data.loader import SampleKey, VideoLoader
+from uniformerv2.data.loader import Sample, SampleKey, VideoLoader
 from uniformerv2.data.order import EpochSampler
 from uniformerv2.data.shards import video_source
 from uniformerv2.errors import AnnotationError, VideoError
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.augment import augment
 from uniformerv2.video.augmentation import Augmentation
-from uniformerv2.video.clips import evaluation_views
+from uniformerv2.video.clips import evaluation_views, interval_frames
 from uniformerv2.video.reader import VideoReader, VideoWarning
-from uniformerv2.video.sampling import random_segment_indices
-from uniformerv2.video.views import Views
-from uniformerv2.video.windows import interval_frames
+from uniformerv2.video.views import Views, random_segment_indices
 
 
 class VideoDataset(Dataset[Sample]):

@@ -23,8 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from uniformerv2.demo.dataset import write_dataset, write_video
-from uniformerv2.demo.motions import MOTIONS, PAIRS, draw
+from uniformerv2.demo.motions import MOTIONS, PAIRS, draw, write_dataset, write_video
 from uniformerv2.demo.report import Column, Example, Report, write_report
 from uniformerv2.errors import RecipeError
 from uniformerv2.measuring.evaluation import evaluate
@@ -36,8 +35,7 @@ from uniformerv2.train.log import read_metrics
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.video.reader import VideoReader
-from uniformerv2.video.sampling import segment_indices
-from uniformerv2.video.views import Views
+from uniformerv2.video.views import Views, segment_indices
 
 ASSET = "stills_vit.safetensors"  # in uniformerv2/assets, from tools/pretrain_stills.py
 NUM_FRAMES = 8

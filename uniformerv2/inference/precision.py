@@ -1,4 +1,4 @@
-"""The precision of inference, and what the processor supports."""
+"""The precision of inference: what the processor supports, and weights in bfloat16."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import platform
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
 
 from uniformerv2.device import bf16_gain
 from uniformerv2.errors import RecipeError
+from uniformerv2.model.uniformerv2 import Head
 
 InferencePrecision = Literal["fp32", "bf16", "int8"]
 
@@ -48,3 +50,38 @@ def has_bf16(device: torch.device) -> bool:
 
 def _processor(device: torch.device) -> str:
     return "this processor" if device.type == "cpu" else f"device {device}"
+
+
+class InFloat32(nn.Module):
+    """A module of float32 weights on bfloat16 tensors.
+
+    Args:
+        cast_back: whether the output is bfloat16 again.
+    """
+
+    def __init__(self, module: nn.Module, *, cast_back: bool):
+        super().__init__()
+        self.module, self.cast_back = module, cast_back
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.module(x.float())
+        return out.to(x.dtype) if self.cast_back else out
+
+
+def to_bfloat16(module: nn.Module) -> None:
+    """Cast the weights of a folded model, or of a part of it, in place.
+
+    Clips and logits keep their types. Every kernel of PyTorch computes the softmax of an attention in float32, from
+    scores in bfloat16.
+    """
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        setattr(module, name, nn.Parameter(parameter.to(torch.bfloat16), requires_grad=False))
+    for name, child in list(module.named_children()):
+        if isinstance(child, Head):
+            setattr(module, name, InFloat32(child, cast_back=False))
+        elif isinstance(child, nn.LayerNorm):
+            # on a CPU the norm takes bfloat16 tokens and float32 weights, in one pass
+            if child.weight.device.type != "cpu":
+                setattr(module, name, InFloat32(child, cast_back=True))
+        elif not isinstance(child, InFloat32):
+            to_bfloat16(child)

@@ -16,8 +16,8 @@ from uniformerv2.data.shards import video_source
 from uniformerv2.errors import AnnotationError, VideoError
 from uniformerv2.measuring.shared_work import WorkItem
 from uniformerv2.model.config import Preprocessing
+from uniformerv2.video.clips import Windows, window_frames
 from uniformerv2.video.reader import VideoReader
-from uniformerv2.video.windows import Windows, window_frames
 
 LAST = -1  # number of the last batch of a group
 

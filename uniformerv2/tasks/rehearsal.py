@@ -17,8 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 from uniformerv2.data.annotations import class_names
-from uniformerv2.data.batch import Batch
-from uniformerv2.data.loader import VideoLoader
+from uniformerv2.data.loader import Batch, VideoLoader
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.device import peak_memory_mib, pick_device
 from uniformerv2.distributed import current_ranks, rank_device

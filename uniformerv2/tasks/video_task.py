@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from uniformerv2.data.annotations import Annotation, Damaged, Unreadable
-from uniformerv2.data.batch import Batch
+from uniformerv2.data.loader import Batch
 from uniformerv2.device import model_device
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.progress import say

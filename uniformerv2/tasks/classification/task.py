@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uniformerv2.data.annotations import Annotation
-from uniformerv2.data.batch import Batch
+from uniformerv2.data.loader import Batch
 from uniformerv2.device import model_device
 from uniformerv2.measuring.evaluation import HeldOut
 from uniformerv2.measuring.metrics import Evaluation
