@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
 from torch.distributed import TCPStore
 
-from helpers import coloured, write_image_model, write_video
+from helpers import coloured, start_process, write_image_model, write_video
 from models import randomised
 from uniformerv2 import cli
 from uniformerv2.distributed import current_ranks, process_group
@@ -25,7 +24,6 @@ from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.weights import arm
 
-FORK = multiprocessing.get_context("fork")  # processes that have imported everything already
 GPU_TESTS = Path(__file__).parent / "gpu"
 
 
@@ -39,6 +37,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Fresh processes of a test cannot import it, so its functions are handed over whole."""
+    for module in {sys.modules[__name__], *(item.module for item in items)}:
+        cloudpickle.register_pickle_by_value(module)
 
 
 @pytest.fixture(scope="session")
@@ -103,16 +107,13 @@ def start_together() -> Iterator[Callable[..., list[Any]]]:
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(stores[-1].port)}
             environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": str(world)}
 
-        def run(rank: int) -> None:
-            os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
+        def in_group() -> None:
             with process_group():
                 work()
 
-        processes = [FORK.Process(target=run, args=(rank,)) for rank in range(world)]
-        started.extend(processes)
-        for process in processes:
-            process.start()
-        return processes
+        for rank in map(str, range(world)):
+            started.append(start_process(in_group, **environment, RANK=rank, LOCAL_RANK=rank))
+        return started[-world:]
 
     yield start
     for process in started:
@@ -121,21 +122,18 @@ def start_together() -> Iterator[Callable[..., list[Any]]]:
 
 
 @pytest.fixture
-def together(start_together: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+def together(start_together: Callable[..., list[Any]], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Does work in so many processes of one group, and returns its result in each."""
 
     def run(world: int, work: Callable[[], object]) -> list[Any]:
-        results = [FORK.Pipe(duplex=False) for _ in range(world)]
-        processes = start_together(world, lambda: results[current_ranks().rank][1].send_bytes(pickle.dumps(work())))
-        found = []
-        for process, (result, _) in zip(processes, results, strict=True):
-            wait([result, process.sentinel])
-            assert result.poll(), f"ended with {process.exitcode}"
-            found.append(pickle.loads(result.recv_bytes()))
+        folder = tmp_path_factory.mktemp("results")
+        processes = start_together(
+            world, lambda: (folder / str(current_ranks().rank)).write_bytes(pickle.dumps(work()))
+        )
         for process in processes:
             process.join()
             assert process.exitcode == 0
-        return found
+        return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(world)]
 
     return run
 

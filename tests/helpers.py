@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 from unittest.mock import patch
 
 import av
+import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -30,6 +32,11 @@ from uniformerv2.timeline import Timeline
 from uniformerv2.video.reader import VideoReader
 
 Target = TypeVar("Target", Path, io.BytesIO)
+
+# A server forks them that has imported the package and never computed: where forks of the test process itself
+# compute, they hang on a lock that another thread of it held.
+FRESH = multiprocessing.get_context("forkserver")
+FRESH.set_forkserver_preload(["pytest", "uniformerv2.cli.training", "torch.distributed.checkpoint"])
 
 
 def write_video(
@@ -189,6 +196,19 @@ def rising_timeline(windows: int = 5, classes: int = 3) -> Timeline:
     scores = np.full((windows, classes), 0.1, dtype=np.float32)
     scores[:, 1] = np.linspace(0.2, 0.8, windows)
     return Timeline("a & b.mp4", tuple(f"class_{number}" for number in range(classes)), start, start + 1, scores)
+
+
+def start_process(work: Callable[[], object], **environment: str) -> Any:
+    """A process that does the work, a function of a test that takes with it what it refers to."""
+    process = FRESH.Process(target=run_pickled, args=(cloudpickle.dumps(work), dict(os.environ) | environment))
+    process.start()
+    return process
+
+
+def run_pickled(work: bytes, environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    cloudpickle.loads(work)()
 
 
 def before_call(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conftest import FORK
+from helpers import start_process
 from uniformerv2.data.journal import Journal
 from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import AnnotationError, RecipeError
@@ -69,8 +69,7 @@ def test_killed_at_random_and_resumed_it_gives_what_an_unbroken_run_gives(tmp_pa
             die_after(adds, share)
             compute(journal)
 
-        process = FORK.Process(target=attempt)
-        process.start()
+        process = start_process(attempt)
         process.join()
         found = items(journal)
         assert found[: len(known)] == known

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from uniformerv2.data.loader import Batch
 from uniformerv2.distributed import forward_passes
+from uniformerv2.tasks import table
 from uniformerv2.tasks.rehearsal import dry_run, find_batch_size, overfit_batch
 from uniformerv2.tasks.run import train_model
-from uniformerv2.tasks.table import TASKS
 from uniformerv2.tasks.video_task import VideoTask
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.train.task import BatchLoss
@@ -64,7 +64,7 @@ class Presence(VideoTask):
 
 @pytest.fixture(autouse=True)
 def presence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TASKS, "presence", Presence)
+    monkeypatch.setitem(table.TASKS, "presence", Presence)
 
 
 @pytest.fixture
@@ -97,8 +97,9 @@ def test_a_process_without_a_readable_video_waits_for_the_others(
     whole = recipe.vary(batch_size=2, epochs=1)  # a video for each process
 
     def work() -> tuple[Any, ...]:
+        table.TASKS["presence"] = Presence
         result = train_model("presence", tmp_path / "videos.csv", whole, tmp_path / "run", workers=0, parallel=way)
-        return result.history[0]["loss"], result.evaluation, [video.path for video in result.skipped]
+        return result.history[0]["loss"], result.evaluation.to_json(), [video.path for video in result.skipped]
 
     first, second = together(2, work)
     assert first == second

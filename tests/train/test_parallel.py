@@ -240,16 +240,17 @@ def test_a_state_of_two_processes_is_resumed_by_one_and_by_three(
     alone: Path,
     tmp_path: Path,
     way: Any,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for world in (1, 3):
         run = tmp_path / str(world)
-        with monkeypatch.context() as patch:
-            before_call(patch, Classification, "loss", 6, lambda: os._exit(77))  # in the middle of an epoch
-            work = lambda: train(colours, recipe, run, parallel=way, save_every_seconds=0.0)  # noqa: B023, E731
-            for process in start_together(2, work):
-                process.join()
-                assert process.exitcode  # 77, or what the first death made of the other
+
+        def work(run: Path = run) -> None:
+            before_call(pytest.MonkeyPatch(), Classification, "loss", 6, lambda: os._exit(77))  # amid an epoch
+            train(colours, recipe, run, parallel=way, save_every_seconds=0.0)
+
+        for process in start_together(2, work):
+            process.join()
+            assert process.exitcode  # 77, or what the first death made of the other
         states = StateFolder(RunFolder(run).states, Ranks())
         assert states.newest is not None
         assert states.newest.name in ("000002-00000000", "000002-00000001")  # the last may have been half written
@@ -260,8 +261,9 @@ def test_a_state_of_two_processes_is_resumed_by_one_and_by_three(
         assert_same_run(run, alone)
 
 
-def only_rank_one(event: Callable[[], object]) -> Callable[[], object]:
-    return lambda: current_ranks().rank == 1 and event()
+def before_loss_of_rank_one(event: Callable[[], object]) -> None:
+    if current_ranks().rank == 1:
+        before_call(pytest.MonkeyPatch(), Classification, "loss", 4, event)
 
 
 def test_the_processes_stop_together_after_a_sigterm_to_one(
@@ -271,14 +273,16 @@ def test_the_processes_stop_together_after_a_sigterm_to_one(
     recipe: Recipe,
     alone: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        before_call(patch, Classification, "loss", 4, only_rank_one(lambda: os.kill(os.getpid(), signal.SIGTERM)))
-        for process in start_together(2, lambda: train(colours, recipe, run)):
-            process.join()
-            assert process.exitcode == TERMINATED
+
+    def work() -> None:
+        before_loss_of_rank_one(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        train(colours, recipe, run)
+
+    for process in start_together(2, work):
+        process.join()
+        assert process.exitcode == TERMINATED
     assert [record["step"] for record in read_metrics(run / "metrics.jsonl") if "step" in record] == [1, 2, 3, 4]
     together(2, lambda: train(colours, recipe, run, resume=True) and None)
     assert_same_run(run, alone)
@@ -290,26 +294,24 @@ def test_where_one_process_is_lost_the_others_end_and_the_state_is_intact(
     recipe: Recipe,
     alone: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = tmp_path / "run"
 
     def work() -> None:
+        before_loss_of_rank_one(lambda: os._exit(77))
         with pytest.raises(ProcessError, match=r"another process of this run has ended; .*--resume"):
             train(colours, recipe, run, save_every_seconds=0.0)
 
-    with monkeypatch.context() as patch:
-        before_call(patch, Classification, "loss", 4, only_rank_one(lambda: os._exit(77)))
-        processes = start_together(2, work)
-        for process in processes:
-            process.join()
-        assert [process.exitcode for process in processes] == [0, 77]
+    processes = start_together(2, work)
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 77]
     train(colours, recipe, run, resume=True)
     assert_same_run(run, alone)
 
 
 def test_a_process_whose_videos_cannot_be_read_waits_for_the_others(
-    together: Together, colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    together: Together, colours: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
     (tmp_path / "broken.mp4").write_text("no video")
     files = sorted(colours.rglob("*.mp4"))
@@ -346,7 +348,7 @@ def test_what_is_wrong_is_said_by_every_process(
 
 
 def test_a_bad_loss_is_explained_by_the_process_that_has_it(
-    together: Together, colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    together: Together, colours: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
     loss = Classification.loss
 
@@ -355,9 +357,8 @@ def test_a_bad_loss_is_explained_by_the_process_that_has_it(
             batch.clips = batch.clips * float("nan")
         return loss(task, model, batch)
 
-    monkeypatch.setattr(Classification, "loss", spoilt)
-
-    def reason() -> tuple[str, ...]:
+    def reason() -> str:
+        pytest.MonkeyPatch().setattr(Classification, "loss", spoilt)
         with pytest.raises(
             RecipeError, match="step 1, epoch 1; the first that is not finite: the clips themselves"
         ) as caught:

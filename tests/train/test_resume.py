@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import resource
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from helpers import before_call, kill_this_process
+from helpers import before_call, kill_this_process, start_process
 from uniformerv2.distributed import Ranks
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.tasks.classification.task import Classification
@@ -32,8 +31,6 @@ from uniformerv2.train.state import StateFolder
 from uniformerv2.train.termination import TERMINATED
 from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.weights import load_model
-
-FORK = multiprocessing.get_context("fork")  # a process that has imported everything, to be killed while it works
 
 train = partial(train_classifier, workers=0)
 
@@ -70,17 +67,16 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def test_a_run_that_is_killed_wherever_it_is_ends_as_if_it_had_not_been(
-    colours: Path, recipe: Recipe, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    colours: Path, recipe: Recipe, unbroken: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
 
     def killed(owner: Any, name: str, call: int) -> None:
         def work() -> None:
-            before_call(monkeypatch, owner, name, call, kill_this_process)
+            before_call(pytest.MonkeyPatch(), owner, name, call, kill_this_process)
             train(colours, recipe, run, resume=run.exists(), save_every_seconds=0.0)
 
-        process = FORK.Process(target=work)
-        process.start()
+        process = start_process(work)
         process.join()
         assert process.exitcode == -signal.SIGKILL, name
 
