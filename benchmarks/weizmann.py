@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from timing import machine
 
+from uniformerv2 import load_model
 from uniformerv2.atomic import write_text
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.errors import VideoError
@@ -37,7 +38,6 @@ from uniformerv2.measuring.metrics import Evaluation
 from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.video.views import Views
-from uniformerv2.weights import load_model
 
 LAYOUTS: dict[str, dict[str, Any]] = {  # fields of a recipe
     "image": {"layout": "scene", "global_after": ()},

@@ -17,12 +17,11 @@ from torch.distributed import TCPStore
 
 from helpers import coloured, start_process, write_image_model, write_video
 from models import randomised
-from uniformerv2 import cli
+from uniformerv2 import arm, cli
 from uniformerv2.distributed import current_ranks, process_group
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
-from uniformerv2.weights import arm
 
 GPU_TESTS = Path(__file__).parent / "gpu"
 

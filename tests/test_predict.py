@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from uniformerv2 import arm, save_model
 from uniformerv2.data.annotations import Unreadable
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -19,7 +20,6 @@ from uniformerv2.predict import Prediction, Predictor
 from uniformerv2.video.clips import SharedClips, distinct_views, evaluation_views
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.views import Views, segment_indices
-from uniformerv2.weights import arm, save_model
 from uniformerv2.weights.labels import class_list
 
 

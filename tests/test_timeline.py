@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from helpers import coloured, rising_timeline, write_video
+from uniformerv2 import arm
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Predictor
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.transforms import test_crops as crops
-from uniformerv2.weights import arm
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
@@ -103,8 +104,9 @@ def options() -> Iterator[Option]:
 
 
 def _options_below(annotated: Any, before: str) -> Iterator[Option]:
-    kind, *metadata = get_args(annotated)
-    [name] = [before + one.name for one in metadata if hasattr(one, "is_default")]
+    kind, *metadata = get_args(annotated) or (annotated,)
+    own = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
+    name = before + next((one.name for one in metadata if hasattr(one, "is_default")), own)
     command = get_type_hints(kind, include_extras=True).get("command")
     if command is None:
         yield from _options_of(kind, name)

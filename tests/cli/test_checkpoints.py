@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from helpers import as_kinetics, assert_error_line
+from uniformerv2 import load_model, save_model
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.weights import load_model, save_model
 from uniformerv2.weights.labels import class_list
 
 Run = Callable[..., tuple[int, str, str]]

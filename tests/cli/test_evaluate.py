@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 
 from helpers import KINETICS, as_kinetics, assert_error_line
-from uniformerv2 import cli
+from uniformerv2 import cli, load_model, save_model
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.measuring.evaluation import Scoring
-from uniformerv2.weights import load_model, save_model
 from uniformerv2.weights.labels import class_list
 
 Run = Callable[..., tuple[int, str, str]]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from uniformerv2 import arm, save_model
 from uniformerv2.predict import Predictor
 from uniformerv2.video.live import live_frames
-from uniformerv2.weights import arm, save_model
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from helpers import KINETICS, as_kinetics
+from uniformerv2 import load_model
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, VideoError
@@ -21,7 +22,6 @@ from uniformerv2.model.config import named_config
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Predictor
 from uniformerv2.video.views import Views
-from uniformerv2.weights import load_model
 from uniformerv2.weights.labels import class_list, map_head
 
 measure = partial(evaluate, workers=0)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from helpers import decoded_frames, noise, write_video
+from uniformerv2 import arm, save_model
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.measuring.evaluation import evaluate
@@ -24,7 +25,6 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.video.clips import Windows
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.transforms import test_crops as crops_of
-from uniformerv2.weights import arm, save_model
 
 RATE, SECONDS = 10, 6  # of the long video
 

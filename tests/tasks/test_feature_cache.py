@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from uniformerv2 import load_model
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -20,7 +21,6 @@ from uniformerv2.tasks.feature_cache import FeatureLayout
 from uniformerv2.tasks.run import TrainingResult
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
-from uniformerv2.weights import load_model
 
 train = partial(train_classifier, workers=0)
 

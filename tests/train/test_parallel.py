@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from helpers import before_call
+from uniformerv2 import load_model
 from uniformerv2.distributed import Ranks, current_ranks, forward_passes
 from uniformerv2.errors import ProcessError, RecipeError
 from uniformerv2.model.config import ModelConfig
@@ -32,7 +33,6 @@ from uniformerv2.train.state import StateFolder
 from uniformerv2.train.task import BatchLoss
 from uniformerv2.train.termination import TERMINATED
 from uniformerv2.video.augmentation import Augmentation
-from uniformerv2.weights import load_model
 
 Together = Callable[..., list[Any]]
 WAYS = [(2, "ddp"), (3, "ddp"), (2, "fsdp")]

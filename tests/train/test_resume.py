@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from helpers import before_call, kill_this_process, start_process
+from uniformerv2 import load_model
 from uniformerv2.distributed import Ranks
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.tasks.classification.task import Classification
@@ -30,7 +31,6 @@ from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.train.state import StateFolder
 from uniformerv2.train.termination import TERMINATED
 from uniformerv2.video.augmentation import Augmentation
-from uniformerv2.weights import load_model
 
 train = partial(train_classifier, workers=0)
 

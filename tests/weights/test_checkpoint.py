@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from uniformerv2 import CheckpointError, UniFormerV2, load_model, save_model
-from uniformerv2.weights import checkpoint_info
+from uniformerv2.weights.checkpoint import checkpoint_info
 from weights.samples import CONFIG, assert_same, small_model
 
 

@@ -23,8 +23,8 @@ from uniformerv2 import (
     named_config,
     save_model,
 )
-from uniformerv2.weights import resolve_model
 from uniformerv2.weights.key_names import VIDEO_FORMATS, StateDict, from_ours
+from uniformerv2.weights.loading import resolve_model
 from weights.samples import RELEASED, foreign_state, small_model
 
 

@@ -12,32 +12,17 @@ from typing import Annotated, Any, get_args
 import tyro
 from tyro.conf import subcommand
 
-from uniformerv2.cli.benchmarking import Benchmark
 from uniformerv2.cli.checkpoints import Convert, Info, Models
 from uniformerv2.cli.datasets import Datasets
-from uniformerv2.cli.measuring import Evaluate, Features
+from uniformerv2.cli.measuring import Benchmark, Evaluate, Features
 from uniformerv2.cli.output import FAILED, INTERRUPTED, print_error
 from uniformerv2.cli.prediction import Predict, Stream, Timeline
-from uniformerv2.cli.runs import Runs
-from uniformerv2.cli.training import Demo, Recipes, Rehearse, Train, by_recipe
+from uniformerv2.cli.training import Demo, Recipes, Rehearse, Runs, Train, by_recipe
 from uniformerv2.errors import UniFormerV2Error
 
-Command = (
-    Annotated[Train, subcommand("train")]
-    | Annotated[Rehearse, subcommand("rehearse")]
-    | Annotated[Recipes, subcommand("recipes")]
-    | Annotated[Runs, subcommand("runs")]
-    | Annotated[Evaluate, subcommand("evaluate")]
-    | Annotated[Features, subcommand("features")]
-    | Annotated[Predict, subcommand("predict")]
-    | Annotated[Timeline, subcommand("timeline")]
-    | Annotated[Stream, subcommand("stream")]
-    | Annotated[Demo, subcommand("demo")]
-    | Annotated[Benchmark, subcommand("benchmark")]
-    | Annotated[Info, subcommand("info")]
-    | Annotated[Convert, subcommand("convert")]
-    | Annotated[Models, subcommand("models")]
-    | Annotated[Datasets, subcommand("data")]
+Command = (  # each has the name of its class, but for the last
+    (Train | Rehearse | Recipes | Runs | Evaluate | Features | Predict | Timeline | Stream | Demo | Benchmark)
+    | (Info | Convert | Models | Annotated[Datasets, subcommand("data")])
 )
 
 
@@ -80,5 +65,5 @@ def _commands(arguments: Sequence[str]) -> Any:
     default = by_recipe(arguments)
     if default is None:
         return Command
-    others = [command for command in get_args(Command) if get_args(command)[0] is not type(default)]
+    others = [command for command in get_args(Command) if command is not type(default)]
     return reduce(or_, others, Annotated[type(default), subcommand(arguments[0], default=default)])

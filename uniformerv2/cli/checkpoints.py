@@ -43,7 +43,7 @@ class Info:
     """A checkpoint, such as RUN/last.safetensors or a file of the official code or of mmaction2."""
 
     def run(self) -> int:
-        from uniformerv2.weights import checkpoint_info
+        from uniformerv2.weights.checkpoint import checkpoint_info
 
         info = checkpoint_info(self.checkpoint)
         print("report")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from rich.markup import escape
-from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
 
 from uniformerv2.cli.options import Data, Json, NumFrames, OptionalOutput, Output, Root, Workers, values
 from uniformerv2.cli.output import note
@@ -182,19 +182,11 @@ class Shards:
         return 0
 
 
-DataCommand = (
-    Annotated[Import, subcommand("import")]
-    | Annotated[Check, subcommand("check")]
-    | Annotated[Kinetics710, subcommand("kinetics710")]
-    | Annotated[Shards, subcommand("shards")]
-)
-
-
 @dataclass(frozen=True)
 class Datasets:
     """Prepare datasets: import published annotations, check videos, merge Kinetics."""
 
-    command: OmitArgPrefixes[OmitSubcommandPrefixes[DataCommand]]
+    command: OmitArgPrefixes[OmitSubcommandPrefixes[Import | Check | Kinetics710 | Shards]]
 
     def run(self) -> int:
         return self.command.run()

@@ -1,4 +1,4 @@
-"""`uniformerv2 train`, `rehearse`, `recipes` and `demo`."""
+"""`uniformerv2 train`, `rehearse`, `recipes`, `runs` and `demo`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
-from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, arg, subcommand
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
 
 from uniformerv2.cli.options import Data, Device, Output, Overwrite, Resume, Root, Workers, values
 from uniformerv2.cli.output import FAILED, in_every_process
@@ -162,18 +162,11 @@ def _only_one_process(ranks: Ranks) -> None:
         raise RecipeError("overfit-batch and batch-size are for one process: run them without torchrun")
 
 
-Rehearsal = (
-    Annotated[DryRun, subcommand("dry-run")]
-    | Annotated[OverfitBatch, subcommand("overfit-batch")]
-    | Annotated[BatchSize, subcommand("batch-size")]
-)
-
-
 @dataclass(frozen=True)
 class Rehearse:
     """Before a long training: try everything, overfit one batch, or find the batch size. Writes to no folder."""
 
-    command: OmitArgPrefixes[OmitSubcommandPrefixes[Rehearsal]]
+    command: OmitArgPrefixes[OmitSubcommandPrefixes[DryRun | OverfitBatch | BatchSize]]
 
     def run(self) -> int:
         return self.command.run()
@@ -232,6 +225,31 @@ class Recipes:
             print(*(named.lines()[0] for named in RECIPES.values()), sep="\n")
         else:
             print(*find_recipe(self.show).describe(), sep="\n")
+        return 0
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Compare training runs, finished or not: curves, figures, and what differs between their recipes."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...")]
+    """Folders of runs, as `train --output` names them."""
+    html: Path | None = None
+    """HTML file for a report that needs no other file and no network, with the accuracy of every class."""
+
+    def run(self) -> int:
+        from rich.console import Console
+
+        from uniformerv2.runs.folder import read_runs
+        from uniformerv2.runs.report import write_report
+        from uniformerv2.runs.terminal import print_runs
+
+        runs = read_runs(self.runs)
+        if self.html:  # first: whoever reads the terminal's part may close the pipe
+            write_report(self.html, runs)
+        print_runs(runs, Console())
+        if self.html:
+            print(f"written to {self.html}")
         return 0
 
 

@@ -35,7 +35,7 @@ from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.train.step import TrainingStep
 from uniformerv2.video.augmentation import Augmentation
-from uniformerv2.weights import save_model
+from uniformerv2.weights.checkpoint import save_model
 
 T = TypeVar("T")
 

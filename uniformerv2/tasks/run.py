@@ -33,7 +33,7 @@ from uniformerv2.train.parallel import Parallel, check_parallel
 from uniformerv2.train.precision import pick_training_precision
 from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.run_folder import RunFolder
-from uniformerv2.weights import save_model
+from uniformerv2.weights.checkpoint import save_model
 
 Videos = str | Path | Sequence[Annotation]
 M = TypeVar("M", bound=Measurement)

@@ -15,8 +15,8 @@ from uniformerv2.model.config import Preprocessing, named_config
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.train.frozen import freeze_backbone, freeze_unused
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Recipe
-from uniformerv2.weights import arm, load_model
 from uniformerv2.weights.labels import matching
+from uniformerv2.weights.loading import arm, load_model
 
 
 def build_model(recipe: Recipe, labels: Sequence[str]) -> UniFormerV2:

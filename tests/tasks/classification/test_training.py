@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from helpers import before_call, interrupt
+from uniformerv2 import load_model
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError
 from uniformerv2.measuring.evaluation import evaluate
@@ -24,7 +25,6 @@ from uniformerv2.tasks.start import build_model
 from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe, TrainingPrecision
 from uniformerv2.video.views import Views
-from uniformerv2.weights import load_model
 
 train = partial(train_classifier, workers=0)
 
