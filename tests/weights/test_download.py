@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import URLError
 from urllib.parse import unquote
+from urllib.request import Request
 
 import huggingface_hub
 import pytest
@@ -258,6 +260,13 @@ def test_answers_that_are_no_file(server: Server, cache: Path, behaviour: Behavi
 def test_a_redirection_that_never_ends(server: Server) -> None:
     server.script = [answers(302, Location="/model.pth")] * 50
     refused(f"{server.url}/model.pth", "302")
+
+
+def test_no_redirection_leads_from_https_to_http() -> None:
+    request = Request("https://a.example/model.pth")
+    assert module._Redirects().redirect_request(request, None, 302, "", {}, "https://b.example/model.pth")
+    with pytest.raises(URLError, match=r"redirects to http://b\.example"):
+        module._Redirects().redirect_request(request, None, 302, "", {}, "http://b.example/model.pth")
 
 
 @pytest.mark.parametrize(

@@ -175,13 +175,24 @@ def _download(url: str, target: Path, sha256: str) -> Path:
     return target
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection from https to http."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if req.type == "https" and not newurl.lower().startswith("https:"):
+            raise urllib.error.URLError(f"it redirects to {newurl}, which is not encrypted")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _fetch(url: str, part: Path) -> None:
     """Append to `part` what is missing of it."""
     size = part.stat().st_size if part.is_file() else 0
     headers = {"User-Agent": "uniformerv2", **({"Range": f"bytes={size}-"} if size else {})}
     request = urllib.request.Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers=headers)
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        response = urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # it is whole already, or longer than the file: its hash decides
             return
