@@ -33,8 +33,7 @@ from torch import Tensor
 from uniformerv2.benchmark.contenders import Case, Contender
 from uniformerv2.benchmark.measuring import measure
 from uniformerv2.benchmark.reference import load_reference
-from uniformerv2.benchmark.run import benchmark
-from uniformerv2.benchmark.tables import Report
+from uniformerv2.benchmark.run import Report, benchmark
 from uniformerv2.device import pick_device
 from uniformerv2.errors import VideoError
 from uniformerv2.inference.precision import has_bf16

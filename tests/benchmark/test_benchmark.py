@@ -14,7 +14,7 @@ from uniformerv2 import arm, save_model
 from uniformerv2.benchmark.contenders import PEERS, Case, Contender, contenders
 from uniformerv2.benchmark.measuring import Measured, Times, machine, product_limit
 from uniformerv2.benchmark.reference import MODEL_FILE, load_reference
-from uniformerv2.benchmark.tables import Report
+from uniformerv2.benchmark.run import Report
 from uniformerv2.errors import RecipeError
 from uniformerv2.model.config import ModelConfig
 from uniformerv2.model.uniformerv2 import UniFormerV2

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from uniformerv2.data.annotations import Annotation
-from uniformerv2.data.manifest import write_manifest
-from uniformerv2.data.sources import read_annotations
+from uniformerv2.data.sources import read_annotations, write_manifest
 from uniformerv2.data.tables import csv_rows, read_rows, text_lines, utf8_text
 from uniformerv2.errors import AnnotationError
 

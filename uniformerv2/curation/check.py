@@ -22,9 +22,8 @@ from uniformerv2.curation.judging import intervals_of, judge
 from uniformerv2.curation.probe import Probe, probe_video
 from uniformerv2.data.annotations import Annotation, Interval
 from uniformerv2.data.journal import Journal
-from uniformerv2.data.manifest import MANIFEST_COLUMNS, manifest_rows
 from uniformerv2.data.processes import Crash, run_tasks
-from uniformerv2.data.sources import read_annotations
+from uniformerv2.data.sources import MANIFEST_COLUMNS, manifest_rows, read_annotations
 from uniformerv2.data.tables import PARQUET_SUFFIXES, check_target, read_rows, relative_to, write_table
 from uniformerv2.errors import AnnotationError, RecipeError
 from uniformerv2.progress import bar

@@ -25,8 +25,7 @@ from uniformerv2.curation.published import (
     official_rows,
 )
 from uniformerv2.curation.video_index import VideoIndex
-from uniformerv2.data.manifest import MANIFEST_COLUMNS, write_manifest
-from uniformerv2.data.sources import read_annotations
+from uniformerv2.data.sources import MANIFEST_COLUMNS, read_annotations, write_manifest
 from uniformerv2.data.tables import check_target, relative_to, write_table
 from uniformerv2.errors import AnnotationError
 

@@ -38,7 +38,6 @@ class VideoDataset(Dataset[Sample]):
         repeats: training only: views of a video in one batch (repeated augmentation), each with frames and an
             augmentation of its own; the first is the one of `repeats=1`.
         views: evaluation only; `evaluation_views` gives their order.
-        threads: decoder threads per video; 1 inside loader workers, 0 lets the decoder choose.
 
     Raises:
         AnnotationError: no annotations, or a label that is not among the classes.
@@ -53,7 +52,6 @@ class VideoDataset(Dataset[Sample]):
         augmentation: Augmentation | None = None,
         repeats: int = 1,
         views: Views = Views(),
-        threads: int = 1,
     ) -> None:
         if repeats < 1:
             raise ValueError(f"need repeats >= 1, got {repeats}")
@@ -72,7 +70,6 @@ class VideoDataset(Dataset[Sample]):
         self.augmentation = augmentation
         self.repeats = repeats
         self.views = views
-        self.threads = threads
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -116,7 +113,7 @@ class VideoDataset(Dataset[Sample]):
         return Sample(index=index, path=path, label=self.labels[index], error=f"{path}: {reason}")
 
     def _read(self, row: Annotation, seed: str, out: Tensor) -> Tensor:
-        with VideoReader(video_source(row.path), threads=self.threads, name=str(row.path)) as reader:
+        with VideoReader(video_source(row.path), threads=1, name=str(row.path)) as reader:
             first, count = interval_frames(reader, row.start, row.end)
             if self.augmentation is not None:
                 return self._random_views(reader, self.augmentation, first, count, seed, out)

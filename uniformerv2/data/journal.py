@@ -29,7 +29,11 @@ class Journal:
             self._file = path.open("ab", buffering=0)  # each record is one write to the file
         except OSError as error:
             raise AnnotationError(f"{path}: cannot be written: {error.strerror}") from None
-        self._end_half_line()
+        with path.open("rb") as file:
+            if file.seek(0, 2):
+                file.seek(-1, 2)
+                if file.read(1) != b"\n":
+                    self._file.write(b"\n")
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The records so far, of this run and of earlier ones."""
@@ -53,11 +57,3 @@ class Journal:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def _end_half_line(self) -> None:
-        with self.path.open("rb") as file:
-            if file.seek(0, 2) == 0:
-                return
-            file.seek(-1, 2)
-            if file.read(1) != b"\n":
-                self._file.write(b"\n")

@@ -105,7 +105,7 @@ def _not_utf8(file: Path) -> str:
 
 
 def _parquet_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
-    pyarrow, parquet = _parquet()
+    pyarrow, parquet = parquet_modules()
     try:
         file = parquet.ParquetFile(table)
         yield 1, list(file.schema_arrow.names)
@@ -118,12 +118,13 @@ def _parquet_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
         raise AnnotationError(f"{table}: cannot be read as Parquet: {reason}") from None
 
 
-def _parquet() -> tuple[Any, Any]:
+def parquet_modules(other: str = ".csv") -> tuple[Any, Any]:
+    """pyarrow and its `parquet`. Raises AnnotationError, with another suffix to use, where they are not installed."""
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise AnnotationError('Parquet files need pyarrow: pip install "uniformerv2[data]"; or use .csv') from None
+        raise AnnotationError(f'Parquet files need pyarrow: pip install "uniformerv2[data]"; or use {other}') from None
     return pyarrow, parquet
 
 
@@ -180,7 +181,7 @@ def _write_csv(target: Path, columns: Mapping[str, type], rows: Iterable[Sequenc
 
 
 def _write_parquet(target: Path, columns: Mapping[str, type], rows: Iterable[Sequence[object]]) -> int:
-    pyarrow, parquet = _parquet()
+    pyarrow, parquet = parquet_modules()
     kinds = {str: pyarrow.string(), float: pyarrow.float64(), int: pyarrow.int64()}
     schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
     count = 0

@@ -85,21 +85,17 @@ def pack(module: nn.Module) -> None:
     elif isinstance(module, LocalAggregator):
         module.reduce, module.expand = _packed(module.reduce), _packed(module.expand)
     elif isinstance(module, MLP):
-        _pack_mlp(module)
+        fuses = not module.gated and _fused(module.activation) is not None
+        module.fc1 = _packed(module.fc1, module.activation if fuses else None)
+        module.fc2 = _packed(module.fc2)
+        if fuses:
+            module.activation = nn.Identity()
     elif isinstance(module, FoldedStem):
         module.raw, module.normalised = (
             nn.ModuleList(_packed(tap) for tap in taps) for taps in (module.raw, module.normalised)
         )
     for child in module.children():
         pack(child)
-
-
-def _pack_mlp(mlp: MLP) -> None:
-    fuses = not mlp.gated and _fused(mlp.activation) is not None
-    mlp.fc1 = _packed(mlp.fc1, mlp.activation if fuses else None)
-    mlp.fc2 = _packed(mlp.fc2)
-    if fuses:
-        mlp.activation = nn.Identity()
 
 
 def _fused(activation: nn.Module | None) -> tuple[str, str] | None:

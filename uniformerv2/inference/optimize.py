@@ -147,16 +147,13 @@ def optimize(
     release_mapped_weights(plain)  # the comparison has read them
     if comparison is not None:
         variant = f"{backend} in {chosen}" + (f" with {reduction}" if reduction else "")
-        _check(comparison, limits or (REDUCED_LIMITS if reduction else LIMITS[chosen]), variant)
+        allowed = limits or (REDUCED_LIMITS if reduction else LIMITS[chosen])
+        if not comparison.within(allowed):
+            raise RecipeError(
+                f"{variant} is refused: {comparison}; at most {allowed.deviation:g} and {allowed.flips:.1%} of "
+                "the clips are allowed; take another precision, other calibration clips or wider limits"
+            )
     return Optimized(classify, backend, chosen, comparison, note)
-
-
-def _check(comparison: Comparison, limits: Limits, variant: str) -> None:
-    if not comparison.within(limits):
-        raise RecipeError(
-            f"{variant} is refused: {comparison}; at most {limits.deviation:g} and {limits.flips:.1%} of "
-            "the clips are allowed; take another precision, other calibration clips or wider limits"
-        )
 
 
 def _build(
@@ -165,7 +162,10 @@ def _build(
     if backend == "torch":
         return in_torch(model, precision)
     if backend == "compile":
-        return _compiled(model, precision)
+        if shutil.which("g++") is None and shutil.which("clang++") is None:
+            raise RecipeError("backend compile needs a C++ compiler (g++ or clang++) on the PATH; take backend torch")
+        # freezing: weights are constants, whose layout may change, as in `pack`
+        return torch.compile(_folded(model, precision), options={"freezing": True})
     if model_device(model).type != "cpu":
         raise RecipeError(f"backend {backend} runs on the CPU here, and the model is on another device; move it")
     # imports large packages
@@ -180,13 +180,6 @@ def in_torch(model: UniFormerV2, precision: InferencePrecision) -> UniFormerV2:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     rewrites = [compute_in_chunks] if on_cpu else []
     return _folded(model, precision, *rewrites, *([pack] if on_cpu and can_pack(dtype) else []))
-
-
-def _compiled(model: UniFormerV2, precision: InferencePrecision) -> Classifier:
-    if shutil.which("g++") is None and shutil.which("clang++") is None:
-        raise RecipeError("backend compile needs a C++ compiler (g++ or clang++) on the PATH; take backend torch")
-    # freezing: weights are constants, whose layout may change, as in `pack`
-    return torch.compile(_folded(model, precision), options={"freezing": True})
 
 
 def _folded(model: UniFormerV2, precision: InferencePrecision, *rewrites: Rewrite) -> UniFormerV2:

@@ -59,7 +59,7 @@ class Scoring:
             AnnotationError: no rows, or a label that is not among the model's.
             CheckpointError: the model has no labels.
         """
-        dataset = VideoDataset(rows, model_labels(model), model.preprocessing, views=self.views, threads=1)
+        dataset = VideoDataset(rows, model_labels(model), model.preprocessing, views=self.views)
         return make_loader(dataset, batch_size=self.videos_at_once, workers=workers)
 
     def score(self, model: UniFormerV2, batch: Batch, rows: Sequence[int], *, first: int = 0) -> Result:

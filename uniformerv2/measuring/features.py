@@ -17,9 +17,9 @@ from uniformerv2.atomic import whole_file
 from uniformerv2.data.annotations import Annotation, Damaged, Unreadable
 from uniformerv2.data.sources import find_videos
 from uniformerv2.data.split import Split
-from uniformerv2.data.tables import PARQUET_SUFFIXES
+from uniformerv2.data.tables import PARQUET_SUFFIXES, parquet_modules
 from uniformerv2.device import model_device
-from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, VideoError
+from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.measuring.digests import videos_digest, weights_digest
 from uniformerv2.measuring.models import in_precision, on_rank_device
@@ -80,11 +80,7 @@ class VideoFeatures:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def _write_parquet(self, target: Path) -> None:
-        try:
-            import pyarrow
-            from pyarrow import parquet
-        except ImportError:
-            raise AnnotationError('Parquet files need pyarrow: pip install "uniformerv2[data]"; or use .npz') from None
+        pyarrow, parquet = parquet_modules(".npz")
 
         def nested(values: np.ndarray) -> Any:
             column = pyarrow.array(values.reshape(-1))

@@ -57,7 +57,10 @@ def published_figure(
         None unless the model is a published one with a published accuracy and has its published classes.
     """
     entry = zoo_entry(getattr(model, "origin", ""))
-    if entry is None or entry.top1 is None or not _has_its_classes(model, entry):
+    if entry is None or entry.top1 is None:
+        return None
+    name = entry.dataset
+    if tuple(model.labels) not in (class_list(name, order="official"), class_list(name, order="mmaction2")):
         return None
     differences = [
         *_view_differences(model, entry, views),
@@ -66,13 +69,6 @@ def published_figure(
         *([f"{skipped} videos could not be read"] if skipped else []),
     ]
     return Published(entry.name, entry.dataset, entry.views, entry.top1, entry.top5, tuple(differences))
-
-
-def _has_its_classes(model: UniFormerV2, entry: ZooEntry) -> bool:
-    return tuple(model.labels) in (
-        class_list(entry.dataset, order="official"),
-        class_list(entry.dataset, order="mmaction2"),
-    )
 
 
 def _view_differences(model: UniFormerV2, entry: ZooEntry, views: Views) -> list[str]:

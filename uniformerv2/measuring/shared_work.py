@@ -114,15 +114,7 @@ def journal_of(output: Path, *others: Path | None) -> Iterator[Path]:
         RecipeError: two of the files are the same.
         AnnotationError: there is no folder for a file, or it is Parquet and there is no pyarrow.
     """
-    _check_targets(output, *(file for file in others if file is not None))
-    journal = output.with_name(output.name + ".journal")
-    yield journal
-    current_ranks().wait()  # no journal goes before everything is written
-    for file in _journals(journal):
-        file.unlink(missing_ok=True)
-
-
-def _check_targets(*targets: Path) -> None:
+    targets = [output, *(file for file in others if file is not None)]
     for target in targets:
         check_target(target)
         if target.suffix.lower() in PARQUET_SUFFIXES and find_spec("pyarrow") is None:
@@ -130,7 +122,12 @@ def _check_targets(*targets: Path) -> None:
                 f'{target}: Parquet files need pyarrow: pip install "uniformerv2[data]"; or choose another suffix'
             )
     if len({target.absolute() for target in targets}) < len(targets):
-        raise RecipeError(f"{targets[0]}: one file cannot hold two things; give another name to one of them")
+        raise RecipeError(f"{output}: one file cannot hold two things; give another name to one of them")
+    journal = output.with_name(output.name + ".journal")
+    yield journal
+    current_ranks().wait()  # no journal goes before everything is written
+    for file in _journals(journal):
+        file.unlink(missing_ok=True)
 
 
 def _journals(path: Path) -> list[Path]:

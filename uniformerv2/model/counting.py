@@ -30,10 +30,11 @@ def count_multiply_adds(config: ModelConfig, num_frames: int, size: tuple[int, i
     frames = -(-num_frames // 2) if config.temporal_downsample else num_frames
     spatial_tokens = patches + int(config.class_token)
     total = _stem(config, num_frames) * patches
-    total += (
-        frames * config.depth * (_block(config, spatial_tokens + config.register_tokens) + _local(config) * patches)
-    )
-    total += frames * _pool(config, spatial_tokens)
+    block = _block(config, spatial_tokens + config.register_tokens) + _local(config) * patches
+    total += frames * config.depth * block
+    if config.pool == "attention":
+        heads = config.pool_heads or config.heads
+        total += frames * _cross(config.width, heads, 1, spatial_tokens, config.pool_mlp_ratio)
     total += _stages(config, frames, patches, spatial_tokens)
     return total + config.width * config.num_classes
 
@@ -59,13 +60,6 @@ def _local(config: ModelConfig) -> int:
     count = {"none": 0, "attention": 1, "attention+mlp": 2}[config.local_blocks]
     channels = int(config.width / config.local_reduction)
     return count * channels * (2 * config.width + config.local_kernel)
-
-
-def _pool(config: ModelConfig, tokens: int) -> int:
-    """The attention pool of one frame."""
-    if config.pool != "attention":
-        return 0
-    return _cross(config.width, config.pool_heads or config.heads, 1, tokens, config.pool_mlp_ratio)
 
 
 def _stages(config: ModelConfig, frames: int, patches: int, spatial_tokens: int) -> int:

@@ -157,7 +157,12 @@ class UniFormerV2(nn.Module):
         return self._features(stages, encoded.frame_embeddings)
 
     def _encode(self, clip: Tensor, add: Callable[[Tensor, TokenLayout], None]) -> tuple[Tensor, TokenLayout]:
-        self._check_shape(clip)
+        size = self.config.patch_size
+        if clip.ndim != 5 or clip.shape[1] != 3 or clip.shape[2] == 0:
+            raise ValueError(f"clip must be (batch, 3, frames, height, width), got {tuple(clip.shape)}")
+        height, width = clip.shape[-2:]
+        if height % size or width % size or not height or not width:
+            raise ValueError(f"clip of {height}x{width} pixels is not divisible by the patch size {size}")
         return self.backbone.encode(clip, self.config.global_after, add)
 
     def _features(self, stages: GlobalStages, frames: Tensor) -> ClipFeatures:
@@ -176,14 +181,6 @@ class UniFormerV2(nn.Module):
             return global_token
         share = self.mix.sigmoid()
         return (1 - share) * global_token + share * frames
-
-    def _check_shape(self, clip: Tensor) -> None:
-        size = self.config.patch_size
-        if clip.ndim != 5 or clip.shape[1] != 3 or clip.shape[2] == 0:
-            raise ValueError(f"clip must be (batch, 3, frames, height, width), got {tuple(clip.shape)}")
-        height, width = clip.shape[-2:]
-        if height % size or width % size or not height or not width:
-            raise ValueError(f"clip of {height}x{width} pixels is not divisible by the patch size {size}")
 
 
 class GlobalStages:

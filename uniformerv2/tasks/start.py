@@ -124,7 +124,7 @@ def training_loader(
     """
     optimization, repeats, ranks = recipe.optimization, recipe.augmentation.repeats, current_ranks()
     dataset = VideoDataset(
-        training, model.labels, model.preprocessing, augmentation=recipe.augmentation, repeats=repeats, threads=1
+        training, model.labels, model.preprocessing, augmentation=recipe.augmentation, repeats=repeats
     )
     whole = make_loader(
         dataset,

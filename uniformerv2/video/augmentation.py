@@ -27,11 +27,9 @@ class Augmentation:
     fixed_views: int = 0  # random views of each video that are drawn once and take turns; 0: new ones in each epoch
 
     def __post_init__(self) -> None:
-        if self.num_ops < 0:
-            raise ValueError(f"num_ops must not be negative, got {self.num_ops}")
         if not 0 <= self.magnitude <= 10:
             raise ValueError(f"magnitude must lie in 0 to 10, got {self.magnitude}")
-        for name in ("magnitude_std", "mixup", "cutmix"):
+        for name in ("num_ops", "magnitude_std", "mixup", "cutmix", "fixed_views"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("op_probability", "flip", "erasing"):
@@ -41,8 +39,6 @@ class Augmentation:
             raise ValueError(f"crop_area must be (smallest, largest) above 0 and up to 1, got {self.crop_area}")
         if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
             raise ValueError(f"crop_aspect must be (smallest, largest) above 0, got {self.crop_aspect}")
-        if self.fixed_views < 0:
-            raise ValueError(f"fixed_views must not be negative, got {self.fixed_views}")
         for name in ("short_side", "repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

@@ -24,7 +24,7 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from uniformerv2.errors import VideoError
-from uniformerv2.video.decoding import UNTIMED_RATE, main_stream, upright
+from uniformerv2.video.decoding import ROUNDING, UNTIMED_RATE, main_stream, upright
 from uniformerv2.video.transforms import check_frames
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"),
 _IN_PIECES = frozenset({"hls", "dash"})  # formats in which live sources, too, send several seconds at once
 _MOST_DAMAGED = 500  # packets in a row: some 20 seconds, as a decoder may have to wait for a key frame
 _LONGEST_GAP = 10.0  # seconds between frames; more is a jump of the source's clock, not a pause
-_ROUNDING = 1e-6  # of a frame: an inexact time must not fall into the slot before
 _JOIN_SECONDS = 1.0  # that a closed reader is waited for; a read that hangs ends by its own timeout
 
 
@@ -275,7 +274,7 @@ class _Slots:
             return True
         if self._slot is None:
             self._start = time
-        slot = int((time - self._start) * self._rate + _ROUNDING)
+        slot = int((time - self._start) * self._rate + ROUNDING)
         wanted, self._slot = slot != self._slot, slot
         return wanted
 

@@ -61,11 +61,9 @@ class PacketIndex:
 
     def needed(self, first: int, last: int, wanted: Container[int]) -> list[int]:
         """Positions of one span whose packets have to be decoded, in decode order."""
-        return [p for p in range(first, last + 1) if p in wanted or not self._is_spare(p, first)]
-
-    def _is_spare(self, position: int, first: int) -> bool:
         # frames shown before the key frame lead into an open group and could not be decoded
-        return position in self.unreferenced or self.times[position] < self.times[first]
+        spare = {p for p in range(first, last + 1) if p in self.unreferenced or self.times[p] < self.times[first]}
+        return [p for p in range(first, last + 1) if p in wanted or p not in spare]
 
     def _key_before(self, position: int) -> int:
         """The last key frame that comes before a packet in decode order and in time.
@@ -98,7 +96,8 @@ def index_packets(
             keys.append(position)
         elif _is_unreferenced(packet, codec):
             unreferenced.add(position)
-        if packet.is_discard or _is_hidden(packet, codec.name):
+        # some frames of VP8 are never shown, only referred to
+        if packet.is_discard or (codec.name == "vp8" and not memoryview(packet)[0] & 0x10):
             hidden.add(position)
     times = list(sizes)
     if not timed or None in sizes or len(hidden) == len(times):
@@ -108,11 +107,6 @@ def index_packets(
     shown = sorted(set(range(len(times))) - hidden, key=times.__getitem__)
     positions = {time: position for position, time in enumerate(times)}
     return PacketIndex(times, list(sizes.values()), positions, keys, shown, hidden, unreferenced)
-
-
-def _is_hidden(packet: Packet[VideoStream], codec: str) -> bool:
-    """Whether the frame of a VP8 packet is never shown, only referred to."""
-    return codec == "vp8" and not memoryview(packet)[0] & 0x10
 
 
 def _is_packed(packet: Packet[VideoStream], codec: str) -> bool:

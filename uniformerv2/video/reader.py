@@ -19,7 +19,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -193,7 +192,10 @@ class _FrameFolder:
         images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
         if not images:
             raise VideoError(f"{folder}: a folder without frame images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        self._paths = sorted(images, key=_natural_order)
+        # runs of digits are compared by their value
+        self._paths = sorted(
+            images, key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", path.name)]
+        )
         self._threads = threads
         self._images_read = 0
         self.size = self._read(self._paths[0]).shape[:2]
@@ -231,8 +233,3 @@ class _FrameFolder:
                 return upright(frame.to_ndarray(format="rgb24", threads=self._threads), frame)
         except (av.FFmpegError, OSError, StopIteration) as error:
             raise VideoError(f"{path}: cannot be read as an image ({error})") from None
-
-
-def _natural_order(path: Path) -> list[Any]:
-    """Sort key that compares runs of digits by their value."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]

@@ -33,7 +33,11 @@ class VideoFile:
     """Upright images of whatever FFmpeg can read as a video."""
 
     def __init__(self, source: str | Path | bytes, name: str, threads: int) -> None:
-        if _size(source, name) == 0:
+        try:
+            size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+        except OSError as error:
+            raise VideoError(f"{name}: {error.strerror}") from None
+        if size == 0:
             raise VideoError(f"{name}: the file is empty")
         self.damage = ""  # its first sign, in words
         self._statistics: Counter[str] = Counter()
@@ -249,10 +253,3 @@ class VideoFile:
         self._packets = chain([landing], packets)
         self._position = index.position_of(landing)
         return True
-
-
-def _size(source: str | Path | bytes, name: str) -> int:
-    try:
-        return len(source) if isinstance(source, bytes) else Path(source).stat().st_size
-    except OSError as error:
-        raise VideoError(f"{name}: {error.strerror}") from None
