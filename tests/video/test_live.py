@@ -271,9 +271,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def unhurried_opening(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A timeout concerns reads alone, so that a busy machine cannot be too slow to open a source."""
-    open_source = av.open
-    monkeypatch.setattr(av, "open", lambda *given, timeout, **more: open_source(*given, timeout=(60, timeout), **more))
+    """A timeout concerns reads alone, so that a busy machine cannot be too slow to open a source.
+
+    FFmpeg looks at half a second of it: by default at five, which it would wait for where a live list has fewer.
+    """
+    open_source, probing = av.open, {"analyzeduration": "500000"}
+    monkeypatch.setattr(
+        *(av, "open"),
+        lambda *given, timeout, options, **more: open_source(
+            *given, timeout=(60, timeout), options={**options, **probing}, **more
+        ),
+    )
 
 
 class TestAddresses:
