@@ -28,10 +28,32 @@ from torch import nn
 
 from uniformerv2.data.loader import Batch
 from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.timeline import Timeline
+from uniformerv2.train.log import TIMINGS, read_metrics
+from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Recipe
 from uniformerv2.video.reader import VideoReader
 
 Target = TypeVar("Target", Path, io.BytesIO)
+Run = Callable[..., tuple[int, str, str]]  # the fixture `uniformerv2`
+
+train = partial(train_classifier, workers=0)
+
+
+def tiny_recipe(image_model: Path, **fields: Any) -> Recipe:
+    """Of a training of seconds, with these fields."""
+    recipe = Recipe(ModelRecipe(arm=str(image_model)), ClipRecipe(num_frames=4, size=32))
+    return recipe.vary(**{"batch_size": 4, "lr": 2e-3, "warmup_epochs": 1.0, "precision": "fp32", **fields})
+
+
+def logged(run: Path, kind: str = "") -> list[dict[str, Any]]:
+    """The records of a run, or those of a kind, without the timings."""
+    return [
+        {name: value for name, value in record.items() if name not in TIMINGS}
+        for record in read_metrics(run / "metrics.jsonl")
+        if kind in ("", record["kind"])
+    ]
+
 
 # A server forks them that has imported the package and never computed: where forks of the test process itself
 # compute, they hang on a lock that another thread of it held.
@@ -271,6 +293,22 @@ def assert_error_line(errors: str, *parts: object) -> None:
     assert errors.count("\n") == 1, errors
     for part in parts:
         assert str(part) in errors
+
+
+def assert_refused(ended: tuple[int, str, str], *parts: object) -> None:
+    """A command wrote nothing but one line on stderr, which has these parts."""
+    assert ended[:2] == (2, "")
+    assert_error_line(ended[2], *parts)
+
+
+class Payload:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
 
 
 def files_below(folder: Path) -> dict[str, bytes]:

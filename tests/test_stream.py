@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from helpers import noise, write_video
-from models import randomised
+from models import random_pixels, small_model
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.inference.precision import has_bf16
 from uniformerv2.inference.sharing import SharedFrames
-from uniformerv2.model.config import ModelConfig, Preprocessing
+from uniformerv2.model.config import Preprocessing
 from uniformerv2.model.positions import TokenLayout
 from uniformerv2.model.uniformerv2 import ClipFeatures, EncodedFrames, UniFormerV2
 from uniformerv2.stream import StreamEvent, StreamPredictor
@@ -28,9 +28,9 @@ LABELS = ("appear", "recede", "uncover")
 
 
 def tiny(**options: object) -> UniFormerV2:
-    fields: dict[str, object] = {"width": 32, "depth": 3, "heads": 2, "global_after": (1, 2), "num_classes": 3}
-    config = ModelConfig(**{**fields, "image_size": (32, 32), **options})  # type: ignore[arg-type]
-    return randomised(UniFormerV2(config, Preprocessing(num_frames=4, size=config.image_size), labels=LABELS)).eval()
+    model = small_model("scene", Preprocessing(4, size=(32, 32)), image_size=(32, 32), num_classes=3, **options)
+    model.labels = LABELS
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,7 @@ def model() -> UniFormerV2:
 
 
 def images(count: int, *, height: int = 40, width: int = 50) -> Tensor:
-    """uint8 (count, 3, height, width)."""
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
+    return random_pixels(count, 3, height, width)
 
 
 def pushed(frames: Tensor) -> LiveFrames:

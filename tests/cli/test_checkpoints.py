@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from helpers import as_kinetics, assert_error_line
+from helpers import Payload, Run, as_kinetics, assert_refused
 from uniformerv2 import load_model, save_model
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.weights.labels import class_list
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def test_head_takes_a_part_of_kinetics_710(uniformerv2: Run, checkpoint: Path, video: Path, tmp_path: Path) -> None:
@@ -39,17 +35,6 @@ def test_head_takes_a_part_of_kinetics_710(uniformerv2: Run, checkpoint: Path, v
     ranked = json.loads(output)["labels"]
     assert ranked[0] == "yoga"
     assert set(ranked) == set(class_list("kinetics400", order="mmaction2"))
-
-
-@pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_only_a_head_of_710_has_parts(
-    uniformerv2: Run, checkpoint: Path, colours: Path, video: Path, tmp_path: Path, command: str
-) -> None:
-    arguments = {"predict": [video], "evaluate": [colours, "--output", tmp_path / "result.json"]}[command]
-    status, output, errors = uniformerv2(command, checkpoint, *arguments, "--head", "k400")
-    assert (status, output) == (2, "")
-    assert_error_line(errors, "k400", "blue, green, red")
-    assert not (tmp_path / "result.json").exists()
 
 
 def test_what_is_not_certain_of_the_labels_is_said_once(
@@ -73,16 +58,6 @@ def test_info_shows_what_the_checkpoint_carries(uniformerv2: Run, checkpoint: Pa
     assert status == 0
     for part in ("num_frames", "(32, 32)", "blue", "green", "red", "attention+mlp", "trained on colours"):
         assert part in output
-
-
-class Payload:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.target),)
 
 
 def broken(good: Path, foreign: Path, folder: Path) -> Iterator[Path]:
@@ -126,8 +101,6 @@ def test_checkpoints_that_are_none_or_do_not_fit(
             "info": [path],
             "train": [colours, "--output", tmp_path / "result", *tiny[2:], "--arm", path],
         }
-        status, output, errors = uniformerv2(command, *arguments[command])
-        assert (status, output) == (2, ""), path
-        assert_error_line(errors, path)
+        assert_refused(uniformerv2(command, *arguments[command]), path)
     assert not (tmp_path / "owned").exists()
     assert not (tmp_path / "result").exists()

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from uniformerv2 import cli
-
-Run = Callable[..., tuple[int, str, str]]
+from helpers import Run
 
 
 @pytest.fixture
-def check(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs `data check` in this process: (status, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = cli.main(["data", "check", *map(str, arguments), "--workers", "0"])
-        output, errors = capsys.readouterr()
-        return status, output, errors
-
-    return run
+def check(uniformerv2: Run) -> Run:
+    return lambda *arguments: uniformerv2("data", "check", *arguments, "--workers", 0)
 
 
 @pytest.fixture
@@ -87,20 +76,3 @@ def test_the_folder_one_stands_in_has_a_name(
     monkeypatch.chdir(tmp_path / "colours")
     assert "15 of 15 rows pass" in check(".")[1]
     assert (tmp_path / "colours.clean.csv").read_text().splitlines()[1] == "blue/blue0.mp4,blue"
-
-
-@pytest.mark.parametrize(
-    "options", [("--num-frames", 0), ("--output", "no/clean.csv"), ("--root", "/nowhere", "-o", "x/y")]
-)
-def test_an_error_is_one_line(options: tuple[object, ...], manifest: Path, check: Run) -> None:
-    status, output, errors = check(manifest, *options)
-    assert (status, output) == (2, "")
-    assert errors.startswith("error: ")
-    assert errors.count("\n") == 1
-
-
-def test_a_manifest_that_is_not_there_is_one_line(check: Run, tmp_path: Path) -> None:
-    status, _, errors = check(tmp_path / "none.csv")
-    assert status == 2
-    assert "no such folder or manifest" in errors
-    assert list(tmp_path.iterdir()) == []

@@ -15,13 +15,11 @@ from typing import Any
 
 import pytest
 
-from helpers import KINETICS, as_kinetics, assert_error_line
+from helpers import KINETICS, Run, as_kinetics, assert_error_line, assert_refused
 from uniformerv2 import cli, load_model, save_model
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.measuring.evaluation import Scoring
 from uniformerv2.weights.labels import class_list
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -160,35 +158,6 @@ def test_the_published_figure_stands_beside_the_measured_one(
     assert "measured on 1 videos, the validation set has about 19,906" in lines[published + 1]
 
 
-@pytest.mark.parametrize(
-    ("end", "options", "part"),
-    [
-        (0.5, [], "line 2: the interval from 0.5 s to 0.5 s is empty"),
-        (1, ["--output", "absent/b.json"], "absent"),
-        (1, ["--predictions", "a.json"], "one file cannot hold two things"),
-        (1, ["--crops", 2], "2 crops"),
-        (1, ["--batch-size", 0], "batch size"),
-        (1, ["--device", "nonsense"], "nonsense"),
-    ],
-)
-def test_what_cannot_be_evaluated_is_one_line(
-    evaluate: Run,
-    checkpoint: Path,
-    video: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    end: float,
-    options: list[object],
-    part: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("videos.csv").write_text(f"path,label,start,end\n{video},red,0.5,{end}\n")
-    status, output, errors = evaluate(checkpoint, Path("videos.csv"), *options)
-    assert (status, output) == (2, "")
-    assert_error_line(errors, part)
-    assert [file.name for file in tmp_path.iterdir()] == ["videos.csv"]
-
-
 # --- runs that are stopped, and several processes
 
 
@@ -216,9 +185,7 @@ def test_an_interrupted_run_is_resumed_and_writes_the_same_bytes(
             ([], "--resume"),
             (["--clips", 2, "--resume"], "views (then 1 clips x 1 crops, now 2 clips"),
         ):
-            status, output, errors = evaluate(checkpoint, colours, *stopped, *options, output="stopped.json")
-            assert (status, output) == (2, "")
-            assert_error_line(errors, part)
+            assert_refused(evaluate(checkpoint, colours, *stopped, *options, output="stopped.json"), part)
         scored.clear()
         patch.setattr(Scoring, "score", lambda *some, **more: scored.append(1) or score(*some, **more))
         assert evaluate(checkpoint, colours, *stopped, "--resume", output="stopped.json")[0] == 0

@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import assert_error_line, before_call, kill_this_process
+from helpers import Run, before_call, kill_this_process
 from uniformerv2.model.uniformerv2 import UniFormerV2
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def test_a_folder_becomes_one_file(uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: Path) -> None:
@@ -32,34 +30,6 @@ def test_a_folder_becomes_one_file(uniformerv2: Run, checkpoint: Path, colours: 
         assert saved["paths"][15] == str(broken)
         assert "frame_embeddings" not in saved
     assert {file.name for file in tmp_path.iterdir()} == {"broken.mp4", "features.npz"}
-
-
-@pytest.mark.parametrize(
-    ("data", "options", "part"),
-    [
-        ("COLOURS", ["-o", "a.csv"], ".npz"),
-        ("COLOURS", ["-o", "absent/a.npz"], "absent"),
-        ("COLOURS", ["-o", "a.npz", "--stride-seconds", 1], "window"),
-        ("COLOURS", ["-o", "a.npz", "--window-seconds", -1], "-1"),
-        ("COLOURS", ["-o", "a.npz", "--batch-size", 0], "batch size"),
-        ("absent.mp4", ["-o", "a.npz"], "absent.mp4"),
-    ],
-)
-def test_what_cannot_be_embedded_is_one_line(
-    uniformerv2: Run,
-    checkpoint: Path,
-    colours: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    data: str,
-    options: list[object],
-    part: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    status, output, errors = uniformerv2("features", checkpoint, colours if data == "COLOURS" else data, *options)
-    assert (status, output) == (2, "")
-    assert_error_line(errors, part)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

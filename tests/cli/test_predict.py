@@ -1,19 +1,17 @@
-"""`uniformerv2 predict`."""
+"""`uniformerv2 predict`, `stream` and `timeline`."""
 
 from __future__ import annotations
 
+import csv
 import json
 import wave
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from helpers import assert_error_line, files_below, noise, write_video
+from helpers import Run, assert_refused, files_below, noise, write_video
 from uniformerv2.predict import Predictor
 from uniformerv2.video.views import Views
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def test_ranks_the_classes(uniformerv2: Run, checkpoint: Path, video: Path) -> None:
@@ -63,9 +61,6 @@ def test_puts_videos_together(uniformerv2: Run, checkpoint: Path, colours: Path)
     one_by_one = uniformerv2("predict", checkpoint, *videos)
     assert uniformerv2("predict", checkpoint, *videos, "--batch-size", 2) == one_by_one
     assert [line for line in one_by_one[1].splitlines() if line[0] != " "] == [str(file) for file in videos]
-    status, output, errors = uniformerv2("predict", checkpoint, *videos, "--batch-size", 0)
-    assert (status, output) == (2, "")
-    assert_error_line(errors, "batch")
 
 
 @pytest.mark.parametrize("kind", ["absent", "empty", "truncated", "text", "audio", "empty folder", "one pixel"])
@@ -85,14 +80,65 @@ def test_what_is_no_video(uniformerv2: Run, checkpoint: Path, video: Path, tmp_p
     elif kind == "one pixel":
         write_video(bad, noise(4, 1, 1), codec="rawvideo", pixels="bgr24")
     before = files_below(tmp_path)
-    status, output, errors = uniformerv2("predict", checkpoint, bad)
-    assert (status, output) == (2, "")
-    assert_error_line(errors, bad, "1x1" if kind == "one pixel" else "")
+    assert_refused(uniformerv2("predict", checkpoint, bad), bad, "1x1" if kind == "one pixel" else "")
     assert files_below(tmp_path) == before
 
 
-def test_needs_a_video_and_a_class_to_name(uniformerv2: Run, checkpoint: Path, video: Path) -> None:
-    for arguments, part in (([], "no videos"), ([video, "--top-k", 0], "top_k")):
-        status, output, errors = uniformerv2("predict", checkpoint, *arguments)
-        assert (status, output) == (2, "")
-        assert_error_line(errors, part)
+# --- streams and timelines
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_lines_of_a_stream(uniformerv2: Run, checkpoint: Path, video: Path) -> None:
+    status, output, errors = uniformerv2("stream", checkpoint, video, "--frames-per-second", 5, "--top-k", 2)
+    assert status == 0
+    lines = output.splitlines()
+    assert [line.split()[0] for line in lines] == ["0.6", "0.8", "1.0"]
+    assert all(line.count("%") == 2 and "ms)" in line for line in lines)
+    note, end = errors.splitlines()
+    assert note.startswith("note: every window is computed whole: ")
+    assert end == f"{video}: ended after 6 frames, 0 dropped"
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_stream_as_json(uniformerv2: Run, checkpoint: Path, video: Path) -> None:
+    status, output, _ = uniformerv2(
+        "stream", checkpoint, video, "--frames-per-second", 5, "--json", "--window-frames", 2, "--stride-frames", 2
+    )
+    assert status == 0
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert [line["kind"] for line in lines] == ["prediction"] * 3 + ["end"]
+    assert [line["frame"] for line in lines] == [1, 3, 5, 6]
+    assert sorted(lines[0]["labels"]) == ["blue", "green", "red"]
+    assert sum(lines[0]["scores"]) == pytest.approx(1)
+    assert lines[0]["dropped"] == lines[0]["damaged"] == 0
+    assert lines[0]["latency"] > 0
+
+
+def test_timelines(uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: Path) -> None:
+    videos = [colours / "red" / "red0.mp4", colours / "blue" / "blue1.mp4"]
+    folder = tmp_path / "new" / "folder"
+    status, output, errors = uniformerv2(
+        *("timeline", checkpoint, *videos, tmp_path / "absent.mp4"),
+        *("-o", folder, "--window-seconds", 0.4, "--stride-seconds", 0.2, "--top-k", 2),
+    )
+    assert status == 2
+    assert f"\nerror: {tmp_path / 'absent.mp4'}" in errors
+    assert output.splitlines()[0] == (
+        f"{videos[0]}: 5 windows, written to {folder / 'red0.csv'} and {folder / 'red0.svg'}"
+    )
+    assert sorted(path.name for path in folder.iterdir()) == ["blue1.csv", "blue1.svg", "red0.csv", "red0.svg"]
+    with (folder / "red0.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    timeline = Predictor(checkpoint).timeline(videos[0], window_seconds=0.4, stride_seconds=0.2)
+    for row, moment in zip(rows, timeline.moments(top_k=2), strict=True):
+        assert (float(row["start"]), float(row["end"])) == pytest.approx((moment.start, moment.end))
+        assert (row["label1"], row["label2"]) == moment.labels
+        assert (float(row["score1"]), float(row["score2"])) == pytest.approx(moment.scores, abs=1e-6)
+
+
+def test_a_timeline_as_json(uniformerv2: Run, checkpoint: Path, video: Path, tmp_path: Path) -> None:
+    status, output, _ = uniformerv2("timeline", checkpoint, video, "-o", tmp_path, "--json", "--top-k", 1)
+    assert status == 0
+    [line] = [json.loads(line) for line in output.splitlines()]  # shorter than the window of two seconds
+    assert (line["video"], line["start"], line["end"]) == (str(video), 0, pytest.approx(1.2))
+    assert (len(line["labels"]), len(line["scores"])) == (1, 1)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from safetensors import safe_open
 
-from helpers import assert_error_line, files_below
+from helpers import Run, assert_refused, files_below
 from uniformerv2.data.sources import read_annotations
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def test_prints_the_recipe_a_line_per_epoch_and_the_result(
@@ -48,11 +44,8 @@ def test_flags_reach_the_recipe(uniformerv2: Run, colours: Path, tiny: list[obje
     assert {row.path.name for row in read_annotations(tmp_path / "run" / "held_out.csv")} == {"red3.mp4", "blue0.mp4"}
     with safe_open(tmp_path / "run" / "last.safetensors", "pt") as file:
         config = json.loads(file.metadata()["config"])
-    assert (config["local_blocks"], config["temporal_downsample"], config["global_after"]) == (
-        "attention",
-        True,
-        [0, 2],
-    )
+    expected = {"local_blocks": "attention", "temporal_downsample": True, "global_after": [0, 2]}
+    assert {name: config[name] for name in expected} == expected
 
 
 def test_an_existing_run_is_resumed_with_its_options_or_replaced_on_demand(
@@ -65,43 +58,5 @@ def test_an_existing_run_is_resumed_with_its_options_or_replaced_on_demand(
     assert "of 3 held-out videos right" in output
     before = files_below(tmp_path)
     for options, parts in ((["--resume"], ["epochs 1 is now 2"]), ([], ["--resume", "--overwrite"])):
-        status, _, errors = uniformerv2(*command, "--epochs", 2, *options)
-        assert status == 2
-        assert_error_line(errors, tmp_path / "run", *parts)
+        assert_refused(uniformerv2(*command, "--epochs", 2, *options), tmp_path / "run", *parts)
         assert files_below(tmp_path) == before
-
-
-def test_data_that_cannot_be_learned(uniformerv2: Run, colours: Path, tiny: list[object], tmp_path: Path) -> None:
-    one = tmp_path / "one"
-    one.mkdir()
-    (one / "red").symlink_to(colours / "red")
-    for data in (one, tmp_path / "absent", tmp_path):
-        status, _, errors = uniformerv2("train", data, "--output", tmp_path / "run", *tiny)
-        assert status == 2
-        assert_error_line(errors, data)
-        assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "part"),
-    [
-        (["--epochs", "0"], "epochs"),
-        (["--holdout", "1.5"], "holdout"),
-        (["--size", "33"], "33"),
-        (["--device", "nonsense"], "nonsense"),
-        (["--resume"], "recipe.json"),
-        (["--resume", "--overwrite"], "contradict"),
-        (["--model", "B/16"], "--arm"),
-        (["--global-after", "7"], "7"),
-        (["--crop-area", "0.9", "0.1"], "crop_area"),
-        (["--num-ops", "-1"], "num_ops"),
-        (["--holdout-list", "absent.txt"], "absent.txt"),
-    ],
-)
-def test_options_that_make_no_sense(
-    uniformerv2: Run, colours: Path, tiny: list[object], tmp_path: Path, arguments: list[str], part: str
-) -> None:
-    status, output, errors = uniformerv2("train", colours, "--output", tmp_path / "run", *tiny, *arguments)
-    assert (status, output) == (2, "")
-    assert_error_line(errors, part)
-    assert not (tmp_path / "run").exists()

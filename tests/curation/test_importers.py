@@ -414,10 +414,7 @@ def test_a_manifest_of_other_paths(tmp_path: Path) -> None:
         'split,label,path,start,end\nval,"wave, ""fast""",/mnt/old/wave/a.mp4,1,2\n,jump,jump/b.avi,,\n,jump,x.mp4,,\n',
     )
     result = run("manifest", lists, videos)
-    assert rows(videos) == [
-        ("wave/a.mp4", 'wave, "fast"', 1.0, 2.0, "val"),
-        ("jump/b.webm", "jump", None, None, None),
-    ]
+    assert rows(videos) == [("wave/a.mp4", 'wave, "fast"', 1.0, 2.0, "val"), ("jump/b.webm", "jump", None, None, None)]
     assert result.left_out == {"no such file": 1}
 
 

@@ -150,7 +150,6 @@ def test_errors_keep_their_type_or_their_traceback(functions: ModuleType) -> Non
 
 def test_processes_that_cannot_start_blame_no_task(functions: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "START_METHOD", "spawn")
-    assert functions.__file__ is not None
     Path(functions.__file__).unlink()
     with pytest.raises(RuntimeError, match="before its first task"):
         list(run_tasks(functions.count, [1], workers=1))

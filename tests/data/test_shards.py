@@ -183,7 +183,6 @@ def test_a_shard_that_changes_later_is_an_error_of_its_videos(videos: list[Annot
     module._video_extents.cache_clear()
     sample = dataset[0]
     assert sample.clips is None
-    assert sample.error is not None
     assert "no video 1.mp4" in sample.error
 
 

@@ -148,3 +148,16 @@ def test_the_split_of_the_weizmann_clips(shared: Path, tmp_path: Path) -> None:
     assert len(class_names(annotations, minimum=2)) == 10
     training, held_out = split_annotations(annotations, holdout_list=path)
     assert (len(training), len(held_out)) == (60, 30)
+
+
+ROWS = [Annotation(Path("/data") / name, Path(name).parts[0]) for name in ("walk/a.avi", "run/a.avi", "walk/b.avi")]
+
+
+def test_class_names_are_sorted() -> None:
+    assert class_names(ROWS, minimum=2) == ["run", "walk"]
+
+
+def test_one_class_is_not_enough_to_train() -> None:
+    assert class_names(ROWS[:1]) == ["walk"]
+    with pytest.raises(AnnotationError, match=r"found 1 class\(es\) \(walk\) in /data/walk, but at least 2"):
+        class_names(ROWS[::2], minimum=2)

@@ -77,17 +77,10 @@ def test_page_shows_the_figures_of_both_columns() -> None:
     text = re.sub(r"<[^>]+>", " ", render(report()).split("</style>")[1]).replace("&nbsp;", " ")
     for figure in ("90.6 %", "40.6 %", "93.8 %", "87.5 %", "68.8 %", "12.5 %", "81.2 %", "43.8 %"):
         assert figure in text, figure
-    for words in (
-        "In order",
-        "Unordered",
-        "open door",
-        "close door",
-        "32 held-out videos",
-        "3 views",
-        "80 % of it here",
-        "a laptop",
-    ):
+    for words in ("In order", "Unordered", "open door", "close door", "32 held-out videos", "3 views"):
         assert words in text, words
+    assert "80 % of it here" in text
+    assert "a laptop" in text
 
 
 def test_bars_are_as_long_as_their_figures() -> None:

@@ -18,6 +18,7 @@ from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, VideoError
 from uniformerv2.measuring.evaluation import evaluate
+from uniformerv2.measuring.metrics import default_output, write_predictions
 from uniformerv2.model.config import named_config
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Predictor
@@ -82,20 +83,6 @@ def test_what_cannot_be_evaluated_is_refused(checkpoint: Path, colours: Path, tm
         measure(nameless, read_annotations(colours))
 
 
-def test_labels_in_the_wrong_order_are_suspected(checkpoint: Path, colours: Path) -> None:
-    official, mmaction2 = class_list("kinetics400", order="official"), class_list("kinetics400", order="mmaction2")
-    rows = [replace(row, label=KINETICS[row.label]) for row in read_annotations(colours)]
-    model = as_kinetics(load_model(checkpoint), mmaction2)
-    right = measure(model, rows)
-    assert (right.top1, right.warning) == (1.0, "")
-    model.labels = official
-    wrong = measure(model, rows)
-    assert wrong.top1 == 0
-    assert "top-1 0.0% is what guessing gives with 400 classes" in wrong.warning
-    assert "mmaction2's kinetics400 order top-1 would be 100.0%" in wrong.warning
-    assert wrong.to_json()["warning"] == wrong.warning
-
-
 def test_a_mapped_head_is_as_good_as_the_whole_one(checkpoint: Path, colours: Path) -> None:
     rows = [replace(row, label=KINETICS[row.label]) for row in read_annotations(colours)]
     model = as_kinetics(load_model(checkpoint), class_list("kinetics710", order="official"))
@@ -138,11 +125,6 @@ def test_bf16_is_computed_in_bf16_and_recorded(
         measure(model, colours, journal=tmp_path / "journal", resume=True)
     with pytest.raises(RecipeError, match="int8"):
         measure(model, colours, precision="int8")
-
-
-def test_a_batch_without_clips_is_refused(checkpoint: Path, colours: Path) -> None:
-    with pytest.raises(RecipeError, match="got 0"):
-        measure(checkpoint, colours, batch_size=0)
 
 
 # --- journals, and several processes
@@ -201,3 +183,18 @@ def test_figures_do_not_depend_on_how_many_processes_share_the_videos(
     result = json.loads(alone)
     assert {Path(video["path"]).stem for video in result["skipped"]} == set(broken)
     assert (result["evaluated"], sum(one["videos"] for one in result["classes"])) == (15, 15)
+
+
+def test_a_table_of_predictions_is_a_manifest_too(checkpoint: Path, colours: Path, tmp_path: Path) -> None:
+    rows = [replace(row, start=0.2, end=1.0) for row in read_annotations(colours)]
+    rows[3] = Annotation(tmp_path / "absent.mp4", "green")
+    result = evaluate(checkpoint, rows, workers=0)
+    write_predictions(tmp_path / "table.csv", result)
+    again = read_annotations(tmp_path / "table.csv", must_exist=False)
+    assert again == rows
+
+
+def test_the_default_name_says_what_was_measured() -> None:
+    checkpoint, data = Path("run/last.safetensors"), Path("videos/held_out.csv")
+    assert default_output(checkpoint, data, views=Views(4, 3)) == Path("run/last.held_out.4x3.json")
+    assert default_output(checkpoint, data, views=Views(), head="k400") == Path("run/last.k400.held_out.1x1.json")

@@ -76,7 +76,6 @@ def test_of_whole_videos_they_are_what_the_classifier_sees(model: UniFormerV2, c
     features = embed(model, colours, frame_embeddings=True, batch_size=4)
     assert features.embeddings.shape == (15, 32)
     assert features.embeddings.dtype == np.float32
-    assert features.frame_embeddings is not None
     assert features.frame_embeddings.shape == (15, 4, 32)
     assert features.video.tolist() == list(range(15))
     assert (features.start.tolist(), features.end.tolist()) == ([0.0] * 15, pytest.approx([1.2] * 15))
@@ -223,9 +222,7 @@ def test_npz(model: UniFormerV2, long: Path, colours: Path, tmp_path: Path) -> N
     features = embed(model, videos, window_seconds=2.0, frame_embeddings=True)
     features.save(tmp_path / "one.npz")
     with np.load(tmp_path / "one.npz", allow_pickle=False) as saved:
-        assert set(saved) == {
-            *("paths", "labels", "errors", "video", "start", "end", "embeddings", "frame_embeddings"),
-        }
+        assert set(saved) == {*("paths", "labels", "errors", "video", "start", "end", "embeddings", "frame_embeddings")}
         assert saved["paths"].tolist() == [str(path) for path in videos]
         assert [bool(reason) for reason in saved["errors"].tolist()] == [True, False, False]
         assert saved["paths"][saved["video"]].tolist() == [str(long)] * 3 + [str(videos[2])]
@@ -248,7 +245,6 @@ def test_parquet_has_a_row_for_each_window(model: UniFormerV2, long: Path, tmp_p
     assert table["label"].to_pylist() == ["b"] * 3
     assert table["end"].to_pylist() == [2.0, 4.0, 6.0]
     assert table["embedding"].to_pylist() == features.embeddings.tolist()
-    assert features.frame_embeddings is not None
     assert table["frame_embeddings"].to_pylist() == features.frame_embeddings.tolist()
     (skipped,) = json.loads(table.schema.metadata[b"skipped"])
     assert skipped["path"] == str(rows[0].path)

@@ -18,7 +18,6 @@ from uniformerv2.weights.zoo import list_models, zoo_entry
 
 def published_model(**changes: Any) -> Any:
     entry = zoo_entry("b16-k400-8x224")
-    assert entry is not None
     fields = {"origin": entry.name, "labels": class_list("kinetics400"), "preprocessing": entry.preprocessing()}
     return SimpleNamespace(**fields | changes)
 
@@ -64,7 +63,6 @@ def test_what_cannot_be_compared_is_said(
     model: dict[str, Any], rows: dict[str, int], views: Views, skipped: int, difference: str
 ) -> None:
     found = figure(published_model(**model), validation_set(**rows), views, skipped=skipped)
-    assert found is not None
     assert len(found.differences) == 1
     assert difference in found.differences[0]
 
@@ -85,13 +83,11 @@ def test_of_what_is_not_known_nothing_is_said(changes: dict[str, Any]) -> None:
 def test_rows_of_another_split_are_said_to_be_others() -> None:
     rows = [replace(row, split="test") for row in validation_set()]
     found = figure(published_model(), rows)
-    assert found is not None
     assert found.differences == ("measured on the split test",)
 
 
 def test_another_precision_is_a_difference() -> None:
     found = figure(published_model(), validation_set(), precision="bf16")
-    assert found is not None
     assert found.differences == ("measured in bf16",)
 
 

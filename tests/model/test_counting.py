@@ -7,23 +7,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import ARCHITECTURES, architecture
-from uniformerv2 import ModelConfig, UniFormerV2
+from uniformerv2 import UniFormerV2
 from uniformerv2.model.counting import count_multiply_adds
 
 
 def test_multiply_adds_of_a_model_counted_by_hand() -> None:
-    config = ModelConfig(
-        width=8,
-        depth=1,
-        heads=2,
-        patch_size=4,
-        image_size=(8, 8),
-        local_blocks="attention",
-        local_reduction=2,
-        temporal_downsample=True,
-        global_after=(0,),
-        num_classes=3,
-    )
+    sizes = {"width": 8, "depth": 1, "patch_size": 4, "image_size": (8, 8), "global_after": (0,), "num_classes": 3}
+    config = architecture("downsampling", local_blocks="attention", local_reduction=2, **sizes)
     frames, patches, width, heads, reduced = 2, 4, 8, 2, 4  # 4 frames, halved by the stem
     tokens = frames * (1 + patches)
     # three taps, but the one before the first frame falls outside of the clip

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from helpers import tiny_recipe, train
 from runs.written import EVALUATION, CommandLine, WriteRun, history, step
 from uniformerv2.errors import RecipeError
 from uniformerv2.runs.comparison import FIGURES, recipe_differences
 from uniformerv2.runs.folder import read_run, read_runs
 from uniformerv2.runs.report import render
-from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.log import RunDisplay
-from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.train.run_folder import RunFolder
 
 
@@ -109,7 +108,6 @@ def test_state_follows_the_lock_and_the_evaluation(write_run: WriteRun) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", holding, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         assert read_run(folder).state == "running"
         process.kill()
@@ -125,11 +123,7 @@ def test_state_follows_the_lock_and_the_evaluation(write_run: WriteRun) -> None:
 def test_resumed_run_is_read_as_one(
     colours: Path, image_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = Recipe(
-        ModelRecipe(arm=str(image_model)),
-        ClipRecipe(num_frames=4, size=32),
-        Optimization(epochs=3, batch_size=4, precision="fp32", evaluate_every=2),
-    )
+    recipe = tiny_recipe(image_model, epochs=3, evaluate_every=2)
 
     def stop(display: RunDisplay, epoch: int, *_: object) -> None:
         if epoch == 2:
@@ -138,10 +132,10 @@ def test_resumed_run_is_read_as_one(
     with monkeypatch.context() as broken:
         broken.setattr(RunDisplay, "step", stop)
         with pytest.raises(KeyboardInterrupt):
-            train_classifier(colours, recipe, tmp_path / "run", workers=0)
+            train(colours, recipe, tmp_path / "run")
     stopped = read_run(tmp_path / "run")
     assert (stopped.state, stopped.finished_epochs, stopped.finished_steps) == ("stopped", 1, 4)
-    result = train_classifier(colours, recipe, tmp_path / "run", workers=0, resume=True)
+    result = train(colours, recipe, tmp_path / "run", resume=True)
     run = read_run(tmp_path / "run")
     assert (run.state, run.finished_epochs) == ("finished", 3)
     assert [one["step"] for one in run.steps] == [1, 2, 3, 4, 5, 6, 7, 8, 9]  # 12 videos: 3 steps an epoch

@@ -5,35 +5,29 @@ from __future__ import annotations
 import math
 from collections import namedtuple
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from helpers import logged, tiny_recipe, train
+from models import randn, small_model
 from uniformerv2 import load_model
 from uniformerv2.errors import CheckpointError, RecipeError
-from uniformerv2.model.config import ModelConfig, Preprocessing
+from uniformerv2.model.config import Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.tasks.feature_cache import FeatureLayout
 from uniformerv2.tasks.run import TrainingResult
-from uniformerv2.train.log import read_metrics
-from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
-
-train = partial(train_classifier, workers=0)
+from uniformerv2.train.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
 def recipe(image_model: Path) -> Recipe:
     """Four epochs of two fixed views, with all that is random in what is trained."""
-    recipe = Recipe(
-        ModelRecipe(arm=str(image_model), layout="scene", global_after=(1, 2), temporal_downsample=True),
-        ClipRecipe(num_frames=5, size=32),
-        Optimization(epochs=4, batch_size=4, lr=2e-3, warmup_epochs=1, precision="fp32"),
-    )
-    return recipe.vary(
+    return tiny_recipe(
+        image_model,
+        **{"layout": "scene", "global_after": (1, 2), "temporal_downsample": True, "num_frames": 5, "epochs": 4},
         **{"frozen_backbone": True, "head_dropout": 0.1, "global_dropout": 0.1, "drop_path": 0.1},
         **{"fixed_views": 2, "num_ops": 2, "erasing": 0.5},
     )
@@ -46,7 +40,7 @@ def plain(colours: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactor
 
 
 def losses(run: TrainingResult) -> list[float]:
-    return [record["loss"] for record in read_metrics(run.last.parent / "metrics.jsonl") if record["kind"] == "step"]
+    return [record["loss"] for record in logged(run.last.parent, "step")]
 
 
 @pytest.fixture
@@ -177,8 +171,7 @@ def test_processes_share_the_encoding(
     recipe = recipe.vary(head_dropout=0.0, global_dropout=0.0)  # which each process draws for itself
     alone = train(colours, recipe, tmp_path / "alone")
     assert together(2, work) == [12, 12]
-    records = [one for one in read_metrics(tmp_path / "run" / "metrics.jsonl") if one["kind"] == "step"]
-    assert [one["loss"] for one in records] == pytest.approx(losses(alone), rel=1e-4)
+    assert [one["loss"] for one in logged(tmp_path / "run", "step")] == pytest.approx(losses(alone), rel=1e-4)
 
 
 def test_repeated_views_lie_in_one_file(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
@@ -190,11 +183,7 @@ def test_repeated_views_lie_in_one_file(colours: Path, recipe: Recipe, tmp_path:
 
 
 def test_the_size_is_told_before_it_begins_and_too_much_is_refused(
-    colours: Path,
-    recipe: Recipe,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cached = recipe.vary(cache_features="fp16", epochs=1)
     train(colours, cached, tmp_path / "told", progress=True)
@@ -236,12 +225,11 @@ def test_a_full_disk_is_a_clear_error(
 
 @pytest.mark.parametrize("registers", [0, 3])
 def test_features_are_unpacked_as_they_were_packed(registers: int) -> None:
-    config = ModelConfig(
-        width=32, depth=3, heads=2, patch_size=8, image_size=(16, 32), global_after=(0, 2), num_classes=5,
-        register_tokens=registers,
-    )  # fmt: skip
-    model = UniFormerV2(config, Preprocessing(num_frames=3, size=(16, 32))).eval()
-    clip = torch.randn(2, 3, 3, 16, 32)
+    preprocessing = Preprocessing(num_frames=3, size=(16, 32))
+    model, clip = (
+        small_model("scene", preprocessing, image_size=(16, 32), register_tokens=registers),
+        randn(2, 3, 3, 16, 32),
+    )
     layout = FeatureLayout(model)
     packed = layout.pack(model.encode(clip))
     assert packed.shape == (2, layout.numbers)

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from helpers import Run, tiny_recipe
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.tasks import rehearsal
 from uniformerv2.tasks.rehearsal import dry_run, find_batch_size, overfit_batch
 from uniformerv2.tasks.table import find_task
-from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
-from uniformerv2.video.views import Views
-
-Command = Callable[..., tuple[int, str, str]]
+from uniformerv2.train.recipe import Recipe
 
 
 @pytest.fixture
 def recipe(image_model: Path) -> Recipe:
-    return Recipe(
-        ModelRecipe(arm=str(image_model), head_dropout=0.5, drop_path=0.1),
-        ClipRecipe(num_frames=4, size=32),
-        Optimization(epochs=10, batch_size=4, lr=2e-3, precision="fp32", accumulate=2, ema=0.99),
-        evaluation=Views(clips=2, crops=1),
-    )
+    return tiny_recipe(image_model, epochs=10, head_dropout=0.5, drop_path=0.1, accumulate=2, ema=0.99, clips=2)
 
 
 @pytest.fixture
-def rehearse(uniformerv2: Command, colours: Path, image_model: Path) -> Command:
+def rehearse(uniformerv2: Run, colours: Path, image_model: Path) -> Run:
     """`uniformerv2 rehearse` with a recipe as above."""
     tiny = ("--arm", image_model, "--size", 32, "--num-frames", 4, "--batch-size", 4, "--workers", 0)
 
@@ -40,7 +32,7 @@ def rehearse(uniformerv2: Command, colours: Path, image_model: Path) -> Command:
 
 
 def test_a_dry_run_says_how_long_the_run_takes_and_leaves_nothing(
-    colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rehearse: Command
+    colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rehearse: Run
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     result = dry_run(colours, recipe, workers=0, holdout=0.4)
@@ -73,9 +65,8 @@ def test_a_batch_is_learned(colours: Path, recipe: Recipe) -> None:
     assert result.lines()[1].startswith("the batch is learned")
 
 
-def test_why_a_batch_is_not_learned(colours: Path, recipe: Recipe, tmp_path: Path, rehearse: Command) -> None:
-    slow = replace(recipe, optimization=replace(recipe.optimization, lr=1e-7, start_lr=0.0, end_lr=0.0))
-    result = overfit_batch(colours, slow, workers=0, steps=5)
+def test_why_a_batch_is_not_learned(colours: Path, recipe: Recipe, tmp_path: Path, rehearse: Run) -> None:
+    result = overfit_batch(colours, recipe.vary(lr=1e-7, start_lr=0.0, end_lr=0.0), workers=0, steps=5)
     assert not result.learned
     assert len(result.losses) == 5
     assert result.complaint.startswith("the loss hardly falls: take a higher lr than 1e-07")
@@ -86,8 +77,7 @@ def test_why_a_batch_is_not_learned(colours: Path, recipe: Recipe, tmp_path: Pat
         (tmp_path / name).mkdir()
         for number in range(3):
             (tmp_path / name / f"{number}.mp4").symlink_to(next((colours / "red").iterdir()))
-    whole = replace(recipe, optimization=replace(recipe.optimization, accumulate=1))
-    complaint = overfit_batch(tmp_path, whole, workers=0, steps=5, holdout=0.3).complaint
+    complaint = overfit_batch(tmp_path, recipe.vary(accumulate=1), workers=0, steps=5, holdout=0.3).complaint
     assert complaint.endswith("are the same clip with different labels: nothing can tell them apart")
 
 
@@ -131,7 +121,7 @@ def test_a_gpu_whose_memory_is_out_says_so(colours: Path, recipe: Recipe, monkey
     assert find_batch_size(colours, recipe).largest == 2
 
 
-def test_rehearsals_take_a_recipe_and_an_unknown_task_has_its_nearest(uniformerv2: Command, colours: Path) -> None:
+def test_rehearsals_take_a_recipe_and_an_unknown_task_has_its_nearest(uniformerv2: Run, colours: Path) -> None:
     help_text = uniformerv2("rehearse", "batch-size", colours, "--recipe", "l14-ssv1-32x224", "--help")[1]
     assert "openai/clip-vit-large-patch14" in "".join(help_text.replace("│", "").split())
     with pytest.raises(RecipeError, match="no task is called 'classify'; did you mean classification"):

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from helpers import tiny_recipe
 from uniformerv2.data.loader import Batch
 from uniformerv2.distributed import forward_passes
 from uniformerv2.tasks import table
 from uniformerv2.tasks.rehearsal import dry_run, find_batch_size, overfit_batch
 from uniformerv2.tasks.run import train_model
 from uniformerv2.tasks.video_task import VideoTask
-from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
+from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.task import BatchLoss
 
 
@@ -69,11 +70,7 @@ def presence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def recipe(image_model: Path) -> Recipe:
-    return Recipe(
-        ModelRecipe(arm=str(image_model), layout="scene", global_after=(1, 2)),
-        ClipRecipe(num_frames=4, size=32),
-        Optimization(epochs=2, batch_size=4, lr=2e-3, warmup_epochs=0, precision="fp32"),
-    )
+    return tiny_recipe(image_model, epochs=2, warmup_epochs=0, layout="scene", global_after=(1, 2))
 
 
 def test_it_is_trained_from_cached_features_too(colours: Path, recipe: Recipe, tmp_path: Path) -> None:

@@ -1,21 +1,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from helpers import train
 from uniformerv2 import arm, load_model, save_model
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.model.config import Preprocessing, named_config
-from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.tasks.start import build_model
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.weights.labels import class_list
-
-train = partial(train_classifier, workers=0)
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from helpers import interrupt, logged
 from uniformerv2.data.order import EpochSampler
 from uniformerv2.distributed import Ranks
 from uniformerv2.errors import AnnotationError, RecipeError
 from uniformerv2.train.engine import Trainer
-from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import Optimization
 from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.train.state import StateFolder
@@ -107,24 +107,13 @@ def build(
 
 
 def state_of(folder: Path) -> dict[str, Any]:
-    facts = StateFolder(RunFolder(folder).states, Ranks()).facts()
-    assert facts is not None
-    return facts
-
-
-def curve(folder: Path, kind: str = "") -> list[dict[str, Any]]:
-    """Everything that was logged but the timings."""
-    return [
-        {name: value for name, value in record.items() if name not in TIMINGS}
-        for record in read_metrics(folder / "metrics.jsonl")
-        if kind in ("", record["kind"])
-    ]
+    return StateFolder(RunFolder(folder).states, Ranks()).facts()
 
 
 def test_it_learns_and_logs_every_step_and_epoch(tmp_path: Path) -> None:
     optimization = Optimization(epochs=30, batch_size=4, lr=0.05, precision="fp32")
     build(tmp_path, Regression(), optimization, model=net(dropout=0)).fit()
-    steps, epochs = curve(tmp_path, "step"), curve(tmp_path, "epoch")
+    steps, epochs = logged(tmp_path, "step"), logged(tmp_path, "epoch")
     assert [step["step"] for step in steps] == list(range(1, 61))
     assert [epoch["epoch"] for epoch in epochs] == list(range(1, 31))
     assert epochs[-1]["loss"] < epochs[0]["loss"] / 4
@@ -134,11 +123,7 @@ def test_it_learns_and_logs_every_step_and_epoch(tmp_path: Path) -> None:
 
 
 def die(at: int) -> Callable[[int, nn.Module], None]:
-    def before_step(step: int, model: nn.Module) -> None:
-        if step == at:
-            raise KeyboardInterrupt
-
-    return before_step
+    return lambda step, model: interrupt() if step == at else None
 
 
 ACCUMULATED = replace(OPTIMIZATION, batch_size=4, accumulate=2, ema=0.9)
@@ -166,7 +151,7 @@ def test_a_killed_and_resumed_run_has_the_curve_of_an_unbroken_one(
     parts = optimization.accumulate
     lost = (killed_at - 1) % parts if not save_every_seconds else (killed_at - 1) % 4  # batches since the last save
     assert task.steps == 16 - (killed_at - 1) + lost  # no other batch twice
-    assert curve(tmp_path / "killed") == curve(tmp_path / "unbroken")
+    assert logged(tmp_path / "killed") == logged(tmp_path / "unbroken")
     for name, tensor in unbroken.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
     assert resumed.best == unbroken.best
@@ -210,7 +195,7 @@ def test_a_resumed_run_keeps_an_earlier_best(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("every", "evaluated"), [(1, [1, 2, 3, 4]), (3, [3, 4]), (9, [4])])
 def test_evaluates_as_often_as_the_recipe_says_and_at_the_end(tmp_path: Path, every: int, evaluated: list[int]) -> None:
     build(tmp_path, Regression(), replace(OPTIMIZATION, evaluate_every=every)).fit()
-    assert [record["epoch"] for record in curve(tmp_path, "epoch") if "score" in record] == evaluated
+    assert [record["epoch"] for record in logged(tmp_path, "epoch") if "score" in record] == evaluated
 
 
 def test_batches_that_cannot_be_read_are_no_steps(tmp_path: Path) -> None:
@@ -220,7 +205,7 @@ def test_batches_that_cannot_be_read_are_no_steps(tmp_path: Path) -> None:
             return None if self.steps % 2 else found
 
     build(tmp_path / "half", Broken()).fit()
-    assert [record["step"] for record in curve(tmp_path / "half", "step")] == list(range(2, 17, 2))
+    assert [record["step"] for record in logged(tmp_path / "half", "step")] == list(range(2, 17, 2))
 
     class AllBroken(Regression):
         def loss(self, model: nn.Module, batch: Any) -> BatchLoss | None:
@@ -278,7 +263,7 @@ def test_gradients_are_scaled_down_to_the_largest_norm(tmp_path: Path) -> None:
     task.scale = 1e4
     trainer = build(tmp_path, task, replace(OPTIMIZATION, epochs=1, clip_norm=0.5))
     trainer.fit()
-    assert min(step["grad_norm"] for step in curve(tmp_path, "step")) > 0.5  # what is logged is the norm before
+    assert min(step["grad_norm"] for step in logged(tmp_path, "step")) > 0.5  # what is logged is the norm before
     left = torch.stack([parameter.grad.norm() for parameter in trainer.model.parameters()]).norm()
     assert left.item() == pytest.approx(0.5, rel=1e-4)
 
@@ -295,7 +280,7 @@ def test_accumulated_batches_are_one_batch(tmp_path: Path, clip_norm: float) -> 
     for parts in (2, 8):
         for name, tensor in runs[parts].items():
             torch.testing.assert_close(tensor, runs[1][name], rtol=1e-4, atol=1e-6)
-        for one, whole in zip(curve(tmp_path / f"{parts}"), curve(tmp_path / "1"), strict=True):  # of as many clips
+        for one, whole in zip(logged(tmp_path / f"{parts}"), logged(tmp_path / "1"), strict=True):  # of as many clips
             assert one.pop("kind") == whole.pop("kind")
             assert one == pytest.approx(whole, rel=1e-4)
 
@@ -322,10 +307,8 @@ def test_batches_of_different_sizes_weigh_as_many_clips_as_they_have(tmp_path: P
     assert len(points) == 3
     model.zero_grad()
     (model(points) - targets).square().mean().backward()
-    assert gradient is not None
-    assert model.weight.grad is not None
     torch.testing.assert_close(gradient, model.weight.grad)
-    step = curve(tmp_path)[0]
+    step = logged(tmp_path)[0]
     assert step["clips"] == 3
     assert step["loss"] == pytest.approx((model(points) - targets).square().mean().item(), rel=1e-5)
 
@@ -361,10 +344,9 @@ def test_fp16_scales_the_loss_and_leaves_out_steps_that_overflow(tmp_path: Path)
     step = trainer.step
     step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)  # too much for half precision
     trainer.fit()
-    overflowed = [bool(record.get("overflow")) for record in curve(tmp_path, "step")]
+    overflowed = [bool(record.get("overflow")) for record in logged(tmp_path, "step")]
     assert overflowed[0]
     assert torch.equal(weights[1], weights[0])
-    assert step.average is not None
     assert step.average.updates == overflowed.count(False)
     assert step.scaler.get_scale() == 2.0 ** (40 - overflowed.count(True))
     assert state_of(tmp_path)["scaler"]["scale"] == step.scaler.get_scale()
@@ -378,7 +360,7 @@ def test_what_is_compiled_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyP
     compiled = replace(OPTIMIZATION, compile=True)
     build(tmp_path / "compiled", Regression(before_step=watch), compiled, model=net(dropout=0)).fit()
     assert seen == {"Sequential", "OptimizedModule"}
-    assert curve(tmp_path / "compiled") == curve(tmp_path / "plain")
+    assert logged(tmp_path / "compiled") == logged(tmp_path / "plain")
 
 
 # --- numbers that are not finite

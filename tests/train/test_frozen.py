@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from uniformerv2.model.config import ModelConfig
+from models import architecture
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.train.frozen import freeze_unused, train_mode
 
@@ -34,22 +34,8 @@ def test_without_frozen_parts_everything_trains() -> None:
 def test_what_has_no_gradient_is_frozen_and_nothing_else(mixes: bool, pool: Any, global_after: tuple[int, ...]) -> None:
     if not mixes and not global_after:
         return  # no such model
-    config = ModelConfig(
-        width=16,
-        depth=3,
-        heads=2,
-        patch_size=8,
-        image_size=(16, 16),
-        post_norm=True,
-        pool=pool,
-        pool_norm=True,
-        register_tokens=1,
-        local_blocks="attention",
-        global_after=global_after,
-        mix_class_token=mixes,
-        num_classes=3,
-    )
-    model = UniFormerV2(config)
+    options = {"pool": pool, "pool_norm": True, "global_after": global_after, "mix_class_token": mixes}
+    model = UniFormerV2(architecture("clip", register_tokens=1, local_blocks="attention", **options))
     model(torch.rand(1, 3, 2, 16, 16)).sum().backward()
     useless = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     freeze_unused(model)

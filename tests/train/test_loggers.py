@@ -3,28 +3,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from helpers import tiny_recipe, train
 from uniformerv2.errors import RecipeError
-from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.log import check_loggers, open_loggers, read_metrics
-from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
-
-train = partial(train_classifier, workers=0)
+from uniformerv2.train.recipe import Recipe
 
 
 @pytest.fixture
 def recipe(image_model: Path) -> Recipe:
-    return Recipe(
-        ModelRecipe(arm=str(image_model)),
-        ClipRecipe(num_frames=4, size=32),
-        Optimization(epochs=2, batch_size=4, precision="fp32"),
-    )
+    return tiny_recipe(image_model, epochs=2)
 
 
 def test_tensorboard_shows_what_is_in_the_metrics(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
@@ -67,8 +60,7 @@ class FakeWandb(ModuleType):
         run = {"options": options, "logged": [], "finished": False}
         self.runs.append(run)
         return SimpleNamespace(
-            log=lambda numbers, step: run["logged"].append((step, numbers)),
-            finish=lambda: run.update(finished=True),
+            log=lambda numbers, step: run["logged"].append((step, numbers)), finish=lambda: run.update(finished=True)
         )
 
 

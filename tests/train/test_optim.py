@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from models import architecture
 from reference.recorded import read_record, video_model
-from uniformerv2 import ModelConfig, UniFormerV2
+from uniformerv2 import UniFormerV2
 from uniformerv2.train.frozen import freeze_backbone
 from uniformerv2.train.optim import (
     build_optimizer,
@@ -60,12 +61,8 @@ def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
 
 def test_a_run_that_is_all_warm_up_never_exceeds_lr() -> None:
     optimization = Optimization(epochs=1, warmup_epochs=1.0, lr=1.0, start_lr=0.0)
-    assert [learning_rate(step, steps_per_epoch=4, optimization=optimization) for step in range(4)] == [
-        0.0,
-        0.25,
-        0.5,
-        0.75,
-    ]
+    rates = [learning_rate(step, steps_per_epoch=4, optimization=optimization) for step in range(4)]
+    assert rates == [0.0, 0.25, 0.5, 0.75]
 
 
 def test_only_matrices_decay() -> None:
@@ -128,20 +125,7 @@ def test_each_parameter_decays_as_in_the_official_code(name: str) -> None:
 
 @pytest.fixture
 def small() -> UniFormerV2:
-    return UniFormerV2(
-        ModelConfig(
-            width=32,
-            depth=3,
-            heads=2,
-            patch_size=8,
-            image_size=(16, 16),
-            local_blocks="attention",
-            post_norm=True,
-            register_tokens=2,
-            global_after=(1, 2),
-            num_classes=3,
-        )
-    )
+    return UniFormerV2(architecture("clip", local_blocks="attention", register_tokens=2))
 
 
 def test_a_block_learns_slower_than_the_one_above_and_new_parts_at_full_rate(small: UniFormerV2) -> None:

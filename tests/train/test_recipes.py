@@ -74,7 +74,6 @@ def architecture(named: NamedRecipe) -> ModelConfig:
     model = named.recipe.model
     if model.checkpoint is not None:
         return ModelConfig(**asdict(entry_of(model.checkpoint).config()) | model.options())
-    assert model.arm is not None
     return named_config(IMAGE_SIZES[model.arm], model.layout, **model.options())
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from helpers import Payload
 from uniformerv2.distributed import Ranks
 from uniformerv2.errors import CheckpointError
 from uniformerv2.train.state import StateFolder, add_prefix, strip_prefix
@@ -59,14 +58,6 @@ def test_a_state_is_not_written_twice(tmp_path: Path) -> None:
     states.save("1", {"best": 9}, {"weight": torch.zeros(1)})
     states.finish()
     assert states.facts() == {"best": 0.1}
-
-
-class Payload:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.target),)
 
 
 @pytest.mark.parametrize("kind", ["code", "another object", "cut short", "text", "nothing"])

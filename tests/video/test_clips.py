@@ -1,13 +1,15 @@
-"""Views of shared frames are the views that evaluation looks at."""
+"""Which views there can be; those of shared frames are the views that evaluation looks at."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from helpers import noise, write_video
+from uniformerv2.errors import RecipeError
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.clips import distinct_views, evaluation_views, joined
 from uniformerv2.video.reader import VideoReader
@@ -39,3 +41,13 @@ def test_the_clips_of_several_videos_follow_each_other(wide: Path, video: Path) 
         with VideoReader(path) as reader:
             videos.append(distinct_views(reader, PREPROCESSING, Views(clips)))
     assert torch.equal(joined(videos).whole(), torch.cat([each.whole() for each in videos]))
+
+
+def test_views_are_clips_times_crops() -> None:
+    assert [len(Views()), len(Views(clips=4, crops=3))] == [1, 12]
+
+
+@pytest.mark.parametrize("values", [{"clips": 0}, {"crops": 2}, {"average": "sum"}])
+def test_impossible_views(values: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match="got"):
+        Views(**values)

@@ -479,15 +479,8 @@ def frame_folder(folder: Path, suffix: str, codec: str, pixels: str) -> list[np.
     """Twelve images, numbered without leading zeros, with what a plain decode makes of them."""
     folder.mkdir()
     for i, image in enumerate(pictures(12)):
-        write_video(
-            folder / f"frame{i}.{suffix}",
-            [image],
-            codec=codec,
-            rate=1,
-            pixels=pixels,
-            container="image2",
-            muxer={"update": "1"},
-        )
+        options = {"codec": codec, "rate": 1, "pixels": pixels, "container": "image2", "muxer": {"update": "1"}}
+        write_video(folder / f"frame{i}.{suffix}", [image], **options)
     (folder / "labels.txt").write_text("not an image")
     (folder / "._frame0.png").write_bytes(b"left by another system")
     return [sequential(folder / f"frame{i}.{suffix}")[0] for i in range(12)]
@@ -496,11 +489,8 @@ def frame_folder(folder: Path, suffix: str, codec: str, pixels: str) -> list[np.
 @pytest.mark.parametrize(
     ("suffix", "codec", "pixels"),
     [
-        ("jpg", "mjpeg", "yuvj420p"),
-        ("JPEG", "mjpeg", "yuvj444p"),
-        ("png", "png", "rgb24"),
-        ("bmp", "bmp", "bgr24"),
-        ("webp", "libwebp", "yuv420p"),
+        *(("jpg", "mjpeg", "yuvj420p"), ("JPEG", "mjpeg", "yuvj444p"), ("png", "png", "rgb24")),
+        *(("bmp", "bmp", "bgr24"), ("webp", "libwebp", "yuv420p")),
     ],
 )
 def test_folder_of_images(suffix: str, codec: str, pixels: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from models import random_pixels
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video import transforms
 
@@ -14,12 +15,8 @@ def bytes_kept(height: int, width: int) -> Preprocessing:
     return Preprocessing(size=(height, width), mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
 
 
-def random_frames(*shape: int) -> torch.Tensor:
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
 def test_places_of_the_crops() -> None:
-    frames = random_frames(2, 3, 4, 9)  # 5 pixels too wide: crops at 0, ceil(5 / 2) and 5
+    frames = random_pixels(2, 3, 4, 9)  # 5 pixels too wide: crops at 0, ceil(5 / 2) and 5
     crops = transforms.test_crops(frames, bytes_kept(4, 4), crops=3)
     for crop, left in zip(crops, (0, 3, 5), strict=True):
         torch.testing.assert_close(crop, frames[..., left : left + 4].transpose(0, 1).float())
@@ -53,7 +50,7 @@ def test_channel_order_comes_before_mean_and_std() -> None:
     ],
 )
 def test_resizing_is_that_of_torch(shape: tuple[int, int], size: tuple[int, int]) -> None:
-    frames = random_frames(2, 3, *shape)
+    frames = random_pixels(2, 3, *shape)
     expected = torch.nn.functional.interpolate(frames.float(), size=size, mode="bilinear", align_corners=False)
     torch.testing.assert_close(transforms.resize(frames, size), expected, rtol=0, atol=1e-4)
     inner = frames.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last, as decoders give them
@@ -62,7 +59,7 @@ def test_resizing_is_that_of_torch(shape: tuple[int, int], size: tuple[int, int]
 
 
 def test_a_window_is_cut_out_of_the_resized_frames() -> None:
-    frames = random_frames(2, 3, 40, 60)
+    frames = random_pixels(2, 3, 40, 60)
     whole = transforms.resized_clip(frames, (24, 36), Preprocessing())
     window = slice(3, 20), slice(10, 31)
     cut = transforms.resized_clip(frames, (24, 36), Preprocessing(), window=window)
@@ -77,7 +74,7 @@ def test_a_window_is_cut_out_of_the_resized_frames() -> None:
 
 @pytest.mark.parametrize("crops", [1, 3])
 def test_crops_are_written_where_they_are_wanted(crops: int) -> None:
-    frames = random_frames(2, 3, 40, 60)
+    frames = random_pixels(2, 3, 40, 60)
     expected = transforms.test_crops(frames, Preprocessing(size=(16, 16)), crops=crops)
     memory = torch.full((2, *expected.shape), torch.nan)
     transforms.test_crops(frames, Preprocessing(size=(16, 16)), crops=crops, out=memory[1])
@@ -109,13 +106,13 @@ def test_covering_size(shape: tuple[int, int], target: tuple[int, int], expected
 
 @pytest.mark.parametrize("shape", [(100, 110), (33, 301), (1, 1), (301, 33)])
 def test_any_frame_covers_a_non_square_clip(shape: tuple[int, int]) -> None:
-    crops = transforms.test_crops(random_frames(2, 3, *shape), Preprocessing(size=(24, 40)), crops=3)
+    crops = transforms.test_crops(random_pixels(2, 3, *shape), Preprocessing(size=(24, 40)), crops=3)
     assert crops.shape == (3, 3, 2, 24, 40)
     assert crops.isfinite().all()
 
 
 def test_other_tensors_are_refused() -> None:
-    frames = random_frames(2, 3, 8, 8)
+    frames = random_pixels(2, 3, 8, 8)
     for wrong in (frames.float(), frames[0], frames.permute(0, 2, 3, 1)):
         with pytest.raises(ValueError, match="frames must be uint8"):
             transforms.test_crops(wrong, Preprocessing(size=(4, 4)))

@@ -9,21 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models import BASE
 from uniformerv2 import ModelConfig, Preprocessing, UniFormerV2
 from uniformerv2.model.arming import fit_weights
 from uniformerv2.weights.image_recognise import ImageModel
 from uniformerv2.weights.key_names import VIDEO_FORMATS, StateDict, from_ours
 
-CONFIG = ModelConfig(
-    width=32,
-    depth=2,
-    heads=2,
-    patch_size=8,
-    image_size=(16, 24),
-    local_blocks="attention",
-    num_classes=3,
-    global_after=(1,),
-)
+CONFIG = replace(BASE, depth=2, local_blocks="attention", global_after=(1,), num_classes=3)
 PREPROCESSING = Preprocessing(
     num_frames=5, size=(16, 24), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), channel_order="bgr"
 )

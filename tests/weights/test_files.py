@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 import struct
 import zipfile
@@ -17,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from helpers import Payload
 from uniformerv2 import CheckpointError
 from uniformerv2.weights.files import read_metadata, read_tensors, write_safetensors
 from weights.samples import same_tensors
@@ -85,15 +85,8 @@ def test_tensors_are_maps_of_the_file_that_cannot_change_it(tmp_path: Path, kind
 
 def test_files_of_ours_are_laid_out_as_memory_is(tmp_path: Path) -> None:
     """The kernels that torch picks, and so the last digits of a model's outputs, depend on the alignment."""
-    state = {
-        "a": torch.arange(3.0),
-        "b": torch.randn(8, 16),
-        "c": torch.randn(32).bfloat16(),
-        "d": torch.tensor(3),
-        "e": torch.tensor([True, False]),
-        "f": torch.zeros(0, 2),
-        "g": torch.randn(16, 8).T,
-    }
+    state = {"a": torch.arange(3.0), "b": torch.randn(8, 16), "c": torch.randn(32).bfloat16(), "d": torch.tensor(3)}
+    state |= {"e": torch.tensor([True, False]), "f": torch.zeros(0, 2), "g": torch.randn(16, 8).T}
     write_safetensors(tmp_path / "x", state, {"who": "Jürgen", "empty": ""})
     assert [file.name for file in tmp_path.iterdir()] == ["x"]
     metadata, tensors = read_tensors(tmp_path / "x")
@@ -104,30 +97,17 @@ def test_files_of_ours_are_laid_out_as_memory_is(tmp_path: Path) -> None:
     assert same_tensors(load_file(tmp_path / "x"), state), "the library reads it too"
 
 
-class Payload:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, ("canary",)
-
-
 @pytest.mark.parametrize("wrap", [lambda payload: payload, lambda payload: {"state_dict": STATE, "meta": payload}])
 @pytest.mark.parametrize("archive", [True, False])
 def test_code_in_a_pickle_never_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archive: bool, wrap: object
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save(wrap(Payload()), "evil.pth", _use_new_zipfile_serialization=archive)  # type: ignore[operator]
+    torch.save(wrap(Payload("canary")), "evil.pth", _use_new_zipfile_serialization=archive)  # type: ignore[operator]
     with pytest.raises(CheckpointError, match=r"evil\.pth: holds \w+\.mkdir beside .* could run code") as error:
         read_tensors("evil.pth")
     assert "\n" not in str(error.value)
     assert not Path("canary").exists()
-
-
-def _script() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:  # as torch.jit.save lays it out
-        for name in ("data.pkl", "code/__torch__.py", "constants.pkl", "version"):
-            archive.writestr(f"model/{name}", b"3")
-    return buffer.getvalue()
 
 
 def _zip(names: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
@@ -153,6 +133,7 @@ def _tensor(shape: list[int], start: int, end: int) -> dict[str, object]:
     return {"w": {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}}
 
 
+SCRIPT = {f"model/{name}": b"3" for name in ("data.pkl", "code/__torch__.py", "constants.pkl", "version")}
 WHOLE = _safetensors(_tensor([4], 0, 16), bytes(16))
 BAD = {
     "empty": (b"", "is empty"),
@@ -174,7 +155,7 @@ BAD = {
     "archive cut early": (_torch(STATE)[:200], "damaged or cut short"),
     "legacy cut": (_torch(STATE, archive=False)[:-12], "damaged or cut short"),
     "legacy cut early": (_torch(STATE, archive=False)[:60], "damaged or cut short"),
-    "torchscript": (_script(), r"TorchScript .* arm\(torch\.jit\.load"),
+    "torchscript": (_zip(SCRIPT), r"TorchScript .* arm\(torch\.jit\.load"),
     "other archive": (_zip({"word/document.xml": b"<x/>"}), "something else .*word/document.xml"),
     "archive without its tensors": (_zip({"x/data.pkl": b"\x80\x02}q\x00.", "x/version": b"3"}), "no tensors"),
     "archive with a broken pickle": (_zip({"x/data.pkl": b"\x80\x02}q", "x/version": b"3"}), "damaged"),

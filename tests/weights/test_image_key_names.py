@@ -50,10 +50,7 @@ def test_a_class_token_without_a_position_gets_zeros() -> None:
 
 
 def test_the_distillation_token_of_deit_stays_as_a_register_at_its_position() -> None:
-    state = small_vit(positions=6) | {
-        "dist_token": torch.randn(1, 1, 8),
-        **linear("head_dist", 5, 8, rand=torch.randn),
-    }
+    state = small_vit(positions=6) | {"dist_token": torch.randn(1, 1, 8), **linear("head_dist", 5, 8, rand=torch.randn)}
     image = read_image_model(state, heads=2)
     assert (image.family, image.config.register_tokens) == ("DeiT", 1)
     torch.testing.assert_close(

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from uniformerv2 import CheckpointError, ModelConfig, UniFormerV2, load_weights
+from models import architecture
+from uniformerv2 import CheckpointError, UniFormerV2, load_weights
 from uniformerv2.weights.key_names import (
     VIDEO_FORMATS,
     add_backbone_prefix,
@@ -17,17 +18,7 @@ from uniformerv2.weights.key_names import (
     video_format,
 )
 
-CONFIG = ModelConfig(
-    width=32,
-    depth=2,
-    heads=2,
-    patch_size=8,
-    image_size=(16, 16),
-    local_blocks="attention+mlp",
-    temporal_downsample=True,
-    global_after=(0, 1),
-    num_classes=5,
-)
+CONFIG = architecture("temporal", depth=2, image_size=(16, 16), global_after=(0, 1))
 
 
 @pytest.mark.parametrize("kind", ["official", "mmaction2"])

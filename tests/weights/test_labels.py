@@ -30,13 +30,8 @@ from weights.samples import small_model
 SETS = (400, 600, 700, 710)
 ORDERS: tuple[ClassOrder, ...] = ("official", "mmaction2")
 MMACTION2 = {
-    "moments_in_time": "mit",
-    "something_something_v1": "sthv1",
-    "something_something_v2": "sthv2",
-    "activitynet": "activitynet",
-    "hacs": "activitynet",
-    "ucf101": "ucf101",
-    "hmdb51": "hmdb51",
+    **{"moments_in_time": "mit", "something_something_v1": "sthv1", "something_something_v2": "sthv2"},
+    **{"activitynet": "activitynet", "hacs": "activitynet", "ucf101": "ucf101", "hmdb51": "hmdb51"},
 }
 
 
@@ -74,22 +69,12 @@ def test_lists_are_the_published_ones(shared: Path, dataset: str) -> None:
     assert class_list(dataset, order="mmaction2") == tuple(file.read_text().splitlines())
 
 
-@pytest.mark.parametrize(
-    ("name", "dataset"),
-    [
-        ("k400", "kinetics400"),
-        ("K710", "kinetics710"),
-        ("mitv1", "moments_in_time"),
-        ("SSv2", "something_something_v2"),
-        ("sthv1", "something_something_v1"),
-        ("Something-Something-v2", "something_something_v2"),
-        ("anet", "activitynet"),
-        ("hmdb51", "hmdb51"),
-    ],
-)
-def test_datasets_have_short_names(name: str, dataset: str) -> None:
-    assert dataset_name(name) == dataset
-    assert class_list(name) == class_list(dataset, order="official")
+def test_datasets_have_short_names() -> None:
+    names = {"k400": "kinetics400", "K710": "kinetics710", "mitv1": "moments_in_time", "anet": "activitynet"}
+    names |= {"SSv2": "something_something_v2", "sthv1": "something_something_v1", "hmdb51": "hmdb51"}
+    for name, dataset in {**names, "Something-Something-v2": "something_something_v2"}.items():
+        assert dataset_name(name) == dataset
+        assert class_list(name) == class_list(dataset, order="official")
 
 
 def test_unknown_lists_are_refused() -> None:
@@ -143,8 +128,6 @@ def test_lists_of_one_order_are_recognised_too() -> None:
 def test_there_and_back_is_where_one_was(classes: int) -> None:
     official, mmaction2 = (class_list(f"kinetics{classes}", order=order) for order in ORDERS)
     there, back = reordering(official, "mmaction2"), reordering(mmaction2, "official")
-    assert there is not None
-    assert back is not None
     assert sorted(there) == sorted(back) == [*range(classes)]
     assert [there[row] for row in back] == [*range(classes)]
     for labels, order in ((official, "official"), (mmaction2, "mmaction2")):
@@ -157,7 +140,6 @@ def test_there_and_back_is_where_one_was(classes: int) -> None:
 def test_renamed_classes_are_paired() -> None:
     official, mmaction2 = (class_list("kinetics400", order=order) for order in ORDERS)
     rows = reordering(official, "mmaction2")
-    assert rows is not None
     pairs = {name: official[row] for name, row in zip(mmaction2, rows, strict=True) if name != official[row]}
     assert pairs["balloon blowing"] == "inflating balloons"
     assert pairs["dying hair"] == "dyeing hair"
@@ -222,7 +204,6 @@ def test_the_published_merge_is_ours(shared: Path) -> None:
     whole = class_list("kinetics710", order="official")
     for old, new in merge.items():
         rows = matching([old], whole)
-        assert rows is not None
         assert whole[rows[0]] in (old, new)
 
 

@@ -16,14 +16,15 @@ transformers = pytest.importorskip("transformers")
 
 # heads are not width / 64, so that they must come from the configuration; images are not square blocks of one patch
 SIZES: dict[str, Any] = {
-    "hidden_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 80,
-    "image_size": 24,
-    "patch_size": 8,
+    **{"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3},
+    **{"intermediate_size": 80, "image_size": 24, "patch_size": 8},
 }
 RATIO: dict[str, Any] = {**{key: value for key, value in SIZES.items() if key != "intermediate_size"}, "mlp_ratio": 2}
+SHARED_BIAS = {
+    **{"use_shared_relative_position_bias": True, "use_absolute_position_embeddings": True},
+    **{"use_mean_pooling": False},
+}
+GATED = {"num_register_tokens": 4, "use_gated_mlp": True, "hidden_act": "silu", "key_bias": True}
 
 
 def class_token(output: Any) -> Tensor:
@@ -34,48 +35,24 @@ def pooled(output: Any) -> Tensor:
     return output.pooler_output
 
 
-def build(name: str, config: str, **fields: Any) -> Callable[[], nn.Module]:
-    return lambda: getattr(transformers, name)(getattr(transformers, config)(**fields))
+def build(name: str, **fields: Any) -> Callable[[], nn.Module]:
+    return lambda: getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**fields))
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], Tensor]]] = {
-    "clip": (build("CLIPVisionModel", "CLIPVisionConfig", **SIZES), pooled),
-    "clip with gelu": (build("CLIPVisionModel", "CLIPVisionConfig", **SIZES, hidden_act="gelu"), pooled),
-    "siglip": (build("SiglipVisionModel", "SiglipVisionConfig", **SIZES), pooled),
-    "vit": (build("ViTModel", "ViTConfig", **SIZES), class_token),
-    "deit": (build("DeiTModel", "DeiTConfig", **SIZES), class_token),
-    "mae": (build("ViTMAEModel", "ViTMAEConfig", **SIZES, mask_ratio=0.0), class_token),
-    "beit": (build("BeitModel", "BeitConfig", **SIZES, use_relative_position_bias=True), pooled),
-    "beit with shared biases": (
-        build(
-            "BeitModel",
-            "BeitConfig",
-            **SIZES,
-            use_shared_relative_position_bias=True,
-            use_absolute_position_embeddings=True,
-            use_mean_pooling=False,
-        ),
-        class_token,
-    ),
-    "dinov2": (build("Dinov2Model", "Dinov2Config", **RATIO), pooled),
-    "dinov2 giant": (build("Dinov2Model", "Dinov2Config", **RATIO, use_swiglu_ffn=True), pooled),
-    "dinov2 with registers": (
-        build("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", **RATIO, num_register_tokens=2),
-        pooled,
-    ),
-    "dinov3": (build("DINOv3ViTModel", "DINOv3ViTConfig", **SIZES, num_register_tokens=4, rope_theta=50.0), pooled),
-    "dinov3 gated": (
-        build(
-            "DINOv3ViTModel",
-            "DINOv3ViTConfig",
-            **SIZES,
-            num_register_tokens=4,
-            use_gated_mlp=True,
-            hidden_act="silu",
-            key_bias=True,
-        ),
-        pooled,
-    ),
+    "clip": (build("CLIPVision", **SIZES), pooled),
+    "clip with gelu": (build("CLIPVision", **SIZES, hidden_act="gelu"), pooled),
+    "siglip": (build("SiglipVision", **SIZES), pooled),
+    "vit": (build("ViT", **SIZES), class_token),
+    "deit": (build("DeiT", **SIZES), class_token),
+    "mae": (build("ViTMAE", **SIZES, mask_ratio=0.0), class_token),
+    "beit": (build("Beit", **SIZES, use_relative_position_bias=True), pooled),
+    "beit with shared biases": (build("Beit", **SIZES, **SHARED_BIAS), class_token),
+    "dinov2": (build("Dinov2", **RATIO), pooled),
+    "dinov2 giant": (build("Dinov2", **RATIO, use_swiglu_ffn=True), pooled),
+    "dinov2 with registers": (build("Dinov2WithRegisters", **RATIO, num_register_tokens=2), pooled),
+    "dinov3": (build("DINOv3ViT", **SIZES, num_register_tokens=4, rope_theta=50.0), pooled),
+    "dinov3 gated": (build("DINOv3ViT", **SIZES, **GATED), pooled),
 }
 
 
@@ -150,7 +127,7 @@ def test_a_saved_folder_and_its_file(name: str, tmp_path: Path) -> None:
 
 def test_of_a_whole_model_only_the_image_encoder_is_taken() -> None:
     text = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    whole = randomised(build("CLIPModel", "CLIPConfig", vision_config=SIZES, text_config=text))
+    whole = randomised(build("CLIP", vision_config=SIZES, text_config=text))
     model = arm(whole, num_classes=3).eval()
     with torch.no_grad():
         agree(
@@ -164,7 +141,7 @@ def test_of_a_whole_model_only_the_image_encoder_is_taken() -> None:
 
 def test_siglip_2_for_images_of_any_shape() -> None:
     fields = {key: value for key, value in SIZES.items() if key != "image_size"}
-    module = randomised(build("Siglip2VisionModel", "Siglip2VisionConfig", **fields, num_patches=9))
+    module = randomised(build("Siglip2Vision", **fields, num_patches=9))
     clip = clip_of(2)
     # their patches are rows of pixels with the channels last
     patches = clip.unfold(3, 8, 8).unfold(4, 8, 8).permute(0, 2, 3, 4, 5, 6, 1).reshape(2, 2, 9, 192)
@@ -179,4 +156,4 @@ def test_an_activation_that_is_not_ours_is_refused() -> None:
     from uniformerv2 import CheckpointError
 
     with pytest.raises(CheckpointError, match="activation 'relu' is none of quick_gelu"):
-        arm(randomised(build("ViTModel", "ViTConfig", **SIZES, hidden_act="relu")), num_classes=3)
+        arm(randomised(build("ViT", **SIZES, hidden_act="relu")), num_classes=3)

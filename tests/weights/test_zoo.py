@@ -18,15 +18,9 @@ from uniformerv2.weights import zoo
 from uniformerv2.weights.zoo import ZooEntry, fetch_entry, list_models, nearest, zoo_entry
 
 SHORT = {
-    "kinetics400": "k400",
-    "kinetics600": "k600",
-    "kinetics700": "k700",
-    "kinetics710": "k710",
-    "moments_in_time": "mit",
-    "something_something_v1": "ssv1",
-    "something_something_v2": "ssv2",
-    "activitynet": "anet",
-    "hacs": "hacs",
+    **{f"kinetics{classes}": f"k{classes}" for classes in (400, 600, 700, 710)},
+    **{"moments_in_time": "mit", "something_something_v1": "ssv1", "something_something_v2": "ssv2"},
+    **{"activitynet": "anet", "hacs": "hacs"},
 }
 HUB_SHA256 = "743da61c97f6281bd11ef1d364c2101698c8e89ff7722ee957378e36ef344005"
 

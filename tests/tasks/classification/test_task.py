@@ -19,7 +19,6 @@ def task_of(recipe: Recipe) -> Classification:
 
 def test_the_loss_is_smoothed_cross_entropy() -> None:
     found = task_of(RECIPE).loss(Constant([2.0, 1.0, 0.0]), batch_of([0, 0, 2, 1]))
-    assert found is not None
     total = math.log(math.exp(2) + math.exp(1) + 1)
     logs = [2 - total, 1 - total, -total]  # log probabilities
     smoothed = [-0.7 * logs[label] - 0.3 * sum(logs) / 3 for label in (0, 0, 2, 1)]
@@ -42,7 +41,6 @@ def test_the_loss_of_mixed_clips_is_that_of_the_mixed_and_smoothed_target(mixing
     one_hot = torch.eye(3)[labels]
     target = (kept * one_hot + (1 - kept) * one_hot[others]) * 0.7 + 0.3 / 3
     expected = -(target * torch.tensor(logits).log_softmax(0)).sum(1).mean()
-    assert found is not None
     assert found.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     wanted = labels if kept >= 0.5 else labels[others]
     assert found.scalars["accuracy"] == (wanted == 0).float().mean().item()
@@ -54,6 +52,5 @@ def test_each_view_of_a_repeated_video_is_a_clip() -> None:
     model = Constant([5.0, 0.0])
     found = task_of(RECIPE).loss(model, batch)
     assert model.seen == [6]
-    assert found is not None
     assert found.clips == 6
     assert found.scalars["accuracy"] == 0.5

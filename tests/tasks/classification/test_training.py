@@ -4,51 +4,33 @@ import csv
 import json
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from helpers import before_call, interrupt
+from helpers import logged, tiny_recipe, train
 from uniformerv2 import load_model
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError
 from uniformerv2.measuring.evaluation import evaluate
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.tasks import run as runs
-from uniformerv2.tasks.classification.task import Classification
-from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.tasks.run import TrainingResult
 from uniformerv2.tasks.start import build_model
-from uniformerv2.train.log import TIMINGS, read_metrics
-from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe, TrainingPrecision
+from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Recipe
 from uniformerv2.video.views import Views
-
-train = partial(train_classifier, workers=0)
 
 
 @pytest.fixture(scope="module")
 def recipe(image_model: Path) -> Recipe:
     """Five epochs of a tiny armed model with dropout, so that randomness matters."""
-    return Recipe(
-        ModelRecipe(arm=str(image_model), head_dropout=0.1, drop_path=0.1),
-        ClipRecipe(num_frames=4, size=32),
-        Optimization(epochs=5, batch_size=4, lr=2e-3, warmup_epochs=1, precision="fp32"),
-    )
+    return tiny_recipe(image_model, epochs=5, head_dropout=0.1, drop_path=0.1)
 
 
 @pytest.fixture(scope="module")
 def run(colours: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     return train(colours, recipe, tmp_path_factory.mktemp("runs") / "colours")
-
-
-def steps(run: Path) -> list[dict[str, Any]]:
-    return [
-        {name: value for name, value in record.items() if name not in TIMINGS}
-        for record in read_metrics(run / "metrics.jsonl")
-    ]
 
 
 # --- training
@@ -66,14 +48,8 @@ def test_a_tiny_armed_model_learns_three_colours(run: TrainingResult) -> None:
 def test_the_folder_of_a_run_tells_everything(run: TrainingResult, recipe: Recipe) -> None:
     folder = run.last.parent
     assert {file.name for file in folder.iterdir()} == {
-        "recipe.json",
-        "train.csv",
-        "held_out.csv",
-        "metrics.jsonl",
-        "evaluation.json",
-        "last.safetensors",
-        "best.safetensors",
-        "state",
+        *("recipe.json", "train.csv", "held_out.csv", "metrics.jsonl"),
+        *("evaluation.json", "last.safetensors", "best.safetensors", "state"),
     }
     assert (folder / "recipe.json").read_text() == recipe.to_json()
     training, held_out = (read_annotations(folder / name) for name in ("train.csv", "held_out.csv"))
@@ -95,55 +71,32 @@ def test_the_last_checkpoint_is_the_model_that_was_evaluated(run: TrainingResult
     assert again == run.evaluation
 
 
-def test_a_killed_and_resumed_run_has_the_curve_of_an_unbroken_one(
-    run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        before_call(patch, Classification, "loss", 8, interrupt)  # in the third epoch of three steps each
-        with pytest.raises(KeyboardInterrupt):
-            train(colours, recipe, tmp_path / "run")
-    result = train(colours, recipe, tmp_path / "run", resume=True)
-    assert steps(tmp_path / "run") == steps(run.last.parent)
-    assert result.evaluation == run.evaluation
-    weights = load_model(run.last).state_dict()
-    for name, tensor in load_model(result.last).state_dict().items():
-        assert torch.equal(tensor, weights[name]), name
-    # once more, after the end: nothing is left to train, and the result is the same
-    assert train(colours, recipe, tmp_path / "run", resume=True).evaluation == run.evaluation
-    assert steps(tmp_path / "run") == steps(run.last.parent)
-
-
 def test_a_resumed_run_keeps_the_precision_that_it_began_with(
     run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def resume(precision: TrainingPrecision) -> None:
-        changed = replace(recipe, optimization=replace(recipe.optimization, precision=precision))
-        train(colours, changed, tmp_path / "run", resume=True)
-
+    resume = lambda precision: train(colours, recipe.vary(precision=precision), tmp_path / "run", resume=True)  # noqa: E731
     shutil.copytree(run.last.parent, tmp_path / "run")  # a run in fp32
     meaning = {"auto": "bf16"}
     monkeypatch.setattr(runs, "pick_training_precision", lambda wanted, *_, **__: meaning.get(wanted, wanted))
     resume("auto")
-    assert steps(tmp_path / "run") == steps(run.last.parent)
+    assert logged(tmp_path / "run") == logged(run.last.parent)
     with pytest.raises(RecipeError, match="precision fp32 is now bf16"):
         resume("bf16")
 
 
 def test_loader_workers_change_nothing(run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path) -> None:
     train(colours, recipe, tmp_path / "run", workers=2)
-    assert steps(tmp_path / "run") == steps(run.last.parent)
+    assert logged(tmp_path / "run") == logged(run.last.parent)
 
 
 def test_another_seed_is_another_run(run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path) -> None:
-    other = replace(recipe, optimization=replace(recipe.optimization, epochs=1, seed=1))
-    train(colours, other, tmp_path / "run", holdout_list=None)
-    assert steps(tmp_path / "run")[0]["loss"] != steps(run.last.parent)[0]["loss"]
+    train(colours, recipe.vary(epochs=1, seed=1), tmp_path / "run", holdout_list=None)
+    assert logged(tmp_path / "run")[0]["loss"] != logged(run.last.parent)[0]["loss"]
 
 
 def test_a_list_decides_what_is_held_out(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("*0.mp4\n*4.mp4\n")
-    one = replace(recipe, optimization=replace(recipe.optimization, epochs=1))
-    result = train(colours, one, tmp_path / "run", holdout_list=tmp_path / "list.txt")
+    result = train(colours, recipe.vary(epochs=1), tmp_path / "run", holdout_list=tmp_path / "list.txt")
     assert sorted(Path(video.path).name for video in result.evaluation.videos) == [
         f"{colour}{take}.mp4" for colour in ("blue", "green", "red") for take in (0, 4)
     ]
@@ -158,10 +111,9 @@ def test_an_unreadable_training_video_is_named_and_the_others_are_learned(
     with manifest.open("w", newline="") as file:
         rows = [[row.path, row.label, "val" if "4" in row.path.stem else "train"] for row in read_annotations(colours)]
         csv.writer(file).writerows([["path", "label", "split"], *rows, [broken, "red", "train"]])
-    whole = replace(recipe, optimization=replace(recipe.optimization, epochs=1, batch_size=13))
-    result = train(manifest, whole, tmp_path / "run")
+    result = train(manifest, recipe.vary(epochs=1, batch_size=13), tmp_path / "run")
     assert [video.path for video in result.skipped] == [str(broken)]
-    assert steps(tmp_path / "run")[0]["clips"] == 12
+    assert logged(tmp_path / "run")[0]["clips"] == 12
     assert len(result.evaluation.videos) == 3
 
 
@@ -182,11 +134,7 @@ def test_nothing_is_written_before_everything_is_right(colours: Path, recipe: Re
 
 
 def test_the_run_is_measured_with_the_views_of_the_recipe(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
-    one = replace(
-        recipe,
-        optimization=replace(recipe.optimization, epochs=1, ema=0.9),
-        evaluation=Views(clips=2, crops=3),
-    )
+    one = recipe.vary(epochs=1, ema=0.9, clips=2, crops=3)
     result = train(colours, one, tmp_path / "run")
     held_out = result.last.parent / "held_out.csv"
     assert result.evaluation == evaluate(result.last, held_out, views=Views(2, 3), workers=0)
@@ -195,11 +143,7 @@ def test_the_run_is_measured_with_the_views_of_the_recipe(colours: Path, recipe:
 
 
 def test_a_frozen_backbone_stays_as_it_was_armed(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
-    one = replace(
-        recipe,
-        model=replace(recipe.model, frozen_backbone=True),
-        optimization=replace(recipe.optimization, epochs=1, ema=0.9),
-    )
+    one = recipe.vary(epochs=1, ema=0.9, frozen_backbone=True)
     trained = load_model(train(colours, one, tmp_path / "run").last).state_dict()
     armed = build_model(one, ["blue", "green", "red"]).state_dict()
     changed = {name for name in armed if not torch.equal(armed[name], trained[name])}
@@ -211,14 +155,10 @@ def test_a_frozen_backbone_stays_as_it_was_armed(colours: Path, recipe: Recipe, 
 def test_a_batch_is_counted_in_clips_whatever_is_repeated_or_accumulated(
     colours: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
-    one = replace(
-        recipe,
-        optimization=replace(recipe.optimization, epochs=1, batch_size=12, accumulate=2, ema=0.9),
-        augmentation=replace(recipe.augmentation, repeats=3, mixup=0.4, cutmix=1.0, erasing=0.5),
-    )
+    one = recipe.vary(epochs=1, batch_size=12, accumulate=2, ema=0.9, repeats=3, mixup=0.4, cutmix=1.0, erasing=0.5)
     train(colours, one, tmp_path / "run")
-    records = [record for record in steps(tmp_path / "run") if record["kind"] == "step"]
-    assert [record["clips"] for record in records] == [12, 12, 12]  # of four videos, three clips each
+    # of four videos, three clips each
+    assert [record["clips"] for record in logged(tmp_path / "run", "step")] == [12, 12, 12]
 
 
 def test_annotations_are_data_too(run: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path) -> None:
