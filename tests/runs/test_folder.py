@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import tiny_recipe, train
-from runs.written import EVALUATION, CommandLine, WriteRun, history, step
+from helpers import Run, assert_refused, tiny_recipe, train
+from runs.written import EVALUATION, WriteRun, history, step
 from uniformerv2.errors import RecipeError
 from uniformerv2.runs.comparison import FIGURES, recipe_differences
 from uniformerv2.runs.folder import read_run, read_runs
@@ -159,23 +159,18 @@ def test_resumed_run_is_read_as_one(
     ],
 )
 def test_what_is_no_run_is_refused(
-    write_run: WriteRun, uniformerv2: CommandLine, file: str, content: str | bytes | None, says: str
+    write_run: WriteRun, uniformerv2: Run, file: str, content: str | bytes | None, says: str
 ) -> None:
     folder = write_run(records=history([0.5]))
     (folder / file).unlink(missing_ok=True)
     if content is not None:
         (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
-    status, output, errors = uniformerv2("runs", folder)
-    assert (status, output) == (2, "")
-    assert errors.startswith("error: ")
-    assert errors.count("\n") == 1
-    assert str(folder) in errors
-    assert says in errors
+    assert_refused(uniformerv2("runs", folder), folder, says)
 
 
-def test_no_run_at_all_is_refused(uniformerv2: CommandLine, tmp_path: Path) -> None:
-    assert uniformerv2("runs")[::2] == (2, "error: no runs to show: give the folder of one or more\n")
-    assert uniformerv2("runs", tmp_path / "absent")[0] == 2
+def test_no_run_at_all_is_refused(uniformerv2: Run, tmp_path: Path) -> None:
+    assert_refused(uniformerv2("runs"), "no runs to show: give the folder of one or more")
+    assert_refused(uniformerv2("runs", tmp_path / "absent"), "absent")
     with pytest.raises(RecipeError, match="not the folder of a run"):
         read_run(__file__)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers import Run, assert_refused
 from pages.parsed import Page
-from runs.written import EVALUATION, CommandLine, WriteRun, history, step
+from runs.written import EVALUATION, WriteRun, history, step
 from uniformerv2.runs.comparison import FIGURES
 from uniformerv2.runs.folder import read_run, read_runs
 from uniformerv2.runs.report import render, write_report
@@ -96,7 +97,7 @@ def test_many_runs_are_told_apart(write_run: WriteRun) -> None:
     assert sorted(lines) == sorted([f"c{number}" for number in range(8)] + ["c0 again", "c1 again"])
 
 
-def test_command_prints_and_writes(write_run: WriteRun, uniformerv2: CommandLine, tmp_path: Path) -> None:
+def test_command_prints_and_writes(write_run: WriteRun, uniformerv2: Run, tmp_path: Path) -> None:
     first, second = write_run("first", history([0.5])), write_run("second", history([0.75]))
     before = sorted(file.name for file in first.iterdir())
     status, output, errors = uniformerv2("runs", first, second, "--html", tmp_path / "report.html")
@@ -105,9 +106,7 @@ def test_command_prints_and_writes(write_run: WriteRun, uniformerv2: CommandLine
     assert "75.0%" in output
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == render(read_runs([first, second]))
     assert sorted(file.name for file in first.iterdir()) == before  # the runs are left as they are
-    status, _, errors = uniformerv2("runs", first, "--html", tmp_path / "absent" / "report.html")
-    assert status == 2
-    assert errors.count("\n") == 1
+    assert_refused(uniformerv2("runs", first, "--html", tmp_path / "absent" / "report.html"), "absent")
 
 
 def test_report_is_whole_or_absent(write_run: WriteRun, tmp_path: Path) -> None:

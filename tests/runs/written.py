@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 WriteRun = Callable[..., Path]
-CommandLine = Callable[..., tuple[int, str, str]]
 
 RECIPE: dict[str, dict[str, Any]] = {
     "model": {"arm": "tiny.safetensors", "layout": "temporal"},
