@@ -330,13 +330,16 @@ class TestAddresses:
             everything(f"{server}/stalling", timeout=0.2)
 
     @pytest.mark.parametrize(("path", "timeout"), [("even", 60), ("stalling", 0.2), ("silent", 0.2), ("absent", 60)])
-    def test_the_thread_that_reads_ends(self, server: str, path: str, timeout: float) -> None:
-        with live_frames(f"{server}/{path}", timeout_seconds=timeout) as frames:
-            reader = [thread for thread in threading.enumerate() if thread.name == f"{server}/{path}"]
-            assert len(reader) == 1
-            with nullcontext() if path == "even" else pytest.raises(VideoError):
-                list(iter(partial(frames.take, timeout_seconds=60), None))
-        assert not reader[0].is_alive()
+    def test_the_thread_that_reads_ends(
+        self, server: str, path: str, timeout: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        started, start = [], threading.Thread.start
+        monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread) or start(thread))
+        ending = nullcontext() if path == "even" else pytest.raises(VideoError)
+        with live_frames(f"{server}/{path}", timeout_seconds=timeout) as frames, ending:
+            list(iter(partial(frames.take, timeout_seconds=60), None))
+        [reader] = [thread for thread in started if thread.name == f"{server}/{path}"]
+        assert not reader.is_alive()
 
     def test_a_reader_that_is_not_needed_any_more_ends(self, tmp_path: Path) -> None:
         with live_frames(write_video(tmp_path / "slow.mp4", noise(2), times=[0, 9000])) as frames:
