@@ -16,16 +16,17 @@ PACKAGE = Path(uniformerv2.__file__).parent
 # each part of the package, and the other parts that it may import
 MAY_IMPORT = {
     "errors": set(),
+    "text": set(),
     "atomic": set(),
     "ahead": set(),
     "device": {"errors"},
     "distributed": {"errors", "device"},
-    "progress": {"distributed"},
+    "progress": {"distributed", "text"},
     "model": set(),
     "video": {"errors", "model.config"},
     "inference": {"errors", "device", "model"},
-    "weights": {"errors", "atomic", "device", "progress", "model"},
-    "data": {"errors", "atomic", "ahead", "model.config", "video"},
+    "weights": {"errors", "text", "atomic", "device", "progress", "model"},
+    "data": {"errors", "text", "atomic", "ahead", "model.config", "video"},
     "curation": {"errors", "atomic", "progress", "video", "data", "weights.labels"},
     "train": {"errors", "atomic", "device", "distributed", "progress", "model", "weights", "video", "data"},
     "measuring": {
@@ -44,7 +45,7 @@ MAY_IMPORT = {
     },
     "stream": {"errors", "device", "model", "video", "timeline", "predict", "inference"},
     "pages": {"atomic", "timeline"},
-    "runs": {"errors", "atomic", "train", "pages"},
+    "runs": {"errors", "text", "atomic", "train", "pages"},
     "fine_tuning": {"errors", "device", "progress", "model", "data", "train", "measuring", "tasks", "predict"},
     "demo": {
         *("errors", "atomic", "progress", "pages"),

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from uniformerv2.text import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -28,9 +30,10 @@ def _is_first() -> bool:
 
 
 def say(line: str, *, progress: bool = True, style: str | None = None) -> None:
-    """One line as it is, on stderr: no markup, no wrapping, and only by the first process of a group."""
+    """Lines as they are, on stderr: no markup, no wrapping, and only by the first process of a group."""
     if progress and _is_first():
-        stderr_console().print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+        shown = "\n".join(map(printable, line.split("\n")))
+        stderr_console().print(shown, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -40,10 +43,11 @@ def bar(description: str, total: int | None, *, progress: bool = True) -> Iterat
     if not (progress and _is_first() and console.is_terminal):
         yield lambda steps: None
         return
+    from rich.markup import escape
     from rich.progress import Progress
 
     with Progress(console=console, transient=True) as shown:
-        task = shown.add_task(description, total=total)
+        task = shown.add_task(escape(description), total=total)
         yield lambda steps: shown.advance(task, steps)
 
 

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from functools import reduce
+from io import TextIOWrapper
 from operator import or_
 from typing import Annotated, Any, get_args
 
@@ -19,6 +20,7 @@ from uniformerv2.cli.output import FAILED, INTERRUPTED, print_error
 from uniformerv2.cli.prediction import Predict, Stream, Timeline
 from uniformerv2.cli.training import Demo, Recipes, Rehearse, Runs, Train, by_recipe
 from uniformerv2.errors import UniFormerV2Error
+from uniformerv2.text import printable
 
 Command = (  # each has the name of its class, but for the last
     (Train | Rehearse | Recipes | Runs | Evaluate | Features | Predict | Timeline | Stream | Demo | Benchmark)
@@ -32,7 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0; 2 for errors that the user can fix, printed as one line on stderr; 130 after Ctrl-C.
     """
-    before, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"warning: {message}\n"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what cannot be shown here becomes an escape, not an error
+            stream.reconfigure(errors="backslashreplace")
+    before, warnings.formatwarning = warnings.formatwarning, lambda message, *_: f"warning: {printable(message)}\n"
     try:
         return _run(sys.argv[1:] if arguments is None else arguments)
     finally:

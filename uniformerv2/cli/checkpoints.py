@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from uniformerv2.cli.options import Json
+from uniformerv2.cli.output import print_line
 
 if TYPE_CHECKING:
     from uniformerv2.weights.zoo import ZooEntry
@@ -48,7 +49,7 @@ class Info:
         info = checkpoint_info(self.checkpoint)
         print("report")
         for line in info.report:
-            print(f"  {line}")
+            print_line(f"  {line}")
         for title, values in (
             ("model", asdict(info.config)),
             ("preprocessing", asdict(info.preprocessing)),
@@ -56,10 +57,10 @@ class Info:
         ):
             print(title)
             for name, value in values.items():
-                print(f"  {name:<20}{value if value != '' else 'not given'}")
+                print_line(f"  {name:<20}{value if value != '' else 'not given'}")
         print(f"labels ({len(info.labels)}){f': {info.label_note}' if info.label_note else ''}")
         for number, label in enumerate(info.labels):
-            print(f"  {number:<6}{label}")
+            print_line(f"  {number:<6}{label}")
         return 0
 
 
@@ -89,7 +90,7 @@ class Convert:
         given: dict[str, Any] = {"heads": self.heads, "global_after": self.global_after}
         options = {name: value for name, value in given.items() if value is not None}
         for line in convert(self.source, self.path, to=self.to, dataset=self.dataset, **options):
-            print(line)
+            print_line(line)
         return 0
 
 

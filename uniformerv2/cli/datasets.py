@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from rich.markup import escape
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
 
 from uniformerv2.cli.options import Data, Json, NumFrames, OptionalOutput, Output, Root, Workers, values
-from uniformerv2.cli.output import note
+from uniformerv2.cli.output import note, print_line, print_table
 from uniformerv2.curation.findings import KEPT, FindingKind
 from uniformerv2.errors import RecipeError
 
@@ -144,7 +143,7 @@ class Check:
             print(json.dumps(result.to_json(), indent=2))
             return 0
         _print_check(result)
-        print(f"written to {output} and {table}")
+        print_line(f"written to {output} and {table}")
         root = self.root or (data if data.is_dir() else data.parent)
         if root.resolve() != output.parent.resolve():
             note(f"the paths in {output.name} are relative to {root}: use it with --root {root}")
@@ -178,7 +177,7 @@ class Shards:
             random.Random(self.shuffle).shuffle(rows)
         shards = write_shards(rows, self.output, per_shard=self.per_shard)
         videos = len({row.path for row in rows})
-        print(f"{videos} videos and {len(rows)} rows written to {len(shards)} shards in {self.output}")
+        print_line(f"{videos} videos and {len(rows)} rows written to {len(shards)} shards in {self.output}")
         return 0
 
 
@@ -193,15 +192,16 @@ class Datasets:
 
 
 def _print_check(result: CheckReport) -> None:
-    _print_table("findings", ("finding", "rows", "left out", "first"), _finding_lines(result))
-    _print_table("rows that pass", ("split", "rows", "labels", "fewest", "most"), _split_lines(result))
+    print_table("findings", ("finding", "rows", "left out", "first"), _finding_lines(result), numbers=("rows",))
+    columns = ("split", "rows", "labels", "fewest", "most")
+    print_table("rows that pass", columns, _split_lines(result), numbers=("rows", "labels"))
     for name, text in _statistic_lines(result):
-        print(f"{name:<10}{text}")
+        print_line(f"{name:<10}{text}")
     leaks = len({finding.row for finding in result.findings if finding.kind in ("leak", "near-leak")})
     if leaks:
-        print(f"LEAK: {leaks} row(s) of train show what val or test rows show")
+        print_line(f"LEAK: {leaks} row(s) of train show what val or test rows show")
     left_out = len(result.left_out)
-    print(f"{len(result.rows) - left_out} of {len(result.rows)} rows pass, {left_out} left out")
+    print_line(f"{len(result.rows) - left_out} of {len(result.rows)} rows pass, {left_out} left out")
 
 
 def _finding_lines(result: CheckReport) -> Iterator[tuple[object, ...]]:
@@ -231,11 +231,11 @@ def _statistic_lines(result: CheckReport) -> Iterator[tuple[str, str]]:
 
 def _print_imported(result: ImportResult, output: Path, order: str) -> None:
     counts = [("written", result.written, ""), *((c, n, result.example[c]) for c, n in result.left_out.most_common())]
-    _print_table(f"{result.rows} rows", ("", "rows", "the first"), counts)
+    print_table(f"{result.rows} rows", ("", "rows", "the first"), counts, numbers=("rows",))
     if result.respelled:
         some = ", ".join(f"{old!r} as {new!r}" for old, new in list(result.respelled.items())[:3])
         note(f"{len(result.respelled)} labels are written as the {order} list has them, such as {some}")
-    print(f"written to {output}")
+    print_line(f"written to {output}")
 
 
 def _print_merged(merged: MergeResult, output: Path) -> None:
@@ -243,24 +243,10 @@ def _print_merged(merged: MergeResult, output: Path) -> None:
     for name, edition in merged.editions.items():
         rows += [(name, "training rows", edition.rows), ("", "kept", edition.kept)]
         rows += [("", cause, count) for cause, count in edition.left_out.most_common()]
-    _print_table(f"Kinetics-710, {merged.videos} videos", ("edition", "", "rows"), rows)
+    print_table(f"Kinetics-710, {merged.videos} videos", ("edition", "", "rows"), rows, numbers=("rows",))
     for name, edition in merged.editions.items():
         if wrong := {split: count for split, count in edition.splits.items() if split not in ("", "train")}:
             note(f"rows of the training list of {name} say that they are of another split: {wrong}")
     if merged.empty_classes:
         note(f"{len(merged.empty_classes)} classes have no video, such as {merged.empty_classes[0]!r}")
-    print(f"written to {output}")
-
-
-def _print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Nothing where there are no rows."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, justify="right" if column in ("rows", "labels") else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    if table.row_count:
-        Console().print(table)
+    print_line(f"written to {output}")

@@ -22,7 +22,8 @@ from uniformerv2.cli.options import (
     WindowSeconds,
     values,
 )
-from uniformerv2.cli.output import in_every_process, note
+from uniformerv2.cli.output import in_every_process, note, print_line
+from uniformerv2.text import printable
 from uniformerv2.video.views import Views
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Evaluate(Measuring):
                     write_predictions(self.predictions, result)
                 write_evaluation(output, result)
                 _print_evaluation(result)
-                print("written to " + " and ".join(str(path) for path in (output, self.predictions) if path))
+                print_line("written to " + " and ".join(str(path) for path in (output, self.predictions) if path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class Features(Measuring):
                 windows, width = result.embeddings.shape
                 print(f"{windows} windows of {len(result.paths) - len(result.skipped)} videos, {width} numbers each")
                 _print_left_out(result)
-                print(f"written to {self.output}")
+                print_line(f"written to {self.output}")
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,14 @@ class Benchmark:
         print(report.to_markdown(), end="")
         if self.output:
             report.save(self.output)
-            print(f"written to {self.output}")
+            print_line(f"written to {self.output}")
         return 0
 
 
 def _print_evaluation(result: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     views = f"{result.views.clips} clips x {result.views.crops} crops"
     table = Table(title=f"{len(result.videos)} videos, {views}", title_justify="left")
@@ -149,7 +151,12 @@ def _print_evaluation(result: Evaluation) -> None:
     for title in ("videos", "right", "top-1"):
         table.add_column(title, justify="right")
     for row in result.classes:
-        table.add_row(row.label, str(row.videos), str(row.correct), "-" if row.top1 is None else f"{row.top1:.1%}")
+        table.add_row(
+            Text(printable(row.label)),
+            str(row.videos),
+            str(row.correct),
+            "-" if row.top1 is None else f"{row.top1:.1%}",
+        )
     table.add_section()
     table.add_row("all", str(len(result.videos)), str(result.correct), f"{result.top1:.1%}")
     Console().print(table)
@@ -159,12 +166,12 @@ def _print_evaluation(result: Evaluation) -> None:
         f"calibration error {result.calibration_error:.1%}"
     )
     for pair in result.confusions:
-        print(f"confused: {pair.label} taken for {pair.taken_for}, {pair.videos} times")
+        print_line(f"confused: {pair.label} taken for {pair.taken_for}, {pair.videos} times")
     if known := result.published:
         top5 = "" if known.top5 is None else f", top-5 {known.top5:.1f}%"
-        print(f"published: {known.name} on {known.dataset}, {known.views} views: top-1 {known.top1:.1f}%{top5}")
+        print_line(f"published: {known.name} on {known.dataset}, {known.views} views: top-1 {known.top1:.1f}%{top5}")
         if known.differences:
-            print(f"not comparable: {'; '.join(known.differences)}")
+            print_line(f"not comparable: {'; '.join(known.differences)}")
     _print_left_out(result)
     for theirs, ours in result.renamed:
         note(f"the label {theirs!r} is taken for the model's {ours!r}")
@@ -174,6 +181,6 @@ def _print_evaluation(result: Evaluation) -> None:
 
 def _print_left_out(result: Evaluation | VideoFeatures) -> None:
     for damaged in result.damaged:
-        print(f"damaged, but read: {damaged.path}: {damaged.reason}")
+        print_line(f"damaged, but read: {damaged.path}: {damaged.reason}")
     for skipped in result.skipped:
-        print(f"skipped: {skipped.reason}")
+        print_line(f"skipped: {skipped.reason}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, TypeVar
 
 from uniformerv2.errors import UniFormerV2Error
+from uniformerv2.text import printable
 
 if TYPE_CHECKING:
     from uniformerv2.distributed import Ranks
@@ -18,15 +19,37 @@ FAILED = 2  # the user can fix the cause; wrong options end with it too
 INTERRUPTED = 130  # what shells report after Ctrl-C
 
 
+def print_line(line: object) -> None:
+    """One line on stdout, whatever labels and paths in it hold; flushed, for whoever reads a pipe."""
+    print(printable(line), flush=True)
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Container[str] = ()
+) -> None:
+    """A table on stdout, with numbers in the columns of these names; nothing where there are no rows."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))  # text holds no markup
+    if table.row_count:
+        Console().print(table)
+
+
 def print_error(reason: object) -> None:
     """One line on stderr."""
-    print(f"error: {' '.join(str(reason).split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(str(reason).split()))}", file=sys.stderr)
 
 
 def note(text: str) -> None:
     """One line on stderr, unless it is empty."""
     if text:
-        print(f"note: {text}", file=sys.stderr)
+        print(f"note: {printable(text)}", file=sys.stderr)
 
 
 def in_every_process(work: Callable[[Command, Ranks], int | None]) -> Callable[[Command], int]:

@@ -23,8 +23,9 @@ from uniformerv2.cli.options import (
     WindowFrames,
     WindowSeconds,
 )
-from uniformerv2.cli.output import FAILED, note, print_error
+from uniformerv2.cli.output import FAILED, note, print_error, print_line
 from uniformerv2.errors import RecipeError, VideoError
+from uniformerv2.text import printable
 from uniformerv2.video.views import Views
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ class Predict(Classifying):
             elif self.as_json:
                 print(json.dumps(asdict(result)), flush=True)
             else:
-                print(result.video)
+                print_line(result.video)
                 for label, score in zip(result.labels, result.scores, strict=True):
-                    print(f"  {score:6.1%}  {label}", flush=True)
+                    print_line(f"  {score:6.1%}  {label}")
         return _status(reasons, self.videos)
 
 
@@ -105,7 +106,7 @@ class Timeline(Classifying):
                 for moment in timeline.moments(top_k=self.top_k):
                     print(json.dumps({"video": str(video), **moment._asdict()}))
             else:
-                print(f"{video}: {len(timeline.start)} windows, written to {table} and {picture}", flush=True)
+                print_line(f"{video}: {len(timeline.start)} windows, written to {table} and {picture}")
         return _status(reasons, self.videos)
 
 
@@ -165,12 +166,12 @@ def _display(as_json: bool) -> Iterator[tuple[Callable[[Any], object], Callable[
     if as_json:
         yield partial(_print_json, "prediction"), lambda event: _print_json(event.kind, event)
     elif not console.is_terminal:
-        yield lambda prediction: print(_line(prediction), flush=True), _print_event
+        yield lambda prediction: print_line(_line(prediction)), _print_event
     else:
         with Live(console=console, auto_refresh=False) as live:
 
             def show(prediction: StreamPrediction) -> None:
-                live.update(Text(_line(prediction), no_wrap=True, overflow="ellipsis"), refresh=True)
+                live.update(Text(printable(_line(prediction)), no_wrap=True, overflow="ellipsis"), refresh=True)
 
             yield show, _print_event
 

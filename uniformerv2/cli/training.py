@@ -13,7 +13,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
 
 from uniformerv2.cli.options import Data, Device, Output, Overwrite, Resume, Root, Workers, values
-from uniformerv2.cli.output import FAILED, in_every_process
+from uniformerv2.cli.output import FAILED, in_every_process, print_line
 from uniformerv2.errors import RecipeError
 from uniformerv2.train.recipe import (
     START,
@@ -109,7 +109,7 @@ class Train(Setup):
         result = train_classifier(recipe=recipe, **options, progress=True)
         evaluation = result.evaluation
         if ranks.first:
-            print(f"{result.last}: {evaluation.correct} of {len(evaluation.videos)} held-out videos right")
+            print_line(f"{result.last}: {evaluation.correct} of {len(evaluation.videos)} held-out videos right")
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ class Runs:
             write_report(self.html, runs)
         print_runs(runs, Console())
         if self.html:
-            print(f"written to {self.html}")
+            print_line(f"written to {self.html}")
         return 0
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uniformerv2.errors import AnnotationError
+from uniformerv2.text import normalised
 
 SPLITS = ("train", "val", "test")
 
@@ -19,10 +20,13 @@ class Annotation:
     """One row: a video (a file or a folder of frame images), what it shows and, if only a part does, when."""
 
     path: Path
-    label: str
+    label: str  # kept as `text.normalised` has it, so that equal labels are equal
     start: float | None = None  # seconds; None: from the beginning
     end: float | None = None  # seconds; None: to the end
     split: str | None = None  # "train", "val" or "test"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", normalised(self.label))
 
     @property
     def interval(self) -> Interval:

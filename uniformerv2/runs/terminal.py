@@ -14,6 +14,7 @@ from rich.text import Text
 from uniformerv2.pages.curves import Points, averages, points_per_average, round_top
 from uniformerv2.runs.comparison import FIGURES, Quantity, axis_end, curves, recipe_differences
 from uniformerv2.runs.folder import Run
+from uniformerv2.text import printable
 
 COLOURS = ("cyan", "yellow", "green", "magenta", "red", "blue")  # of a terminal, light or dark
 HEIGHT = 8  # lines of a chart
@@ -38,7 +39,7 @@ def _names(runs: Sequence[Run]) -> Table:
     """Each run under its number, in the colour of its curves."""
     names = Table.grid(padding=(0, 2))
     for number, run in enumerate(runs):
-        names.add_row(_number(number), Text(run.name, overflow="fold"))
+        names.add_row(_number(number), Text(printable(run.name), overflow="fold"))
     return names
 
 
@@ -118,7 +119,7 @@ def _differences(differences: dict[str, tuple[str, ...]]) -> Table:
     for name, values in differences.items():
         for value in dict.fromkeys(values):
             runs = [str(number) for number, other in enumerate(values, start=1) if other == value]
-            table.add_row(name, Text(value), " ".join(runs))
+            table.add_row(name, Text(printable(value)), " ".join(runs))
             name = ""
     return table
 

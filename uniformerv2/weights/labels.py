@@ -8,6 +8,7 @@ uncertain: see `released_labels` and docs/checkpoints.md.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from copy import deepcopy
@@ -18,6 +19,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from uniformerv2.errors import CheckpointError
+from uniformerv2.text import normalised
 
 if TYPE_CHECKING:
     from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -277,4 +279,6 @@ def _other_names() -> dict[str, list[str]]:
 
 def _normalised(name: str) -> str:
     """The part that all spellings of a name share: quotes, dashes, underscores and capitals differ."""
-    return "".join(filter(str.isalnum, name.casefold()))
+    plain = normalised(name).casefold()
+    kept = (one for one in plain if one.isalnum() or (not one.isascii() and unicodedata.category(one)[0] in "MS"))
+    return "".join(kept) or plain
