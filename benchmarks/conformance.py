@@ -32,7 +32,7 @@ from torch import Tensor
 
 from uniformerv2 import UniFormerV2, load_model
 from uniformerv2.weights.image_hints import hints_from_metadata
-from uniformerv2.weights.key_names import VIDEO_FORMATS, to_ours, video_format
+from uniformerv2.weights.key_names import VIDEO_FORMATS, formats_of, to_ours
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -74,7 +74,7 @@ def compare(file: Path) -> Errors:
         return _compare_image(state, metadata, record)
     given = {key: json.loads(value) for key, value in metadata.items()}
     model = load_model(state, heads=given["heads"], global_after=tuple(given["ret"]), labels=())
-    return {**_compare_eval(model, record), **_compare_train(model, record, video_format(state) or "ours")}
+    return {**_compare_eval(model, record), **_compare_train(model, record, next(iter(formats_of(state)), "ours"))}
 
 
 def _compare_crops(record: Record) -> Errors:

@@ -138,13 +138,13 @@ def test_maps_are_the_published_ones(shared: Path, tmp_path: Path, edition: str)
 @pytest.mark.parametrize("order", ["official", "mmaction2"])
 def test_videos_go_where_the_maps_point(order: str) -> None:
     """Class i of an edition, as it is numbered in that order, is class map[i]."""
-    from uniformerv2.weights.labels import head_rows, reordering
+    from uniformerv2.weights.labels import head_part, reordering
 
     whole = class_list("kinetics710", order=order)
     for edition in EDITIONS:
         own, published = class_list(edition, order=order), class_list(edition, order="mmaction2")
         place = reordering(own, "mmaction2")
-        names, rows = merged_names(edition, order), head_rows(whole, edition)  # type: ignore[arg-type]
+        names, rows = merged_names(edition, order), head_part(whole, edition)[1]  # type: ignore[arg-type]
         assert [names(name) for name in published] == [whole[rows[at]] for at in place]
 
 

@@ -102,7 +102,8 @@ def test_half_written_last_line_is_no_record(write_run: WriteRun) -> None:
 
 def test_state_follows_the_lock_and_the_evaluation(write_run: WriteRun) -> None:
     folder = write_run(records=history([0.5]))
-    holding = "import sys, uniformerv2.train.lock as lock\nwith lock.locked(__import__('pathlib').Path(sys.argv[1])):\n"
+    holding = "import pathlib, sys\nfrom uniformerv2.train.run_folder import locked\n"
+    holding += "with locked(pathlib.Path(sys.argv[1])):\n"
     holding += "    print('held', flush=True)\n    sys.stdin.read()\n"
     lock = folder / ".lock"
     with subprocess.Popen(

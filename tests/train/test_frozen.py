@@ -8,7 +8,7 @@ from torch import nn
 
 from models import architecture
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.train.frozen import freeze_unused, train_mode
+from uniformerv2.train.optim import freeze_unused, train_mode
 
 
 def test_frozen_parts_keep_their_statistics_and_drop_nothing() -> None:

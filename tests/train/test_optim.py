@@ -10,9 +10,9 @@ from torch import nn
 from models import architecture
 from reference.recorded import read_record, video_model
 from uniformerv2 import UniFormerV2
-from uniformerv2.train.frozen import freeze_backbone
 from uniformerv2.train.optim import (
     build_optimizer,
+    freeze_backbone,
     learning_rate,
     load_optimizer_tensors,
     optimizer_templates,

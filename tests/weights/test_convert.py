@@ -15,7 +15,7 @@ from uniformerv2.weights.convert import convert
 from uniformerv2.weights.files import read_tensors
 from uniformerv2.weights.key_names import VIDEO_FORMATS, StateDict, from_ours, to_ours
 from uniformerv2.weights.labels import class_list, dataset_name
-from uniformerv2.weights.recognise import recognise
+from uniformerv2.weights.recognise import Known, recognise
 from weights.samples import assert_same, same_tensors, small_model
 
 SIZES = {"uniformerv2_b16": "B/16", "uniformerv2_l14": "L/14", "uniformerv2_l14_336": "L/14@336"}
@@ -95,7 +95,7 @@ def test_all_49_are_renamed_both_ways_and_recognised_at_full_size(facts: dict) -
             back, unknown = from_ours(ours, VIDEO_FORMATS[kind])
             assert not unknown, experiment
             assert shapes_of(back) == shapes_of(state), experiment
-            info = recognise(ours, kind, source="x", file_name=file_name(experiment))  # type: ignore[arg-type]
+            info = recognise(ours, kind, Known(), source="x", file_name=file_name(experiment))  # type: ignore[arg-type]
             assert info.config == expected_config(entry, small=False), experiment
             assert info.preprocessing.num_frames == entry["frames"], experiment
             assert info.preprocessing.size == (entry["crop"], entry["crop"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from uniformerv2 import CheckpointError, ModelConfig, UniFormerV2, named_config
-from uniformerv2.weights.recognise import CheckpointInfo, hints_from_name, recognise
+from uniformerv2.weights.recognise import CheckpointInfo, Known, hints_from_name, recognise
 
 SMALL = ModelConfig(
     width=128, depth=6, heads=2, patch_size=8, image_size=(24, 24), global_after=(4, 5), num_classes=400
@@ -22,7 +22,8 @@ def shapes(config: ModelConfig) -> dict[str, Tensor]:
 
 
 def found(config: ModelConfig, **known: object) -> CheckpointInfo:
-    return recognise(shapes(config), known.pop("kind", "official"), source="some.pyth", **known)  # type: ignore[arg-type]
+    facts = Known(**{name: known.pop(name) for name in Known._fields if name in known})  # type: ignore[arg-type]
+    return recognise(shapes(config), known.pop("kind", "official"), facts, source="some.pyth", **known)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -103,14 +104,14 @@ def test_a_file_that_lacks_what_tells_is_not_whole(lost: str) -> None:
     state = shapes(SMALL)
     del state[lost]
     with pytest.raises(CheckpointError, match=rf"some\.pyth: a UniFormerV2 without {lost}.*not whole") as error:
-        recognise(state, "official", source="some.pyth")
+        recognise(state, "official", Known(), source="some.pyth")
     assert "\n" not in str(error.value)
 
 
 def test_a_stem_of_another_kind_is_named() -> None:
     state = shapes(SMALL) | {"backbone.patch_embedding.weight": torch.empty(128, 3, 2, 8, 8, device="meta")}
     with pytest.raises(CheckpointError, match=r"patch embedding is \(128, 3, 2, 8, 8\), expected"):
-        recognise(state, "official", source="some.pyth")
+        recognise(state, "official", Known(), source="some.pyth")
 
 
 @pytest.mark.parametrize(

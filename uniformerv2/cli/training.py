@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
@@ -183,14 +183,12 @@ def by_recipe(arguments: Sequence[str]) -> Train | Rehearse | None:
     rehearsals: dict[str, type[Setup]] = {"dry-run": DryRun, "overfit-batch": OverfitBatch, "batch-size": BatchSize}
     if command != "rehearse" or not rest or rest[0] not in rehearsals:
         return None
-    rehearsal: Any = _with_recipe(rehearsals[rest[0]], rest)
+    rehearsal = _with_recipe(rehearsals[rest[0]], rest)
     return rehearsal and Rehearse(rehearsal)
 
 
-SomeSetup = TypeVar("SomeSetup", bound=Setup)
-
-
-def _with_recipe(command: type[SomeSetup], arguments: Sequence[str], **required: Any) -> SomeSetup | None:
+def _with_recipe(command: type[Setup], arguments: Sequence[str], **required: Any) -> Any:
+    """The command with the values of the recipe that its arguments name; None where they name none."""
     from uniformerv2.train.recipes import find_recipe
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -113,7 +113,7 @@ def merge_kinetics(
     Raises:
         AnnotationError: missing or invalid lists, with file and line; an output folder that is not empty.
     """
-    from uniformerv2.weights.labels import class_list, head_rows
+    from uniformerv2.weights.labels import class_list, head_part
 
     for edition in EDITIONS:
         if len(lists.get(edition, ())) < 2:
@@ -129,7 +129,7 @@ def merge_kinetics(
             raise AnnotationError(f"{output}: every row was left out: {_causes(merged)}")
         _write(folder / "labels.txt", "".join(f"{name}\n" for name in whole))
         for edition in EDITIONS:
-            _write(folder / f"map_{edition}.json", json.dumps(head_rows(whole, edition)) + "\n")
+            _write(folder / f"map_{edition}.json", json.dumps(head_part(whole, edition)[1]) + "\n")
         _write(folder / "report.json", json.dumps(merged.to_json(), indent=2) + "\n")
     return merged
 
@@ -139,13 +139,11 @@ def merged_names(edition: str, order: ClassOrder) -> Callable[[str], str]:
 
     It follows the published maps, so what it gives to class i of the edition is class `map[i]` of Kinetics-710.
     """
-    from uniformerv2.weights.labels import class_list, head_rows
+    from uniformerv2.weights.labels import class_list, head_part
 
     whole = class_list("kinetics710", order=order)
     own = ClassNames(edition, order)
-    merged = {
-        name: whole[row] for name, row in zip(class_list(edition, order=order), head_rows(whole, edition), strict=True)
-    }
+    merged = {name: whole[row] for name, row in zip(*head_part(whole, edition), strict=True)}
     return lambda label: merged[own(label)]
 
 

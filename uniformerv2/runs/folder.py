@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from uniformerv2.errors import RecipeError
-from uniformerv2.train.lock import is_locked
 from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import Recipe
-from uniformerv2.train.run_folder import RunFolder
+from uniformerv2.train.run_folder import RunFolder, is_locked
 
 STEP = {"step", "clips", *TIMINGS}  # keys of the record of a step
 EVALUATION = {"top1", "top5", "views", "evaluated", "classes", "confusions", "skipped"}

@@ -31,9 +31,9 @@ from uniformerv2.model.positions import TokenLayout
 from uniformerv2.model.uniformerv2 import EncodedFrames, UniFormerV2
 from uniformerv2.progress import say, track
 from uniformerv2.tasks.video_task import VideoTask
-from uniformerv2.train.lock import locked
 from uniformerv2.train.precision import autocast
 from uniformerv2.train.recipe import Recipe
+from uniformerv2.train.run_folder import locked
 
 CACHE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 # fields of ModelConfig that the features of a frozen backbone do not depend on

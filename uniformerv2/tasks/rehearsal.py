@@ -28,8 +28,8 @@ from uniformerv2.tasks.start import build_model, micro_batch
 from uniformerv2.tasks.table import find_task
 from uniformerv2.tasks.video_task import VideoTask
 from uniformerv2.train.engine import Trainer
-from uniformerv2.train.frozen import train_mode
 from uniformerv2.train.log import read_metrics
+from uniformerv2.train.optim import train_mode
 from uniformerv2.train.parallel import Parallel
 from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.run_folder import RunFolder

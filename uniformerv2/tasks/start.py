@@ -13,7 +13,7 @@ from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.model.config import Preprocessing, named_config
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.train.frozen import freeze_backbone, freeze_unused
+from uniformerv2.train.optim import freeze_backbone, freeze_unused
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Recipe
 from uniformerv2.weights.labels import matching
 from uniformerv2.weights.loading import arm, load_model

@@ -64,7 +64,7 @@ class VideoTask(ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss | None:
-        """See `train.task.Objective`. Calls `report`."""
+        """See `train.task.Task`. Calls `report`."""
 
     @abstractmethod
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -79,12 +79,12 @@ class VideoTask(ABC):
         """Labels as a batch of so many clips has them."""
 
     def empty_input(self, model: nn.Module) -> Tensor:
-        """See `train.task.Objective`."""
+        """See `train.task.Task`."""
         shape = self.model.preprocessing
         return torch.empty(0, 3, shape.num_frames, *shape.size, device=model_device(model))
 
     def files(self, batch: Batch) -> Sequence[str]:
-        """See `train.task.Objective`."""
+        """See `train.task.Task`."""
         return batch.paths
 
     def report(self, batch: Batch) -> None:

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from uniformerv2.errors import AnnotationError
 from uniformerv2.progress import say
-from uniformerv2.train.frozen import train_mode
 from uniformerv2.train.log import LoggerName, RunLog, Speed
-from uniformerv2.train.optim import learning_rate
+from uniformerv2.train.optim import learning_rate, train_mode
 from uniformerv2.train.parallel import Parallel
 from uniformerv2.train.recipe import Optimization
 from uniformerv2.train.run_folder import RunFolder

@@ -11,10 +11,46 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from uniformerv2.model.uniblocks import LocalAggregator
+from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.train.recipe import Optimization
 
 BLOCK = re.compile(r"(?:.*\.)?backbone\.blocks\.(\d+)\.(?!local\d)")  # of the image transformer; local blocks are new
 STEM = re.compile(r"(?:.*\.)?backbone\.(class_token|registers|position_embedding|patch_embedding\.|pre_norm\.)")
+
+
+def freeze_backbone(model: UniFormerV2) -> None:
+    """Leave the image transformer as it is, its stem included; what arming added to it is trained all the same."""
+    model.backbone.requires_grad_(False)
+    for part in model.backbone.modules():
+        if isinstance(part, LocalAggregator):
+            part.requires_grad_(True)
+
+
+def freeze_unused(model: UniFormerV2) -> None:
+    """Leave out what does not reach the output, as in the frozen variant: its gradient would be awaited in vain where
+    processes share gradients."""
+    if model.mix is None and model.config.global_after:
+        backbone = model.backbone
+        for part in (backbone.post_norm, backbone.pool_norm, backbone.pool):
+            if part is not None:
+                part.requires_grad_(False)
+        backbone.blocks[model.config.global_after[-1] + 1 :].requires_grad_(False)
+
+
+def train_mode(model: nn.Module) -> None:
+    """Training mode for the parts that are trained, evaluation mode for those of which no parameter is.
+
+    So the BatchNorm of a frozen part keeps its statistics, and neither dropout nor drop path disturbs it. A part
+    without parameters does as the part that it belongs to.
+    """
+    model.train()
+    if all(parameter.requires_grad for parameter in model.parameters()):
+        return
+    for part in model.modules():
+        parameters = list(part.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            part.eval()
 
 
 def build_optimizer(model: nn.Module, optimization: Optimization) -> AdamW:

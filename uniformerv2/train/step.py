@@ -29,7 +29,7 @@ from uniformerv2.train.parallel import Parallel, SharedModel, whole_tensor
 from uniformerv2.train.precision import allow_tf32, autocast, loss_scaler
 from uniformerv2.train.recipe import Optimization
 from uniformerv2.train.state import add_prefix, strip_prefix
-from uniformerv2.train.task import BatchLoss, Objective
+from uniformerv2.train.task import BatchLoss, Task
 
 
 class NotFiniteError(RecipeError):
@@ -89,7 +89,7 @@ class TrainingStep:
     def __init__(
         self,
         model: nn.Module,
-        task: Objective,
+        task: Task,
         optimization: Optimization,
         *,
         batch_size: int,
@@ -147,7 +147,10 @@ class TrainingStep:
         finite = math.isfinite(norm)
         if not math.isfinite(loss) or not (finite or self._may_overflow()):
             raise NotFiniteError(f"loss {loss} and gradient norm {norm}{name}; {self._first_not_finite(seen)}")
-        self._update(finite)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None and finite:
+            self.average.update()
         facts = {"lr": lr, "clips": total.clips} | ({"grad_norm": norm} if finite else {"overflow": True})
         return StepResult(total.clips, total.means, facts, given)
 
@@ -186,12 +189,6 @@ class TrainingStep:
     def _may_overflow(self) -> bool:
         """Whether the loss was scaled, so that the gradient may only have overflowed; the scaler skips such a step."""
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1
-
-    def _update(self, finite: bool) -> None:
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.average is not None and finite:
-            self.average.update()
 
     def _first_not_finite(self, seen: Sequence[tuple[Any, list[Tensor]]]) -> str:
         """Which layer turned bad first, on which files, and what to do about it."""

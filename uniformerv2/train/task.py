@@ -18,11 +18,13 @@ class BatchLoss:
     clips: int
 
 
-class Objective(Protocol):
-    """What a training step needs of a task."""
+class Task(Protocol):
+    """What the trainer needs of a task. Another task is another class; the engine stays as it is."""
 
     scalars: tuple[str, ...]
     """Names of what is logged beside the loss."""
+    monitor: str
+    """The metric of `evaluate` that decides which epoch was best; more is better."""
 
     def loss(self, model: nn.Module, batch: Any) -> BatchLoss | None:
         """The loss of a batch, called under autocast; None if nothing in the batch could be read."""
@@ -32,13 +34,6 @@ class Objective(Protocol):
 
     def files(self, batch: Any) -> Sequence[str]:
         """The files of a batch, for error messages."""
-
-
-class Task(Objective, Protocol):
-    """What the trainer needs of a task. Another task is another class; the engine stays as it is."""
-
-    monitor: str
-    """The metric of `evaluate` that decides which epoch was best; more is better."""
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Held-out metrics, the same on every rank; empty where nothing is held out."""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -29,7 +29,7 @@ from uniformerv2.weights.key_names import (
     formats_of,
     to_ours,
 )
-from uniformerv2.weights.recognise import CheckpointInfo, recognise
+from uniformerv2.weights.recognise import CheckpointInfo, Known, recognise
 from uniformerv2.weights.zoo import fetch_entry, zoo_entry
 
 FORMAT = "uniformerv2"
@@ -95,14 +95,6 @@ def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, so
         raise CheckpointError(f"{source} does not fit the model: {listed}")
 
 
-class Known(NamedTuple):
-    """Facts about a checkpoint that its file may not contain; None where unknown."""
-
-    dataset: str | None = None
-    num_frames: int | None = None
-    channel_order: Literal["rgb", "bgr"] | None = None
-
-
 def open_checkpoint(source: CheckpointSource, known: Known, options: Mapping[str, Any]) -> Checkpoint:
     """Read a checkpoint and recognise it; see `load_model`. Raises NotAVideoModel and CheckpointError."""
     if isinstance(source, Mapping):
@@ -128,7 +120,7 @@ def open_checkpoint(source: CheckpointSource, known: Known, options: Mapping[str
             "the architecture; write it with save_model, or build the model and use load_weights"
         )
     else:
-        info = recognise(state, key_format, source=name, file_name=file_name, options=options, **known._asdict())
+        info = recognise(state, key_format, known, source=name, file_name=file_name, options=options)
     report = (*info.report, f"ignored: {first_of(ignored)}") if ignored else info.report
     return Checkpoint(name, metadata, state, replace(info, origin=origin or info.origin, report=report))
 

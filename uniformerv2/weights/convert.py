@@ -17,7 +17,6 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.weights.checkpoint import (
     Checkpoint,
     CheckpointSource,
-    Known,
     check_fit,
     metadata_of,
     open_checkpoint,
@@ -26,7 +25,7 @@ from uniformerv2.weights.files import METADATA_KEY, write_safetensors
 from uniformerv2.weights.key_names import VIDEO_FORMATS, StateDict, VideoFormat, from_ours
 from uniformerv2.weights.labels import ClassOrder, class_list, known_order, reordering
 from uniformerv2.weights.loading import IMAGE_FIELDS
-from uniformerv2.weights.recognise import CheckpointInfo, fit_labels
+from uniformerv2.weights.recognise import CheckpointInfo, Known, fit_labels
 
 # fields of ModelConfig that the other formats cannot express: their image transformer is CLIP's, the default here
 _EXPRESSIBLE = {"width", "depth", "heads", "image_size", "mlp_ratio", "pool_heads", "pool_mlp_ratio"}

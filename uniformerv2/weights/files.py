@@ -90,11 +90,6 @@ def read_tensors(path: str | Path, *, memory: int | None = None) -> tuple[dict[s
     return metadata, tensors
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata alone, see `read_tensors`."""
-    return read_tensors(path, memory=sys.maxsize)[0]  # nothing is copied, whatever the size
-
-
 def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file whose tensors lie at multiples of `ALIGNMENT`, whole or not at all.
 

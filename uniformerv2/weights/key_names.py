@@ -111,12 +111,6 @@ def formats_of(keys: Iterable[str]) -> dict[VideoFormat, str]:
     return {name: key for name, key in found.items() if key is not None}
 
 
-def video_format(keys: Iterable[str]) -> VideoFormat | None:
-    """The format of a video model's keys; None where it is unknown, or where several are mixed."""
-    found = formats_of(keys)
-    return next(iter(found)) if len(found) == 1 else None
-
-
 def add_backbone_prefix(state: Mapping[str, Tensor]) -> StateDict:
     """Official tensors with the prefix `backbone.`, which some of the official files lack."""
     return {key if key.startswith("backbone.") else f"backbone.{key}": tensor for key, tensor in state.items()}

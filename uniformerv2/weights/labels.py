@@ -190,26 +190,19 @@ def reordering(labels: Sequence[str], order: ClassOrder) -> list[int] | None:
     return matching(class_list(known[0], order=order), labels) if known else None
 
 
-def head_rows(labels: Sequence[str], dataset: str) -> list[int]:
-    """Rows of a Kinetics-710 head that make the head of Kinetics-400, 600 or 700.
+def head_part(labels: Sequence[str], dataset: str) -> tuple[tuple[str, ...], list[int]]:
+    """Labels and rows of a Kinetics-710 head that make the head of Kinetics-400, 600 or 700.
 
     Args:
         labels: of the head, in either order.
         dataset: which of the three.
 
     Returns:
-        A row for each entry of `head_labels(labels, dataset)`.
+        The labels of the part in the same order as `labels`, and the row of each.
 
     Raises:
         CheckpointError: the labels are no known list of Kinetics-710, or the dataset is no part of it.
     """
-    rows = matching(head_labels(labels, dataset), labels)
-    assert rows is not None, "our own lists of Kinetics fit each other"
-    return rows
-
-
-def head_labels(labels: Sequence[str], dataset: str) -> tuple[str, ...]:
-    """Labels of the rows of `head_rows`, in the same order as `labels`. Raises CheckpointError as it does."""
     try:
         part = dataset_name(dataset)
     except ValueError:
@@ -222,7 +215,10 @@ def head_labels(labels: Sequence[str], dataset: str) -> tuple[str, ...]:
             f"head {dataset!r}: only a head with the labels of Kinetics-710 can be mapped, this one has "
             f"{_describe(labels)}; load the weights with the labels that belong to them"
         )
-    return class_list(part, order=known[1])
+    own = class_list(part, order=known[1])
+    rows = matching(own, labels)
+    assert rows is not None, "our own lists of Kinetics fit each other"
+    return own, rows
 
 
 def map_head(model: Model, dataset: str) -> Model:
@@ -236,14 +232,14 @@ def map_head(model: Model, dataset: str) -> Model:
         A model with those rows of the classifier only, and their labels. It shares all other weights with `model`.
 
     Raises:
-        CheckpointError: as `head_rows`.
+        CheckpointError: as `head_part`.
     """
     from torch import nn
 
-    rows = head_rows(model.labels, dataset)
+    labels, rows = head_part(model.labels, dataset)
     shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     part = deepcopy(model, shared)
-    part.labels = head_labels(model.labels, dataset)
+    part.labels = labels
     part.loading_report += (f"head: {len(rows)} of the {len(model.labels)} rows, those of {dataset_name(dataset)}",)
     part.config = replace(model.config, num_classes=len(rows))
     linear = part.head.linear

@@ -23,7 +23,6 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.weights.checkpoint import (
     FORMAT,
     CheckpointSource,
-    Known,
     NotAVideoModel,
     check_fit,
     open_checkpoint,
@@ -36,7 +35,7 @@ from uniformerv2.weights.image_files import ImageSource, read_image_source
 from uniformerv2.weights.image_recognise import Constants, read_image_model
 from uniformerv2.weights.key_names import StateDict
 from uniformerv2.weights.labels import map_head
-from uniformerv2.weights.recognise import CheckpointInfo, check_head, fit_labels
+from uniformerv2.weights.recognise import CheckpointInfo, Known, check_head, fit_labels
 
 HUB_CONFIG = {  # the hub counts downloads by this file; it is never read, so that it cannot contradict the weights
     "library_name": "uniformerv2",

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -35,15 +35,21 @@ class CheckpointInfo:
     report: tuple[str, ...] = ()  # what was recognised, assumed and ignored
 
 
+class Known(NamedTuple):
+    """Facts about a checkpoint that its file may not contain; None where unknown."""
+
+    dataset: str | None = None  # whose classes its head has; default: from the file name or the number of classes
+    num_frames: int | None = None  # that it was trained on; default: from the file name, else the layout's
+    channel_order: Literal["rgb", "bgr"] | None = None  # default: BGR for official Something-Something, else RGB
+
+
 def recognise(
     state: Mapping[str, Tensor],
     project: ClassOrder,
+    known: Known,
     *,
     source: str,
     file_name: str = "",
-    dataset: str | None = None,
-    num_frames: int | None = None,
-    channel_order: Literal["rgb", "bgr"] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> CheckpointInfo:
     """Recognise the checkpoint of another implementation.
@@ -51,17 +57,16 @@ def recognise(
     Args:
         state: its tensors under our names; only shapes are used.
         project: whose key names it had.
+        known: replaces what would be recognised or assumed.
         source: its name in errors.
         file_name: may contain the frames and the dataset, see `hints_from_name`.
-        dataset: whose classes its head has; default: from the file name or the number of classes.
-        num_frames: of the clips it was trained on; default: from the file name, else the layout's.
-        channel_order: default: BGR for official Something-Something models, else RGB.
         options: fields of `ModelConfig` that replace what is recognised.
 
     Raises:
-        CheckpointError: necessary tensors are missing, shapes contradict each other, or `dataset` has another number
-            of classes.
+        CheckpointError: necessary tensors are missing, shapes contradict each other, or the known dataset has
+            another number of classes.
     """
+    dataset, num_frames, channel_order = known
     config, report = _architecture(state, options or {}, source)
     named_dataset, named_frames = hints_from_name(file_name, config.num_classes, config.image_size)
     datasets, reason = _datasets(dataset, named_dataset, config.num_classes, source)

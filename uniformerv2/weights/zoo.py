@@ -99,7 +99,9 @@ class ZooEntry:
     @property
     def parameters(self) -> int:
         """Trainable parameters, counted from `config()`."""
-        return _parameters(_one_class(self.config())) + (MODEL_SIZES[self.size][0] + 1) * (DATASETS[self.dataset] - 1)
+        # of one class, so that datasets share the counting: a class adds a row of weights and a bias
+        added = (MODEL_SIZES[self.size][0] + 1) * (DATASETS[self.dataset] - 1)
+        return _parameters(replace(self.config(), num_classes=1)) + added
 
     @property
     def multiply_adds(self) -> int:
@@ -110,11 +112,6 @@ class ZooEntry:
         """All fields and properties."""
         computed = ("layout", "image_size", "sha256_head", "licence", "parameters", "multiply_adds")
         return asdict(self) | {name: getattr(self, name) for name in computed}
-
-
-def _one_class(config: ModelConfig) -> ModelConfig:
-    """The same model with one class, so that datasets share the counting: a class adds a row of weights and a bias."""
-    return replace(config, num_classes=1)
 
 
 @cache
