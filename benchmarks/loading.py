@@ -42,7 +42,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.dataset import VideoDataset, make_loader
-from uniformerv2.data.order import EpochSampler
+from uniformerv2.data.loader import EpochSampler
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.train.recipe import AugmentationOptions
 from uniformerv2.video.augment import augment, draw_crop

@@ -30,9 +30,8 @@ from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.inference.optimize import NO_LIMITS, Backend, Classifier
 from uniformerv2.inference.precision import InferencePrecision, has_bf16
-from uniformerv2.inference.reduction import reduce_tokens
+from uniformerv2.inference.reduction import SkippingTransformer, reduce_tokens
 from uniformerv2.inference.sharing import sharing_obstacle
-from uniformerv2.inference.unchanged import SkippingTransformer
 from uniformerv2.model.config import ModelConfig
 from uniformerv2.model.uniformerv2 import UniFormerV2
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from uniformerv2.data.order import EpochSampler
+from uniformerv2.data.loader import EpochSampler
 
 
 def keys(sampler: EpochSampler, epoch: int, *, first_batch: int = 0) -> list[tuple[int, int]]:

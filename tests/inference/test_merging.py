@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models import ARCHITECTURES, architecture, randn, small_model
-from uniformerv2.inference.merging import Merged, MergingTransformer, merging_obstacle, most_similar_pairs
+from uniformerv2.inference.reduction import Merged, MergingTransformer, merging_obstacle, most_similar_pairs
 from uniformerv2.model.config import RotaryEmbedding
 from uniformerv2.model.positions import TokenLayout
 from uniformerv2.model.uniformerv2 import UniFormerV2

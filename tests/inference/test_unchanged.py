@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from models import ARCHITECTURES, PREPROCESSING, architecture, random_pixels, small_model
+from uniformerv2.inference.reduction import SkippingTransformer, computed_tokens
 from uniformerv2.inference.sharing import sharing_obstacle
-from uniformerv2.inference.unchanged import SkippingTransformer, computed_tokens
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 FRAME_BY_FRAME = [name for name in ARCHITECTURES if not sharing_obstacle(architecture(name))]

@@ -57,10 +57,9 @@ class CheckReport:
 
     def labels(self) -> dict[str, dict[str, int]]:
         """Rows that pass, by split ("" where there is none) and label."""
-        left_out = self.left_out
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         for position, row in enumerate(self.rows):
-            if position not in left_out:
+            if position not in self.left_out:
                 counts[row.annotation.split or ""][row.annotation.label] += 1
         return {split: dict(sorted(counts[split].items())) for split in sorted(counts)}
 
@@ -85,12 +84,11 @@ class CheckReport:
 
     def to_json(self) -> dict[str, Any]:
         """All of it, in the order of the manifest; equal for an equal manifest and equal files."""
-        left_out = self.left_out
         return {
             "rows": len(self.rows),
             "files": len({row.name for row in self.rows}),
-            "passed": len(self.rows) - len(left_out),
-            "left_out": len(left_out),
+            "passed": len(self.rows) - len(self.left_out),
+            "left_out": len(self.left_out),
             "counts": self.counts(),
             "findings": [self._finding_json(finding) for finding in self.findings],
             "labels": self.labels(),

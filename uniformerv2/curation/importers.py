@@ -125,26 +125,24 @@ class _LeftOut(Exception):
         self.cause, self.detail = cause, detail
 
 
+@dataclass
 class _Import:
     """One pass over the rows of all files, in which rows are matched with videos."""
 
-    def __init__(
-        self,
-        dataset: PublishedDataset,
-        options: ImportOptions,
-        labels: Callable[[str], str],
-        videos: VideoIndex,
-        report: Callable[[Sequence[object]], object],
-    ) -> None:
-        self.result = ImportResult()
-        self._dataset, self._options, self._labels = dataset, options, labels
-        self._videos, self._report = videos, report
-        self._seen: dict[object, int] = {}  # clip -> line and kind of its row, in one number: there may be millions
-        self._kinds: dict[tuple[str, str | None, Path], int] = {}
+    dataset: PublishedDataset
+    options: ImportOptions
+    labels: Callable[[str], str]
+    videos: VideoIndex
+    report: Callable[[Sequence[object]], object]
+    result: ImportResult = field(default_factory=ImportResult)
+    seen: dict[object, int] = field(
+        default_factory=dict
+    )  # clip -> line and kind of its row in one number, for millions
+    kinds: dict[tuple[str, str | None, Path], int] = field(default_factory=dict)
 
     def accepted(self, files: Sequence[Path]) -> Iterator[tuple[object, ...]]:
         """Cells of the rows that are not left out; the first is the path from the folder of videos."""
-        read = partial(official_rows, dataset=self._dataset) if self._options.official_lists else self._dataset.read
+        read = partial(official_rows, dataset=self.dataset) if self.options.official_lists else self.dataset.read
         assert read is not None, "checked with the files"
         for file in files:
             for row in read(file):
@@ -156,30 +154,30 @@ class _Import:
                     yield cells
 
     def _cells(self, file: Path, row: PublishedRow) -> tuple[object, ...]:
-        split = row.split or self._options.split
-        if row.skip or (self._options.split and split != self._options.split):
+        split = row.split or self.options.split
+        if row.skip or (self.options.split and split != self.options.split):
             raise _LeftOut(row.skip or OTHER_SPLIT)
         if row.wrong or any(".." in name and ".." in name.split("/") for name in row.names):
             raise _LeftOut(INVALID, row.wrong or f"found '..' in the path {row.names[0]!r}, expected none")
         if not row.label:
             raise _LeftOut(NO_LABEL)
         try:
-            label = self._labels(row.label)
+            label = self.labels(row.label)
         except AnnotationError as error:
             raise _LeftOut(INVALID, str(error)) from None
         if label != row.label:
             self.result.respelled.setdefault(row.label, label)
         place, path = self._find(row, label, split)
-        if self._dataset.columns:
+        if self.dataset.columns:
             return path, *row.extra[:-1], label, row.extra[-1], split
-        is_clip = self._dataset.clips and (place == 0 or not self._options.untrimmed)
+        is_clip = self.dataset.clips and (place == 0 or not self.options.untrimmed)
         interval = (None, None) if is_clip else (row.start, row.end)
         self._compare(file, row.line, path, interval, label, split)
         return path, label, *interval, split
 
     def _find(self, row: PublishedRow, label: str, split: str | None) -> tuple[int, str]:
         for place, name in enumerate(row.names):
-            paths = self._videos.find(name, (row.label, label, split))
+            paths = self.videos.find(name, (row.label, label, split))
             if len(paths) > 1:
                 raise _LeftOut(SEVERAL_FILES, " and ".join(paths))
             if paths:
@@ -190,14 +188,14 @@ class _Import:
         self, file: Path, line: int, path: str, interval: tuple[object, ...], label: str, split: str | None
     ) -> None:
         clip = path if interval == (None, None) else (path, *interval)
-        former = self._seen.get(clip)
+        former = self.seen.get(clip)
         if former is None:
-            kind = self._kinds.setdefault((label, split, file), len(self._kinds))
-            self._seen[clip] = line << 32 | kind
+            kind = self.kinds.setdefault((label, split, file), len(self.kinds))
+            self.seen[clip] = line << 32 | kind
             return
-        if self._kinds.get((label, split, file)) == former & 0xFFFFFFFF:
+        if self.kinds.get((label, split, file)) == former & 0xFFFFFFFF:
             raise _LeftOut(REPEATED, path)
-        other, other_split, other_file = list(self._kinds)[former & 0xFFFFFFFF]
+        other, other_split, other_file = list(self.kinds)[former & 0xFFFFFFFF]
         if (label, split) == (other, other_split):
             raise _LeftOut(REPEATED, path)
         raise _LeftOut(
@@ -208,13 +206,13 @@ class _Import:
 
     def _leave_out(self, file: Path, row: PublishedRow, left: _LeftOut) -> None:
         where, detail = _where(file, row.line), left.detail or row.names[0]
-        if left.cause in (INVALID, CONTRADICTORY) and not self._options.lenient:
+        if left.cause in (INVALID, CONTRADICTORY) and not self.options.lenient:
             raise AnnotationError(f"{where}: {detail}")
-        if self._options.strict and left.cause in INCOMPLETE:
+        if self.options.strict and left.cause in INCOMPLETE:
             raise AnnotationError(f"{where}: {left.cause}: {detail}; without --strict such rows are counted")
         self.result.left_out[left.cause] += 1
         self.result.example.setdefault(left.cause, f"{where}: {detail}")
-        self._report((left.cause, file, row.line, row.names[0], row.label, left.detail))
+        self.report((left.cause, file, row.line, row.names[0], row.label, left.detail))
 
 
 def _where(file: Path, line: int) -> str:

@@ -126,7 +126,9 @@ def merge_kinetics(
         merge.hold_out({edition: lists[edition][1:] for edition in EDITIONS})
         rows = (row for edition in EDITIONS for row in merge.kept(edition, lists[edition][0]))
         if not write_table(folder / "kinetics710.csv", COLUMNS, rows):
-            raise AnnotationError(f"{output}: every row was left out: {_causes(merged)}")
+            counts = sum((edition.left_out for edition in merged.editions.values()), Counter[str]())
+            causes = ", ".join(f"{count} {cause}" for cause, count in counts.most_common())
+            raise AnnotationError(f"{output}: every row was left out: {causes or 'the lists have no rows'}")
         _write(folder / "labels.txt", "".join(f"{name}\n" for name in whole))
         for edition in EDITIONS:
             _write(folder / f"map_{edition}.json", json.dumps(head_part(whole, edition)[1]) + "\n")
@@ -258,11 +260,6 @@ def _finder(videos: Path | None, output: Path) -> Callable[[KineticsRow], str | 
         return None
 
     return find
-
-
-def _causes(merged: MergeResult) -> str:
-    causes = sum((edition.left_out for edition in merged.editions.values()), Counter[str]())
-    return ", ".join(f"{count} {cause}" for cause, count in causes.most_common()) or "the lists have no rows"
 
 
 def _write(file: Path, text: str) -> None:

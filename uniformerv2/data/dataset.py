@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from uniformerv2.data.annotations import Annotation, unknown_labels
-from uniformerv2.data.loader import Sample, SampleKey, VideoLoader
-from uniformerv2.data.order import EpochSampler
+from uniformerv2.data.loader import EpochSampler, Sample, SampleKey, VideoLoader
 from uniformerv2.data.shards import video_source
 from uniformerv2.errors import AnnotationError, VideoError
 from uniformerv2.model.config import Preprocessing

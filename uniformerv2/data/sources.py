@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from sys import intern
 
-from uniformerv2.data.annotations import SPLITS, Annotation, parse_interval
+from uniformerv2.data.annotations import SPLITS, Annotation, Split, of_split, parse_interval
 from uniformerv2.data.shards import is_member, is_shards, read_shards
-from uniformerv2.data.split import Split, of_split
 from uniformerv2.data.tables import TABLE_SUFFIXES, read_rows, relative_to, write_table
 from uniformerv2.errors import AnnotationError
 from uniformerv2.video.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES

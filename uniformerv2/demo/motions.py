@@ -10,7 +10,6 @@ makes a data set: H.264 in mp4, a folder per class, and a manifest with the spli
 
 from __future__ import annotations
 
-import csv
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from uniformerv2.data.tables import write_table
 from uniformerv2.demo.drawing import SHAKE, Array, Scenes, draw_scenes
 from uniformerv2.progress import track
 
@@ -224,12 +224,12 @@ def write_dataset(
             pass
 
     manifest = folder / "manifest.csv"
-    with manifest.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["path", "label", "split"])
-        for motion in MOTIONS:
-            for number in numbers:
-                rows.writerow([f"{motion}/{_file_name(number)}", motion, "train" if number < train_clips else "test"])
+    rows = (
+        (f"{motion}/{_file_name(number)}", motion, "train" if number < train_clips else "test")
+        for motion in MOTIONS
+        for number in numbers
+    )
+    write_table(manifest, {"path": str, "label": str, "split": str}, rows)
     return manifest
 
 

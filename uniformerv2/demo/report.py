@@ -8,17 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 
 from uniformerv2.atomic import write_text
+from uniformerv2.demo.drawing import Array
 from uniformerv2.measuring.metrics import Evaluation
 from uniformerv2.pages.curves import averages
 from uniformerv2.pages.page import cell, chart, facts, header, legend, meter, page, percent, section
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 SMOOTH = 60  # points of a curve of losses
 

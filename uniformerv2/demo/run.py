@@ -129,7 +129,9 @@ def _run(folder: DemoFolder, effort: Effort, *, seed: int, workers: int, progres
         evaluations = [
             evaluate(predictor.model, manifest, split="test", batch_size=24, **options) for predictor in predictors
         ]
-        label = _draw_unseen(folder.unseen, seed=seed)
+        rng = np.random.default_rng((seed, len(PAIRS)))  # no clip of the data set has this seed
+        label = MOTIONS[rng.integers(len(MOTIONS))]
+        write_video(folder.unseen, draw(label, rng))
         report = Report(
             title="UniFormerV2: what the order of frames tells",
             summary=SUMMARY,
@@ -252,14 +254,6 @@ class Stopwatch:
     @property
     def total(self) -> float:
         return time.perf_counter() - self._start
-
-
-def _draw_unseen(path: Path, *, seed: int) -> str:
-    """Write one more video, of a motion that the seed picks, and return its label."""
-    rng = np.random.default_rng((seed, len(PAIRS)))  # no clip of the data set has this seed
-    label = MOTIONS[rng.integers(len(MOTIONS))]
-    write_video(path, draw(label, rng))
-    return label
 
 
 def _history(metrics: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

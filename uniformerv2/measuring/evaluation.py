@@ -11,11 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from uniformerv2.data.annotations import Annotation, Damaged, Unreadable
+from uniformerv2.data.annotations import Annotation, Damaged, Split, Unreadable
 from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.loader import Batch, VideoLoader
 from uniformerv2.data.sources import read_annotations
-from uniformerv2.data.split import Split
 from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks, forward_passes
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError

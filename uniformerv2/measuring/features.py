@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from uniformerv2.atomic import whole_file
-from uniformerv2.data.annotations import Annotation, Damaged, Unreadable
+from uniformerv2.data.annotations import Annotation, Damaged, Split, Unreadable
 from uniformerv2.data.sources import find_videos
-from uniformerv2.data.split import Split
 from uniformerv2.data.tables import PARQUET_SUFFIXES, parquet_modules
 from uniformerv2.device import model_device
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError

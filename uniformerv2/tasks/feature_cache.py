@@ -21,8 +21,7 @@ from torch import Tensor
 from uniformerv2.atomic import whole_file
 from uniformerv2.data.annotations import Unreadable
 from uniformerv2.data.dataset import VideoDataset
-from uniformerv2.data.loader import Sample, SampleKey, VideoLoader
-from uniformerv2.data.order import EpochSampler
+from uniformerv2.data.loader import EpochSampler, Sample, SampleKey, VideoLoader
 from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import CheckpointError, RecipeError
