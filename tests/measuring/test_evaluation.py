@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -194,7 +195,21 @@ def test_a_table_of_predictions_is_a_manifest_too(checkpoint: Path, colours: Pat
     assert again == rows
 
 
-def test_the_default_name_says_what_was_measured() -> None:
-    checkpoint, data = Path("run/last.safetensors"), Path("videos/held_out.csv")
-    assert default_output(checkpoint, data, views=Views(4, 3)) == Path("run/last.held_out.4x3.json")
-    assert default_output(checkpoint, data, views=Views(), head="k400") == Path("run/last.k400.held_out.1x1.json")
+def test_the_default_name_says_what_was_measured(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    shutil.copyfile(checkpoint, "run/last.safetensors")
+    last, data = Path("run/last.safetensors"), Path("videos/held_out.csv")
+    assert default_output(last, data, views=Views(4, 3)) == Path("run/last.held_out.4x3.json")
+    assert default_output(last, data, views=Views(), head="k400") == Path("run/last.k400.held_out.1x1.json")
+    assert default_output(Path("run"), data, views=Views()) == Path("run/last.held_out.1x1.json")
+    shutil.copyfile(checkpoint, "run/best.safetensors")
+    assert default_output(Path("run"), data, views=Views()) == Path("run/best.held_out.1x1.json")
+    (tmp_path / "videos.v2").mkdir()
+    published, hub = Path("b16-k400-8x224"), Path("someone/model.v1")
+    assert default_output(published, Path("videos.v2"), views=Views()) == Path("b16-k400-8x224.videos.v2.1x1.json")
+    assert default_output(hub, data, views=Views()) == Path("someone-model.v1.held_out.1x1.json")
+    here = default_output(published, Path("."), views=Views())
+    assert here == Path(f"b16-k400-8x224.{tmp_path.name}.1x1.json")

@@ -41,7 +41,7 @@ class Info:
     """Show the architecture of a checkpoint, what was recognised and assumed, and its labels."""
 
     checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
-    """A checkpoint, such as RUN/last.safetensors or a file of the official code or of mmaction2."""
+    """A checkpoint, such as a run's folder or a file of the official code or of mmaction2."""
 
     def run(self) -> int:
         from uniformerv2.weights.checkpoint import checkpoint_info

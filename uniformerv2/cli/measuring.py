@@ -22,7 +22,7 @@ from uniformerv2.cli.options import (
     WindowSeconds,
     values,
 )
-from uniformerv2.cli.output import in_every_process, note, print_line
+from uniformerv2.cli.output import in_every_process, note, note_checkpoint, print_line
 from uniformerv2.text import printable
 from uniformerv2.video.views import Views
 
@@ -43,7 +43,8 @@ class Evaluate(Measuring):
     views: Views = Views()
     head: Head = None
     output: OptionalOutput = None
-    """JSON file for the result; None: CHECKPOINT[.HEAD].DATA.CLIPSxCROPS.json beside the checkpoint."""
+    """JSON file for the result; None: CHECKPOINT[.HEAD].DATA.CLIPSxCROPS.json beside the checkpoint, or in the
+    folder of a run; in the current folder where the checkpoint is no file of yours."""
     predictions: Path | None = None
     """CSV or Parquet file for a row per video: its label, the five best classes with their scores, or the error."""
     split: Split = "held-out"
@@ -59,6 +60,7 @@ class Evaluate(Measuring):
         with journal_of(output, self.predictions) as journal:
             model = on_rank_device(self.checkpoint, device=self.device, head=self.head)
             if ranks.first:
+                note_checkpoint(self.checkpoint)
                 note(model.label_note)
             options = values(self, "checkpoint", "head", "output", "predictions", "device")
             result = evaluate(model, **options, journal=journal, progress=True)
@@ -95,6 +97,8 @@ class Features(Measuring):
         check_format(self.output)
         with journal_of(self.output) as journal:
             options = values(self, "checkpoint", "output")
+            if ranks.first:
+                note_checkpoint(self.checkpoint)
             result = extract_features(self.checkpoint, **options, journal=journal, progress=True)
             if ranks.first:
                 result.save(self.output)

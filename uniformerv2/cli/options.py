@@ -16,8 +16,8 @@ Checkpoint = Annotated[
     Positional[Path],
     arg(
         metavar="CHECKPOINT",
-        help="A checkpoint: a file such as RUN/last.safetensors, the name of a published one, or a repository of the "
-        "hub.",
+        help="A checkpoint: a run's folder (its best.safetensors, else last), a file, the name of a published one, or "
+        "a repository of the hub.",
     ),
 ]
 Data = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from uniformerv2.errors import UniFormerV2Error
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from uniformerv2.distributed import Ranks
 
 Command = TypeVar("Command")
+
+_WHICH = {"best": "its best epoch", "last": "as it has no best.safetensors"}
 
 FAILED = 2  # the user can fix the cause; wrong options end with it too
 INTERRUPTED = 130  # what shells report after Ctrl-C
@@ -50,6 +53,14 @@ def note(text: str) -> None:
     """One line on stderr, unless it is empty."""
     if text:
         print(f"note: {printable(text)}", file=sys.stderr)
+
+
+def note_checkpoint(checkpoint: Path) -> None:
+    """Say which checkpoint the folder of a run stands for; nothing about other checkpoints. Raises CheckpointError."""
+    from uniformerv2.weights.checkpoint import run_checkpoint
+
+    if file := run_checkpoint(checkpoint):
+        note(f"{checkpoint} is a run: {file.name} is taken, {_WHICH[file.stem]}")
 
 
 def in_every_process(work: Callable[[Command, Ranks], int | None]) -> Callable[[Command], int]:

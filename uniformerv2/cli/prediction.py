@@ -23,7 +23,7 @@ from uniformerv2.cli.options import (
     WindowFrames,
     WindowSeconds,
 )
-from uniformerv2.cli.output import FAILED, note, print_error, print_line
+from uniformerv2.cli.output import FAILED, note, note_checkpoint, print_error, print_line
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.text import printable
 from uniformerv2.video.views import Views
@@ -53,6 +53,7 @@ class Predict(Classifying):
         from uniformerv2.data.annotations import Unreadable
         from uniformerv2.predict import Predictor
 
+        note_checkpoint(self.checkpoint)
         predictor = Predictor(self.checkpoint, **self.predictor_options("videos"))
         _print_notes(predictor)
         reasons = []
@@ -89,6 +90,7 @@ class Timeline(Classifying):
         files = timeline_files(self.output, self.videos)
         check_top_k(self.top_k)
         windows = {"window_seconds": self.window_seconds, "stride_seconds": self.stride_seconds}
+        note_checkpoint(self.checkpoint)
         predictor = Predictor(self.checkpoint, **self.predictor_options("videos", "output", *windows))
         _print_notes(predictor)
         note(sharing_report(predictor.model.config))
@@ -127,6 +129,7 @@ class Stream(Classifying):
     def run(self) -> int:
         from uniformerv2.stream import StreamPredictor
 
+        note_checkpoint(self.checkpoint)
         predictor = StreamPredictor(self.checkpoint, **self.predictor_options("source"))
         for line in (predictor.model.label_note, *predictor.report):
             note(line)

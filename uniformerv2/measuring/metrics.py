@@ -16,6 +16,7 @@ from uniformerv2.data.tables import write_table
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.measuring.published_figures import Published
 from uniformerv2.video.views import Views
+from uniformerv2.weights.checkpoint import run_checkpoint
 
 TOP = 5  # classes that are kept of a video's ranking, and that top-5 accuracy accepts
 BINS = 15  # of the calibration error
@@ -132,9 +133,14 @@ def class_accuracies(labels: Sequence[str], videos: Iterable[VideoResult]) -> tu
 
 
 def default_output(checkpoint: Path, data: Path, *, views: Views, head: str | None = None) -> Path:
-    """CHECKPOINT[.HEAD].DATA.CLIPSxCROPS.json beside the checkpoint."""
-    parts = [checkpoint.stem, *([head] if head else []), data.stem, f"{views.clips}x{views.crops}"]
-    return checkpoint.with_name(".".join([*parts, "json"]))
+    """CHECKPOINT[.HEAD].DATA.CLIPSxCROPS.json: beside a checkpoint, in the folder of a run, else in the current one."""
+    file = run_checkpoint(checkpoint) or checkpoint
+    folder, name = (file.parent, file.stem) if file.is_file() else (Path(), "-".join(file.parts))
+    if file.is_dir():
+        folder, name = file.absolute().parent, file.absolute().name
+    place = data.absolute()
+    parts = [name, *([head] if head else []), place.name if place.is_dir() else place.stem]
+    return folder / f"{'.'.join(parts)}.{views.clips}x{views.crops}.json"
 
 
 def write_evaluation(target: Path, result: Evaluation) -> None:

@@ -122,6 +122,8 @@ def open_checkpoint(source: CheckpointSource, known: Known, options: Mapping[str
     else:
         info = recognise(state, key_format, known, source=name, file_name=file_name, options=options)
     report = (*info.report, f"ignored: {first_of(ignored)}") if ignored else info.report
+    if file_name and Path(name).is_dir():
+        report = (f"{file_name} of the folder {name}", *report)
     return Checkpoint(name, metadata, state, replace(info, origin=origin or info.origin, report=report))
 
 
@@ -129,6 +131,8 @@ def _find(path: Path, name: str, known: Known) -> tuple[Path, str, Known]:
     """The local file of a path, a published model or a hub repository; the published model's name and facts."""
     if path.is_dir() and (path / HUB_FILE).is_file():
         return path / HUB_FILE, "", known
+    if (file := run_checkpoint(path)) is not None:
+        return file, "", known
     if path.exists():
         return path, "", known
     if entry := zoo_entry(name):
@@ -145,6 +149,22 @@ def _find(path: Path, name: str, known: Known) -> tuple[Path, str, Known]:
         f"{name}: no such file, and no published model of that name (`uniformerv2 models` lists them); "
         "a repository on the hub would be owner/name"
     )
+
+
+def run_checkpoint(folder: str | Path) -> Path | None:
+    """The checkpoint that the folder of a training run stands for: of its best epoch, else of its last.
+
+    None where it is not the folder of a run.
+
+    Raises:
+        CheckpointError: the run has no checkpoint yet.
+    """
+    folder = Path(folder)
+    files = [folder / name for name in ("best.safetensors", "last.safetensors")]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None and (folder / "recipe.json").is_file():
+        raise CheckpointError(f"{folder}: a run without a checkpoint; it has one after its first epoch")
+    return found
 
 
 def rename_video_keys(tensors: Mapping[str, Tensor], source: str) -> tuple[Any, StateDict, list[str]]:

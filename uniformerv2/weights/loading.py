@@ -120,8 +120,9 @@ def load_model(
     """Load a model from a checkpoint of ours, of the official code or of mmaction2, strictly.
 
     Args:
-        source: a file, or a folder that `save_pretrained` wrote; the name of a published model (`list_models`); a hub
-            repository "owner/name" with a file of ours; or a state dict. The content decides the format.
+        source: a file; a folder that `save_pretrained` wrote, or that of a training run, whose best checkpoint is
+            taken, else its last; the name of a published model (`list_models`); a hub repository "owner/name" with a
+            file of ours; or a state dict. The content decides the format.
         dataset: whose classes the head has, where the checkpoint does not state it.
         labels: class names in the order of the head's rows, instead of the checkpoint's; () for none.
         num_frames: frames of a clip; default: the checkpoint's, see `loading_report`.
@@ -286,7 +287,8 @@ def resolve_model(model: str | Path | UniFormerV2, *, device: str = "auto", head
     """A checkpoint or a live model as a model on a device; its mode is left as it is (eval for checkpoints).
 
     Args:
-        model: a file, a folder, a published name or a hub repository, as for `load_model`; or a live model.
+        model: a file, a folder (of a run, or of `save_pretrained`), a published name or a hub repository, as for
+            `load_model`; or a live model.
         device: a name that torch knows; "auto": a checkpoint goes to the GPU where there is one, a live model stays.
         head: "kinetics400", "kinetics600" or "kinetics700": only these classes of a Kinetics-710 head, see `map_head`.
 
