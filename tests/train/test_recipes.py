@@ -168,12 +168,12 @@ MAPPED: dict[str, Callable[[NamedRecipe], Any]] = {
 }
 
 TESTED_ELSEWHERE = {  # what is no choice here
-    "optim.loss": "cross_entropy",  # tests/tasks/test_classification.py
+    "optim.loss": "cross_entropy",  # tests/tasks/classification/test_task.py
     "optim.lr_policy": "cosine",  # below, step by step
     "optim.cosine_after_warmup": True,
     "optim.zero_wd_1d_param": True,  # tests/train/test_optim.py, parameter by parameter
     "optim.bn_weight_decay": 0.0,
-    "test.add_softmax": True,  # the mean of probabilities ranks as their sum: tests/tasks/test_evaluation.py
+    "test.add_softmax": True,  # the mean of probabilities ranks as their sum: tests/measuring/test_evaluation.py
     "test.ensemble": "sum",
 }
 

@@ -1,13 +1,15 @@
-"""Which frames make a clip."""
+"""Which views there can be, and which frames make a clip."""
 
 from __future__ import annotations
 
 import random
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
-from uniformerv2.video.views import random_segment_indices, segment_indices
+from uniformerv2.errors import RecipeError
+from uniformerv2.video.views import Views, random_segment_indices, segment_indices
 
 
 def test_worked_example() -> None:
@@ -68,3 +70,13 @@ def test_counts_below_one_are_refused(num_frames: int, num_segments: int) -> Non
 def test_a_clip_that_does_not_exist_is_refused(clip: int, count: int) -> None:
     with pytest.raises(ValueError, match="clip must lie in"):
         segment_indices(30, 8, clip=clip, clips=count)
+
+
+def test_views_are_clips_times_crops() -> None:
+    assert [len(Views()), len(Views(clips=4, crops=3))] == [1, 12]
+
+
+@pytest.mark.parametrize("values", [{"clips": 0}, {"crops": 2}, {"average": "sum"}])
+def test_impossible_views(values: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match="got"):
+        Views(**values)
