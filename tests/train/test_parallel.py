@@ -25,13 +25,13 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.classification.task import Classification
 from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.tasks.rehearsal import dry_run
+from uniformerv2.train.engine import TERMINATED
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.parallel import SharedModel, SynchronizedBatchNorm, blocks, local_tensor, whole_tensor
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.train.state import StateFolder
 from uniformerv2.train.task import BatchLoss
-from uniformerv2.train.termination import TERMINATED
 from uniformerv2.video.augmentation import Augmentation
 
 Together = Callable[..., list[Any]]

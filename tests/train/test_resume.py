@@ -24,11 +24,11 @@ from uniformerv2.distributed import Ranks
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.tasks.classification.task import Classification
 from uniformerv2.tasks.classification.training import train_classifier
+from uniformerv2.train.engine import TERMINATED
 from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.train.run_folder import RunFolder, is_locked, locked
 from uniformerv2.train.state import StateFolder
-from uniformerv2.train.termination import TERMINATED
 from uniformerv2.video.augmentation import Augmentation
 
 train = partial(train_classifier, workers=0)

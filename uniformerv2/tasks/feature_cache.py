@@ -130,7 +130,11 @@ class FeatureCache:
         with ExitStack() as stack:
 
             def begin() -> list[list[tuple[int, int]]]:
-                self._make_folder()
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    what = f"{self.folder}: cannot be written to ({error.strerror}); choose another folder"
+                    raise CheckpointError(what) from error
                 stack.enter_context(locked(self.folder / ".lock"))
                 for partial in self.folder.glob(".*.partial"):  # of processes that were killed while they wrote
                     partial.unlink(missing_ok=True)
@@ -144,13 +148,6 @@ class FeatureCache:
         unreadable = {row: video for views in found for view in views for row, video in view.items()}
         task.unpack = self.layout.unpack
         return replace(self.loader, dataset=CachedFeatures(self.videos, self.folder, self.layout, unreadable))
-
-    def _make_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            what = f"{self.folder}: cannot be written to ({error.strerror}); choose another folder"
-            raise CheckpointError(what) from error
 
     def _missing(self) -> list[list[tuple[int, int]]]:
         """Keys by view, each view in the order of the rows."""

@@ -6,12 +6,13 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from itertools import combinations
 from pathlib import Path
+from timeit import timeit
 from typing import Any, TypeVar
 
 import torch
@@ -104,18 +105,12 @@ def dry_run(
         trainer.fit()
         share = len(videos.held_out) / len(few.held_out)
         with trainer.step.evaluated() as model:
-            evaluating = share * _seconds(lambda: parts.task.evaluate(model))
-            measuring = share * _seconds(lambda: parts.task.measure(model))
+            evaluating = share * timeit(lambda: parts.task.evaluate(model), number=1)
+            measuring = share * timeit(lambda: parts.task.measure(model), number=1)
         records = read_metrics(run.metrics)
         current_ranks().wait()  # until all have read what the first removes
     steps = [record for record in records if record["kind"] == "step"]
     return _projection(recipe, steps, len(videos.training), evaluating, measuring)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def _spread(rows: Sequence[T], count: int) -> list[T]:

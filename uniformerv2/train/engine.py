@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import random
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from uniformerv2.distributed import Ranks
 from uniformerv2.errors import AnnotationError
 from uniformerv2.progress import say
 from uniformerv2.train.log import LoggerName, RunLog, Speed
@@ -26,9 +29,9 @@ from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.train.state import StateFolder, add_prefix, strip_prefix
 from uniformerv2.train.step import NotFiniteError, StepResult, Totals, TrainingStep, get_generators, set_generators
 from uniformerv2.train.task import Task, TrainingLoader
-from uniformerv2.train.termination import Terminated, Termination
 
 SAVE_EVERY_SECONDS = 600.0
+TERMINATED = 128 + signal.SIGTERM  # the exit status that shells report of a process that was terminated
 
 
 @dataclass
@@ -263,3 +266,61 @@ class Trainer:
             if facts["world"] == self.ranks.world:
                 own = strip_prefix(str(self.ranks.rank), generators)
                 self._generators = [own[name] for name in sorted(own)]  # a state has no order
+
+
+# --- SIGTERM: a run that is asked to end stops where it can go on later
+
+
+class Terminated(SystemExit):
+    """Ends the process after a SIGTERM, with all that is open closed."""
+
+    def __init__(self) -> None:
+        super().__init__(TERMINATED)
+
+
+class Termination:
+    """While it is entered, SIGTERM is noted: `check` heeds it, and `at_once` marks where it is heeded while waiting.
+
+    Does nothing in a thread that is not the main one, where signals cannot be handled.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._waiting = False
+        self._before: Any = None
+
+    def __enter__(self) -> Termination:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+        if exception[0] is None:
+            self.check()
+
+    def check(self) -> None:
+        """Raises Terminated after a SIGTERM."""
+        if self.asked:
+            raise Terminated
+
+    def check_all(self, ranks: Ranks) -> None:
+        """Raises Terminated in all processes after a SIGTERM to one of them."""
+        if any(ranks.gather(self.asked)):
+            raise Terminated
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Around what may be broken off anywhere, as nothing is lost with it: SIGTERM raises Terminated here."""
+        self._waiting = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._waiting = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        if self._waiting:
+            raise Terminated

@@ -107,7 +107,7 @@ class Speed:
         return dict(zip(TIMINGS, figures, strict=True))
 
 
-class RunDisplay:
+class RunDisplay(ExitStack):
     """Shows a run: on a terminal a bar with loss, metrics, clips/s and time left; everywhere a line per epoch.
 
     The bar is on stderr, the lines are on stdout.
@@ -120,27 +120,21 @@ class RunDisplay:
     """
 
     def __init__(self, *, epochs: int, steps: int, finished_steps: int = 0, progress: bool = False) -> None:
+        super().__init__()
         self.epochs, self.progress = epochs, progress
         self._steps, self._finished, self._start = steps, finished_steps, time.perf_counter()
         self._first = finished_steps
         self._bar = _bar() if progress else None
-        self._task = self._bar.add_task("", total=steps, completed=finished_steps) if self._bar else None
-
-    def __enter__(self) -> RunDisplay:
         if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar:
-            self._bar.stop()
+            self._task = self._bar.add_task("", total=steps, completed=finished_steps)
+            self.enter_context(self._bar)
 
     def step(
         self, epoch: int, means: Mapping[str, float], facts: Mapping[str, float], speed: Mapping[str, float]
     ) -> None:
         """A step is done; `means` and `speed` are those of the epoch so far, `facts` of the step."""
         self._finished += 1
-        if self._bar and self._task is not None:
+        if self._bar:
             rate = f"lr {facts['lr']:.2e}  " if "lr" in facts else ""
             text = f"epoch {epoch}/{self.epochs}  step {self._finished}  {_values(means)}  {rate}{_speed(speed)}"
             self._bar.update(self._task, advance=1, description=text)

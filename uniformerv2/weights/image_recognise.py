@@ -115,11 +115,14 @@ def read_image_model(
         raise CheckpointError(f"{source}: {error.args[0]} (as this package calls it) is missing") from error
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: {error}") from error
-    mean, std, constants = _constants(family, hints)
-    assumed = {name: value for name, value in assumed.items() if name not in given} | constants
+    usual = FAMILIES[family].constants
+    mean, std = MEAN_STD[usual]
+    assumed = {name: value for name, value in assumed.items() if name not in given}
+    if not (hints.mean and hints.std):
+        assumed["mean and std"] = f"of {usual}"
     dropped = _drop_unused(encoder.state, config)
     report = _report(encoder, family, config, assumed, dropped)
-    return ImageModel(family, config, encoder.state, mean, std, tuple(report))
+    return ImageModel(family, config, encoder.state, hints.mean or mean, hints.std or std, tuple(report))
 
 
 def _take_positions(state: StateDict, image_size: Grid | None) -> tuple[Grid | None, bool]:
@@ -243,11 +246,12 @@ def _architecture(
     eps = known.norm_eps_transformers if encoder.scheme.startswith("transformers") else known.norm_eps
     table = state.get("backbone.blocks.0.attention.relative_bias")
     heads = hints.heads if table is None else table.shape[1]
+    usual_heads = HEADS_OF.get((family, width)) or HEADS.get(width) or max(width // HEAD_DIM, 1)
     grid_size = (grid[0] * patch, grid[1] * patch) if grid else None
     fields: dict[str, Any] = {
         "width": width,
         "depth": depth_of(state),
-        "heads": hint_or("heads", heads, _usual_heads(family, width)),
+        "heads": hint_or("heads", heads, usual_heads),
         "patch_size": patch,
         "image_size": grid_size or hint_or("image_size", hints.image_size, (224, 224)),
         "mlp_ratio": hidden / width,
@@ -274,10 +278,6 @@ def _architecture(
         fields["pool_heads"] = hint_or("pool_heads", hints.pool_heads, known.pool_heads or fields["heads"])
         fields["pool_mlp_ratio"] = state["backbone.pool.mlp.fc2.weight"].shape[1] / width
     return fields, assumed
-
-
-def _usual_heads(family: str, width: int) -> int:
-    return HEADS_OF.get((family, width)) or HEADS.get(width) or max(width // HEAD_DIM, 1)
 
 
 def _usual_activation(encoder: ImageEncoder, family: str) -> Activation:
@@ -323,13 +323,6 @@ def _pool(has: set[str], family: str, hints: Hints) -> Pool:
     # BEiT pools its patches, whether or not it was fine-tuned; a norm after pooling is that of a mean elsewhere too
     means = family == "BEiT" or ("pool_norm.weight" in has and "post_norm.weight" not in has)
     return "class_token" if possible["class_token"] and not means else "mean"
-
-
-def _constants(family: str, hints: Hints) -> tuple[Constants, Constants, dict[str, object]]:
-    usual = FAMILIES[family].constants
-    mean, std = MEAN_STD[usual]
-    assumed: dict[str, object] = {} if hints.mean and hints.std else {"mean and std": f"of {usual}"}
-    return hints.mean or mean, hints.std or std, assumed
 
 
 def _drop_unused(state: StateDict, config: ModelConfig) -> list[str]:
