@@ -30,8 +30,7 @@ import torch.nn.functional as F
 from timing import alternate, machine
 from torch import Tensor
 
-from uniformerv2.benchmark.contenders import Case, Contender
-from uniformerv2.benchmark.measuring import measure
+from uniformerv2.benchmark.measuring import Case, Contender, measure
 from uniformerv2.benchmark.reference import load_reference
 from uniformerv2.benchmark.run import Report, benchmark
 from uniformerv2.device import pick_device

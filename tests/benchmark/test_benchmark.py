@@ -11,8 +11,7 @@ import torch
 
 from helpers import Run
 from uniformerv2 import arm, save_model
-from uniformerv2.benchmark.contenders import PEERS, Case, Contender, contenders
-from uniformerv2.benchmark.measuring import Measured, Times, machine, product_limit
+from uniformerv2.benchmark.measuring import PEERS, Case, Contender, Measured, Times, contenders, machine, product_limit
 from uniformerv2.benchmark.reference import MODEL_FILE, load_reference
 from uniformerv2.benchmark.run import Report
 from uniformerv2.errors import RecipeError
@@ -38,7 +37,7 @@ def measured(model: str, precision: str, *seconds: float, batch: int = 1) -> Mea
 
 def test_without_anything_installed_ours_runs_and_the_rest_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr("uniformerv2.benchmark.contenders.has_bf16", lambda device: False)
+    monkeypatch.setattr("uniformerv2.benchmark.measuring.has_bf16", lambda device: False)
     found, left_out = contenders(case(), CPU, peers=True)
     assert [one.name for one in found] == ["plain fp32", "ours torch fp32"]
     reasons = "\n".join(left_out)
@@ -48,7 +47,7 @@ def test_without_anything_installed_ours_runs_and_the_rest_is_named(monkeypatch:
 
 def test_with_everything_installed_all_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr("uniformerv2.benchmark.contenders.has_bf16", lambda device: True)
+    monkeypatch.setattr("uniformerv2.benchmark.measuring.has_bf16", lambda device: True)
     found, left_out = contenders(case(Path("checkout")), CPU, peers=True)
     names = {one.name for one in found}
     assert names >= {"official fp32", "official bf16", "ours torch bf16", "ours openvino int8", "ours onnxruntime fp32"}
@@ -85,8 +84,8 @@ def test_the_command_measures_a_checkpoint_in_processes_of_its_own(
     uniformerv2: Run, model: UniFormerV2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # exporting takes long, and is tested elsewhere
-    monkeypatch.setattr("uniformerv2.benchmark.contenders.NEEDED", {"torch": ()})
-    monkeypatch.setattr("uniformerv2.benchmark.contenders.has_bf16", lambda device: False)
+    monkeypatch.setattr("uniformerv2.benchmark.measuring.NEEDED", {"torch": ()})
+    monkeypatch.setattr("uniformerv2.benchmark.measuring.has_bf16", lambda device: False)
     monkeypatch.setattr("uniformerv2.benchmark.run.product_limit", lambda dtype, device: 1e11)
     save_model(model, tmp_path / "model.safetensors")
     status, output, _ = uniformerv2(

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from uniformerv2.atomic import write_text
-from uniformerv2.benchmark.contenders import Case, Contender, contenders
-from uniformerv2.benchmark.measuring import Measured, machine, measure, product_limit
+from uniformerv2.benchmark.measuring import Case, Contender, Measured, contenders, machine, measure, product_limit
 from uniformerv2.device import model_device, pick_device
 from uniformerv2.errors import CheckpointError
 from uniformerv2.inference.precision import has_bf16

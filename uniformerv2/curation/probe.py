@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import torch
-from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from uniformerv2.data.annotations import Interval
@@ -146,21 +145,16 @@ def _wanted(first: int, count: int, num_frames: int) -> list[int]:
 
 
 def _thumbnails(reader: VideoReader, wanted: Iterable[int], shown: Sequence[int]) -> bytes:
-    """Decode the wanted frames and keep thumbnails of the shown ones."""
+    """Decode the wanted frames; of the shown ones, the mean luma of the cells as bytes of (shown, side, side)."""
     indices = sorted(wanted)
     found: dict[int, bytes] = {}
     for start in range(0, len(indices), _CHUNK):
         chunk = indices[start : start + _CHUNK]
         for index, frame in zip(chunk, reader.frames_at(chunk), strict=True):
             if index in shown:
-                found[index] = _thumbnail(frame)
+                luma = (frame * _LUMA).sum(0)  # (height, width)
+                found[index] = adaptive_avg_pool2d(luma[None], THUMBNAIL_SIDE).round().byte().numpy().tobytes()
     return b"".join(found[index] for index in shown)
-
-
-def _thumbnail(frame: Tensor) -> bytes:
-    """Mean luma of the cells of a uint8 frame (3, height, width): bytes of (side, side)."""
-    luma = (frame * _LUMA).sum(0)  # (height, width)
-    return adaptive_avg_pool2d(luma[None], THUMBNAIL_SIDE).round().byte().numpy().tobytes()
 
 
 def _container(path: Path) -> tuple[str, float | None]:

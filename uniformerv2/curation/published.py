@@ -304,9 +304,7 @@ SEGMENTS = PublishedDataset(_segment_rows, files=("*.json",), list_numbers=4, li
 
 
 DATASETS = {
-    "kinetics400": replace(KINETICS, classes="kinetics400"),
-    "kinetics600": replace(KINETICS, classes="kinetics600"),
-    "kinetics700": replace(KINETICS, classes="kinetics700"),
+    **{name: replace(KINETICS, classes=name) for name in ("kinetics400", "kinetics600", "kinetics700")},
     "kinetics700_2020": replace(KINETICS, classes="kinetics700"),
     "kinetics710": PublishedDataset(None, classes="kinetics710"),
     "moments_in_time": PublishedDataset(

@@ -58,8 +58,9 @@ def fold(model: UniFormerV2, *rewrites: Rewrite) -> UniFormerV2:
 
 def _fold(part: nn.Module) -> None:
     for module in list(part.modules()):
-        if isinstance(module, LocalAggregator):
-            _fold_batch_norm(module)
+        if isinstance(module, LocalAggregator) and module.norm is not None:
+            module.reduce = linear(*module.folded_norm(module.norm))
+            module.norm = None
         elif isinstance(module, Attention):
             _fold_scale(module)
         elif isinstance(module, MLP):
@@ -97,12 +98,6 @@ def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 def _frozen(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor.detach(), requires_grad=False)
-
-
-def _fold_batch_norm(aggregator: LocalAggregator) -> None:
-    if aggregator.norm is not None:
-        aggregator.reduce = linear(*aggregator.folded_norm(aggregator.norm))
-        aggregator.norm = None
 
 
 def _fold_scale(attention: Attention) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 PAGEMAP = Path("/proc/self/pagemap")  # Linux: 64 bits for each page of this process (admin-guide/mm/pagemap)
 PRESENT_OR_SWAPPED, FILE_BACKED = 3 << 62, 1 << 61
@@ -31,18 +31,12 @@ def release_mapped_weights(module: nn.Module) -> None:
     with pagemap:
         for weight in module.parameters():
             if weight.device.type == "cpu":
-                start, count = _pages(weight)
+                start = weight.data_ptr() // mmap.PAGESIZE  # the first page that the weight touches
+                count = -(-(weight.data_ptr() + weight.nbytes) // mmap.PAGESIZE) - start
                 # any other page would lose what it holds
                 if _file_backed(pagemap, start, count):
                     address, length = (ctypes.c_size_t(pages * mmap.PAGESIZE) for pages in (start, count))
                     madvise(address, length, mmap.MADV_DONTNEED)
-
-
-def _pages(tensor: Tensor) -> tuple[int, int]:
-    """The first page that a contiguous tensor touches, and the number of pages."""
-    start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
-    first = start // mmap.PAGESIZE
-    return first, -(-end // mmap.PAGESIZE) - first
 
 
 def _file_backed(pagemap: BinaryIO, start: int, count: int) -> bool:

@@ -12,11 +12,9 @@ from uniformerv2.model.config import ModelConfig
 from uniformerv2.model.positions import interpolate_position_embedding, interpolate_relative_bias
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
-STEM, POSITION_EMBEDDING, RELATIVE_BIAS = (
-    "backbone.patch_embedding.weight",
-    "backbone.position_embedding",
-    "attention.relative_bias",  # of every block
-)
+STEM = "backbone.patch_embedding.weight"
+POSITION_EMBEDDING = "backbone.position_embedding"
+RELATIVE_BIAS = "attention.relative_bias"  # of every block
 
 
 def inflate_stem(weight: Tensor, temporal_kernel: int) -> Tensor:

@@ -1,16 +1,26 @@
-"""The attention function and its kernels, self-attention within a frame, cross-attention to a clip."""
+"""Attention within a frame and to a clip, its kernels, and activations that training computes twice to keep fewer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from uniformerv2.model.config import ModelConfig
 from uniformerv2.model.positions import TokenLayout, apply_rotary, interpolate_relative_bias
-from uniformerv2.model.recompute import recomputed
+
+
+def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """function(*inputs), of which only the inputs are kept; the backward pass computes it again.
+
+    A checkpoint stops before its last operation, as only the inputs of that are needed. Where it is a product, as in
+    most uses here, only the cheap operations before it are computed twice.
+    """
+    return checkpoint(function, *inputs, use_reentrant=False) if torch.is_grad_enabled() else function(*inputs)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Tensor | None = None) -> Tensor:

@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uniformerv2.model.attention import CrossAttention
+from uniformerv2.model.attention import CrossAttention, recomputed
 from uniformerv2.model.config import ModelConfig
 from uniformerv2.model.positions import TokenLayout
-from uniformerv2.model.recompute import recomputed
 from uniformerv2.model.vit import MLP, Block, DropPath
 
 

@@ -95,7 +95,13 @@ class UniFormerV2(nn.Module):
         self.label_note = label_note
         self.loading_report: tuple[str, ...] = ()
 
-        self.backbone = ImageTransformer(config, self.preprocessing, self._image_blocks(config))
+        block = Block if config.local_blocks == "none" else LocalUniBlock
+        rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
+        blocks = [
+            block(config, drop_path=rate, recompute=number < config.checkpoint_blocks)
+            for number, rate in enumerate(rates)
+        ]
+        self.backbone = ImageTransformer(config, self.preprocessing, blocks)
         stages = len(config.global_after)
         rates = torch.linspace(0, config.global_drop_path, stages, device="cpu").tolist()
         self.global_blocks = nn.ModuleList([GlobalUniBlock(config, drop_path=rate) for rate in rates])
@@ -106,15 +112,6 @@ class UniFormerV2(nn.Module):
         mixes = config.mix_class_token and stages > 0
         self.mix = nn.Parameter(torch.zeros(config.width)) if mixes else None
         self.head = Head(config)
-
-    @staticmethod
-    def _image_blocks(config: ModelConfig) -> list[Block]:
-        block = Block if config.local_blocks == "none" else LocalUniBlock
-        rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
-        return [
-            block(config, drop_path=rate, recompute=number < config.checkpoint_blocks)
-            for number, rate in enumerate(rates)
-        ]
 
     def forward(self, clip: Tensor | EncodedFrames) -> Tensor:
         """Classify clips.

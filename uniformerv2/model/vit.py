@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from uniformerv2.model.attention import Attention, CrossAttention
+from uniformerv2.model.attention import Attention, CrossAttention, recomputed
 from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.model.positions import (
     TokenLayout,
@@ -24,7 +24,6 @@ from uniformerv2.model.positions import (
     relative_position_index,
     rotary_table,
 )
-from uniformerv2.model.recompute import recomputed
 
 
 class QuickGELU(nn.Module):
