@@ -12,8 +12,7 @@ import pytest
 from helpers import Run, assert_refused, tiny_recipe, train
 from runs.written import EVALUATION, WriteRun, history, step
 from uniformerv2.errors import RecipeError
-from uniformerv2.runs.comparison import FIGURES, recipe_differences
-from uniformerv2.runs.folder import read_run, read_runs
+from uniformerv2.runs.folder import FIGURES, read_run, read_runs, recipe_differences
 from uniformerv2.runs.report import render
 from uniformerv2.train.log import RunDisplay
 from uniformerv2.train.run_folder import RunFolder

@@ -10,8 +10,7 @@ import pytest
 from helpers import Run, assert_refused
 from pages.parsed import Page
 from runs.written import EVALUATION, WriteRun, history, step
-from uniformerv2.runs.comparison import FIGURES
-from uniformerv2.runs.folder import read_run, read_runs
+from uniformerv2.runs.folder import FIGURES, read_run, read_runs
 from uniformerv2.runs.report import render, write_report
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from uniformerv2.distributed import Ranks
-from uniformerv2.train.guard import NOTHING_BAD, first_bad
+from uniformerv2.train.step import NOTHING_BAD, first_bad
 
 
 class Root(nn.Module):

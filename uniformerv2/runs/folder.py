@@ -1,18 +1,20 @@
-"""A training run read from its folder: while it trains, after it was stopped, or finished."""
+"""Training runs read from their folders, while they train, stopped or finished; and what a comparison of them shows."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 from uniformerv2.errors import RecipeError
+from uniformerv2.pages.curves import Points, last_epoch
 from uniformerv2.train.log import TIMINGS, read_metrics
-from uniformerv2.train.recipe import Recipe
+from uniformerv2.train.recipe import Recipe, disagreements
 from uniformerv2.train.run_folder import RunFolder, is_locked
 
 STEP = {"step", "clips", *TIMINGS}  # keys of the record of a step
@@ -167,3 +169,79 @@ def _count_rows(manifest: Path) -> int:
         return 0
     with manifest.open(encoding="utf-8", newline="") as file:
         return sum(1 for _ in csv.DictReader(file))
+
+
+# --- what a comparison shows, on a page as in a terminal: curves, figures and differences of the recipes
+
+UNKNOWN = "-"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A recorded value that is drawn as a curve."""
+
+    name: str  # in metrics.jsonl
+    title: str
+    factor: float = 1.0  # of the values
+    top: float | None = None  # where the axis ends, if not above the largest value
+
+
+QUANTITIES = (
+    Quantity("loss", "training loss"),
+    Quantity("top1", "held-out top-1, %", factor=100.0, top=100.0),
+    Quantity("held_out_loss", "held-out loss"),
+    Quantity("lr", "learning rate"),
+)
+
+FIGURES: Mapping[str, Callable[[Run], str]] = {
+    "state": lambda run: run.state,
+    "epochs": lambda run: f"{run.finished_epochs}/{run.planned_epochs}",
+    "loss": lambda run: _number(run.last("loss"), ".3f"),
+    "best top-1": lambda run: _share(run.best and run.best[0]),
+    "in epoch": lambda run: str(run.best[1]) if run.best else UNKNOWN,
+    "last top-1": lambda run: _share(run.last("top1")),
+    "top-5": lambda run: _share(run.last("top5")),
+    "steps": lambda run: str(run.finished_steps),
+    "clips/s": lambda run: _number(run.clips_per_second, ".1f"),
+    "waiting": lambda run: _share(run.data_wait),
+    "memory": lambda run: _number(run.memory_mib and run.memory_mib / 2**10, ".1f", " GiB"),
+    "time": lambda run: UNKNOWN if run.seconds is None else str(timedelta(seconds=round(run.seconds))),
+}
+FIGURES_NOTE = (
+    "Loss: mean of the last epoch. Top-1 and top-5: single views of the held-out videos; of equally good epochs the "
+    "later is the best. Clips per second, waiting (for videos) and time: of all training steps, without evaluating "
+    "and saving."
+)
+
+
+def curves(runs: Sequence[Run]) -> list[tuple[Quantity, list[Points]]]:
+    """Each quantity that was recorded, with a curve for every run, which may be empty."""
+    found: list[tuple[Quantity, list[Points]]] = []
+    for quantity in QUANTITIES:
+        lines: list[Points] = [[(x, y * quantity.factor) for x, y in run.curve(quantity.name)] for run in runs]
+        if any(lines):
+            found.append((quantity, lines))
+    return found
+
+
+def axis_end(found: Sequence[tuple[Quantity, Sequence[Points]]]) -> int:
+    """The epoch where the horizontal axes of all `curves` end, so that they can be compared."""
+    return last_epoch([line for _, lines in found for line in lines])
+
+
+def recipe_differences(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
+    """The fields that the recipes disagree on, with the value of each run."""
+    found = disagreements([run.recipe for run in runs])
+    return {name: tuple(_value(value) for value in values) for name, values in found.items()}
+
+
+def _value(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return UNKNOWN if value is None else f"{value:{form}}{unit}"
+
+
+def _share(value: float | None) -> str:
+    return _number(value, ".1%")

@@ -11,8 +11,7 @@ from typing import Any
 from uniformerv2.atomic import write_text
 from uniformerv2.pages.curves import Points, averages, points_per_average
 from uniformerv2.pages.page import cell, chart, colour, header, legend, page, percent, section
-from uniformerv2.runs.comparison import FIGURES, FIGURES_NOTE, UNKNOWN, Quantity, axis_end, curves, recipe_differences
-from uniformerv2.runs.folder import Run
+from uniformerv2.runs.folder import FIGURES, FIGURES_NOTE, UNKNOWN, Quantity, Run, axis_end, curves, recipe_differences
 
 POINTS = 200  # of a curve, at most
 DOTTED = 40  # points of a curve up to which each is marked

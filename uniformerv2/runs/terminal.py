@@ -12,8 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from uniformerv2.pages.curves import Points, averages, points_per_average, round_top
-from uniformerv2.runs.comparison import FIGURES, Quantity, axis_end, curves, recipe_differences
-from uniformerv2.runs.folder import Run
+from uniformerv2.runs.folder import FIGURES, Quantity, Run, axis_end, curves, recipe_differences
 from uniformerv2.text import printable
 
 COLOURS = ("cyan", "yellow", "green", "magenta", "red", "blue")  # of a terminal, light or dark
