@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from helpers import interrupt, logged
-from uniformerv2.data.loader import EpochSampler
+from uniformerv2.data.order import EpochSampler
 from uniformerv2.distributed import Ranks
 from uniformerv2.errors import AnnotationError, RecipeError
 from uniformerv2.train.engine import Trainer

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from uniformerv2.data.annotations import Annotation, unknown_labels
-from uniformerv2.data.loader import EpochSampler, Sample, SampleKey, VideoLoader
+from uniformerv2.data.loader import Sample, SampleKey, VideoLoader
+from uniformerv2.data.order import EpochSampler
 from uniformerv2.data.shards import video_source
 from uniformerv2.errors import AnnotationError, VideoError
 from uniformerv2.model.config import Preprocessing
@@ -139,6 +140,7 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
     fixed_views: int = 0,
+    weights: Sequence[float] = (),
     max_failures: float = 0.01,
 ) -> VideoLoader:
     """A loader of `Batch`es.
@@ -156,6 +158,7 @@ def make_loader(
         rank: training only: this process, in [0, world).
         world: training only: processes that train together.
         fixed_views: training only: random views of each video that take turns, one an epoch; 0: new ones in each.
+        weights: training only: how often each row comes, see `EpochSampler`.
         max_failures: training only: share of the videos that may be unreadable; where this process finds more (and
             more than one), iterating ends with a VideoError that names the first.
     """
@@ -163,7 +166,13 @@ def make_loader(
     training = dataset.augmentation is not None
     if training:
         sampler = EpochSampler(
-            len(dataset), seed=seed, batch_size=batch_size, rank=rank, world=world, views=fixed_views
+            len(dataset),
+            seed=seed,
+            batch_size=batch_size,
+            rank=rank,
+            world=world,
+            views=fixed_views,
+            weights=weights,
         )
         batch_size = sampler.batch_size
     return VideoLoader(

@@ -21,7 +21,8 @@ from torch import Tensor
 from uniformerv2.atomic import whole_file
 from uniformerv2.data.annotations import Unreadable
 from uniformerv2.data.dataset import VideoDataset
-from uniformerv2.data.loader import EpochSampler, Sample, SampleKey, VideoLoader
+from uniformerv2.data.loader import Sample, SampleKey, VideoLoader
+from uniformerv2.data.order import EpochSampler
 from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import CheckpointError, RecipeError
@@ -101,7 +102,9 @@ class FeatureCache:
         self.precision = recipe.optimization.precision
         self.format = recipe.model.cache_features
         self.dtype = CACHE_DTYPES[self.format]
-        self.views = min(recipe.augmentation.fixed_views, recipe.optimization.epochs)
+        fixed = recipe.augmentation.fixed_views
+        # a row that comes again in an epoch has a later view
+        self.views = fixed if self.order.weights else min(fixed, recipe.optimization.epochs)
         self.folder = folder / self._digest(recipe)
 
     def _digest(self, recipe: Recipe) -> str:

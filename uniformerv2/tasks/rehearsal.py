@@ -201,6 +201,7 @@ def without_regularisation(recipe: Recipe) -> Recipe:
         **dict.fromkeys(("drop_path", "global_drop_path", "global_dropout", "head_dropout"), 0.0),
         **dict.fromkeys(("warmup_epochs", "label_smoothing", "weight_decay", "ema"), 0.0),
         **{"epochs": 1, "early_stop": 0, "start_lr": rate, "end_lr": rate, "cache_features": "none"},
+        **{"class_weights": "none", "sampling": "none"},
         **{"batch_size": batch_size, "accumulate": 1, "lr_base_batch": None},
         **asdict(UNCHANGED),
     )

@@ -172,8 +172,11 @@ def build_run(
     torch.manual_seed(recipe.optimization.seed)
     model = build_model(recipe, videos.labels).to(device)
     recipe = with_precision(recipe, device, width=model.config.width)
-    built = find_task(task)(recipe, model, videos.held_out, workers=workers, progress=progress)
-    return RunComponents(recipe, model, training_loader(recipe, model, videos.training, workers=workers), built)
+    loader = training_loader(recipe, model, videos.training, workers=workers)
+    built = find_task(task)(
+        recipe, model, videos.held_out, training=videos.training, workers=workers, progress=progress
+    )
+    return RunComponents(recipe, model, loader, built)
 
 
 def with_precision(recipe: Recipe, device: torch.device, *, width: int) -> Recipe:

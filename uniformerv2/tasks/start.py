@@ -9,12 +9,13 @@ from dataclasses import replace
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.loader import VideoLoader
+from uniformerv2.data.order import inverse_frequencies
 from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.model.config import Preprocessing, named_config
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.train.optim import freeze_backbone, freeze_unused
-from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Recipe
+from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Recipe, Sampling
 from uniformerv2.weights.labels import matching
 from uniformerv2.weights.loading import arm, load_model
 
@@ -134,6 +135,15 @@ def training_loader(
         rank=ranks.rank,
         world=ranks.world,
         fixed_views=recipe.augmentation.fixed_views,
+        weights=_sampling_weights(dataset.labels, optimization.sampling),
     )
     # fewer videos than a step needs are divided as well as they can be
     return replace(whole, batch_size=math.ceil(whole.batch_size / min(optimization.accumulate, whole.batch_size)))
+
+
+def _sampling_weights(labels: Sequence[int], sampling: Sampling) -> list[float]:
+    """Of each row; none where every row comes once."""
+    if sampling == "none":
+        return []
+    weights = inverse_frequencies(labels, power=1.0 if sampling == "balanced" else 0.5)
+    return [weights[label] for label in labels]

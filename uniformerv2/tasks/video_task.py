@@ -34,6 +34,7 @@ class VideoTask(ABC):
         recipe: that is trained.
         model: whose labels and preprocessing count.
         held_out: the videos that are measured; none: there is nothing to evaluate.
+        training: the videos that are trained on, for what depends on all of them.
         workers: processes that read them.
         progress: whether to name each unreadable or damaged video, once.
 
@@ -43,6 +44,7 @@ class VideoTask(ABC):
     """
 
     monitor: str
+    lower_is_better: bool = False
     scalars: tuple[str, ...]
     min_classes: ClassVar[int] = 1
     """How many classes there have to be."""
@@ -53,10 +55,11 @@ class VideoTask(ABC):
         model: UniFormerV2,
         held_out: Sequence[Annotation] = (),
         *,
+        training: Sequence[Annotation] = (),
         workers: int = 0,
         progress: bool = False,
     ) -> None:
-        self.recipe, self.model, self.held_out = recipe, model, held_out
+        self.recipe, self.model, self.held_out, self.training = recipe, model, held_out, training
         self.workers, self.progress = workers, progress
         self.unpack: Callable[[Tensor], Any] = lambda clips: clips
         self.skipped: dict[str, Unreadable] = {}

@@ -225,8 +225,10 @@ class Trainer:
         files = [self.run.last]
         score = metrics.get(self.task.monitor)
         if score is not None:
-            self.stalled = 0 if self.best is None or score > self.best else self.stalled + 1
-            if self.best is None or score >= self.best:  # of equals the later, trained longer
+            sign = -1 if self.task.lower_is_better else 1
+            gain = math.inf if self.best is None else sign * (score - self.best)
+            self.stalled = 0 if gain > 0 else self.stalled + 1
+            if gain >= 0:  # of equals the later, trained longer
                 self.best = score
                 files.append(self.run.best)
         model = self.step.shared.saved()

@@ -17,6 +17,7 @@ from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.video.views import Views
 
 TrainingPrecision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+Sampling = Literal["none", "balanced", "square-root"]
 
 START = ("arm", "model", "checkpoint")  # of these fields of `ModelRecipe`, a recipe gives exactly one
 
@@ -178,6 +179,11 @@ class Optimization:
     """Largest norm of all gradients together; a larger gradient is scaled down to it."""
     label_smoothing: float = 0.1
     """Share of the target probability that is spread over all classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: in the loss, a clip weighs the more the rarer its class is, 1 on the average of the training files."""
+    sampling: Sampling = "none"
+    """Which training files an epoch has. none: each once. balanced: drawn so that all classes are equally likely.
+    square-root: so that each is as likely as the square root of its number of files says."""
     precision: TrainingPrecision = "auto"
     """bf16: autocast to bfloat16. fp16: autocast to float16, with a scaled loss; GPUs only.
     auto: bf16 where the device computes with it and the model is wide enough to gain."""

@@ -24,7 +24,9 @@ class Task(Protocol):
     scalars: tuple[str, ...]
     """Names of what is logged beside the loss."""
     monitor: str
-    """The metric of `evaluate` that decides which epoch was best; more is better."""
+    """The metric of `evaluate` that decides which epoch was best."""
+    lower_is_better: bool
+    """Whether that is the epoch where it is lowest."""
 
     def loss(self, model: nn.Module, batch: Any) -> BatchLoss | None:
         """The loss of a batch, called under autocast; None if nothing in the batch could be read."""

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from helpers import Constant, batch_of
+from uniformerv2.data.annotations import Annotation
 from uniformerv2.tasks.classification.task import Classification, Mixing, mix
 from uniformerv2.train.recipe import ModelRecipe, Recipe
 
@@ -43,6 +46,27 @@ def test_the_loss_of_mixed_clips_is_that_of_the_mixed_and_smoothed_target(mixing
     assert found.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     wanted = labels if kept >= 0.5 else labels[others]
     assert found.scalars["accuracy"] == (wanted == 0).float().mean().item()
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.8])
+def test_balanced_class_weights_are_a_mean_of_one_over_the_training_rows(mixup: float) -> None:
+    """Six rows of class 0, three of 1 and one of 2: weights rows / (classes x count) = 10/18, 10/9 and 10/3."""
+    logits, names = [2.0, 1.0, 0.0], ("a", "b", "c")
+    model: Any = Constant(logits)
+    model.labels = names
+    training = [Annotation(Path("x.mp4"), name) for name in "aaaaaabbbc"]
+    recipe = RECIPE.vary(class_weights="balanced", mixup=mixup)
+    task = Classification(recipe, model, training=training)
+    labels = torch.tensor([0, 0, 2, 1])
+    torch.manual_seed(3)
+    found = task.loss(model, batch_of(labels.tolist()))
+    torch.manual_seed(3)
+    _, others, kept = mix(torch.zeros(4, 3, 2, 4, 4), Mixing(mixup=mixup))
+    smoothed = -(torch.eye(3) * 0.7 + 0.3 / 3) @ torch.tensor(logits).log_softmax(0)  # the loss of each label
+    each = torch.tensor([10 / 18, 10 / 9, 10 / 3]) * smoothed
+    assert found is not None
+    expected = (kept * each[labels] + (1 - kept) * each[labels[others]]).sum() / 4
+    assert found.loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_each_view_of_a_repeated_video_is_a_clip() -> None:

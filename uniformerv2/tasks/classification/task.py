@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.loader import Batch
+from uniformerv2.data.order import inverse_frequencies
 from uniformerv2.device import model_device
 from uniformerv2.measuring.evaluation import HeldOut
 from uniformerv2.measuring.metrics import Evaluation
@@ -46,7 +47,12 @@ class Mixed(NamedTuple):
 
 
 class Classification(VideoTask):
-    """A label for every video: cross entropy with label smoothing, of mixed clips if the recipe asks for it."""
+    """A label for every video: cross entropy with label smoothing, of mixed clips if the recipe asks for it.
+
+    With class weights, the loss of a clip is multiplied by the weight of its class, that of a mixed clip by the weights
+    of both classes in their shares. The weights have a mean of 1 over the training rows, so a loss is a mean over clips
+    as it is without them, however the clips are divided into batches and among processes.
+    """
 
     monitor = "top1"
     scalars = ("accuracy",)
@@ -55,6 +61,7 @@ class Classification(VideoTask):
     def __init__(self, recipe: Recipe, model: UniFormerV2, held_out: Sequence[Annotation] = (), **options: Any) -> None:
         super().__init__(recipe, model, held_out, **options)
         self.label_smoothing = recipe.optimization.label_smoothing
+        self.class_weights = self._balanced_weights() if recipe.optimization.class_weights == "balanced" else None
         self.mixing = Mixing(recipe.augmentation.mixup, recipe.augmentation.cutmix)
         self.evaluation: Evaluation | None = None  # the latest
         self._single_view = self._measured(Views()) if held_out else None
@@ -70,13 +77,24 @@ class Classification(VideoTask):
         labels = batch.labels.repeat_interleave(views).to(device, non_blocking=True)
         clips, others, kept = mix(clips, self.mixing)
         logits = model(self.unpack(clips)).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = self._cross_entropy(logits, labels)
         if self.mixing:  # cross entropy is linear in the target: this is that of the mixed target
-            other = F.cross_entropy(logits, labels[others], label_smoothing=self.label_smoothing)
-            loss = kept * loss + (1 - kept) * other
+            loss = kept * loss + (1 - kept) * self._cross_entropy(logits, labels[others])
         wanted = labels if kept >= 0.5 else labels[others]
         accuracy = (logits.argmax(1) == wanted).float().mean().item()
         return BatchLoss(loss, {"accuracy": accuracy}, len(clips))
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.class_weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        # torch's own weights divide by the sum of those in a batch, which differs from batch to batch
+        each = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction="none")
+        return (each * self.class_weights.to(each)[labels]).mean()
+
+    def _balanced_weights(self) -> Tensor:
+        """float32 (classes); 1 for classes that are not trained."""
+        weights = inverse_frequencies(row.label for row in self.training)
+        return torch.tensor([weights.get(label, 1.0) for label in self.model.labels])
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         if self._single_view is None:
