@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from uniformerv2.data.annotations import Annotation, class_names, of_split, split_annotations
+from uniformerv2.data.annotations import Annotation, class_names, of_split
 from uniformerv2.data.sources import read_annotations
+from uniformerv2.data.split import split_annotations
 from uniformerv2.errors import AnnotationError, RecipeError
 
 

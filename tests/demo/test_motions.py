@@ -10,8 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from uniformerv2.data.annotations import split_annotations
 from uniformerv2.data.sources import read_annotations
+from uniformerv2.data.split import split_annotations
 from uniformerv2.demo.motions import (
     MOTIONS,
     NUM_FRAMES,

@@ -15,9 +15,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 
 from uniformerv2.atomic import write_text
-from uniformerv2.data.annotations import Annotation, Unreadable, class_names, split_annotations
+from uniformerv2.data.annotations import Annotation, Unreadable, class_names
 from uniformerv2.data.loader import VideoLoader
 from uniformerv2.data.sources import read_annotations
+from uniformerv2.data.split import split_annotations
 from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks, rank_device, reporting_lost_ranks
 from uniformerv2.model.uniformerv2 import UniFormerV2
