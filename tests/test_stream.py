@@ -14,6 +14,7 @@ from torch import Tensor
 from helpers import noise, write_video
 from models import random_pixels, small_model
 from uniformerv2.errors import RecipeError, VideoError
+from uniformerv2.inference.optimize import rewritten
 from uniformerv2.inference.precision import has_bf16
 from uniformerv2.inference.sharing import SharedFrames
 from uniformerv2.model.config import Preprocessing
@@ -228,7 +229,7 @@ def test_memory_over_8000_frames_is_flat(monkeypatch: pytest.MonkeyPatch) -> Non
         "aggregate": lambda clip: ClipFeatures(clip.frame_embeddings.sum(1), clip.stages[0]),
     }
     for name, function in cheap.items():
-        monkeypatch.setattr(predictor.model, name, function)
+        monkeypatch.setattr(rewritten(predictor._optimized), name, function)
     monkeypatch.setattr("uniformerv2.stream.test_frame", lambda image, preprocessing: image.float())
     held = set()
     forget = SharedFrames.drop_before

@@ -37,7 +37,7 @@ class FineTuned:
 
     @property
     def model(self) -> UniFormerV2:
-        """In eval mode, on the device that computed."""
+        """The plain model, on the device that computed: to save, train further, wrap or optimize."""
         return self.predictor.model
 
     def predict(self, video: str | Path | bytes, *, top_k: int | None = 5) -> Prediction:

@@ -13,13 +13,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uniformerv2.ahead import ahead
 from uniformerv2.data.annotations import Unreadable
 from uniformerv2.device import model_device
 from uniformerv2.errors import RecipeError, VideoError
-from uniformerv2.inference.optimize import Backend, optimize
+from uniformerv2.inference.optimize import Backend, optimize, rewritten
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.inference.reduction import Reduction
 from uniformerv2.inference.sharing import SharedFrames, classify_shared, sharing_obstacle
@@ -44,10 +44,11 @@ class Prediction:
 
 
 class Predictor:
-    """Classifies videos.
+    """Classifies videos. It can be pickled, and so used in worker processes.
 
     Args:
-        model: a checkpoint (a file, the name of a published model, a repository of the hub), or a model.
+        model: a checkpoint (a file, the name of a published model, a repository of the hub), or a model, which keeps
+            its mode; torch.compile, DataParallel or DistributedDataParallel may wrap it.
         views: clips and crops of each video, and what is averaged over them.
         batch_size: clips that the model computes at once, at least 1; None: 8 on a GPU, 1 on a CPU, where batching
             adds latency and little throughput.
@@ -58,18 +59,19 @@ class Predictor:
         device: a name that torch knows; "auto": a checkpoint goes to a GPU where there is one, a model stays.
 
     Attributes:
-        model: labels, preprocessing and timelines are its own.
+        model: the plain model: to save, to train, to wrap. Once its weights changed, make another Predictor.
         optimized: computes the scores; knows how they differ on the calibration videos.
 
     Raises:
-        RecipeError: a device that is not here, a batch size below 1, or as `optimize`.
+        RecipeError: a device that is not here, a batch size below 1, or as `optimize`; from every method, where the
+            weights of the model changed.
         CheckpointError: the checkpoint cannot be read, or has no such head.
         VideoError: a video to calibrate on cannot be read.
     """
 
     def __init__(
         self,
-        model: str | Path | UniFormerV2,
+        model: str | Path | nn.Module,
         *,
         views: Views = Views(),
         batch_size: int | None = None,
@@ -82,7 +84,7 @@ class Predictor:
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise RecipeError(f"the batch size must be at least 1, got {batch_size}")
-        self.model = resolve_model(model, device=device, head=head).eval()
+        self.model = resolve_model(model, device=device, head=head)
         self.device = model_device(self.model)
         self.views = views
         self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
@@ -95,11 +97,8 @@ class Predictor:
             calibration_clips=clips,
             validation_clips=clips,
         )
-        if isinstance(self.optimized.classify, UniFormerV2):
-            self.model = self.optimized.classify  # the plain weights are not needed any more
         # other backends compute whole clips only, and where tokens are reduced, a frame may depend on the one before it
-        whole = self.optimized.classify is not self.model or reduction is not None
-        self._shares = not whole and not sharing_obstacle(self.model.config)
+        self._shares = backend == "torch" and reduction is None and not sharing_obstacle(self.model.config)
 
     def predict(self, video: Video, *, top_k: int | None = 5) -> Prediction:
         """Rank the classes for one video.
@@ -180,7 +179,7 @@ class Predictor:
         """Logits (clips, classes), from frames that are encoded once where that is possible and saves any."""
         used, indices = clips.clips.unique(return_inverse=True)
         if self._shares and len(used) < indices.numel():
-            return classify_shared(self.model, clips.frames[:, used], indices)
+            return classify_shared(rewritten(self.optimized), clips.frames[:, used], indices)
         return self.optimized(clips.whole())
 
     @torch.inference_mode()
@@ -211,13 +210,12 @@ class Predictor:
         Warns:
             VideoWarning: the video is damaged, yet the wanted frames are there.
         """
-        if self.optimized.classify is not self.model:
-            raise RecipeError(f"backend {self.optimized.backend} cannot share frames between windows; take torch")
+        shared = SharedFrames(rewritten(self.optimized))
         windows = Windows(window_seconds, stride_seconds)
         with VideoReader(video) as reader:
             plan = windows.plan(reader, self.model.preprocessing.num_frames)
             scores = np.empty((len(plan), self.model.config.num_classes), dtype=np.float32)
-            found = track(self._window_scores(reader, plan), "windows", total=len(plan), progress=progress)
+            found = track(self._window_scores(reader, plan, shared), "windows", total=len(plan), progress=progress)
             for number, window_scores in enumerate(found):
                 scores[number] = window_scores.cpu()
             if reader.damage:
@@ -225,13 +223,13 @@ class Predictor:
         start, end = np.array([(window.start, window.end) for window in plan], dtype=np.float64).T
         return Timeline(_title(video), class_names(self.model), start, end, scores)
 
-    def _window_scores(self, reader: VideoReader, plan: Sequence[Window]) -> Iterator[Tensor]:
+    def _window_scores(self, reader: VideoReader, plan: Sequence[Window], shared: SharedFrames) -> Iterator[Tensor]:
         """Probabilities (classes) of each window."""
-        shared, clips = SharedFrames(self.model), [window.indices for window in plan]
+        clips = [window.indices for window in plan]
         for indices, frames in zip(clips, window_frames(reader, clips, self.model.preprocessing), strict=True):
             shared.drop_before(indices[0])
             shared.add({index: frame.to(self.device) for index, frame in frames.items()})
-            yield self.model.head(shared.clip(indices).pooled)[0].float().softmax(-1)
+            yield shared.scores(indices)
 
     def clips(self, video: Video) -> Tensor:
         """The clips of a video that `predict` classifies.

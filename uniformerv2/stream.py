@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uniformerv2.errors import RecipeError, VideoError
+from uniformerv2.inference.optimize import rewritten
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.inference.reduction import Reduction
 from uniformerv2.inference.sharing import SharedFrames, sharing_report
-from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Predictor, ranked
 from uniformerv2.timeline import check_top_k
 from uniformerv2.video.live import LiveFrame, LiveFrames, live_frames
@@ -86,7 +86,7 @@ class StreamPredictor:
 
     def __init__(
         self,
-        model: str | Path | UniFormerV2,
+        model: str | Path | nn.Module,
         *,
         window_frames: int | None = None,
         stride_frames: int = 1,
@@ -110,7 +110,7 @@ class StreamPredictor:
         if reduction is not None and reduction.method != "merge":
             raise RecipeError(f"each frame of a stream is computed by itself, so {reduction} saves nothing; take merge")
         predictor = Predictor(model, head=head, precision=precision, reduction=reduction, device=device)
-        self.model, self.device = predictor.model, predictor.device
+        self.model, self.device, self._optimized = predictor.model, predictor.device, predictor.optimized
         self.window_frames = window_frames or self.model.preprocessing.num_frames
         self.stride_frames, self.frames_per_second = stride_frames, frames_per_second
         self.timeout_seconds, self.queue_size = timeout_seconds, queue_size
@@ -137,7 +137,7 @@ class StreamPredictor:
                 window is full.
         """
         check_top_k(top_k)
-        shared, times = SharedFrames(self.model), deque[float](maxlen=self.window_frames)
+        shared, times = SharedFrames(rewritten(self._optimized)), deque[float](maxlen=self.window_frames)
         count = 0
         with self._open(source) as (frames, arriving):
             for frame in _watched(arriving, frames, on_event):
@@ -184,9 +184,9 @@ class StreamPredictor:
     @torch.inference_mode()
     def _scores(self, shared: SharedFrames, first: int) -> Tensor:
         """Probabilities (classes) of the window that begins with a frame."""
-        pooled = shared.clip(range(first, first + self.window_frames)).pooled
+        scores = shared.scores(range(first, first + self.window_frames))
         shared.drop_before(first + self.stride_frames)
-        return self.model.head(pooled)[0].float().softmax(-1)
+        return scores
 
 
 def _one_by_one(images: Iterable[Tensor], frames: LiveFrames) -> Iterator[LiveFrame]:

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -51,6 +53,17 @@ class OpenVinoModel:
         if shape not in self._compiled:
             self._compiled[shape] = self._compile(shape)
         return torch.from_numpy(self._compiled[shape](clip.numpy())[0].copy())
+
+    def __getstate__(self) -> dict[str, Any]:
+        with TemporaryDirectory() as folder:  # OpenVINO writes a graph to files only
+            files = [Path(folder) / name for name in ("graph.xml", "graph.bin")]
+            _package("openvino").serialize(self._graph, *files)
+            graph = [file.read_bytes() for file in files]
+        return {"_preprocessing": self._preprocessing, "_bf16": self._bf16, "_graph": graph}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _core=_package("openvino").Core(), _compiled={})
+        self._graph = self._core.read_model(*state["_graph"])
 
     def _compile(self, shape: tuple[int, ...]) -> Any:
         _check_shape(shape, self._preprocessing)

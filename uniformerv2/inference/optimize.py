@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uniformerv2.device import model_device
 from uniformerv2.errors import RecipeError
@@ -18,6 +19,7 @@ from uniformerv2.inference.mapped import release_mapped_weights
 from uniformerv2.inference.precision import InferencePrecision, pick_inference_precision, to_bfloat16
 from uniformerv2.inference.reduction import Reduction, reduce_tokens
 from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.model.wrappers import inference_copy, plain_model
 
 Classifier = Callable[[Tensor], Tensor]  # clips (batch, 3, frames, height, width) -> logits (batch, classes)
 
@@ -80,24 +82,72 @@ PRECISIONS: dict[Backend, tuple[InferencePrecision, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Optimized:
-    """A model for inference, called with clips like the model itself."""
+    """A model for inference, called with clips like the model itself. It can be pickled and copied.
 
-    classify: Classifier
+    What computes is a rewritten copy of the model's weights as they were, and made again wherever this is unpickled.
+
+    Raises:
+        RecipeError: the weights of the model changed since; or, when it is unpickled, as `optimize`.
+    """
+
+    model: UniFormerV2 = field(repr=False)  # as it was given: to save, train, wrap or optimize again
     backend: Backend
     precision: InferencePrecision
+    reduction: Reduction | None
     comparison: Comparison | None  # with the plain model; None without validation clips
-    note: str = ""  # why "auto" is this precision
+    note: str  # why "auto" is this precision
+    _classify: Classifier = field(repr=False)
+    _versions: tuple[int, ...] = field(repr=False)  # of the model's weights
 
     @torch.inference_mode()
     def __call__(self, clip: Tensor) -> Tensor:
         """(batch, 3, frames, height, width), uint8 RGB or normalised floats -> float32 logits (batch, classes)."""
-        return self.classify(clip)
+        _check_current(self)
+        return self._classify(clip)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if self.precision != "int8":  # calibrated on clips that are gone
+            del state["_classify"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _versions=_versions(state["model"]))
+        if "_classify" not in state:
+            pick_inference_precision(self.precision, model_device(self.model))
+            plain = inference_copy(self.model)
+            self.__dict__["_classify"] = _build(plain, self.backend, self.precision, self.reduction, ())
+
+
+def rewritten(optimized: Optimized) -> UniFormerV2:
+    """The copy that computes, for parts of the forward pass; it can be neither saved nor trained.
+
+    Raises:
+        RecipeError: its backend computes whole clips only, or the weights of the model changed since.
+    """
+    _check_current(optimized)
+    if not isinstance(optimized._classify, UniFormerV2):
+        raise RecipeError(f"backend {optimized.backend} cannot share frames between windows; take torch")
+    return optimized._classify
+
+
+def _check_current(optimized: Optimized) -> None:
+    """The copy shares a part of the model's weights, and would compute with a mixture of old and new ones."""
+    if _versions(optimized.model) != optimized._versions:
+        raise RecipeError(
+            "the weights of the model changed since it was optimized; optimize it again, or make another Predictor"
+        )
+
+
+def _versions(model: nn.Module) -> tuple[int, ...]:
+    tensors = chain(model.parameters(), model.buffers())
+    return tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors)
 
 
 def optimize(
-    model: UniFormerV2,
+    model: nn.Module,
     *,
     backend: Backend = "torch",
     precision: InferencePrecision | Literal["auto"] = "fp32",
@@ -109,7 +159,8 @@ def optimize(
     """Make a model fast, and measure what that changes.
 
     Args:
-        model: not changed. "torch" and "compile" run on its device, the others on the CPU only.
+        model: not changed, nor its mode; may be wrapped as for `Predictor`. "torch" and "compile" run on its device,
+            the others on the CPU only.
         backend: "torch" (exact rewrites, oneDNN's layout), "compile" (torch.compile, needs a C++ compiler),
             "openvino" or "onnxruntime" (an exported graph, for clips of the preprocessing's shape).
         precision: "fp32"; "bf16" (norms, softmax and classifier in float32); "int8" (linear layers, calibrated); or
@@ -135,11 +186,9 @@ def optimize(
         raise RecipeError("int8 needs clips to calibrate on: some dozens like those of the application")
     if reduction is not None and backend != "torch":
         raise RecipeError(f"backend {backend} does not reduce tokens; torch does")
-    plain = model.eval()
-    classify = _build(plain, backend, chosen, calibration_clips)
-    if reduction is not None:
-        assert isinstance(classify, UniFormerV2)
-        classify = reduce_tokens(classify, reduction)
+    given = plain_model(model)
+    plain = inference_copy(given)
+    classify = _build(plain, backend, chosen, reduction, calibration_clips)
     if not validation_clips and backend in ("openvino", "onnxruntime") and chosen == "fp32":
         # OpenVINO 2026.4 is wrong for two frames of 2x2 patches: no graph is used without a comparison
         validation_clips = [torch.randn(1, 3, plain.preprocessing.num_frames, *plain.preprocessing.size)]
@@ -153,14 +202,19 @@ def optimize(
                 f"{variant} is refused: {comparison}; at most {allowed.deviation:g} and {allowed.flips:.1%} of "
                 "the clips are allowed; take another precision, other calibration clips or wider limits"
             )
-    return Optimized(classify, backend, chosen, comparison, note)
+    return Optimized(given, backend, chosen, reduction, comparison, note, classify, _versions(given))
 
 
 def _build(
-    model: UniFormerV2, backend: Backend, precision: InferencePrecision, calibration_clips: Sequence[Tensor]
+    model: UniFormerV2,
+    backend: Backend,
+    precision: InferencePrecision,
+    reduction: Reduction | None,
+    calibration_clips: Sequence[Tensor],
 ) -> Classifier:
     if backend == "torch":
-        return in_torch(model, precision)
+        fast = in_torch(model, precision)
+        return fast if reduction is None else reduce_tokens(fast, reduction)
     if backend == "compile":
         if shutil.which("g++") is None and shutil.which("clang++") is None:
             raise RecipeError("backend compile needs a C++ compiler (g++ or clang++) on the PATH; take backend torch")

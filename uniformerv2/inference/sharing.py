@@ -68,6 +68,10 @@ class SharedFrames:
             return self._model.aggregate(_join_frames([self._encoded[number] for number in numbers]))
         return self._model.forward_features(torch.stack([self._frames[number] for number in numbers], dim=1)[None])
 
+    def scores(self, numbers: Sequence[int]) -> Tensor:
+        """Probabilities (classes) of the clip of these frames, float32."""
+        return self._model.head(self.clip(numbers).pooled)[0].float().softmax(-1)
+
     def drop_before(self, number: int) -> None:
         """Forget all frames with lower numbers."""
         for held in (self._encoded, self._frames):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uniformerv2.data.annotations import Annotation, Damaged, Split, Unreadable
 from uniformerv2.data.dataset import VideoDataset, make_loader
@@ -164,7 +164,7 @@ def summarise(
 
 
 def evaluate(
-    model: str | Path | UniFormerV2,
+    model: str | Path | nn.Module,
     data: str | Path | Sequence[Annotation],
     *,
     root: str | Path | None = None,
@@ -184,7 +184,7 @@ def evaluate(
     The processes of a group share the videos, and each returns the whole result. It does not depend on their number.
 
     Args:
-        model: a checkpoint or a model, which is left in eval mode.
+        model: a checkpoint or a model, as of `Predictor`.
         data: as of `read_annotations`; the labels must be among the model's, be it in another spelling.
         root, split: as of `read_annotations`.
         views: clips x crops of each video, and what is averaged over them.

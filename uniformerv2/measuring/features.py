@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uniformerv2.atomic import whole_file
 from uniformerv2.data.annotations import Annotation, Damaged, Split, Unreadable
@@ -110,7 +110,7 @@ def check_format(target: Path) -> None:
 
 
 def extract_features(
-    model: str | Path | UniFormerV2,
+    model: str | Path | nn.Module,
     data: str | Path | Sequence[str | Path | Annotation],
     *,
     root: str | Path | None = None,
@@ -133,7 +133,7 @@ def extract_features(
     Processes share the videos as in `evaluate`, with equal results.
 
     Args:
-        model: a checkpoint or a model, which is left in eval mode. Its head is not used.
+        model: a checkpoint or a model, as of `Predictor`. Its head is not used.
         data, root, split: as of `find_videos`; of an annotation only the annotated interval is embedded.
         batch_size: windows that the model sees at once.
         window_seconds: length of a window; None: each video is one window.

@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.model.wrappers import plain_model
 from uniformerv2.weights.download import hub_file, is_repository
 from uniformerv2.weights.files import HUB_FILE, read_tensors, write_safetensors
 from uniformerv2.weights.image_recognise import read_image_model
@@ -51,24 +54,43 @@ class NotAVideoModel(CheckpointError):
     """Keys of no video format; perhaps an image transformer."""
 
 
-def save_model(model: UniFormerV2, path: str | Path, *, origin: str | None = None, licence: str | None = None) -> None:
+def save_model(model: nn.Module, path: str | Path, *, origin: str | None = None, licence: str | None = None) -> None:
     """Write a model to one safetensors file, whole or not at all.
 
     Args:
-        model: its config, preprocessing, labels and label note go into the file.
+        model: its config, preprocessing, labels and label note go into the file. It may be wrapped as for `Predictor`.
         path: the file to write; an existing one is replaced only when the new one is complete.
         origin: where the weights come from, for people; None: that of the checkpoint that the model was loaded from.
         licence: terms of use; None: as for `origin`.
+
+    Raises:
+        CheckpointError: the model has not the tensors of its config, so that no one could load the file.
     """
+    plain = plain_model(model)
     info = CheckpointInfo(
-        model.config,
-        model.preprocessing,
-        model.labels,
-        getattr(model, "origin", "") if origin is None else origin,
-        getattr(model, "licence", "") if licence is None else licence,
-        model.label_note,
+        plain.config,
+        plain.preprocessing,
+        plain.labels,
+        getattr(plain, "origin", "") if origin is None else origin,
+        getattr(plain, "licence", "") if licence is None else licence,
+        plain.label_note,
     )
-    write_safetensors(path, model.state_dict(), metadata_of(info))
+    state = plain.state_dict()
+    try:
+        check_fit(state, expected_tensors(info.config), source="the model's state dict")
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path}: not written, since no one could load it: {error}; save the model as it was before its modules "
+            "were rewritten or replaced, or change model.config with them"
+        ) from None
+    write_safetensors(path, state, metadata_of(info))
+
+
+@lru_cache(maxsize=1)  # most of the time of converting many files of one architecture
+def expected_tensors(config: ModelConfig) -> StateDict:
+    """Names and shapes of a model's tensors, on the meta device."""
+    with torch.device("meta"):
+        return UniFormerV2(config).state_dict()
 
 
 def checkpoint_info(source: CheckpointSource, **options: Any) -> CheckpointInfo:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,11 +12,11 @@ import torch
 from uniformerv2.atomic import whole_file
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model.config import ModelConfig, Preprocessing
-from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.weights.checkpoint import (
     Checkpoint,
     CheckpointSource,
     check_fit,
+    expected_tensors,
     metadata_of,
     open_checkpoint,
 )
@@ -66,7 +65,7 @@ def convert(
     checkpoint = open_checkpoint(source, Known(dataset), options)
     if labels is not None:
         checkpoint = checkpoint._replace(info=fit_labels(checkpoint.info, labels, checkpoint.name))
-    check_fit(checkpoint.state, _expected(checkpoint.info.config), source=checkpoint.name)
+    check_fit(checkpoint.state, expected_tensors(checkpoint.info.config), source=checkpoint.name)
     own_order = _own_order(checkpoint)
     order = own_order if to == "ours" else to
     info, state, reordered = _in_order(checkpoint.info, checkpoint.state, order)
@@ -81,13 +80,6 @@ def convert(
     with whole_file(path) as partial:
         torch.save(content, partial)
     return [*report, *_differences(info, to), f"{path}: written in the {to} format"]
-
-
-@lru_cache(maxsize=1)  # most of the time of converting many files of one architecture
-def _expected(config: ModelConfig) -> StateDict:
-    """Names and shapes of a model's tensors, on the meta device."""
-    with torch.device("meta"):
-        return UniFormerV2(config).state_dict()
 
 
 def _own_order(checkpoint: Checkpoint) -> ClassOrder | None:

@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 import torch
 from huggingface_hub import ModelHubMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from uniformerv2.device import pick_device
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model.arming import fit_weights, load_image_weights
 from uniformerv2.model.config import Layout, ModelConfig, Preprocessing, layout_options
 from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.model.wrappers import plain_model
 from uniformerv2.weights.checkpoint import (
     FORMAT,
     CheckpointSource,
@@ -206,11 +207,11 @@ def _converted(state: Mapping[str, Tensor]) -> list[str]:
     return [f"{' and '.join(names)} weights turned into float32"] if others else []
 
 
-def load_weights(model: UniFormerV2, state: Mapping[str, Tensor], *, source: str = "the given weights") -> None:
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str = "the given weights") -> None:
     """Copy weights in our own, the official or mmaction2's names into a model, strictly.
 
     Args:
-        model: receives the weights.
+        model: receives the weights; may be wrapped as for `Predictor`.
         state: the state dict; its keys decide the format.
         source: its name in errors.
 
@@ -218,8 +219,9 @@ def load_weights(model: UniFormerV2, state: Mapping[str, Tensor], *, source: str
         CheckpointError: unknown names, or tensors missing, unexpected or of another shape.
     """
     _, ours, _ = rename_video_keys(state, source)
-    check_fit(ours, model.state_dict(), source=source)
-    model.load_state_dict(ours)
+    plain = plain_model(model)
+    check_fit(ours, plain.state_dict(), source=source)
+    plain.load_state_dict(ours)
 
 
 def arm(
@@ -283,22 +285,23 @@ def _image_tensors(model: UniFormerV2) -> StateDict:
     return {key: value for key, value in model.state_dict().items() if re.match(r"backbone\.(?!.*\.local\d\.)", key)}
 
 
-def resolve_model(model: str | Path | UniFormerV2, *, device: str = "auto", head: str | None = None) -> UniFormerV2:
+def resolve_model(model: str | Path | nn.Module, *, device: str = "auto", head: str | None = None) -> UniFormerV2:
     """A checkpoint or a live model as a model on a device; its mode is left as it is (eval for checkpoints).
 
     Args:
         model: a file, a folder (of a run, or of `save_pretrained`), a published name or a hub repository, as for
-            `load_model`; or a live model.
+            `load_model`; or a live model, which torch.compile, DataParallel or DistributedDataParallel may wrap.
         device: a name that torch knows; "auto": a checkpoint goes to the GPU where there is one, a live model stays.
         head: "kinetics400", "kinetics600" or "kinetics700": only these classes of a Kinetics-710 head, see `map_head`.
 
     Raises:
         RecipeError: the device is not available here.
         CheckpointError: as `load_model` and `map_head`.
+        TypeError: a module that is no UniFormerV2.
     """
-    live = isinstance(model, UniFormerV2)
+    live = isinstance(model, nn.Module)
     target = None if live and device == "auto" else pick_device(device)
-    resolved = model if isinstance(model, UniFormerV2) else load_model(model)
+    resolved = plain_model(model) if isinstance(model, nn.Module) else load_model(model)
     if head is not None:
         resolved = map_head(resolved, head)
     return resolved if target is None else resolved.to(target)
