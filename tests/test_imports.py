@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,24 @@ def test_model_code_opens_no_file() -> None:
                 assert node.id not in {"open", "Path"}, f"{file}:{node.lineno}"
             elif isinstance(node, ast.Attribute):
                 assert node.attr not in {"read_text", "read_bytes", "load", "save"}, f"{file}:{node.lineno}"
+
+
+def test_the_house_is_drawn_as_it_stands() -> None:
+    """docs/architecture.md names every file of the package, and no other."""
+    drawing = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    room, drawn = "", set()
+    for line in drawing[: drawing.index("\ntools/")].splitlines():
+        if found := re.match(r"  (\w+/)", line):
+            room = found[1]
+        elif re.match(r"  \w", line):
+            room = ""
+        folder = found[1] if (found := re.match(r"    (\w+/)", line)) else ""
+        drawn |= {room + folder + name for name in re.findall(r"\w+\.py", line)}
+    described = ("benchmark", "cli", "demo", "runs", "train/recipes")  # as a whole
+    files = {str(file.relative_to(PACKAGE)) for file in FILES if file.name != "__main__.py"}
+    assert drawn <= files
+    left = {file for file in files - drawn if not file.endswith("__init__.py") and not file.startswith(described)}
+    assert not left, "docs/architecture.md lacks them"
 
 
 def test_importing_the_package_imports_no_torch() -> None:
