@@ -49,7 +49,7 @@ class Epochs(DataLoader[Any]):
 class Regression:
     """Fits the plane. `before_step` is called with the number of the batch, from 1, and the model."""
 
-    monitor = "score"
+    monitor, lower_is_better = "score", False
     scalars = ("error",)
 
     def __init__(
