@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from uniformerv2.inference.reduction import Reduction
     from uniformerv2.measuring.evaluation import evaluate
     from uniformerv2.measuring.features import VideoFeatures, extract_features
-    from uniformerv2.measuring.metrics import Evaluation
+    from uniformerv2.measuring.results import Evaluation
     from uniformerv2.model.config import ModelConfig, Preprocessing, named_config
     from uniformerv2.model.uniformerv2 import ClipFeatures, StageAttention
     from uniformerv2.predict import Prediction, Predictor
@@ -44,7 +44,7 @@ _NAMES = {
     "inference.reduction": ("Reduction",),
     "measuring.evaluation": ("evaluate",),
     "measuring.features": ("extract_features", "VideoFeatures"),
-    "measuring.metrics": ("Evaluation",),
+    "measuring.results": ("Evaluation",),
     "model.config": ("ModelConfig", "named_config", "Preprocessing"),
     "model.uniformerv2": ("ClipFeatures", "StageAttention"),
     "predict": ("Prediction", "Predictor"),

@@ -13,7 +13,7 @@ from uniformerv2.data.annotations import Annotation, class_names
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.device import pick_device
 from uniformerv2.errors import RecipeError
-from uniformerv2.measuring.metrics import Evaluation
+from uniformerv2.measuring.results import Evaluation
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Prediction, Predictor
 from uniformerv2.progress import say

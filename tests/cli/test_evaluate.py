@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 import shutil
 import subprocess
 import sys
@@ -13,10 +15,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from helpers import KINETICS, Run, as_kinetics, assert_error_line, assert_refused
-from uniformerv2 import cli, load_model, save_model
+from uniformerv2 import Predictor, cli, load_model, save_model
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.measuring.evaluation import Scoring
 from uniformerv2.weights.labels import class_list
@@ -108,6 +111,59 @@ def test_predictions_have_a_row_for_every_video(evaluate: Run, checkpoint: Path,
     table = parquet.read_table(tmp_path / "table.parquet").to_pylist()
     assert [row["score1"] for row in table] == [float(rows[0]["score1"]), None, float(rows[2]["score1"])]
     assert [row["error"] is None for row in table] == [True, False, True]
+
+
+def test_all_scores_of_every_video_are_written(
+    evaluate: Run, checkpoint: Path, video: Path, colours: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.mp4").write_text("no video")
+    manifest = tmp_path / "videos.csv"
+    blue = colours / "blue" / "blue1.mp4"
+    manifest.write_text(f"path,label,start,end\n{video},red,0.2,1\nbroken.mp4,blue\n{blue},green\n")
+    for name in ("a.npz", "a.parquet", "a.csv"):
+        assert evaluate(checkpoint, manifest, "--predictions", tmp_path / name)[0] == 0
+    arrays = np.load(tmp_path / "a.npz")
+    assert arrays["classes"].tolist() == ["blue", "green", "red"]
+    assert arrays["paths"].tolist() == [str(video), str(tmp_path / "broken.mp4"), str(blue)]
+    assert arrays["labels"].tolist() == ["red", "blue", "green"]
+    assert arrays["start"].tolist() == pytest.approx([0.2, math.nan, math.nan], nan_ok=True)
+    assert (arrays["errors"] != "").tolist() == [False, True, False]
+    scores = arrays["scores"]
+    assert (scores.shape, scores.dtype) == ((3, 3), np.float32)
+    assert np.isnan(scores[1]).all()
+    assert scores[[0, 2]].sum(1) == pytest.approx(1)
+    assert scores[[0, 2]].argmax(1).tolist() == [2, 0]
+    assert scores[2, 0] == pytest.approx(Predictor(checkpoint).predict(blue).scores[0], abs=1e-5)
+    table = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "a.parquet")
+    assert json.loads(table.schema.metadata[b"classes"]) == ["blue", "green", "red"]
+    assert table.column("scores").to_pylist() == [scores[0].tolist(), None, scores[2].tolist()]
+    again = [read_annotations(tmp_path / name, must_exist=False) for name in ("a.parquet", "a.csv")]
+    assert again[0] == again[1]  # each is a manifest too
+    status, _, errors = evaluate(checkpoint, manifest, "--predictions", tmp_path / "a.json")
+    assert status == 2
+    assert_error_line(errors, "a.json: this is written to .csv, .npz, .parquet, .pq")
+
+
+def test_precision_recall_and_the_confusion_matrix(
+    evaluate: Run, checkpoint: Path, colours: Path, tmp_path: Path
+) -> None:
+    """Every video is recognised, but one of blue is annotated as green: what the figures are follows."""
+    rows = [f"{row.path},{'green' if row.path.stem == 'blue0' else row.label}" for row in read_annotations(colours)]
+    (tmp_path / "videos.csv").write_text("\n".join(["path,label", *rows]))
+    status, output, _ = evaluate(checkpoint, tmp_path / "videos.csv", "--confusion", tmp_path / "matrix.csv")
+    assert status == 0
+    assert (tmp_path / "matrix.csv").read_text() == ",blue,green,red\nblue,4,0,0\ngreen,1,5,0\nred,0,0,5\n"
+    result = json.loads((tmp_path / "a.json").read_text())
+    assert result["confusion_matrix"] == [[4, 0, 0], [1, 5, 0], [0, 0, 5]]
+    figures = [[row["precision"], row["recall"], row["f1"]] for row in result["classes"]]
+    assert figures == [[4 / 5, 1, 8 / 9], [1, 5 / 6, 10 / 11], [1, 1, 1]]
+    assert result["macro"] == pytest.approx({"precision": 14 / 15, "recall": 17 / 18, "f1": (8 / 9 + 10 / 11 + 1) / 3})
+    assert result["weighted"]["recall"] == pytest.approx(14 / 15)
+    lines = [" ".join(re.findall(r"[\w.%]+", line)) for line in output.splitlines()]
+    assert "blue 4 4 80.0% 100.0% 88.9%" in lines
+    assert "macro average 15 14 93.3% 94.4% 93.3%" in lines
+    assert f"mean class accuracy {17 / 18:.1%}" in output
+    assert f"and {tmp_path / 'matrix.csv'}" in output
 
 
 def test_labels_in_another_order_are_suspected(evaluate: Run, checkpoint: Path, colours: Path, tmp_path: Path) -> None:

@@ -8,10 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from helpers import Run, tiny_recipe, train
 from uniformerv2.data.loader import Batch
+from uniformerv2.measuring.evaluation import HeldOut
+from uniformerv2.measuring.results import Evaluation, VideoResult
+from uniformerv2.runs.folder import read_run
 from uniformerv2.tasks.classification.task import Classification
 from uniformerv2.train.recipe import Recipe
 
@@ -88,3 +92,36 @@ def test_features_of_every_view_that_sampling_repeats_are_cached(
     features = train(imbalanced, recipe.vary(cache_features="fp32"), tmp_path / "features", root=colours)
     assert features.skipped == ()
     assert features.history[0]["loss"] == pytest.approx(clips.history[0]["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("monitor", "best"), [("top1", 1), ("mean-class-accuracy", 2), ("macro-f1", 2), ("loss", 3)])
+def test_the_monitor_decides_which_epoch_is_the_best(
+    uniformerv2: Run,
+    imbalanced: Path,
+    colours: Path,
+    tiny: list[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    monitor: str,
+    best: int,
+) -> None:
+    """Epoch 1 is right on the frequent class alone, 2 on some of both, 3 has the lowest loss."""
+    targets = [2, 2, 2, 2, 2, 2, 0, 0]
+    taken = iter([([2] * 8, 0.999), ([2, 2, 2, 2, 0, 0, 0, 2], 0.999), ([0] * 8, 0.4)])
+    labels = ("blue", "green", "red")
+
+    def evaluated(held_out: HeldOut, model: Any) -> Evaluation:
+        numbers, confidence = next(taken)
+        scores = np.full((8, 3), (1 - confidence) / 2, dtype=np.float32)
+        scores[range(8), numbers] = confidence
+        return Evaluation(labels, scores, tuple(VideoResult("x.mp4", labels[number], (), ()) for number in targets))
+
+    monkeypatch.setattr(HeldOut, "evaluate", evaluated)
+    command = ["train", imbalanced, "--root", colours, "--output", tmp_path / "run", *tiny, "--epochs", 3]
+    assert uniformerv2(*command, "--monitor", monitor)[0] == 0
+    run = read_run(tmp_path / "run")
+    assert run.best is not None
+    assert run.best[1] == best
+    last, kept = ((tmp_path / "run" / f"{name}.safetensors").read_bytes() for name in ("last", "best"))
+    assert (kept == last) == (best == 3)
+    assert {"mean_class_accuracy", "macro_f1"} <= run.epochs[0].keys()

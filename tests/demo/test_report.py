@@ -12,25 +12,20 @@ import pytest
 
 from pages.parsed import Page
 from uniformerv2.demo.report import Column, Example, Report, overlay, png, render, write_report
-from uniformerv2.measuring.metrics import ClassAccuracy, Evaluation, VideoResult
+from uniformerv2.measuring.results import Evaluation, VideoResult
 from uniformerv2.video.views import Views
 
 LABELS = ("open_door", "close_door")
 
 
 def evaluation(*, correct: tuple[int, int]) -> Evaluation:
-    videos = tuple(
-        VideoResult(f"{label}/{number}.mp4", label, LABELS, (0.75, 0.25)) for label in LABELS for number in range(16)
-    )
-    return Evaluation(
-        top1=sum(correct) / 32,
-        top5=1.0,
-        loss=0.5,
-        views=Views(clips=3),
-        classes=tuple(ClassAccuracy(label, 16, right) for label, right in zip(LABELS, correct, strict=True)),
-        videos=videos,
-        skipped=(),
-    )
+    videos, scores = [], []
+    for label, right in zip(LABELS, correct, strict=True):
+        for number in range(16):
+            ranked = LABELS if (label == LABELS[0]) == (number < right) else LABELS[::-1]
+            videos.append(VideoResult(f"{label}/{number}.mp4", label, ranked, (0.75, 0.25)))
+            scores.append([0.75, 0.25] if ranked == LABELS else [0.25, 0.75])
+    return Evaluation(LABELS, np.array(scores, dtype=np.float32), tuple(videos), Views(clips=3))
 
 
 def example(label: str = "open_door", score: float = 0.8125) -> Example:

@@ -21,7 +21,7 @@ from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.errors import AnnotationError, CheckpointError, RecipeError, VideoError
 from uniformerv2.measuring.evaluation import Scoring, average_views, evaluate, summarise
-from uniformerv2.measuring.metrics import default_output, write_predictions
+from uniformerv2.measuring.results import default_output, write_predictions
 from uniformerv2.model.config import named_config
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Predictor
@@ -71,7 +71,7 @@ def test_accuracy_is_counted_per_class_and_over_five_guesses() -> None:
     result = summarise(labels, rows, [Scoring().score(model, batch, range(4))], Views())
     assert result.top1 == 0.5
     assert result.top5 == 0.75  # class 4 is the fifth guess, class 5 the sixth
-    assert [(one.videos, one.correct, one.top1) for one in result.classes] == [
+    assert [(one.videos, one.correct, one.recall) for one in result.classes] == [
         (2, 2, 1.0),
         (0, 0, None),
         (0, 0, None),
@@ -93,8 +93,10 @@ def test_numbers_that_are_none_are_no_result() -> None:
 
 def test_of_equally_likely_classes_the_first_is_said() -> None:
     model: Any = Constant([0.0] * 4)
-    result = Scoring().score(model, batch_of([3]), range(1))
-    assert result["videos"][0][1] == [0, 1, 2, 3]
+    rows = [Annotation(Path("0.mp4"), "d")]
+    result = summarise("abcd", rows, [Scoring().score(model, batch_of([3]), range(1))], Views())
+    assert result.videos[0].labels == ("a", "b", "c", "d")
+    assert result.confusions[0].taken_for == "a"
 
 
 measure = partial(evaluate, workers=0)
@@ -140,7 +142,10 @@ def test_an_unreadable_video_is_named_and_left_out_of_the_accuracy(
 def test_an_evaluation_is_json(checkpoint: Path, colours: Path) -> None:
     reds = [row for row in read_annotations(colours) if row.label == "red"]
     parsed = json.loads(json.dumps(measure(load_model(checkpoint), reds).to_json(), allow_nan=False))
-    assert parsed["classes"][0] == {"label": "blue", "videos": 0, "correct": 0, "top1": None}
+    assert parsed["classes"][0] == {
+        **{"label": "blue", "videos": 0, "correct": 0, "predicted": 0},
+        **{"precision": None, "recall": None, "f1": None},
+    }
     assert parsed["top1"] == parsed["correct"] / parsed["evaluated"]
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from helpers import Run, assert_refused
 from pages.parsed import Page
 from runs.written import EVALUATION, WriteRun, history, step
+from uniformerv2.pages.confusion_picture import confusion_picture
 from uniformerv2.runs.folder import FIGURES, read_run, read_runs
 from uniformerv2.runs.report import render, write_report
 
@@ -75,7 +77,8 @@ def test_page_holds_the_tables(write_run: WriteRun) -> None:
 def test_page_is_one_file_that_escapes_what_it_is_given(write_run: WriteRun) -> None:
     evil = "<script>alert('1')<b>&"
     evaluation = EVALUATION | {
-        "classes": [{"label": evil, "videos": 1, "correct": 0, "top1": 0.0}],
+        "classes": [{"label": evil, "videos": 1, "correct": 0, "recall": 0.0}],
+        "confusion_matrix": [[1]],
         "confusions": [{"label": evil, "taken_for": evil, "videos": 1}],
     }
     folders = [
@@ -88,6 +91,35 @@ def test_page_is_one_file_that_escapes_what_it_is_given(write_run: WriteRun) -> 
     assert "&lt;img src=x&gt;&amp;one" in page
     assert Page(page).tables[1][1] == ["arm", "tiny.safetensors", evil]
     assert Page(page).tables[3][1] == ["<img src=x>&one", evil, evil, "1"]
+
+
+def test_page_draws_the_confusion_matrix(write_run: WriteRun) -> None:
+    page = render(read_runs([write_run("finished", history([0.5] * 4), evaluation=EVALUATION)]))
+    picture = page.split('<svg class="matrix"')[1].split("</svg>")[0]
+    cells = re.findall(r'<title>([^<]*)</title><rect x="([\d.]+)" y="([\d.]+)" width="200.00".*?>(\d+)</text>', picture)
+    assert cells == [  # columns are what a class was taken for; 150 pixels are for the labels
+        ("jump taken for jump: 2 of 2 videos", "150.00", "150.00", "2"),
+        ("walk taken for jump: 1 of 2 videos", "150.00", "350.00", "1"),
+        ("walk taken for walk: 1 of 2 videos", "350.00", "350.00", "1"),
+    ]
+    assert picture.count(">fly</text>") == 2
+    many = [f"class {number}" for number in range(700)]
+    diagonal = np.diag([3] * 700).tolist()
+    large = confusion_picture(many, diagonal)
+    assert (large.count("<rect"), large.count("<text")) == (701, 0)
+    assert "class 5 taken for class 5: 3 of 3 videos" in large
+
+
+def test_the_best_epoch_is_that_of_the_monitor(write_run: WriteRun) -> None:
+    records = [
+        {"kind": "epoch", "epoch": number, "loss": 1.0, "top1": top1, "macro_f1": f1, "held_out_loss": loss}
+        for number, (top1, f1, loss) in enumerate([(0.9, 0.1, 2.0), (0.6, 0.3, 1.0), (0.5, 0.2, 1.0)], start=1)
+    ]
+    found = {}
+    for monitor in ("top1", "macro-f1", "loss"):
+        folder = write_run(monitor, records, recipe={"optimization": {"monitor": monitor}})
+        found[monitor] = read_run(folder).best
+    assert found == {"top1": (0.9, 1), "macro-f1": (0.6, 2), "loss": (0.5, 3)}
 
 
 def test_many_runs_are_told_apart(write_run: WriteRun) -> None:

@@ -22,10 +22,11 @@ EVALUATION: dict[str, Any] = {
     "views": {"clips": 3, "crops": 1, "average": "probabilities"},
     "skipped": [],
     "classes": [
-        {"label": "jump", "videos": 2, "correct": 2, "top1": 1.0},
-        {"label": "walk", "videos": 2, "correct": 1, "top1": 0.5},
-        {"label": "fly", "videos": 0, "correct": 0, "top1": None},
+        {"label": "jump", "videos": 2, "correct": 2, "predicted": 3, "precision": 2 / 3, "recall": 1.0, "f1": 0.8},
+        {"label": "walk", "videos": 2, "correct": 1, "predicted": 1, "precision": 1.0, "recall": 0.5, "f1": 2 / 3},
+        {"label": "fly", "videos": 0, "correct": 0, "predicted": 0, "precision": None, "recall": None, "f1": None},
     ],
+    "confusion_matrix": [[2, 0, 0], [1, 1, 0], [0, 0, 0]],
     "confusions": [{"label": "walk", "taken_for": "jump", "videos": 1}],
 }
 STEPS_PER_EPOCH = 5

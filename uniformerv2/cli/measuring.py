@@ -29,7 +29,8 @@ from uniformerv2.video.views import Views
 if TYPE_CHECKING:
     from uniformerv2.distributed import Ranks
     from uniformerv2.measuring.features import VideoFeatures
-    from uniformerv2.measuring.metrics import Evaluation
+    from uniformerv2.measuring.metrics import Averages, ClassResult
+    from uniformerv2.measuring.results import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,30 +47,48 @@ class Evaluate(Measuring):
     """JSON file for the result; None: CHECKPOINT[.HEAD].DATA.CLIPSxCROPS.json beside the checkpoint, or in the
     folder of a run; in the current folder where the checkpoint is no file of yours."""
     predictions: Path | None = None
-    """CSV or Parquet file for a row per video: its label, the five best classes with their scores, or the error."""
+    """File for a row per video: its label, the five best classes with their scores, or the error (.csv); and the scores
+    of all classes (.parquet, .npz)."""
+    confusion: Path | None = None
+    """CSV or Parquet file for the confusion matrix: a row for each class, a column for what it was taken for."""
     split: Split = "held-out"
 
     @in_every_process
     def run(self, ranks: Ranks) -> None:
+        from uniformerv2.data.tables import TABLE_SUFFIXES, check_suffix
         from uniformerv2.measuring.evaluation import evaluate
-        from uniformerv2.measuring.metrics import default_output, write_evaluation, write_predictions
         from uniformerv2.measuring.models import on_rank_device
+        from uniformerv2.measuring.results import (
+            PREDICTION_FORMATS,
+            default_output,
+            write_confusion,
+            write_evaluation,
+            write_predictions,
+        )
         from uniformerv2.measuring.shared_work import journal_of
 
         output = self.output or default_output(self.checkpoint, self.data, views=self.views, head=self.head)
-        with journal_of(output, self.predictions) as journal:
+        for file, formats in ((self.predictions, PREDICTION_FORMATS), (self.confusion, TABLE_SUFFIXES)):
+            if file:
+                check_suffix(file, formats)
+        with journal_of(output, self.predictions, self.confusion) as journal:
             model = on_rank_device(self.checkpoint, device=self.device, head=self.head)
             if ranks.first:
                 note_checkpoint(self.checkpoint)
                 note(model.label_note)
-            options = values(self, "checkpoint", "head", "output", "predictions", "device")
+            options = values(self, "checkpoint", "head", "output", "predictions", "confusion", "device")
             result = evaluate(model, **options, journal=journal, progress=True)
             if ranks.first:
                 if self.predictions:
                     write_predictions(self.predictions, result)
+                if self.confusion:
+                    write_confusion(self.confusion, result)
                 write_evaluation(output, result)
                 _print_evaluation(result)
-                print_line("written to " + " and ".join(str(path) for path in (output, self.predictions) if path))
+                print_line(
+                    "written to "
+                    + " and ".join(str(path) for path in (output, self.predictions, self.confusion) if path)
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +110,11 @@ class Features(Measuring):
 
     @in_every_process
     def run(self, ranks: Ranks) -> None:
-        from uniformerv2.measuring.features import check_format, extract_features
+        from uniformerv2.data.tables import check_suffix
+        from uniformerv2.measuring.features import FORMATS, extract_features
         from uniformerv2.measuring.shared_work import journal_of
 
-        check_format(self.output)
+        check_suffix(self.output, FORMATS)
         with journal_of(self.output) as journal:
             options = values(self, "checkpoint", "output")
             if ranks.first:
@@ -152,22 +172,18 @@ def _print_evaluation(result: Evaluation) -> None:
     views = f"{result.views.clips} clips x {result.views.crops} crops"
     table = Table(title=f"{len(result.videos)} videos, {views}", title_justify="left")
     table.add_column("class")
-    for title in ("videos", "right", "top-1"):
+    for title in ("videos", "right", "precision", "recall", "F1"):
         table.add_column(title, justify="right")
     for row in result.classes:
-        table.add_row(
-            Text(printable(row.label)),
-            str(row.videos),
-            str(row.correct),
-            "-" if row.top1 is None else f"{row.top1:.1%}",
-        )
+        table.add_row(Text(printable(row.label)), str(row.videos), str(row.correct), *_shares(row))
     table.add_section()
-    table.add_row("all", str(len(result.videos)), str(result.correct), f"{result.top1:.1%}")
+    for title, means in (("macro average", result.macro), ("weighted average", result.weighted)):
+        table.add_row(title, str(len(result.videos)), str(result.correct), *_shares(means))
     Console().print(table)
     print(f"top-1 {result.top1:.1%}   top-5 {result.top5:.1%}   skipped {len(result.skipped)}")
     print(
-        f"mean class accuracy {result.mean_class_accuracy:.1%}   loss {result.loss:.3f}   "
-        f"calibration error {result.calibration_error:.1%}"
+        f"mean class accuracy {result.mean_class_accuracy:.1%}   macro F1 {result.macro.f1:.1%}   "
+        f"loss {result.loss:.3f}   calibration error {result.calibration_error:.1%}"
     )
     for pair in result.confusions:
         print_line(f"confused: {pair.label} taken for {pair.taken_for}, {pair.videos} times")
@@ -181,6 +197,11 @@ def _print_evaluation(result: Evaluation) -> None:
         note(f"the label {theirs!r} is taken for the model's {ours!r}")
     if result.warning:
         print(f"warning: {result.warning}", file=sys.stderr)
+
+
+def _shares(row: ClassResult | Averages) -> list[str]:
+    """Precision, recall and F1 as cells."""
+    return ["-" if share is None else f"{share:.1%}" for share in (row.precision, row.recall, row.f1)]
 
 
 def _print_left_out(result: Evaluation | VideoFeatures) -> None:

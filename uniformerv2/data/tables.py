@@ -10,8 +10,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from uniformerv2.atomic import whole_file
-from uniformerv2.errors import AnnotationError
+from uniformerv2.errors import AnnotationError, RecipeError
 
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 TABLE_SUFFIXES = PARQUET_SUFFIXES | {".csv"}
@@ -25,7 +27,8 @@ _BATCH = 65_536  # rows that are held while Parquet is written
 def read_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
     """Rows of a CSV or Parquet file, the line of column names first, as (line number from 1, cells).
 
-    Of Parquet, the cells are what CSV would hold: "" for null, and row i is called line i + 1.
+    Of Parquet, the cells are what CSV would hold: "" for null, and row i is called line i + 1. Columns of lists are
+    left out.
 
     Raises:
         AnnotationError: the file is no such table, not in UTF-8, or has a quote that never closes.
@@ -108,8 +111,11 @@ def _parquet_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
     pyarrow, parquet = parquet_modules()
     try:
         file = parquet.ParquetFile(table)
-        yield 1, list(file.schema_arrow.names)
-        batches = ([column.to_pylist() for column in batch.columns] for batch in file.iter_batches(_BATCH))
+        names = [column.name for column in file.schema_arrow if not pyarrow.types.is_nested(column.type)]
+        yield 1, names
+        batches = (
+            [column.to_pylist() for column in batch.columns] for batch in file.iter_batches(_BATCH, columns=names)
+        )
         rows = chain.from_iterable(zip(*columns, strict=True) for columns in batches)
         for line, cells in enumerate(rows, start=2):
             yield line, ["" if cell is None else str(cell) for cell in cells]
@@ -131,13 +137,20 @@ def parquet_modules(other: str = ".csv") -> tuple[Any, Any]:
 # --- writing
 
 
-def write_table(target: Path, columns: Mapping[str, type], rows: Iterable[Sequence[object]]) -> int:
+def write_table(
+    target: Path,
+    columns: Mapping[str, type],
+    rows: Iterable[Sequence[object]],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> int:
     """Write rows under column names, whole or not at all, as CSV in UTF-8 or as Parquet; None becomes an empty cell.
 
     Args:
         target: the file; the suffixes .parquet and .pq ask for Parquet.
-        columns: name and type (str, float or int) of each.
+        columns: name and type (str, float or int; for Parquet also np.ndarray, float32 of one axis) of each.
         rows: their cells, in that order; may be a generator.
+        metadata: texts that Parquet keeps beside the table.
 
     Returns:
         The number of rows.
@@ -150,7 +163,7 @@ def write_table(target: Path, columns: Mapping[str, type], rows: Iterable[Sequen
     with whole_file(target) as partial:
         write = _write_parquet if target.suffix.lower() in PARQUET_SUFFIXES else _write_csv
         try:
-            return write(partial, columns, rows)
+            return write(partial, columns, rows, metadata or {})
         except UnicodeEncodeError as error:
             name = ascii(error.object[max(0, error.start - 100) : error.start + 100])
             raise AnnotationError(f"{target}: {name} cannot be written in UTF-8; rename that file") from None
@@ -168,7 +181,15 @@ def check_target(target: Path) -> None:
         raise AnnotationError(f"{target}: is there already; give a new or an empty folder")
 
 
-def _write_csv(target: Path, columns: Mapping[str, type], rows: Iterable[Sequence[object]]) -> int:
+def check_suffix(target: Path, suffixes: Iterable[str]) -> None:
+    """Raises RecipeError for a result file of another suffix."""
+    if target.suffix.lower() not in suffixes:
+        raise RecipeError(f"{target}: this is written to {', '.join(sorted(suffixes))}; choose one of these suffixes")
+
+
+def _write_csv(
+    target: Path, columns: Mapping[str, type], rows: Iterable[Sequence[object]], metadata: Mapping[str, str]
+) -> int:
     with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
@@ -180,10 +201,13 @@ def _write_csv(target: Path, columns: Mapping[str, type], rows: Iterable[Sequenc
     return count
 
 
-def _write_parquet(target: Path, columns: Mapping[str, type], rows: Iterable[Sequence[object]]) -> int:
+def _write_parquet(
+    target: Path, columns: Mapping[str, type], rows: Iterable[Sequence[object]], metadata: Mapping[str, str]
+) -> int:
     pyarrow, parquet = parquet_modules()
     kinds = {str: pyarrow.string(), float: pyarrow.float64(), int: pyarrow.int64()}
-    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
+    kinds[np.ndarray] = pyarrow.list_(pyarrow.float32())
+    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()], metadata)
     count = 0
     rows = iter(rows)
     with parquet.ParquetWriter(target, schema) as writer:

@@ -14,7 +14,7 @@ import numpy as np
 
 from uniformerv2.atomic import write_text
 from uniformerv2.demo.drawing import Array
-from uniformerv2.measuring.metrics import Evaluation
+from uniformerv2.measuring.results import Evaluation
 from uniformerv2.pages.curves import averages
 from uniformerv2.pages.page import cell, chart, facts, header, legend, meter, page, percent, section
 
@@ -114,7 +114,7 @@ def _headline(report: Report) -> str:
 
 
 def _pair_table(report: Report) -> str:
-    accuracy = [{row.label: row.top1 or 0.0 for row in column.evaluation.classes} for column in report.columns]
+    accuracy = [{row.label: row.recall or 0.0 for row in column.evaluation.classes} for column in report.columns]
     head = "".join(f"<th>{html.escape(_capital(column.name))}</th>" for column in report.columns)
     rows = []
     for first, second in report.pairs:

@@ -27,7 +27,7 @@ from uniformerv2.demo.motions import MOTIONS, PAIRS, draw, write_dataset, write_
 from uniformerv2.demo.report import Column, Example, Report, write_report
 from uniformerv2.errors import RecipeError
 from uniformerv2.measuring.evaluation import evaluate
-from uniformerv2.measuring.metrics import Evaluation
+from uniformerv2.measuring.results import Evaluation
 from uniformerv2.predict import Prediction, Predictor
 from uniformerv2.progress import say
 from uniformerv2.tasks.classification.training import train_classifier

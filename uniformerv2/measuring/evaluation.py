@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,10 +21,10 @@ from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.measuring.digests import videos_digest, weights_digest
 from uniformerv2.measuring.labels import match_labels, order_warning
-from uniformerv2.measuring.metrics import TOP, Evaluation, VideoResult, class_accuracies
 from uniformerv2.measuring.models import in_precision, on_rank_device
 from uniformerv2.measuring.published_figures import published_figure
-from uniformerv2.measuring.shared_work import Result, SharedWork
+from uniformerv2.measuring.results import TOP, Evaluation, VideoResult
+from uniformerv2.measuring.shared_work import Result, SharedWork, packed, unpacked
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.progress import track
 from uniformerv2.video.views import Average, Views
@@ -85,11 +85,7 @@ class Scoring:
         scores = average_views(model, clips, batch_size=self.batch_size, average=self.views.average).cpu()
         if not scores.isfinite().all():
             raise CheckpointError(f"{batch.paths[0]}: the model gives NaN, so its weights or its clips are no numbers")
-        own = scores.gather(1, batch.labels[:, None]).clamp_min(torch.finfo(scores.dtype).tiny)
-        best, ranked = scores.sort(dim=1, descending=True, stable=True)  # of equal classes, the first
-        columns = (read, ranked[:, :TOP].tolist(), best[:, :TOP].tolist(), own[:, 0].double().log().neg().tolist())
-        result["videos"] = [list(video) for video in zip(*columns, strict=True)]
-        return result
+        return result | {"videos": read, "scores": packed(scores)}
 
 
 def model_labels(model: UniFormerV2) -> tuple[str, ...]:
@@ -133,30 +129,33 @@ def summarise(
         VideoError: none of the videos could be read.
     """
     results = list(results)
-    found = sorted(video for result in results for video in result["videos"])
+    read = [row for result in results for row in result["videos"]]
     skipped = tuple(
         Unreadable(str(annotations[row].path), reason, row)
         for row, reason in sorted(video for result in results for video in result["skipped"])
     )
-    if not found:
+    if not read:
         raise VideoError(f"not one of {len(skipped)} videos to evaluate could be read; the first: {skipped[0].reason}")
-    videos = tuple(
-        VideoResult(
-            path=str(annotations[row].path),
-            label=annotations[row].label,
-            labels=tuple(labels[number] for number in ranked),
-            scores=tuple(scores),
-            row=row,
-        )
-        for row, ranked, scores, _ in found
+    scores = np.concatenate(
+        [unpacked(result["scores"], len(result["videos"])) for result in results if result["videos"]]
     )
+    scores = scores[np.argsort(read)]
+    best, ranked = torch.from_numpy(scores).sort(dim=1, descending=True, stable=True)  # of equal classes, the first
+    rows = zip(sorted(read), ranked[:, :TOP].tolist(), best[:, :TOP].tolist(), strict=True)
     return Evaluation(
-        top1=sum(video.label == video.labels[0] for video in videos) / len(videos),
-        top5=sum(video.label in video.labels for video in videos) / len(videos),
-        loss=math.fsum(loss for *_, loss in found) / len(videos),
+        labels=tuple(labels),
+        scores=scores,
+        videos=tuple(
+            VideoResult(
+                path=str(annotations[row].path),
+                label=annotations[row].label,
+                labels=tuple(labels[number] for number in numbers),
+                scores=tuple(probabilities),
+                row=row,
+            )
+            for row, numbers, probabilities in rows
+        ),
         views=views,
-        classes=class_accuracies(labels, videos),
-        videos=videos,
         skipped=skipped,
         damaged=tuple(sorted(Damaged(path, reason) for result in results for path, reason in result["damaged"])),
         annotations=tuple(annotations),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,18 +10,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from uniformerv2.atomic import whole_file
 from uniformerv2.data.annotations import Annotation, Damaged, Split, Unreadable
 from uniformerv2.data.sources import find_videos
-from uniformerv2.data.tables import PARQUET_SUFFIXES, parquet_modules
+from uniformerv2.data.tables import PARQUET_SUFFIXES, check_suffix, parquet_modules
 from uniformerv2.device import model_device
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.measuring.digests import videos_digest, weights_digest
 from uniformerv2.measuring.models import in_precision, on_rank_device
-from uniformerv2.measuring.shared_work import Result, SharedWork, WorkItem
+from uniformerv2.measuring.shared_work import Result, SharedWork, WorkItem, packed, unpacked
 from uniformerv2.measuring.window_reading import LAST, WindowBatch, WindowReader
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.progress import bar
@@ -58,7 +57,7 @@ class VideoFeatures:
             AnnotationError: Parquet without pyarrow, or there is no folder to write to.
         """
         path = Path(path)
-        check_format(path)
+        check_suffix(path, FORMATS)
         with whole_file(path) as partial:
             (self._write_npz if path.suffix.lower() == ".npz" else self._write_parquet)(partial)
 
@@ -99,14 +98,6 @@ class VideoFeatures:
         errors = json.dumps([{"path": video.path, "error": video.reason} for video in self.skipped])
         table = pyarrow.table(columns).replace_schema_metadata({"skipped": errors})
         parquet.write_table(table, target, row_group_size=_ROW_GROUP)
-
-
-def check_format(target: Path) -> None:
-    """Raises RecipeError for a file that features cannot be written to."""
-    if target.suffix.lower() not in FORMATS:
-        raise RecipeError(
-            f"{target}: features are written to {', '.join(sorted(FORMATS))}; choose one of these suffixes"
-        )
 
 
 def extract_features(
@@ -190,9 +181,9 @@ def _embed(model: UniFormerV2, batch: WindowBatch, frame_embeddings: bool) -> Re
         features = model.forward_features(torch.from_numpy(np.stack(batch.clips)).to(model_device(model)))
         if not features.pooled.isfinite().all():
             raise CheckpointError("the model gives NaN, so its weights or its clips are no numbers")
-        result["embeddings"] = _packed(features.pooled)
+        result["embeddings"] = packed(features.pooled)
         if frame_embeddings:
-            result["frame_embeddings"] = _packed(features.frame_embeddings)
+            result["frame_embeddings"] = packed(features.frame_embeddings)
             result["frames"] = features.frame_embeddings.shape[1]
     return result
 
@@ -208,11 +199,11 @@ def _joined(rows: Sequence[Annotation], results: Mapping[WorkItem, Result]) -> V
     kept = np.array([video not in unread for video, _, _ in windows], dtype=bool)
     video, start, end = (np.array(column) for column in zip(*windows, strict=True))
     filled = [result for result in ordered if result["windows"]]
-    embeddings = np.concatenate([_unpacked(result["embeddings"], len(result["windows"])) for result in filled])
+    embeddings = np.concatenate([unpacked(result["embeddings"], len(result["windows"])) for result in filled])
     frames = None
     if "frame_embeddings" in filled[0]:
         frames = np.concatenate(
-            [_unpacked(result["frame_embeddings"], len(result["windows"]), result["frames"]) for result in filled]
+            [unpacked(result["frame_embeddings"], len(result["windows"]), result["frames"]) for result in filled]
         )[kept]
     return VideoFeatures(
         paths=tuple(str(row.path) for row in rows),
@@ -225,11 +216,3 @@ def _joined(rows: Sequence[Annotation], results: Mapping[WorkItem, Result]) -> V
         skipped=tuple(Unreadable(str(rows[number].path), reason, number) for number, reason in skipped),
         damaged=tuple(sorted({Damaged(path, what) for result in ordered for path, what in result["damaged"]})),
     )
-
-
-def _packed(values: Tensor) -> str:
-    return base64.b64encode(values.float().cpu().contiguous().numpy().astype("<f4").tobytes()).decode()
-
-
-def _unpacked(text: str, *shape: int) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float32).reshape(*shape, -1)

@@ -6,12 +6,16 @@ of processes nor an interruption changes a bit of the whole.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from uniformerv2.data.journal import Journal
 from uniformerv2.data.tables import PARQUET_SUFFIXES, check_target
@@ -169,3 +173,13 @@ def _check_same(file: Path, before: object, now: dict[str, str]) -> None:
         f"{file}: cannot be resumed, it was begun with other {', '.join(changed) or 'options'}; repeat those of then, "
         "or delete the file"
     )
+
+
+def packed(values: Tensor) -> str:
+    """Float32 numbers as a text, which JSON keeps bit by bit in 5.3 bytes each."""
+    return base64.b64encode(values.float().cpu().contiguous().numpy().astype("<f4").tobytes()).decode()
+
+
+def unpacked(text: str, *shape: int) -> np.ndarray:
+    """What `packed` took; its last axis is what is left over by the others."""
+    return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float32).reshape(*shape, -1)

@@ -14,11 +14,11 @@ from typing import Any, Literal
 from uniformerv2.errors import RecipeError
 from uniformerv2.pages.curves import Points, last_epoch
 from uniformerv2.train.log import TIMINGS, read_metrics
-from uniformerv2.train.recipe import Recipe, disagreements
+from uniformerv2.train.recipe import MONITORED, Recipe, disagreements
 from uniformerv2.train.run_folder import RunFolder, is_locked
 
 STEP = {"step", "clips", *TIMINGS}  # keys of the record of a step
-EVALUATION = {"top1", "top5", "views", "evaluated", "classes", "confusions", "skipped"}
+EVALUATION = {"top1", "top5", "views", "evaluated", "classes", "confusions", "confusion_matrix", "skipped"}
 
 State = Literal["running", "stopped", "finished"]
 
@@ -69,8 +69,14 @@ class Run:
 
     @property
     def best(self) -> tuple[float, int] | None:
-        """Best held-out top-1 accuracy, in [0, 1], and the epoch of best.safetensors: of equals the later."""
-        return max(((epoch["top1"], epoch["epoch"]) for epoch in self.epochs if "top1" in epoch), default=None)
+        """Held-out top-1 accuracy, in [0, 1], and number of the epoch of best.safetensors: of equals the later."""
+        monitor = self.recipe["optimization"].get("monitor", "top1")
+        name, sign = MONITORED[monitor], -1 if monitor == "loss" else 1
+        measured = [epoch for epoch in self.epochs if name in epoch]
+        if not measured:
+            return None
+        best = max(measured, key=lambda epoch: (sign * epoch[name], epoch["epoch"]))
+        return best["top1"], best["epoch"]
 
     @property
     def seconds(self) -> float | None:
@@ -208,9 +214,9 @@ FIGURES: Mapping[str, Callable[[Run], str]] = {
     "time": lambda run: UNKNOWN if run.seconds is None else str(timedelta(seconds=round(run.seconds))),
 }
 FIGURES_NOTE = (
-    "Loss: mean of the last epoch. Top-1 and top-5: single views of the held-out videos; of equally good epochs the "
-    "later is the best. Clips per second, waiting (for videos) and time: of all training steps, without evaluating "
-    "and saving."
+    "Loss: mean of the last epoch. Top-1 and top-5: single views of the held-out videos; the best epoch is that of "
+    "best.safetensors, by the recipe's monitor. Clips per second, waiting (for videos) and time: of all training "
+    "steps, without evaluating and saving."
 )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from uniformerv2.atomic import write_text
+from uniformerv2.pages.confusion_picture import confusion_picture
 from uniformerv2.pages.curves import Points, averages, points_per_average
 from uniformerv2.pages.page import cell, chart, colour, header, legend, page, percent, section
 from uniformerv2.runs.folder import FIGURES, FIGURES_NOTE, UNKNOWN, Quantity, Run, axis_end, curves, recipe_differences
@@ -36,6 +37,8 @@ def render(runs: Sequence[Run]) -> str:
     if evaluations := {number: run.evaluation for number, run in enumerate(runs) if run.evaluation is not None}:
         sections.append(_classes(evaluations, names))
         sections.append(section("Classes that the last models confuse", "", _confusions(evaluations, names)))
+        note = "A row for each class, a column for what its videos were taken for; darker: a larger share of the row."
+        sections.append(section("Confusion matrices", note, _matrices(evaluations, names)))
     return page("Training runs", sections, style=_STYLE)
 
 
@@ -80,7 +83,7 @@ def _classes(evaluations: Mapping[int, Mapping[str, Any]], names: Sequence[str])
     accuracies: dict[str, dict[int, float | None]] = {}  # by class and run
     for number, found in evaluations.items():
         for row in found["classes"]:
-            accuracies.setdefault(row["label"], {})[number] = row["top1"]
+            accuracies.setdefault(row["label"], {})[number] = row["recall"]
     labels = sorted(accuracies, key=lambda label: _mean(accuracies[label].values()))
     rows = [
         [html.escape(label), *(_accuracy(accuracies[label].get(number), number) for number in evaluations)]
@@ -111,6 +114,14 @@ def _confusions(evaluations: Mapping[int, Mapping[str, Any]], names: Sequence[st
     return _table(["", "class", "taken for", "videos"], rows) if rows else "<p>None.</p>"
 
 
+def _matrices(evaluations: Mapping[int, Mapping[str, Any]], names: Sequence[str]) -> str:
+    pictures = ""
+    for number, found in evaluations.items():
+        picture = confusion_picture([row["label"] for row in found["classes"]], found["confusion_matrix"])
+        pictures += f'<figure class="{colour(number)}"><figcaption>{names[number]}</figcaption>{picture}</figure>'
+    return f'<div class="charts">{pictures}</div>'
+
+
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Cells are HTML; the first of each row is its heading. What is wider than the screen scrolls by itself."""
     titles = "".join(f"<th>{cell}</th>" for cell in head)
@@ -122,6 +133,8 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 _STYLE = """
+figure { margin: 0; } figcaption { margin-bottom: 8px; } .matrix rect { fill: var(--colour); }
+.matrix .frame { fill: none; stroke: var(--rule); } .matrix text { font-size: 13px; }
 .run { border-left: 4px solid var(--colour); padding-left: 8px; overflow-wrap: anywhere; }
 .run.again { border-left-style: dashed; }
 .wide { overflow-x: auto; } .plain { width: auto; min-width: 50%; font-size: 15px; font-variant-numeric: tabular-nums; }

@@ -18,6 +18,10 @@ from uniformerv2.video.views import Views
 
 TrainingPrecision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Sampling = Literal["none", "balanced", "square-root"]
+Monitor = Literal["top1", "mean-class-accuracy", "macro-f1", "loss"]
+MONITORED: dict[Monitor, str] = {  # their names in metrics.jsonl
+    "top1": "top1", "mean-class-accuracy": "mean_class_accuracy", "macro-f1": "macro_f1", "loss": "held_out_loss",
+}  # fmt: skip
 
 START = ("arm", "model", "checkpoint")  # of these fields of `ModelRecipe`, a recipe gives exactly one
 
@@ -193,8 +197,10 @@ class Optimization:
     """Compile the model with torch.compile."""
     evaluate_every: int = 1
     """Epochs between evaluations of the held-out files; the last epoch is always evaluated."""
+    monitor: Monitor = "top1"
+    """The figure of the held-out files that decides which epoch is the best; of equals, the later."""
     early_stop: int = 0
-    """Stop after so many epochs without a better held-out accuracy. 0: never."""
+    """Stop after so many evaluations without a better monitor. 0: never."""
     seed: int = 0
     """Decides the new parameters, the order of the files, the augmentation and the held-out files."""
 

@@ -15,11 +15,11 @@ from uniformerv2.data.loader import Batch
 from uniformerv2.data.order import inverse_frequencies
 from uniformerv2.device import model_device
 from uniformerv2.measuring.evaluation import HeldOut
-from uniformerv2.measuring.metrics import Evaluation
+from uniformerv2.measuring.results import Evaluation
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.start import micro_batch
 from uniformerv2.tasks.video_task import VideoTask
-from uniformerv2.train.recipe import Recipe
+from uniformerv2.train.recipe import MONITORED, Recipe
 from uniformerv2.train.task import BatchLoss
 from uniformerv2.video.views import Views
 
@@ -54,12 +54,13 @@ class Classification(VideoTask):
     as it is without them, however the clips are divided into batches and among processes.
     """
 
-    monitor = "top1"
     scalars = ("accuracy",)
     min_classes: ClassVar[int] = 2
 
     def __init__(self, recipe: Recipe, model: UniFormerV2, held_out: Sequence[Annotation] = (), **options: Any) -> None:
         super().__init__(recipe, model, held_out, **options)
+        self.monitor = MONITORED[recipe.optimization.monitor]
+        self.lower_is_better = recipe.optimization.monitor == "loss"
         self.label_smoothing = recipe.optimization.label_smoothing
         self.class_weights = self._balanced_weights() if recipe.optimization.class_weights == "balanced" else None
         self.mixing = Mixing(recipe.augmentation.mixup, recipe.augmentation.cutmix)
@@ -102,7 +103,14 @@ class Classification(VideoTask):
         assert isinstance(model, UniFormerV2)
         self.evaluation = self._single_view.evaluate(model)
         self.report_skipped(self.evaluation.skipped)
-        return {"held_out_loss": self.evaluation.loss, "top1": self.evaluation.top1, "top5": self.evaluation.top5}
+        found = self.evaluation
+        return {
+            "held_out_loss": found.loss,
+            "top1": found.top1,
+            "top5": found.top5,
+            "mean_class_accuracy": found.mean_class_accuracy,
+            "macro_f1": found.macro.f1,
+        }
 
     def measure(self, model: nn.Module) -> Evaluation:
         """With the views of the recipe; the latest evaluation where that is the same."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uniformerv2.data.annotations import Annotation
-from uniformerv2.measuring.metrics import Evaluation
+from uniformerv2.measuring.results import Evaluation
 from uniformerv2.tasks.run import TrainingResult, train_model
 from uniformerv2.train.engine import SAVE_EVERY_SECONDS
 from uniformerv2.train.log import LoggerName
