@@ -35,7 +35,7 @@ MAY_IMPORT = {
         *("model", "inference", "weights", "video", "data"),
     },
     "tasks": {
-        *("errors", "atomic", "device", "distributed", "progress"),
+        *("errors", "text", "atomic", "device", "distributed", "progress"),
         *("model", "weights", "video", "data", "train", "measuring"),
     },
     "benchmark": {"errors", "atomic", "device", "progress", "model", "weights", "inference", "data.processes"},

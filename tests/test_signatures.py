@@ -32,6 +32,7 @@ PARAMETERS_APART = {
 }
 OPTIONS_APART = {
     ("Benchmark", "layout"): "the one that most published figures are of; a recipe's suits data of one's own",
+    ("ClipRecipe", "num-frames"): "None stands for those of the checkpoint that goes on",
     ("Convert", "dataset"): "tells what a checkpoint does not; of models, the option chooses some",
     ("Convert", "global-after"): "tells what a checkpoint does not",
     ("Demo", "seed"): "of videos too",

@@ -128,14 +128,12 @@ def _varied(recipe: Recipe, starts: Mapping[str, str], changes: Mapping[str, Any
     """The recipe with another start and other values, and what follows from them."""
     before = recipe.optimization
     implied: dict[str, Any] = {}
-    if "checkpoint" in starts:
-        implied["post_norm"] = None  # as the checkpoint has it
     implied["lr_base_batch"] = None if "lr" in changes else before.lr_base_batch or before.batch_size
     if "epochs" in changes:
         implied["warmup_epochs"] = before.warmup_epochs * changes["epochs"] / before.epochs
     if changes.get("flip") is True:
         changes = {**changes, "flip": 0.5}  # the recipe has the probability
-    return recipe.vary(**{**implied, **starts, **changes}).resolved()
+    return recipe.starting_from(**starts).vary(**{**implied, **changes}).resolved()
 
 
 def _new_folder(data: str | Path | Sequence[Annotation]) -> Path:

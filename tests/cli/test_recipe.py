@@ -65,7 +65,7 @@ def test_another_start_takes_the_place_of_the_recipes(uniformerv2: Run, trained:
     before = RECIPES[name].recipe.model
     assert [recipe.model for recipe in trained] == [
         replace(before, checkpoint="mine.safetensors"),
-        replace(before, checkpoint=None, map_head=False, arm="vit.safetensors"),
+        replace(before, checkpoint=None, map_head=None, arm="vit.safetensors"),
     ]
 
 

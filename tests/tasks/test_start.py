@@ -80,7 +80,7 @@ def test_names_of_kinetics_are_found_however_they_are_spelled(image_model: Path,
 
 def test_a_class_without_a_row_is_named(checkpoint: Path) -> None:
     with pytest.raises(
-        CheckpointError, match=r"colours\.safetensors: its head of 4 classes .*'pink' and 1 more.*new head"
+        CheckpointError, match=r"colours\.safetensors: its head of 4 classes .*'pink' and 1 more.*new rows"
     ):
         build_model(recipe(checkpoint, map_head=True), ["red", "pink", "white"])
     with pytest.raises(CheckpointError, match=r"absent"):

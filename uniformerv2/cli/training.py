@@ -65,7 +65,7 @@ class Setup:
 
         recipe = Recipe(self.model, self.clip, self.optimization, self.augmentation.build(), self.evaluation)
         resolved = recipe.resolved()
-        scaled = differences(asdict(recipe), asdict(resolved))
+        scaled = differences(asdict(recipe.optimization), asdict(resolved.optimization))
         lines = find_recipe(self.recipe).lines() if self.recipe else []
         lines += [f"scaled with the batch size: {', '.join(scaled)}"] if scaled else []
         if ranks.first:
@@ -199,7 +199,7 @@ def _with_recipe(command: type[Setup], arguments: Sequence[str], **required: Any
     name = start.pop("recipe", None)
     if name is None:
         return None
-    recipe = find_recipe(name).recipe.vary(**start)
+    recipe = find_recipe(name).recipe.starting_from(**start)
     return command(
         data=tyro.MISSING,
         recipe=name,

@@ -172,7 +172,8 @@ def build_run(
     recipe = recipe.resolved()
     torch.manual_seed(recipe.optimization.seed)
     model = build_model(recipe, videos.labels).to(device)
-    recipe = with_precision(recipe, device, width=model.config.width)
+    clip = recipe.clip.filled(model.preprocessing.num_frames, model.preprocessing.size)
+    recipe = with_precision(replace(recipe, clip=clip), device, width=model.config.width)
     loader = training_loader(recipe, model, videos.training, workers=workers)
     built = find_task(task)(
         recipe, model, videos.held_out, training=videos.training, workers=workers, progress=progress
@@ -213,6 +214,8 @@ def _announce(parts: RunComponents, videos: TrainingData, *, progress: bool) -> 
         f"{size:.1f} M parameters on {model_device(parts.model)}",
         progress=progress,
     )
+    for line in parts.model.loading_report:
+        say(line, progress=progress and line.startswith("head: "))
     for name, values in parts.recipe.lines():
         say(f"{name}: {values}", progress=progress)
 

@@ -14,22 +14,26 @@ from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.model.config import Preprocessing, named_config
 from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.text import normalised
 from uniformerv2.train.optim import freeze_backbone, freeze_unused
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Recipe, Sampling
+from uniformerv2.weights.checkpoint import checkpoint_info
 from uniformerv2.weights.labels import matching
 from uniformerv2.weights.loading import arm, load_model
+
+SHOWN = 5  # classes in a line
 
 
 def build_model(recipe: Recipe, labels: Sequence[str]) -> UniFormerV2:
     """The model that a recipe starts from, with a head for these labels, its backbone frozen if the recipe asks for it.
 
-    The head is new, unless it is mapped: then it has those rows of the checkpoint's head that are the data's classes,
-    whose names may be spelled differently there, as between the lists of Kinetics.
+    The head is new, but for the rows of a checkpoint's head that `map_head` keeps; the loading report says which.
 
     Raises:
         RecipeError: an unknown size, or options that contradict each other.
         CheckpointError: the checkpoint cannot be read, or its head lacks a class.
     """
+    recipe = recipe.resolved()
     start, clip = recipe.model, recipe.clip
     try:
         if start.checkpoint is not None:
@@ -48,7 +52,8 @@ def build_model(recipe: Recipe, labels: Sequence[str]) -> UniFormerV2:
             config = named_config(
                 str(start.model), start.layout, image_size=clip.height_width, num_classes=len(labels), **start.options()
             )
-            model = UniFormerV2(config, Preprocessing(num_frames=clip.num_frames, size=clip.height_width), labels)
+            assert clip.num_frames is not None
+            model = UniFormerV2(config, Preprocessing(num_frames=clip.num_frames, size=config.image_size), labels)
         model = _normalising_as(model, clip)
     except ValueError as error:
         raise RecipeError(f"no such model: {error}") from error
@@ -59,32 +64,54 @@ def build_model(recipe: Recipe, labels: Sequence[str]) -> UniFormerV2:
 
 
 def _from_checkpoint(start: ModelRecipe, clip: ClipRecipe, labels: Sequence[str]) -> UniFormerV2:
-    given = None if start.map_head else ()  # a head that goes needs no labels
-    model = load_model(
-        str(start.checkpoint), num_frames=clip.num_frames, size=clip.height_width, labels=given, **start.options()
-    )
+    name, options = str(start.checkpoint), start.options()
+    known = start.map_head or (start.map_head is None and checkpoint_info(name, **options).labels)
+    given = None if known else ()  # a head that goes needs no labels
+    model = load_model(name, num_frames=clip.num_frames, size=clip.height_width, labels=given, **options)
+    rows = _mapped_rows(model.labels, labels, name) if start.map_head else _kept_rows(model.labels, labels)
+    ours = UniFormerV2(replace(model.config, num_classes=len(labels)), model.preprocessing, labels)
     state = model.state_dict()
-    weight, bias = (f"head.linear.{name}" for name in ("weight", "bias"))
-    config = replace(model.config, num_classes=len(labels))
-    ours = UniFormerV2(config, model.preprocessing, labels)
-    if start.map_head:
-        rows = _rows(model.labels, labels, str(start.checkpoint))
-        state |= {weight: state[weight][rows], bias: state[bias][rows]}
-    else:
-        state |= {name: ours.state_dict()[name] for name in (weight, bias)}
+    for tensor in ("head.linear.weight", "head.linear.bias"):
+        before, state[tensor] = state[tensor], ours.state_dict()[tensor].clone()
+        for row, kept in enumerate(rows):
+            if kept is not None:
+                state[tensor][row] = before[kept]
     ours.load_state_dict(state)
+    ours.loading_report = (*model.loading_report, _describe_head(rows, model, labels))
     return ours
 
 
-def _rows(head: Sequence[str], labels: Sequence[str], name: str) -> list[int]:
+def _kept_rows(head: Sequence[str], labels: Sequence[str]) -> list[int | None]:
+    """The row of each label in a head; None where it has none of that name."""
+    rows = {normalised(label): row for row, label in reversed(list(enumerate(head)))}
+    return [rows.get(normalised(label)) for label in labels]
+
+
+def _mapped_rows(head: Sequence[str], labels: Sequence[str], name: str) -> Sequence[int | None]:
     rows = matching(labels, head)
     if rows is None:
         lacking = [label for label in labels if matching([label], head) is None] or labels
         raise CheckpointError(
             f"{name}: its head of {len(head)} classes cannot be mapped: {lacking[0]!r} and {len(lacking) - 1} more "
-            "classes of the data have no row of their own in it; train a new head, without map_head"
+            "classes of the data have no row of their own in it; leave map_head out, and they get new rows"
         )
     return rows
+
+
+def _describe_head(rows: Sequence[int | None], model: UniFormerV2, labels: Sequence[str]) -> str:
+    new = [label for label, row in zip(labels, rows, strict=True) if row is None]
+    gone = [label for row, label in enumerate(model.labels) if row not in rows]
+    if len(new) == len(labels):
+        return f"head: new, for {len(labels)} classes"
+    if not new and not gone:
+        return f"head: all {len(labels)} classes kept"
+    kept = [f"head: {len(labels) - len(new)} of {len(model.labels)} classes kept"]
+    return "; ".join([*kept, *(_some(what, names) for what, names in (("new", new), ("left out", gone)) if names)])
+
+
+def _some(what: str, names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return f"{len(names)} {what} ({shown})"
 
 
 def _normalising_as(model: UniFormerV2, clip: ClipRecipe) -> UniFormerV2:

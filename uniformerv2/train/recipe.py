@@ -24,6 +24,11 @@ MONITORED: dict[Monitor, str] = {  # their names in metrics.jsonl
 }  # fmt: skip
 
 START = ("arm", "model", "checkpoint")  # of these fields of `ModelRecipe`, a recipe gives exactly one
+NUM_FRAMES, SIZE = 8, 224  # of clips, unless the recipe or its checkpoint has others
+AS_THE_CHECKPOINT: dict[str, Any] = {  # fields of `ModelRecipe` with which arming would change a checkpoint
+    **{"local_blocks": "layout", "temporal_downsample": None, "global_after": None},
+    **{"post_norm": None, "mix_class_token": True},
+}
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,9 @@ class ModelRecipe:
     checkpoint: str | None = None
     """Video checkpoint to go on from instead: a file, the name of a published model, or a repository of the hub.
     It has its own layout, blocks and downsampling."""
-    map_head: bool = False
-    """Keep the rows of the checkpoint's Kinetics-710 head that are the data's classes, instead of a new head."""
+    map_head: bool | None = None
+    """Which rows of the checkpoint's head go on. None: those of the data's classes, and the other classes get new rows.
+    True: the same, but every class must have a row, in whatever spelling of Kinetics. False: none, the head is new."""
     layout: Layout = "temporal"
     """temporal: local UniBlocks, temporal downsampling, global UniBlocks after the last two thirds of the blocks.
     scene: global UniBlocks after the last four blocks."""
@@ -92,10 +98,11 @@ class ModelRecipe:
 class ClipRecipe:
     """The clip that the model sees."""
 
-    num_frames: int = 8
-    """Frames of a clip, spread evenly over the video."""
-    size: int | tuple[int, int] = 224
-    """Side of a square clip in pixels, or height and width; divisible by the patch size."""
+    num_frames: int | None = None
+    """Frames of a clip, spread evenly over the video. None: as the checkpoint has it, 8 for another start."""
+    size: int | tuple[int, int] | None = None
+    """Side of a square clip in pixels, or height and width; divisible by the patch size.
+    None: as the checkpoint has it, 224 for another start."""
     mean: tuple[float, float, float] | None = None
     """Of each channel in [0, 1], to normalise with; 0.45 in the published models. None: as the start was trained."""
     std: tuple[float, float, float] | None = None
@@ -104,14 +111,24 @@ class ClipRecipe:
     """Order in which the model sees the channels; None: as the start was trained, rgb for images."""
 
     def __post_init__(self) -> None:
-        _require(self.num_frames >= 1, "num_frames must be positive", self.num_frames)
-        _require(min(self.height_width) >= 1, "size must be positive", self.size)
+        _require(self.num_frames is None or self.num_frames >= 1, "num_frames must be positive", self.num_frames)
+        _require(self.height_width is None or min(self.height_width) >= 1, "size must be positive", self.size)
         _require(self.std is None or min(self.std) > 0, "std must be positive", self.std)
 
     @property
-    def height_width(self) -> tuple[int, int]:
+    def height_width(self) -> tuple[int, int] | None:
         """In pixels."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    def filled(self, num_frames: int, height_width: tuple[int, int]) -> ClipRecipe:
+        """The same with these frames and pixels where it leaves them open."""
+        height, width = height_width
+        size = height if height == width else height_width
+        return replace(
+            self,
+            num_frames=num_frames if self.num_frames is None else self.num_frames,
+            size=size if self.size is None else self.size,
+        )
 
 
 @dataclass(frozen=True)
@@ -268,7 +285,7 @@ class Recipe:
         if chosen := {name for name in START if values.get(name) is not None}:
             values = {**dict.fromkeys(START), **values}
             if "checkpoint" not in chosen:
-                values = {"map_head": False, **values}
+                values = {"map_head": None, **values}
         parts: dict[str, dict[str, Any]] = {part.name: {} for part in fields(self)}
         place = {option.name: part for part, option, _ in self._options()}
         for name, value in values.items():
@@ -280,9 +297,18 @@ class Recipe:
         except ValueError as error:
             raise RecipeError(str(error)) from error
 
+    def starting_from(self, **start: str) -> Recipe:
+        """The same from another start. A checkpoint keeps its own blocks, whatever a recipe that arms says of them."""
+        arms = self.model.checkpoint is None
+        return self.vary(**(AS_THE_CHECKPOINT if arms and "checkpoint" in start else {}), **start)
+
     def resolved(self) -> Recipe:
-        """The recipe that is run and saved: with learning rates for its batch size. It resolves to itself."""
-        return replace(self, optimization=self.optimization.scaled())
+        """The recipe with learning rates for its batch size, and frames and pixels unless a checkpoint has them.
+
+        It resolves to itself.
+        """
+        clip = self.clip if self.model.checkpoint else self.clip.filled(NUM_FRAMES, (SIZE, SIZE))
+        return replace(self, clip=clip, optimization=self.optimization.scaled())
 
     def _options(self) -> Iterator[tuple[str, Field[Any], Any]]:
         """Part, field and value of all options. No two parts have a field of the same name."""

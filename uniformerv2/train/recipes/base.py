@@ -19,7 +19,7 @@ CLIP = {  # OpenAI's image encoders on the hub, by named size
 
 RELEASED = Recipe(
     ModelRecipe(arm=CLIP["B/16"], layout="scene", post_norm=False, global_dropout=0.5, head_dropout=0.5),
-    ClipRecipe(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), channel_order="rgb"),
+    ClipRecipe(num_frames=8, size=224, mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), channel_order="rgb"),
     Optimization(
         epochs=55,
         batch_size=256,

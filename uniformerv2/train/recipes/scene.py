@@ -84,9 +84,9 @@ def _kinetics(dataset: str) -> list[NamedRecipe]:
     return named
 
 
-MIT_L14 = L14.vary(checkpoint="l14-k400-k710-8x224", epochs=18)
+MIT_L14 = L14.vary(checkpoint="l14-k400-k710-8x224", map_head=False, epochs=18)
 LONG_VIDEOS = L14.vary(  # ActivityNet and HACS
-    **{"checkpoint": "l14-k400-k710-16x224", "num_frames": 16, "clips": 10},
+    **{"checkpoint": "l14-k400-k710-16x224", "map_head": False, "num_frames": 16, "clips": 10},
     **{"drop_path": 0.2, "global_drop_path": 0.4, "checkpoint_blocks": 1},
     **{"batch_size": 64, "epochs": 20, "lr": 5e-6},
 )
@@ -100,7 +100,7 @@ SCENE = (
     *(named for dataset in ("k400", "k600", "k700") for named in _kinetics(dataset)),
     NamedRecipe(
         "b16-mit-8x224",
-        B16.vary(checkpoint="b16-k400-k710-8x224", batch_size=512, epochs=24, lr=2e-5),
+        B16.vary(checkpoint="b16-k400-k710-8x224", map_head=False, batch_size=512, epochs=24, lr=2e-5),
         16,
         (SAME_READER,),
     ),
