@@ -33,6 +33,7 @@ from uniformerv2.weights.key_names import (
     to_ours,
 )
 from uniformerv2.weights.recognise import CheckpointInfo, Known, recognise
+from uniformerv2.weights.unwrapping import Weights, unwrap, video_tensors
 from uniformerv2.weights.zoo import fetch_entry, zoo_entry
 
 FORMAT = "uniformerv2"
@@ -117,18 +118,20 @@ def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, so
         raise CheckpointError(f"{source} does not fit the model: {listed}")
 
 
-def open_checkpoint(source: CheckpointSource, known: Known, options: Mapping[str, Any]) -> Checkpoint:
+def open_checkpoint(
+    source: CheckpointSource, known: Known, options: Mapping[str, Any], weights: Weights = "model"
+) -> Checkpoint:
     """Read a checkpoint and recognise it; see `load_model`. Raises NotAVideoModel and CheckpointError."""
     if isinstance(source, Mapping):
         name, file_name, origin = "the given state dict", "", ""
-        metadata: dict[str, str] = {}
-        tensors = {key: value for key, value in source.items() if isinstance(value, Tensor)}
+        found = unwrap(source, name, weights)
     else:
         name = str(source)
         path, origin, known = _find(Path(source), name, known)
         file_name = path.name
-        metadata, tensors = read_tensors(path)
-    key_format, state, ignored = rename_video_keys(tensors, name)
+        found = read_tensors(path, weights=weights)
+    metadata = found.metadata
+    key_format, state, renamed = rename_video_keys(found.tensors, name, found.weights)
     if unknown := [option for option in options if option not in ModelConfig.__dataclass_fields__]:
         raise TypeError(f"{', '.join(unknown)}: no field of ModelConfig, and {name} is a video model already")
     if metadata.get("format") == FORMAT:
@@ -143,7 +146,7 @@ def open_checkpoint(source: CheckpointSource, known: Known, options: Mapping[str
         )
     else:
         info = recognise(state, key_format, known, source=name, file_name=file_name, options=options)
-    report = (*info.report, f"ignored: {first_of(ignored)}") if ignored else info.report
+    report = (*info.report, *found.report, *renamed)
     if file_name and Path(name).is_dir():
         report = (f"{file_name} of the folder {name}", *report)
     return Checkpoint(name, metadata, state, replace(info, origin=origin or info.origin, report=report))
@@ -189,8 +192,11 @@ def run_checkpoint(folder: str | Path) -> Path | None:
     return found
 
 
-def rename_video_keys(tensors: Mapping[str, Tensor], source: str) -> tuple[Any, StateDict, list[str]]:
-    """The format, the tensors under our names (unknown ones unchanged, for the strict check), and the ignored keys."""
+def rename_video_keys(
+    tensors: Mapping[str, Tensor], source: str, weights: Weights = "model"
+) -> tuple[Any, StateDict, list[str]]:
+    """The format, the tensors under our names (unknown ones unchanged, for the strict check), and a report."""
+    tensors, report = video_tensors(tensors, source, weights)
     found = formats_of(tensors)
     if len(found) > 1:
         mixed = " and ".join(f"{key_format} ({key})" for key_format, key in found.items())
@@ -199,13 +205,14 @@ def rename_video_keys(tensors: Mapping[str, Tensor], source: str) -> tuple[Any, 
         raise NotAVideoModel(_describe_others(tensors, source))
     key_format = next(iter(found))
     if key_format == "ours":
-        return key_format, dict(tensors), []
+        return key_format, dict(tensors), report
     if key_format == "official" and not any(key.startswith("backbone.") for key in tensors):
         tensors = add_backbone_prefix(tensors)
     prefix = IGNORED_PREFIXES.get(key_format)
     ignored = [key for key in tensors if prefix and key.startswith(prefix)]
     state, unknown = to_ours({key: tensors[key] for key in tensors if key not in ignored}, VIDEO_FORMATS[key_format])
-    return key_format, {**state, **{key: tensors[key] for key in unknown}}, ignored
+    report += [f"ignored: {first_of(ignored)}"] if ignored else []
+    return key_format, {**state, **{key: tensors[key] for key in unknown}}, report
 
 
 def _describe_others(tensors: Mapping[str, Tensor], source: str) -> str:

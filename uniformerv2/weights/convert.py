@@ -20,11 +20,12 @@ from uniformerv2.weights.checkpoint import (
     metadata_of,
     open_checkpoint,
 )
-from uniformerv2.weights.files import METADATA_KEY, write_safetensors
+from uniformerv2.weights.files import write_safetensors
 from uniformerv2.weights.key_names import VIDEO_FORMATS, StateDict, VideoFormat, from_ours
 from uniformerv2.weights.labels import ClassOrder, class_list, known_order, reordering
 from uniformerv2.weights.loading import IMAGE_FIELDS
 from uniformerv2.weights.recognise import CheckpointInfo, Known, fit_labels
+from uniformerv2.weights.unwrapping import METADATA_KEY, Weights
 
 # fields of ModelConfig that the other formats cannot express: their image transformer is CLIP's, the default here
 _EXPRESSIBLE = {"width", "depth", "heads", "image_size", "mlp_ratio", "pool_heads", "pool_mlp_ratio"}
@@ -39,6 +40,7 @@ def convert(
     to: VideoFormat,
     dataset: str | None = None,
     labels: Sequence[str] | None = None,
+    weights: Weights = "model",
     **options: Any,
 ) -> list[str]:
     """Write a video checkpoint in another format, whole or not at all.
@@ -50,7 +52,7 @@ def convert(
         source: as for `load_model`.
         path: the file to write; an existing one is replaced only when the new one is complete.
         to: "ours" (safetensors), "official" (`model_state`) or "mmaction2" (`state_dict`, `meta`).
-        dataset, labels: as for `load_model`.
+        dataset, labels, weights: as for `load_model`.
         options: fields of `ModelConfig` that replace what was recognised or assumed, such as `heads` and
             `global_after`.
 
@@ -62,7 +64,7 @@ def convert(
     """
     if to not in get_args(VideoFormat):
         raise CheckpointError(f"no format {to!r}; there are {', '.join(get_args(VideoFormat))}")
-    checkpoint = open_checkpoint(source, Known(dataset), options)
+    checkpoint = open_checkpoint(source, Known(dataset), options, weights)
     if labels is not None:
         checkpoint = checkpoint._replace(info=fit_labels(checkpoint.info, labels, checkpoint.name))
     check_fit(checkpoint.state, expected_tensors(checkpoint.info.config), source=checkpoint.name)

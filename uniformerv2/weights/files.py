@@ -23,16 +23,10 @@ from torch import Tensor
 
 from uniformerv2.atomic import whole_file
 from uniformerv2.errors import CheckpointError
+from uniformerv2.weights.unwrapping import Unwrapped, Weights, unwrap
 
 HUB_FILE = "model.safetensors"  # of a hub repository, or of a folder that save_pretrained wrote
 SUFFIXES = (".safetensors", ".pth", ".pyth", ".pt", ".bin")  # of weight files
-METADATA_KEY = "uniformerv2"  # of the metadata in a torch file of ours
-
-# keys that hold the state dict, the first one found is taken: SlowFast and the official code; mmengine, Lightning and
-# open_clip; timm, MAE and DeiT; DINO, whose teacher is the model; DeepSpeed
-WRAPPERS = ("model_state", "state_dict", "model", "teacher", "student", "module")
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
-
 ALIGNMENT = 64  # bytes; of the memory that torch allocates, and of the tensors in its archives
 SAFETENSORS_DTYPES = {
     torch.float64: "F64",
@@ -61,12 +55,12 @@ NO_WEIGHTS = {  # first bytes of files that are taken for weights by mistake
 TORCH_LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before PyTorch 1.6
 
 
-def read_tensors(path: str | Path, *, memory: int | None = None) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_tensors(path: str | Path, *, weights: Weights = "model", memory: int | None = None) -> Unwrapped:
     """Metadata and tensors of a file.
 
     Args:
-        path: a safetensors file, or one that torch.save wrote in either of its formats. The keys `WRAPPERS` and the
-            prefixes `PREFIXES` are removed; entries that are no tensors are ignored.
+        path: a safetensors file, or one that torch.save wrote in either of its formats, see `unwrap`.
+        weights: which, where the file has several.
         memory: bytes that the tensors may need as float32; default: all of the machine's.
 
     Returns:
@@ -83,11 +77,14 @@ def read_tensors(path: str | Path, *, memory: int | None = None) -> tuple[dict[s
     memory = machine_memory() if memory is None else memory
     _check_memory(path, path.stat().st_size, memory)
     if file_format == SAFETENSORS:
-        metadata, tensors = _read_safetensors(path)
+        found = Unwrapped(*_read_safetensors(path), weights=weights)
     else:
-        metadata, tensors = _unwrap(path, _read_torch(path, archive=file_format == ZIP))
-    _check_memory(path, sum(tensor.numel() * max(tensor.itemsize, 4) for tensor in tensors.values()), memory)
-    return metadata, tensors
+        content = _read_torch(path, archive=file_format == ZIP)
+        if not isinstance(content, Mapping):
+            raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a state dict")
+        found = unwrap(content, str(path), weights)
+    _check_memory(path, sum(tensor.numel() * max(tensor.itemsize, 4) for tensor in found.tensors.values()), memory)
+    return found
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -223,28 +220,6 @@ def _plain_classes() -> list[Any]:
     scalar: Any = np.float64(0).__reduce__()[0]
     named = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     return [np.dtype, *dtypes, *named, _codecs.encode, argparse.Namespace]
-
-
-def _unwrap(path: Path, content: Any) -> tuple[dict[str, str], dict[str, Tensor]]:
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a state dict")
-    stored = content.get(METADATA_KEY)
-    pairs = stored.items() if isinstance(stored, Mapping) else ()
-    metadata = {key: value for key, value in pairs if isinstance(key, str) and isinstance(value, str)}
-    state = content
-    while wrapper := next((key for key in WRAPPERS if isinstance(state.get(key), Mapping)), None):
-        state = state[wrapper]
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and isinstance(key, str)}
-    if not tensors:
-        keys = ", ".join(str(key) for key in list(content)[:5])
-        raise CheckpointError(f"{path}: no tensors found; its entries are {keys or 'none'}; expected a state dict")
-    return metadata, _without_prefixes(tensors)
-
-
-def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in tensors)), ""):
-        tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
-    return tensors
 
 
 def _line(error: BaseException) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from uniformerv2.errors import CheckpointError
+from uniformerv2.model.wrappers import unwrapped
 from uniformerv2.weights.download import FileNotOnServerError, UnreachableError, hub_file, is_repository
 from uniformerv2.weights.files import HUB_FILE, read_tensors
 from uniformerv2.weights.image_hints import (
@@ -19,7 +20,7 @@ from uniformerv2.weights.image_hints import (
     hints_from_module,
     hints_from_preprocessor,
 )
-from uniformerv2.weights.key_names import StateDict
+from uniformerv2.weights.unwrapping import Unwrapped, Weights, unwrap
 
 INDEX = f"{HUB_FILE}.index.json"  # lists the files of weights that are split
 WEIGHTS = (HUB_FILE, INDEX, "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
@@ -28,37 +29,45 @@ ImageSource = str | Path | Mapping[str, Tensor] | nn.Module
 Find = Callable[[str], Path | None]  # the local file of that name; None where there is none
 
 
-def read_image_source(source: ImageSource) -> tuple[Mapping[str, Tensor], Hints, str]:
-    """Tensors of an image transformer, hints beside them, and a name of the source for errors. See `arm`."""
+class ImageTensors(NamedTuple):
+    """Tensors of an image transformer, hints beside them, and the name of their source for errors."""
+
+    found: Unwrapped
+    hints: Hints
+    name: str
+
+
+def read_image_source(source: ImageSource, weights: Weights = "model") -> ImageTensors:
+    """Read the source of an image transformer. See `arm`."""
     if isinstance(source, nn.Module):
-        return source.state_dict(), hints_from_module(source), f"the given {type(source).__name__}"
+        module = unwrapped(source)
+        found, name = Unwrapped({}, module.state_dict(), weights=weights), f"the given {type(module).__name__}"
+        return ImageTensors(found, hints_from_module(module), name)
     if isinstance(source, Mapping):
-        tensors = {key: value for key, value in source.items() if isinstance(value, Tensor)}
-        return tensors, Hints(), "the given state dict"
+        name = "the given state dict"
+        return ImageTensors(unwrap(source, name, weights), Hints(), name)
     path, name = Path(source), str(source)
     if path.is_dir():
-        return _read_files(_in_folder(path), name)
+        return _read_files(_in_folder(path), name, weights)
     if not path.exists() and is_repository(name):
-        return _read_files(_in_repository(name), name)
-    metadata, tensors = read_tensors(path)
+        return _read_files(_in_repository(name), name, weights)
+    found = read_tensors(path, weights=weights)
     beside = _configuration(_in_folder(path.parent), path.name)
-    return tensors, hints_from_metadata(metadata).or_else(beside), name
+    return ImageTensors(found, hints_from_metadata(found.metadata).or_else(beside), name)
 
 
-def _read_files(find: Find, name: str) -> tuple[Mapping[str, Tensor], Hints, str]:
+def _read_files(find: Find, name: str, weights: Weights) -> ImageTensors:
     """The first weights of a folder or a repository, and its configuration."""
     for file in WEIGHTS:
         if (path := find(file)) is not None:
             break
     else:
         raise CheckpointError(f"{name}: none of {', '.join(WEIGHTS)} in it, or it cannot be reached")
-    metadata: dict[str, str] = {}
-    tensors: StateDict = {}
-    for part in _parts(path, find, name):
-        part_metadata, part_tensors = read_tensors(part)
-        metadata.update(part_metadata)
-        tensors.update(part_tensors)
-    return tensors, hints_from_metadata(metadata).or_else(_configuration(find, file)), name
+    parts = [read_tensors(part, weights=weights) for part in _parts(path, find, name)]
+    metadata = {key: value for part in parts for key, value in part.metadata.items()}
+    tensors = {key: value for part in parts for key, value in part.tensors.items()}
+    found = parts[0]._replace(metadata=metadata, tensors=tensors)
+    return ImageTensors(found, hints_from_metadata(metadata).or_else(_configuration(find, file)), name)
 
 
 def _parts(path: Path, find: Find, name: str) -> list[Path]:

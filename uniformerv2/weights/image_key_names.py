@@ -16,6 +16,7 @@ from torch import Tensor
 
 from uniformerv2.errors import CheckpointError
 from uniformerv2.weights.key_names import Rule, StateDict, first_of, layer, packed_layer, to_ours
+from uniformerv2.weights.unwrapping import Weights, is_averaged, no_averaged_weights
 
 BLOCK, POOL = "backbone.blocks.#", "backbone.pool"
 STEM, POSITIONS = "backbone.patch_embedding.weight", "backbone.position_embedding"
@@ -216,7 +217,7 @@ class ImageEncoder:
     keys_without_bias: bool  # queries and values have biases, keys have none (BEiT, EVA, DINOv3)
 
 
-def find_encoder(keys: Iterable[str]) -> tuple[str, str] | None:
+def find_encoder(keys: Iterable[str], weights: Weights = "model") -> tuple[str, str] | None:
     """The naming scheme (a key of `NAMING_SCHEMES`) and the prefix of an image encoder; None where there is none."""
     keys = list(keys)
     found = [
@@ -230,22 +231,33 @@ def find_encoder(keys: Iterable[str]) -> tuple[str, str] | None:
         for name, prefix in found
         if any(key.startswith(tuple(prefix + block for block in NAMING_SCHEMES[name].blocks)) for key in keys)
     ]
-    # the momentum encoder of MoCo and the student of DINO are not evaluated by their authors
-    return min(encoders, key=lambda pair: (bool(re.search("momentum|student", pair[1])), len(pair[1])), default=None)
+    if weights == "ema":
+        encoders = [pair for pair in encoders if is_averaged(pair[1]) or re.search("momentum|teacher", pair[1])]
+
+    def rank(pair: tuple[str, str]) -> tuple[bool, bool, int]:
+        # the momentum encoder of MoCo and the student of DINO are not evaluated by their authors
+        return is_averaged(pair[1]), bool(re.search("momentum|student", pair[1])), len(pair[1])
+
+    return min(encoders, key=rank, default=None)
 
 
-def rename_encoder(state: Mapping[str, Tensor], *, source: str = "the state dict") -> ImageEncoder:
+def rename_encoder(
+    state: Mapping[str, Tensor], *, source: str = "the state dict", weights: Weights = "model"
+) -> ImageEncoder:
     """Find the image encoder in a state dict and rename it.
 
     Args:
         state: a state dict of any known naming scheme, under any prefix. Text towers, heads and decoders are left out.
             Tensors are not copied, except where several become one.
         source: its name in errors.
+        weights: which, where the names of averaged weights have a prefix of their own.
 
     Raises:
         CheckpointError: no image transformer of a known naming scheme, or tensors without a counterpart here.
     """
-    found = find_encoder(state)
+    found = find_encoder(state, weights)
+    if found is None and weights == "ema" and find_encoder(state):
+        raise no_averaged_weights(source)
     if found is None:
         raise CheckpointError(
             f"{source}: no image transformer in keys like {first_of(state)}; the known names are those of "

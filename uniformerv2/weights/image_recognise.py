@@ -20,6 +20,7 @@ from uniformerv2.model.config import Activation, ModelConfig, Pool, RotaryEmbedd
 from uniformerv2.weights.image_hints import Hints
 from uniformerv2.weights.image_key_names import POSITIONS, STEM, ImageEncoder, depth_of, rename_encoder
 from uniformerv2.weights.key_names import StateDict, first_of
+from uniformerv2.weights.unwrapping import Weights
 
 Constants = tuple[float, float, float]
 Grid = tuple[int, int]
@@ -87,14 +88,19 @@ class ImageModel:
 
 
 def read_image_model(
-    state: Mapping[str, Tensor], hints: Hints | None = None, *, source: str = "the state dict", **given: Any
+    state: Mapping[str, Tensor],
+    hints: Hints | None = None,
+    *,
+    source: str = "the state dict",
+    weights: Weights = "model",
+    **given: Any,
 ) -> ImageModel:
     """Recognise an image transformer and rename its tensors.
 
     Args:
         state: a state dict of any known naming scheme, see `rename_encoder`. Tensors may be on the meta device.
         hints: facts besides the tensors.
-        source: its name in errors.
+        source, weights: as of `rename_encoder`.
         given: fields of `ModelConfig` of the image transformer; they replace hints and what tensors tell. With
             `post_norm=False` or another `pool`, tensors that are no longer needed are left out.
 
@@ -103,7 +109,7 @@ def read_image_model(
             other.
     """
     hints = hints or Hints()
-    encoder = rename_encoder(state, source=source)
+    encoder = rename_encoder(state, source=source, weights=weights)
     try:
         grid, class_position = _take_positions(encoder.state, given.get("image_size") or hints.image_size)
         family = _family(encoder, grid, class_position, state, given)

@@ -37,6 +37,7 @@ from uniformerv2.weights.image_recognise import Constants, read_image_model
 from uniformerv2.weights.key_names import StateDict
 from uniformerv2.weights.labels import map_head
 from uniformerv2.weights.recognise import CheckpointInfo, Known, check_head, fit_labels
+from uniformerv2.weights.unwrapping import Weights, unwrap
 
 HUB_CONFIG = {  # the hub counts downloads by this file; it is never read, so that it cannot contradict the weights
     "library_name": "uniformerv2",
@@ -116,6 +117,7 @@ def load_model(
     size: int | tuple[int, int] | None = None,
     patch_size: int | None = None,
     temporal_downsample: bool | None = None,
+    weights: Weights = "model",
     **options: Any,
 ) -> HubUniFormerV2:
     """Load a model from a checkpoint of ours, of the official code or of mmaction2, strictly.
@@ -131,6 +133,7 @@ def load_model(
         size: (height, width) of a clip in pixels, or the side of a square; positions are interpolated.
         patch_size: pixels; the patch embedding is resampled.
         temporal_downsample: True inflates a 2-D patch embedding to three frames.
+        weights: "ema": the averaged weights of a file that has both.
         options: fields of `ModelConfig` that replace what was recognised or assumed, such as `heads` and
             `global_after`. For an image transformer: the arguments of `arm`, `num_classes` at least.
 
@@ -148,13 +151,13 @@ def load_model(
     architecture = {"image_size": size, "patch_size": patch_size, "temporal_downsample": temporal_downsample}
     clip = {"num_frames": num_frames, "size": size, "channel_order": channel_order}
     try:
-        checkpoint = open_checkpoint(source, Known(dataset, num_frames, channel_order), options)
+        checkpoint = open_checkpoint(source, Known(dataset, num_frames, channel_order), options, weights)
     except NotAVideoModel:
         if "num_classes" not in options:
             raise
         asked = {**architecture, **clip, "labels": labels}
         del asked["image_size"], asked["channel_order"]
-        return arm(source, **{**options, **_given(asked)}).eval()
+        return arm(source, weights=weights, **{**options, **_given(asked)}).eval()
     name, metadata, state, info = checkpoint
     if isinstance(source, Mapping):  # the model must not share the memory of the given tensors
         state = {key: tensor.clone() for key, tensor in state.items()}
@@ -207,21 +210,31 @@ def _converted(state: Mapping[str, Tensor]) -> list[str]:
     return [f"{' and '.join(names)} weights turned into float32"] if others else []
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str = "the given weights") -> None:
+def load_weights(
+    model: nn.Module,
+    state: Mapping[str, Any],
+    *,
+    source: str = "the given weights",
+    weights: Weights = "model",
+) -> None:
     """Copy weights in our own, the official or mmaction2's names into a model, strictly.
 
     Args:
-        model: receives the weights; may be wrapped as for `Predictor`.
-        state: the state dict; its keys decide the format.
+        model: receives the weights; may be wrapped as for `Predictor`. Its `loading_report` gets lines on prefixes that
+            were taken off.
+        state: the state dict, or a dictionary around it that a training program saved; its keys decide the format.
         source: its name in errors.
+        weights: as of `load_model`.
 
     Raises:
         CheckpointError: unknown names, or tensors missing, unexpected or of another shape.
     """
-    _, ours, _ = rename_video_keys(state, source)
+    found = unwrap(state, source, weights)
+    _, ours, renamed = rename_video_keys(found.tensors, source, found.weights)
     plain = plain_model(model)
     check_fit(ours, plain.state_dict(), source=source)
     plain.load_state_dict(ours)
+    plain.loading_report += (*found.report, *renamed)
 
 
 def arm(
@@ -234,6 +247,7 @@ def arm(
     size: int | tuple[int, int] | None = None,
     mean: Constants | None = None,
     std: Constants | None = None,
+    weights: Weights = "model",
     **options: Any,
 ) -> HubUniFormerV2:
     """Turn an image transformer into a video model.
@@ -252,6 +266,7 @@ def arm(
             Positions are interpolated.
         mean, std: of the channels in [0, 1] that the image model was trained with; default: from its configuration,
             else the usual ones of its family.
+        weights: as of `load_model`.
         options: fields of `ModelConfig`. Those of the image transformer replace what is assumed (`heads=16`,
             `image_size=(224, 320)` that its positions are for) or change it (`pool="mean"`, `post_norm=False`,
             `patch_size=32` by resampling); the others replace those of the layout.
@@ -263,9 +278,9 @@ def arm(
         CheckpointError: unreadable, no image transformer of a known family, or not exactly its tensors.
         ValueError: options that contradict each other.
     """
-    state, hints, name = read_image_source(source)
+    found, hints, name = read_image_source(source, weights)
     given = {key: value for key, value in options.items() if key in IMAGE_FIELDS}
-    image = read_image_model(state, hints, source=name, **given)
+    image = read_image_model(found.tensors, hints, source=name, weights=found.weights, **given)
     clip_size = (size, size) if isinstance(size, int) else size or image.config.image_size
     video = {key: value for key, value in options.items() if key not in IMAGE_FIELDS}
     fields = {"num_classes": num_classes, **layout_options(layout, image.config.depth), **video}
@@ -276,7 +291,7 @@ def arm(
     fitted, changes = fit_weights(image.state, image.config, config)
     check_fit(fitted, _image_tensors(model), source=name)
     load_image_weights(model, fitted)
-    model.loading_report = (*image.report, *changes, *_converted(fitted))
+    model.loading_report = (*image.report, *found.report, *changes, *_converted(fitted))
     return model
 
 
