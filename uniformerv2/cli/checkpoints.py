@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from uniformerv2.cli.options import Json
+from uniformerv2.cli.options import Json, Loading
 from uniformerv2.cli.output import print_line
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class Models:
         return 0
 
 
-@dataclass(frozen=True)
-class Info:
+@dataclass(frozen=True, kw_only=True)
+class Info(Loading):
     """Show the architecture of a checkpoint, what was recognised and assumed, and its labels."""
 
     checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]
@@ -46,7 +46,7 @@ class Info:
     def run(self) -> int:
         from uniformerv2.weights.checkpoint import checkpoint_info
 
-        info = checkpoint_info(self.checkpoint)
+        info = checkpoint_info(self.checkpoint, **self.loading_options())
         print("report")
         for line in info.report:
             print_line(f"  {line}")
@@ -64,8 +64,8 @@ class Info:
         return 0
 
 
-@dataclass(frozen=True)
-class Convert:
+@dataclass(frozen=True, kw_only=True)
+class Convert(Loading):
     """Write a checkpoint in the format of another implementation, and back without loss.
 
     The rows of a head whose labels are known are put into the order that the format's users expect.
@@ -89,7 +89,9 @@ class Convert:
 
         given: dict[str, Any] = {"heads": self.heads, "global_after": self.global_after}
         options = {name: value for name, value in given.items() if value is not None}
-        for line in convert(self.source, self.path, to=self.to, dataset=self.dataset, **options):
+        for line in convert(
+            self.source, self.path, to=self.to, dataset=self.dataset, **options, **self.loading_options()
+        ):
             print_line(line)
         return 0
 

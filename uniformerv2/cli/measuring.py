@@ -72,11 +72,12 @@ class Evaluate(Measuring):
             if file:
                 check_suffix(file, formats)
         with journal_of(output, self.predictions, self.confusion) as journal:
-            model = on_rank_device(self.checkpoint, device=self.device, head=self.head)
+            model = on_rank_device(self.checkpoint, device=self.device, head=self.head, **self.loading_options())
             if ranks.first:
                 note_checkpoint(self.checkpoint)
                 note(model.label_note)
-            options = values(self, "checkpoint", "head", "output", "predictions", "confusion", "device")
+            files = ("output", "predictions", "confusion")
+            options = values(self, "checkpoint", "labels", "weights", "head", "device", *files)
             result = evaluate(model, **options, journal=journal, progress=True)
             if ranks.first:
                 if self.predictions:
@@ -112,14 +113,16 @@ class Features(Measuring):
     def run(self, ranks: Ranks) -> None:
         from uniformerv2.data.tables import check_suffix
         from uniformerv2.measuring.features import FORMATS, extract_features
+        from uniformerv2.measuring.models import on_rank_device
         from uniformerv2.measuring.shared_work import journal_of
 
         check_suffix(self.output, FORMATS)
         with journal_of(self.output) as journal:
-            options = values(self, "checkpoint", "output")
+            options = values(self, "checkpoint", "labels", "weights", "output", "device")
             if ranks.first:
                 note_checkpoint(self.checkpoint)
-            result = extract_features(self.checkpoint, **options, journal=journal, progress=True)
+            model = on_rank_device(self.checkpoint, device=self.device, **self.loading_options())
+            result = extract_features(model, **options, journal=journal, progress=True)
             if ranks.first:
                 result.save(self.output)
                 windows, width = result.embeddings.shape

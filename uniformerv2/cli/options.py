@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+if TYPE_CHECKING:
+    from uniformerv2.model.uniformerv2 import UniFormerV2
 
 Checkpoint = Annotated[
     Positional[Path],
@@ -20,6 +23,14 @@ Checkpoint = Annotated[
         "a repository of the hub.",
     ),
 ]
+LabelsFile = Annotated[
+    Path | None,
+    arg(
+        metavar="FILE",
+        help="Names of the classes, one a line in UTF-8, in the order of the head's rows; None: the checkpoint's own.",
+    ),
+]
+WhichWeights = Annotated[Literal["model", "ema"], arg(help="ema: the averaged weights of a file that has both.")]
 Data = Annotated[
     Positional[Path],
     arg(
@@ -75,7 +86,21 @@ def values(command: Any, *but: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measuring:
+class Loading:
+    """The options of a command that loads a checkpoint."""
+
+    labels: LabelsFile = None
+    weights: WhichWeights = "model"
+
+    def loading_options(self) -> dict[str, Any]:
+        """Those for `load_model`, by their names there."""
+        from uniformerv2.weights.labels import read_labels
+
+        return {"labels": read_labels(self.labels) if self.labels else None, "weights": self.weights}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring(Loading):
     """The options of a command that runs a checkpoint on many videos."""
 
     checkpoint: Checkpoint
@@ -88,7 +113,7 @@ class Measuring:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classifying:
+class Classifying(Loading):
     """The options of a command that names the classes of what it sees."""
 
     checkpoint: Checkpoint
@@ -98,9 +123,14 @@ class Classifying:
     device: Device = "auto"
     as_json: Json = False
 
+    def model(self) -> UniFormerV2:
+        from uniformerv2.weights.loading import resolve_model
+
+        return resolve_model(self.checkpoint, device=self.device, **self.loading_options())
+
     def predictor_options(self, *but: str) -> dict[str, Any]:
         """Those for a `Predictor` or a `StreamPredictor`, by their names there."""
         from uniformerv2.inference.reduction import Reduction
 
         reduction = Reduction.parse(self.reduction) if self.reduction else None
-        return values(self, "checkpoint", "top_k", "as_json", *but) | {"reduction": reduction}
+        return values(self, "checkpoint", "labels", "weights", "top_k", "as_json", *but) | {"reduction": reduction}

@@ -54,7 +54,7 @@ class Predict(Classifying):
         from uniformerv2.predict import Predictor
 
         note_checkpoint(self.checkpoint)
-        predictor = Predictor(self.checkpoint, **self.predictor_options("videos"))
+        predictor = Predictor(self.model(), **self.predictor_options("videos"))
         _print_notes(predictor)
         reasons = []
         for result in predictor.predict_all(self.videos, top_k=self.top_k):
@@ -91,7 +91,7 @@ class Timeline(Classifying):
         check_top_k(self.top_k)
         windows = {"window_seconds": self.window_seconds, "stride_seconds": self.stride_seconds}
         note_checkpoint(self.checkpoint)
-        predictor = Predictor(self.checkpoint, **self.predictor_options("videos", "output", *windows))
+        predictor = Predictor(self.model(), **self.predictor_options("videos", "output", *windows))
         _print_notes(predictor)
         note(sharing_report(predictor.model.config))
         reasons = []
@@ -130,7 +130,7 @@ class Stream(Classifying):
         from uniformerv2.stream import StreamPredictor
 
         note_checkpoint(self.checkpoint)
-        predictor = StreamPredictor(self.checkpoint, **self.predictor_options("source"))
+        predictor = StreamPredictor(self.model(), **self.predictor_options("source"))
         for line in (predictor.model.label_note, *predictor.report):
             note(line)
         with _display(self.as_json) as (show, show_event):

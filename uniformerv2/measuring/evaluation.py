@@ -91,7 +91,9 @@ class Scoring:
 def model_labels(model: UniFormerV2) -> tuple[str, ...]:
     """Raises CheckpointError where the model has none."""
     if not model.labels:
-        raise CheckpointError("the model has no labels, so no accuracy can be measured; load it with its own labels")
+        raise CheckpointError(
+            "the model has no labels, so no accuracy can be measured; give labels=[...] (--labels FILE)"
+        )
     return model.labels
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -16,10 +16,12 @@ from uniformerv2.model.wrappers import inference_copy
 from uniformerv2.weights.loading import resolve_model
 
 
-def on_rank_device(model: str | Path | nn.Module, *, device: str, head: str | None = None) -> UniFormerV2:
+def on_rank_device(
+    model: str | Path | nn.Module, *, device: str, head: str | None = None, **options: Any
+) -> UniFormerV2:
     """`resolve_model`; of several GPUs, the processes on one machine take one each."""
     stays = device == "auto" and isinstance(model, nn.Module)
-    return resolve_model(model, device=device if stays else str(rank_device(device)), head=head)
+    return resolve_model(model, device=device if stays else str(rank_device(device)), head=head, **options)
 
 
 def in_precision(

@@ -7,7 +7,7 @@ other implementations that this package wrote carry the same metadata beside the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +32,7 @@ from uniformerv2.weights.key_names import (
     formats_of,
     to_ours,
 )
-from uniformerv2.weights.recognise import CheckpointInfo, Known, recognise
+from uniformerv2.weights.recognise import CheckpointInfo, Known, fit_labels, recognise
 from uniformerv2.weights.unwrapping import Weights, unwrap, video_tensors
 from uniformerv2.weights.zoo import fetch_entry, zoo_entry
 
@@ -94,13 +94,16 @@ def expected_tensors(config: ModelConfig) -> StateDict:
         return UniFormerV2(config).state_dict()
 
 
-def checkpoint_info(source: CheckpointSource, **options: Any) -> CheckpointInfo:
-    """Recognise a checkpoint without loading its weights; `source` and `options` as for `load_model`.
+def checkpoint_info(
+    source: CheckpointSource, *, labels: Sequence[str] | None = None, weights: Weights = "model", **options: Any
+) -> CheckpointInfo:
+    """Recognise a checkpoint without loading its weights; arguments as for `load_model`.
 
     Raises:
         CheckpointError: as `load_model`; a head without labels is no error here.
     """
-    return open_checkpoint(source, Known(), options).info
+    checkpoint = open_checkpoint(source, Known(), options, weights)
+    return checkpoint.info if labels is None else fit_labels(checkpoint.info, labels, checkpoint.name)
 
 
 def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, source: str) -> None:

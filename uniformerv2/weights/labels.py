@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from uniformerv2.errors import CheckpointError
@@ -50,6 +51,9 @@ ALIASES = {f"k{number}": f"kinetics{number}" for number in (400, 600, 700, 710)}
     "anet": "activitynet",
 }
 PARTS_OF_710 = ("kinetics400", "kinetics600", "kinetics700")
+
+# no model of these was released with this architecture, and other data has as many classes
+NOT_RELEASED = ("ucf101", "hmdb51")
 
 INFERRED = (
     "the order of the labels is inferred: official Kinetics files are assumed to follow the lists of VideoMAE V2 and "
@@ -91,6 +95,30 @@ def class_list(dataset: str, *, order: ClassOrder = "official") -> tuple[str, ..
     if dataset == "hacs":
         dataset = "activitynet"
     return _lines(f"{dataset}.{order}.txt" if dataset.startswith("kinetics") else f"{dataset}.txt")
+
+
+def read_labels(path: str | Path) -> tuple[str, ...]:
+    """Names of the classes out of a text file in UTF-8: line i belongs to row i of a classifier.
+
+    Raises:
+        CheckpointError: no such file, no text in UTF-8, an empty line, or a name twice.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise CheckpointError(f"{path}: no labels can be read from it: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"{path}: not UTF-8 (at byte {error.start}); labels are a name a line, in UTF-8"
+        ) from error
+    labels = [line.strip() for line in text.rstrip().split("\n")]
+    first: dict[str, int] = {}
+    for number, label in enumerate(labels, 1):
+        if not label:
+            raise CheckpointError(f"{path}:{number}: an empty line; labels are a name a line, one for each class")
+        if first.setdefault(label, number) != number:
+            raise CheckpointError(f"{path}:{number}: {label!r} is the name of line {first[label]} too")
+    return tuple(labels)
 
 
 def released_labels(dataset: str, project: ClassOrder) -> tuple[tuple[str, ...], str]:

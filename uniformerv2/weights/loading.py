@@ -300,7 +300,9 @@ def _image_tensors(model: UniFormerV2) -> StateDict:
     return {key: value for key, value in model.state_dict().items() if re.match(r"backbone\.(?!.*\.local\d\.)", key)}
 
 
-def resolve_model(model: str | Path | nn.Module, *, device: str = "auto", head: str | None = None) -> UniFormerV2:
+def resolve_model(
+    model: str | Path | nn.Module, *, device: str = "auto", head: str | None = None, **options: Any
+) -> UniFormerV2:
     """A checkpoint or a live model as a model on a device; its mode is left as it is (eval for checkpoints).
 
     Args:
@@ -308,6 +310,7 @@ def resolve_model(model: str | Path | nn.Module, *, device: str = "auto", head: 
             `load_model`; or a live model, which torch.compile, DataParallel or DistributedDataParallel may wrap.
         device: a name that torch knows; "auto": a checkpoint goes to the GPU where there is one, a live model stays.
         head: "kinetics400", "kinetics600" or "kinetics700": only these classes of a Kinetics-710 head, see `map_head`.
+        options: of `load_model`; a live model is loaded already.
 
     Raises:
         RecipeError: the device is not available here.
@@ -316,7 +319,7 @@ def resolve_model(model: str | Path | nn.Module, *, device: str = "auto", head: 
     """
     live = isinstance(model, nn.Module)
     target = None if live and device == "auto" else pick_device(device)
-    resolved = plain_model(model) if isinstance(model, nn.Module) else load_model(model)
+    resolved = plain_model(model) if isinstance(model, nn.Module) else load_model(model, **options)
     if head is not None:
         resolved = map_head(resolved, head)
     return resolved if target is None else resolved.to(target)

@@ -13,7 +13,15 @@ from torch import Tensor
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.weights.key_names import VideoFormat
-from uniformerv2.weights.labels import ALIASES, DATASETS, ClassOrder, dataset_name, datasets_with, released_labels
+from uniformerv2.weights.labels import (
+    ALIASES,
+    DATASETS,
+    NOT_RELEASED,
+    ClassOrder,
+    dataset_name,
+    datasets_with,
+    released_labels,
+)
 
 HEAD_DIM = 64  # channels of each attention head in every released model
 REDUCTION = 1.5  # of the local blocks in every released model
@@ -115,7 +123,7 @@ def check_head(info: CheckpointInfo, source: str) -> None:
         known = ", ".join(f"{classes} ({name})" for name, classes in DATASETS.items())
         raise CheckpointError(
             f"{source}: its head has {info.config.num_classes} classes, which fits no list of labels; expected "
-            f"{known}; or give labels=[...], or labels=() to go without"
+            f"{known}; or give labels=[...] (--labels FILE), or labels=() to go without"
         )
 
 
@@ -241,18 +249,24 @@ def _datasets(given: str | None, named: str | None, num_classes: int, source: st
         return [name], "as given"
     if named is not None:
         return [named], "from the file name"
-    return datasets_with(num_classes), f"the only known list of {num_classes} classes"
+    released = [name for name in datasets_with(num_classes) if name not in NOT_RELEASED]
+    return released, f"the only known list of {num_classes} classes"
 
 
 def _others(num_classes: int) -> str:
     fitting = datasets_with(num_classes)
-    return f"give {' or '.join(fitting)}" if fitting else "no known dataset has so many: give labels=[...]"
+    return (
+        f"give {' or '.join(fitting)}" if fitting else "no known dataset has so many: give labels=[...] (--labels FILE)"
+    )
 
 
 def _no_labels(datasets: Sequence[str], config: ModelConfig) -> str:
     if not datasets:
-        return f"no labels: no known dataset has {config.num_classes} classes; give labels=[...]"
+        same = " and ".join(datasets_with(config.num_classes))
+        known = f"{same} has {config.num_classes} classes too, but nothing says that these are its" if same else ""
+        known = known or f"no known dataset has {config.num_classes} classes"
+        return f"no labels: {known}; give labels=[...] (--labels FILE){f' or dataset={same!r}' if same else ''}"
     return (
         f"no labels: {' and '.join(datasets)} both have {config.num_classes} classes, and neither the keys nor the "
-        "file name distinguish them; give dataset=..."
+        "file name distinguish them; give dataset=... or labels=[...] (--labels FILE)"
     )
