@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from uniformerv2 import arm, save_model
-from uniformerv2.data.annotations import Unreadable
+from uniformerv2.data.annotations import Annotation, Unreadable
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.inference.optimize import rewritten
 from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -134,6 +136,33 @@ def test_many_videos_are_predicted_as_each_alone(
     assert len(found) == len(videos) == 5
     for one, video in zip(found, videos, strict=True):
         assert_equal(one, predictor.predict(video, top_k=None))
+
+
+def test_below_the_threshold_there_is_no_answer(model: UniFormerV2, video: Path) -> None:
+    predictor = Predictor(model)
+    found = predictor.predict(video)
+    best = found.scores[0]
+    assert found.label == found.labels[0]
+    assert predictor.predict(video, threshold=best) == found
+    [below] = predictor.predict_all([video], threshold=best + 1e-6)
+    assert below == replace(found, label=None)
+    for wrong in (-0.1, 1.1, math.nan):
+        with pytest.raises(RecipeError, match="threshold"):
+            predictor.predict(video, threshold=wrong)
+
+
+def test_an_annotation_is_predicted_by_its_interval(model: UniFormerV2, video: Path) -> None:
+    predictor = Predictor(model)
+    annotation = Annotation(video, "any", start=0.3, end=0.9)
+    with VideoReader(video) as reader:
+        first, count = reader.frames_between(0.3, 0.9)
+        expected = evaluation_views(reader, model.preprocessing, first=first, count=count)
+    assert torch.equal(predictor.clips(annotation), expected)
+    assert predictor.predict(annotation).video == str(video)
+    [late] = predictor.predict_all([Annotation(video, "any", start=60)])
+    assert isinstance(late, Unreadable)
+    assert "starts at 60 s" in late.reason
+    assert list(predictor.timeline(Annotation(video, "any", 0.3, 0.9), window_seconds=None).start) == [0.3]
 
 
 def test_a_video_that_cannot_be_read_has_its_place(model: UniFormerV2, video: Path, tmp_path: Path) -> None:

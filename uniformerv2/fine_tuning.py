@@ -15,7 +15,8 @@ from uniformerv2.device import pick_device
 from uniformerv2.errors import RecipeError
 from uniformerv2.measuring.results import Evaluation
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.predict import Prediction, Predictor
+from uniformerv2.predict import Predictor, Video
+from uniformerv2.predictions import Prediction
 from uniformerv2.progress import say
 from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.tasks.rehearsal import find_batch_size
@@ -40,9 +41,9 @@ class FineTuned:
         """The plain model, on the device that computed: to save, train further, wrap or optimize."""
         return self.predictor.model
 
-    def predict(self, video: str | Path | bytes, *, top_k: int | None = 5) -> Prediction:
+    def predict(self, video: Video, *, top_k: int | None = 5, threshold: float = 0.0) -> Prediction:
         """Rank the classes for one video; see `Predictor.predict`."""
-        return self.predictor.predict(video, top_k=top_k)
+        return self.predictor.predict(video, top_k=top_k, threshold=threshold)
 
     def __repr__(self) -> str:
         measured = self.evaluation

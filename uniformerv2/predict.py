@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -16,31 +15,24 @@ import torch
 from torch import Tensor, nn
 
 from uniformerv2.ahead import ahead
-from uniformerv2.data.annotations import Unreadable
+from uniformerv2.data.annotations import Annotation, Interval, Unreadable
+from uniformerv2.data.shards import video_source
 from uniformerv2.device import model_device
-from uniformerv2.errors import RecipeError, VideoError
+from uniformerv2.errors import AnnotationError, RecipeError, VideoError
 from uniformerv2.inference.optimize import Backend, optimize, rewritten
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.inference.reduction import Reduction
 from uniformerv2.inference.sharing import SharedFrames, classify_shared, sharing_obstacle
 from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.predictions import Prediction, check_threshold
 from uniformerv2.progress import track
 from uniformerv2.timeline import Timeline, check_top_k
-from uniformerv2.video.clips import SharedClips, Window, Windows, distinct_views, joined, window_frames
+from uniformerv2.video.clips import SharedClips, Window, Windows, distinct_views, interval_frames, joined, window_frames
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.views import Views
 from uniformerv2.weights.loading import resolve_model
 
-Video = str | Path | bytes
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most likely classes of a video, best first."""
-
-    video: str
-    labels: tuple[str, ...]
-    scores: tuple[float, ...]  # probabilities, averaged over the views; those of all classes sum to 1
+Video = str | Path | bytes | Annotation
 
 
 class Predictor:
@@ -100,23 +92,27 @@ class Predictor:
         # other backends compute whole clips only, and where tokens are reduced, a frame may depend on the one before it
         self._shares = backend == "torch" and reduction is None and not sharing_obstacle(self.model.config)
 
-    def predict(self, video: Video, *, top_k: int | None = 5) -> Prediction:
+    def predict(self, video: Video, *, top_k: int | None = 5, threshold: float = 0.0) -> Prediction:
         """Rank the classes for one video.
 
         Args:
-            video: a file, the bytes of one, or a folder of frame images.
+            video: a file, the bytes of one, or a folder of frame images; or an annotation, of which the interval is
+                classified, and whose label does not matter.
             top_k: how many classes to return, at least 1; None: all.
+            threshold: probability that the most likely class needs to be the answer, `Prediction.label`; below it,
+                that is None, for none of these.
 
         Raises:
-            RecipeError: `top_k` below 1.
+            RecipeError: `top_k` below 1, or a threshold outside [0, 1].
             VideoError: the video cannot be read.
         """
         check_top_k(top_k)
+        check_threshold(threshold)
         [scores] = self._scores([self._read(video)])
-        return self._prediction(video, scores, top_k)
+        return self._prediction(video, scores, top_k, threshold)
 
     def predict_all(
-        self, videos: Iterable[Video], *, top_k: int | None = 5
+        self, videos: Iterable[Video], *, top_k: int | None = 5, threshold: float = 0.0
     ) -> Generator[Prediction | Unreadable, None, None]:
         """Rank the classes for many videos, while the next ones are read.
 
@@ -126,19 +122,20 @@ class Predictor:
 
         Args:
             videos: each as of `predict`; taken as they are needed.
-            top_k: as of `predict`.
+            top_k, threshold: as of `predict`.
 
         Yields:
             For each video in order its prediction, or why it cannot be read.
 
         Raises:
-            RecipeError: `top_k` below 1.
+            RecipeError: as `predict`.
         """
         check_top_k(top_k)
+        check_threshold(threshold)
         count = max(1, self.batch_size // len(self.views))
         first = 0
         with closing(ahead(self._read, videos, count=count)) as reads:
-            while outcomes := self._outcomes(list(islice(reads, count)), first, top_k):
+            while outcomes := self._outcomes(list(islice(reads, count)), first, top_k, threshold):
                 for outcome in outcomes:
                     if isinstance(outcome, BaseException):
                         raise outcome
@@ -146,7 +143,7 @@ class Predictor:
                 first += len(outcomes)
 
     def _outcomes(
-        self, reads: Sequence[tuple[Video, Future[SharedClips]]], first: int, top_k: int | None
+        self, reads: Sequence[tuple[Video, Future[SharedClips]]], first: int, top_k: int | None, threshold: float
     ) -> list[Prediction | Unreadable | BaseException]:
         """The result or error of each video of a batch, whose first is number `first`."""
         errors = [read.exception() for _, read in reads]  # waits for them
@@ -155,13 +152,16 @@ class Predictor:
         outcomes: list[Prediction | Unreadable | BaseException] = []
         for row, ((video, _), error) in enumerate(zip(reads, errors, strict=True), first):
             if error is None:
-                outcomes.append(self._prediction(video, next(scores), top_k))
+                outcomes.append(self._prediction(video, next(scores), top_k, threshold))
             else:
                 outcomes.append(Unreadable(_title(video), str(error), row) if isinstance(error, VideoError) else error)
         return outcomes
 
-    def _prediction(self, video: Video, scores: Tensor, top_k: int | None) -> Prediction:
-        return Prediction(_title(video), *ranked(self.model, scores, top_k))
+    def _prediction(self, video: Video, scores: Tensor, top_k: int | None, threshold: float) -> Prediction:
+        labels, probabilities = ranked(self.model, scores, top_k)
+        return Prediction(
+            _title(video), labels, probabilities, label=labels[0] if probabilities[0] >= threshold else None
+        )
 
     @torch.inference_mode()
     def _scores(self, videos: Sequence[SharedClips]) -> Sequence[Tensor]:
@@ -212,16 +212,17 @@ class Predictor:
         """
         shared = SharedFrames(rewritten(self.optimized))
         windows = Windows(window_seconds, stride_seconds)
-        with VideoReader(video) as reader:
-            plan = windows.plan(reader, self.model.preprocessing.num_frames)
+        with _reader(video) as reader:
+            start, end = _interval(video)
+            plan = windows.plan(reader, self.model.preprocessing.num_frames, start=start, end=end)
             scores = np.empty((len(plan), self.model.config.num_classes), dtype=np.float32)
             found = track(self._window_scores(reader, plan, shared), "windows", total=len(plan), progress=progress)
             for number, window_scores in enumerate(found):
                 scores[number] = window_scores.cpu()
             if reader.damage:
                 warnings.warn(f"{_title(video)}: damaged video ({reader.damage})", VideoWarning, stacklevel=2)
-        start, end = np.array([(window.start, window.end) for window in plan], dtype=np.float64).T
-        return Timeline(_title(video), class_names(self.model), start, end, scores)
+        starts, ends = np.array([(window.start, window.end) for window in plan], dtype=np.float64).T
+        return Timeline(_title(video), class_names(self.model), starts, ends, scores)
 
     def _window_scores(self, reader: VideoReader, plan: Sequence[Window], shared: SharedFrames) -> Iterator[Tensor]:
         """Probabilities (classes) of each window."""
@@ -243,8 +244,9 @@ class Predictor:
         return self._read(video).whole()
 
     def _read(self, video: Video) -> SharedClips:
-        with VideoReader(video) as reader:
-            return distinct_views(reader, self.model.preprocessing, self.views)
+        with _reader(video) as reader:
+            first, count = interval_frames(reader, *_interval(video))
+            return distinct_views(reader, self.model.preprocessing, self.views, first=first, count=count)
 
 
 def class_names(model: UniFormerV2) -> tuple[str, ...]:
@@ -259,5 +261,20 @@ def ranked(model: UniFormerV2, scores: Tensor, top_k: int | None) -> tuple[tuple
     return tuple(names[number] for number in classes.tolist()), tuple(best.tolist())
 
 
+def _reader(video: Video) -> VideoReader:
+    if not isinstance(video, Annotation):
+        return VideoReader(video)
+    try:
+        return VideoReader(video_source(video.path), name=str(video.path))
+    except (AnnotationError, FileNotFoundError) as error:  # a shard that has changed
+        raise VideoError(f"{video.path}: {error}") from error
+
+
+def _interval(video: Video) -> Interval:
+    return video.interval if isinstance(video, Annotation) else (None, None)
+
+
 def _title(video: Video) -> str:
+    if isinstance(video, Annotation):
+        return str(video.path)
     return f"{len(video)} bytes" if isinstance(video, bytes) else str(video)

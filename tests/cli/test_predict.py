@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import wave
 from pathlib import Path
 
 import pytest
 
-from helpers import Run, assert_refused, files_below, noise, write_video
+from helpers import Run, assert_refused, coloured, files_below, noise, write_video
 from uniformerv2.predict import Predictor
 from uniformerv2.video.views import Views
 
@@ -32,15 +33,13 @@ def test_json_is_one_object_a_line_and_nothing_else(
     )
     assert status == 2
     predictor = Predictor(checkpoint, views=Views(2, 3))
-    for line, file in zip(output.splitlines(), (video, blue), strict=True):
+    first, absent, second = map(json.loads, output.splitlines())
+    for line, file in ((first, video), (second, blue)):
         prediction = predictor.predict(file)
-        assert json.loads(line) == {
-            "video": str(file),
-            "labels": list(prediction.labels),
-            "scores": list(prediction.scores),
-        }
-    assert "absent.mp4" in errors
-    assert "absent.mp4" not in output
+        labels, scores = list(prediction.labels), list(prediction.scores)
+        assert line == {"video": str(file), "labels": labels, "scores": scores, "label": labels[0]}
+    assert absent["video"] == str(tmp_path / "absent.mp4")
+    assert errors == f"error: {absent['error']}\nerror: 1 of 3 videos could not be read\n"
 
 
 def test_goes_on_past_bad_videos_and_says_so_at_the_end(
@@ -54,6 +53,106 @@ def test_goes_on_past_bad_videos_and_says_so_at_the_end(
     lines = errors.splitlines()
     assert all(line.startswith("error: ") for line in lines)
     assert [str(absent) in lines[0], str(broken) in lines[1], "2 of 4 videos" in lines[2]] == [True] * 3
+
+
+# --- many videos into a file
+
+
+@pytest.fixture
+def many(colours: Path, tmp_path: Path) -> Path:
+    """A folder of three good videos, two of them in folders below, one that is none, and a note."""
+    folder = tmp_path / "videos"
+    (folder / "below" / "deep").mkdir(parents=True)
+    for name in ("red1", "below/blue2", "below/deep/green3"):
+        video = Path(name).name
+        shutil.copyfile(colours / video[:-1] / f"{video}.mp4", folder / f"{name}.mp4")
+    (folder / "broken.mp4").write_text("no video")
+    (folder / "notes.txt").write_text("nothing")
+    return folder
+
+
+EXPECTED = [("below/blue2.mp4", "blue"), ("below/deep/green3.mp4", "green"), ("broken.mp4", None), ("red1.mp4", "red")]
+
+
+def test_a_folder_of_videos_becomes_a_table(uniformerv2: Run, checkpoint: Path, many: Path, tmp_path: Path) -> None:
+    for name in ("a.csv", "a.parquet", "a.jsonl"):
+        status, output, errors = uniformerv2("predict", checkpoint, many, "-o", tmp_path / name, "--top-k", 2)
+        assert (status, output) == (2, f"3 of 4 videos, written to {tmp_path / name}\n")
+        assert errors.splitlines()[-1] == "error: 1 of 4 videos could not be read"
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["path", "label", "start", "end", "label1", "score1", "label2", "score2", "error"]
+    answers = [(str(many / path), label) for path, label in EXPECTED]
+    assert [(row["path"], row["label"] or None) for row in rows] == answers
+    assert [bool(row["error"]) for row in rows] == [False, False, True, False]
+    assert all(row["label1"] == row["label"] for row in rows)
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [line.get("label") for line in lines] == [label for _, label in EXPECTED]
+    assert lines[2] == {"video": str(many / "broken.mp4"), "error": rows[2]["error"]}
+    assert [line["scores"] for line in lines if "scores" in line] == [
+        [float(row["score1"]), float(row["score2"])] for row in rows if row["score1"]
+    ]
+    table = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "a.parquet").to_pylist()
+    assert [(row["path"], row["label"]) for row in table] == answers
+    assert [row["error"] for row in table] == [row["error"] or None for row in rows]
+
+
+def test_rows_of_a_manifest_are_predicted_by_their_intervals(
+    uniformerv2: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    """A video that is red for a second and blue for another, and a file that is gone."""
+    write_video(tmp_path / "two.mp4", coloured([0] * 10 + [2] * 10))
+    (tmp_path / "list.csv").write_text("path,label,start,end\ntwo.mp4,x,0,0.9\ngone.mp4,x\ntwo.mp4,x,1.1,\n")
+    status, _, _ = uniformerv2("predict", checkpoint, tmp_path / "list.csv", "-o", tmp_path / "a.csv")
+    assert status == 2
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = [(Path(row["path"]).name, row["start"], row["end"], row["label"]) for row in csv.DictReader(file)]
+    assert rows == [("two.mp4", "0.0", "0.9", "red"), ("gone.mp4", "", "", ""), ("two.mp4", "1.1", "", "blue")]
+    status, output, _ = uniformerv2("predict", checkpoint, tmp_path / "list.csv", "--top-k", 1)
+    parts = ("0 s to 0.9 s", "1.1 s to the end")
+    assert output.splitlines()[::2] == [f"{tmp_path / 'two.mp4'} from {part}" for part in parts]
+    status, output, _ = uniformerv2("predict", checkpoint, tmp_path / "list.csv", "--json")
+    assert [json.loads(line)["start"] for line in output.splitlines() if "start" in line] == [0.0, 1.1]
+
+
+def test_below_the_threshold_the_answer_is_none_of_these(
+    uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: Path
+) -> None:
+    blue, red = colours / "blue" / "blue0.mp4", colours / "red" / "red0.mp4"
+    scores = [Predictor(checkpoint).predict(file).scores[0] for file in (blue, red)]
+    threshold = sum(scores) / 2
+    answers = [label if score >= threshold else None for label, score in zip(("blue", "red"), scores, strict=True)]
+    assert answers.count(None) == 1
+    command = ["predict", checkpoint, blue, red, "--threshold", threshold]
+    _, output, _ = uniformerv2(*command)
+    assert output.count("  none of these\n") == 1
+    assert output.splitlines()[0 if answers[0] is None else 4 :][1] == "  none of these"
+    _, output, _ = uniformerv2(*command, "--json")
+    assert [json.loads(line)["label"] for line in output.splitlines()] == answers
+    for name in ("a.csv", "a.jsonl"):
+        assert uniformerv2(*command, "-o", tmp_path / name)[0] == 0
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] or None for row in rows] == answers
+    assert [row["label1"] for row in rows] == ["blue", "red"]
+    assert [json.loads(line)["label"] for line in (tmp_path / "a.jsonl").read_text().splitlines()] == answers
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--threshold", 1.5], "threshold is a probability"),
+        (["-o", "a.txt"], "written to .csv, .jsonl, .parquet, .pq"),
+        (["-o", "absent/a.csv"], "no folder"),
+        (["-o", "a.jsonl", "--json"], "choose one"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_anything_is_read(
+    uniformerv2: Run, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[object], part: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(uniformerv2("predict", "no-such-model", video, *options), part)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_puts_videos_together(uniformerv2: Run, checkpoint: Path, colours: Path) -> None:

@@ -13,6 +13,7 @@ from uniformerv2.cli.options import (
     Data,
     Device,
     Head,
+    ManyVideos,
     Measuring,
     NumFrames,
     OptionalOutput,
@@ -99,8 +100,7 @@ class Features(Measuring):
     Several processes share the work: torchrun --nproc-per-node 8 -m uniformerv2 features ...
     """
 
-    data: Annotated[Positional[tuple[Path, ...]], arg(metavar="DATA...")]
-    """Video files, folders of videos, manifests (CSV or Parquet), or tar shards."""
+    data: ManyVideos
     output: Output
     """The file to write: .npz or .parquet; docs/evaluation.md says what is in it."""
     window_seconds: WindowSeconds = None

@@ -40,6 +40,13 @@ Data = Annotated[
     ),
 ]
 Videos = Annotated[Positional[tuple[Path, ...]], arg(metavar="VIDEO...", help="Video files, or folders of images.")]
+ManyVideos = Annotated[
+    Positional[tuple[Path, ...]],
+    arg(
+        metavar="DATA...",
+        help="Video files, folders of videos, manifests (CSV or Parquet), lists, or tar shards; labels are not needed.",
+    ),
+]
 
 Output = Annotated[Path, arg(aliases=["-o"])]
 OptionalOutput = Annotated[Path | None, arg(aliases=["-o"])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,8 +15,12 @@ from tyro.conf import Positional, arg
 
 from uniformerv2.cli.options import (
     Classifying,
+    ManyVideos,
+    OptionalOutput,
     Output,
     Precision,
+    Root,
+    Split,
     StrideFrames,
     StrideSeconds,
     Videos,
@@ -24,20 +28,28 @@ from uniformerv2.cli.options import (
     WindowSeconds,
 )
 from uniformerv2.cli.output import FAILED, note, note_checkpoint, print_error, print_line
+from uniformerv2.data.annotations import Annotation, Unreadable
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.text import printable
 from uniformerv2.video.views import Views
 
 if TYPE_CHECKING:
     from uniformerv2.predict import Predictor
+    from uniformerv2.predictions import Outcome, Prediction
     from uniformerv2.stream import StreamEvent, StreamPrediction
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predict(Classifying):
-    """Rank the classes for videos."""
+    """Rank the classes for videos; a line of each on the terminal, or a row of each in a file."""
 
-    videos: Videos
+    videos: ManyVideos
+    output: OptionalOutput = None
+    """File to write instead of printing: .csv, .parquet or .jsonl, with a row for every video, read or not."""
+    threshold: float = 0.0
+    """Probability that the most likely class needs; below it, the answer is none of these."""
+    root: Root = None
+    split: Split = "all"
     views: Views = Views()
     batch_size: int | None = None
     """Clips that the model computes at once, of several videos together; None: 1 on a CPU, 8 on a GPU."""
@@ -49,24 +61,36 @@ class Predict(Classifying):
     """Some dozen videos like those to come: for int8, and to compare any precision with the plain model."""
 
     def run(self) -> int:
-        _check_videos(self.videos)
-        from uniformerv2.data.annotations import Unreadable
+        from uniformerv2.data.sources import find_videos
+        from uniformerv2.data.tables import check_suffix, check_target
         from uniformerv2.predict import Predictor
+        from uniformerv2.predictions import FORMATS, check_threshold, save_predictions
+        from uniformerv2.progress import track
+        from uniformerv2.timeline import check_top_k
 
+        check_top_k(self.top_k)
+        check_threshold(self.threshold)
+        if self.output:
+            check_suffix(self.output, FORMATS)
+            check_target(self.output)
+            if self.as_json:
+                raise RecipeError("--json prints, --output writes to a file: choose one; a .jsonl file holds the same")
+        rows = find_videos(self.videos, root=self.root, split=self.split, must_exist=False)
         note_checkpoint(self.checkpoint)
-        predictor = Predictor(self.model(), **self.predictor_options("videos"))
+        options = self.predictor_options("videos", "output", "threshold", "root", "split")
+        predictor = Predictor(self.model(), **options)
         _print_notes(predictor)
-        reasons = []
-        for result in predictor.predict_all(self.videos, top_k=self.top_k):
-            if isinstance(result, Unreadable):
-                reasons.append(result.reason)
-            elif self.as_json:
-                print(json.dumps(asdict(result)), flush=True)
-            else:
-                print_line(result.video)
-                for label, score in zip(result.labels, result.scores, strict=True):
-                    print_line(f"  {score:6.1%}  {label}")
-        return _status(reasons, self.videos)
+        found = predictor.predict_all(rows, top_k=self.top_k, threshold=self.threshold)
+        reasons: list[str] = []
+        outcomes = _remembering(zip(rows, found, strict=True), reasons)
+        if self.output:
+            shown = track(outcomes, "predicting", total=len(rows))
+            save_predictions(self.output, shown, places=min(self.top_k, predictor.model.config.num_classes))
+            print_line(f"{len(rows) - len(reasons)} of {len(rows)} videos, written to {self.output}")
+        else:
+            for outcome in outcomes:
+                _print_outcome(*outcome, as_json=self.as_json)
+        return _status(reasons, rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +163,28 @@ class Stream(Classifying):
         return 0
 
 
+def _remembering(outcomes: Iterable[Outcome], reasons: list[str]) -> Iterator[Outcome]:
+    """The same; `reasons` receives why videos could not be read."""
+    for row, found in outcomes:
+        if isinstance(found, Unreadable):
+            reasons.append(found.reason)
+        yield row, found
+
+
+def _print_outcome(row: Annotation, found: Prediction | Unreadable, *, as_json: bool) -> None:
+    from uniformerv2.predictions import outcome_json
+
+    if as_json:
+        print(json.dumps(outcome_json(row, found)), flush=True)
+    elif not isinstance(found, Unreadable):  # whose reason goes to stderr
+        end = "the end" if row.end is None else f"{row.end:g} s"
+        print_line(found.video + ("" if row.interval == (None, None) else f" from {row.start or 0:g} s to {end}"))
+        if found.label is None:
+            print_line("  none of these")
+        for label, score in zip(found.labels, found.scores, strict=True):
+            print_line(f"  {score:6.1%}  {label}")
+
+
 def _check_videos(videos: Sequence[Path]) -> None:
     if not videos:
         raise RecipeError("no videos given")
@@ -149,7 +195,7 @@ def _print_notes(predictor: Predictor) -> None:
         note(str(line or ""))
 
 
-def _status(reasons: Sequence[str], videos: Sequence[Path]) -> int:
+def _status(reasons: Sequence[str], videos: Sized) -> int:
     """Print why videos could not be read; returns the exit status."""
     for reason in reasons:
         print_error(reason)

@@ -90,7 +90,11 @@ def _read_folder(folder: Path) -> list[Annotation]:
 
 
 def find_videos(
-    data: str | Path | Sequence[str | Path | Annotation], *, root: str | Path | None = None, split: Split = "all"
+    data: str | Path | Sequence[str | Path | Annotation],
+    *,
+    root: str | Path | None = None,
+    split: Split = "all",
+    must_exist: bool = True,
 ) -> list[Annotation]:
     """The videos of one source or of several, which need no labels.
 
@@ -99,6 +103,7 @@ def find_videos(
             (CSV or Parquet), tar shards, or annotations; or a list of these.
         root: what the paths of manifests are relative to; None: their own folders.
         split: which rows of manifests; see `of_split`.
+        must_exist: whether a file that is not there is an error now, or one when it is read.
 
     Returns:
         At least one; labels and times as in manifests, otherwise without.
@@ -107,21 +112,23 @@ def find_videos(
         AnnotationError: a source that is not there, or without videos.
     """
     sources = [data] if isinstance(data, str | Path) else data
-    found = [row for source in sources for row in _videos_of(source, root, split)]
+    found = [row for source in sources for row in _videos_of(source, root, split, must_exist)]
     if not found:
         raise AnnotationError("no videos given")
     return of_split(found, split)
 
 
-def _videos_of(source: str | Path | Annotation, root: str | Path | None, split: Split) -> list[Annotation]:
+def _videos_of(
+    source: str | Path | Annotation, root: str | Path | None, split: Split, must_exist: bool
+) -> list[Annotation]:
     if isinstance(source, Annotation):
         return [source]
     path = Path(source)
     if is_shards(source) or path.suffix.lower() in TABLE_SUFFIXES:
-        return read_annotations(source, root=root, split=split)
-    if not path.exists():
+        return read_annotations(source, root=root, split=split, must_exist=must_exist)
+    if not path.exists() and must_exist:
         raise AnnotationError(f"{path}: no such video, folder or manifest")
-    videos = [path] if path.is_file() or _holds_frames(path) else list(_videos_below(path, []))
+    videos = [path] if not path.is_dir() or _holds_frames(path) else list(_videos_below(path, []))
     if not videos:
         raise AnnotationError(f"{path}: no video in this folder")
     return [Annotation(video, "") for video in videos]

@@ -66,16 +66,24 @@ class SharedClips:
         return self.frames[:, self.clips].transpose(0, 1).contiguous()
 
 
-def distinct_views(reader: VideoReader, preprocessing: Preprocessing, views: Views = Views()) -> SharedClips:
+def distinct_views(
+    reader: VideoReader,
+    preprocessing: Preprocessing,
+    views: Views = Views(),
+    *,
+    first: int = 0,
+    count: int | None = None,
+) -> SharedClips:
     """The clips of `evaluation_views`, with every frame read and resized once.
 
     Args:
-        reader, preprocessing, views: as of `evaluation_views`.
+        reader, preprocessing, views, first, count: as of `evaluation_views`.
 
     Raises:
         VideoError: a wanted frame cannot be decoded.
     """
-    indices = torch.tensor(views.frame_indices(len(reader), preprocessing.num_frames))
+    count = len(reader) - first if count is None else count
+    indices = first + torch.tensor(views.frame_indices(count, preprocessing.num_frames))
     wanted, clips = indices.unique(return_inverse=True)
     frames = torch.empty((3, views.crops, len(wanted), *preprocessing.size))
     test_crops(reader.frames_at(wanted.tolist()), preprocessing, crops=views.crops, out=frames.transpose(0, 1))
