@@ -32,7 +32,7 @@ class FineTuned:
     """A model that was fine-tuned, and how good it is."""
 
     predictor: Predictor  # of the model after the last epoch
-    evaluation: Evaluation  # of that model, on the held-out videos
+    evaluation: Evaluation | None  # of that model, on the held-out videos; None: nothing was held out
     recipe: Recipe  # that was run
     run: Path  # folder with checkpoints, curves and the split (docs/training.md)
 
@@ -46,11 +46,13 @@ class FineTuned:
         return self.predictor.predict(video, top_k=top_k, threshold=threshold)
 
     def __repr__(self) -> str:
-        measured = self.evaluation
-        return (
-            f"FineTuned({measured.correct} of {len(measured.videos)} held-out videos right ({measured.top1:.1%}), "
-            f"{len(self.model.labels)} classes, run {str(self.run)!r})"
+        found = self.evaluation
+        right = (
+            f"{found.correct} of {len(found.videos)} held-out videos right ({found.top1:.1%})"
+            if found
+            else "nothing was held out"
         )
+        return f"FineTuned({right}, {len(self.model.labels)} classes, run {str(self.run)!r})"
 
 
 def fine_tune(
@@ -61,7 +63,7 @@ def fine_tune(
     recipe: str | None = None,
     output: str | Path | None = None,
     root: str | Path | None = None,
-    holdout: float = 0.2,
+    holdout: float | None = None,
     holdout_list: str | Path | None = None,
     device: str = "auto",
     workers: int = 2,

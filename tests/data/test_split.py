@@ -69,15 +69,31 @@ def test_rows_of_a_file_stay_together() -> None:
     assert not {row.path for row in training} & {row.path for row in held_out}
 
 
-@pytest.mark.parametrize("holdout", [0.0, 1.0, -0.2, 20.0])
+@pytest.mark.parametrize("holdout", [1.0, -0.2, 20.0])
 def test_holdout_out_of_range(holdout: float) -> None:
     with pytest.raises(RecipeError, match="holdout must lie between 0 and 1"):
         split_annotations(rows(*PEOPLE), holdout=holdout)
 
 
-def test_nothing_to_hold_out() -> None:
-    with pytest.raises(AnnotationError, match=r"a holdout of 0.2 leaves nothing held out of 2 videos"):
-        split_annotations(rows("run/a.avi", "walk/a.avi"))
+def test_what_cannot_be_drawn_is_trained_on_unless_it_was_asked_for() -> None:
+    few = rows("run/a.avi", "walk/a.avi")
+    film = [Annotation(Path("film.mp4"), label, start) for start, label in enumerate(("run", "walk", "run"))]
+    for videos in (few, film):
+        assert split_annotations(videos) == (videos, [])
+        with pytest.raises(
+            AnnotationError, match=r"a holdout of 0.2 cannot be drawn from . file.*0 trains on everything"
+        ):
+            split_annotations(videos, holdout=0.2)
+    assert split_annotations(rows(*PEOPLE), holdout=0) == (rows(*PEOPLE), [])
+
+
+def test_a_film_with_the_only_rows_of_a_class_is_trained_on() -> None:
+    films = [Annotation(Path(f"{number}.mp4"), "talk") for number in range(5)]
+    for number, film in enumerate(films):
+        annotations = [*films, Annotation(film.path, f"only {number}")]
+        training, held_out = split_annotations(annotations, holdout=0.4)
+        assert {row.label for row in training} == {"talk", f"only {number}"}
+        assert not {row.path for row in training} & {row.path for row in held_out}
 
 
 @pytest.mark.parametrize(
@@ -137,8 +153,8 @@ def test_split_columns_that_make_no_sense() -> None:
         split_annotations([*rows(*PEOPLE[:-1], split="train"), *rows(PEOPLE[-1])])
     with pytest.raises(AnnotationError, match="both trained on and held out"):
         split_annotations([*rows(*PEOPLE, split="train"), *rows(PEOPLE[0], split="val")])
-    with pytest.raises(AnnotationError, match="the split column leaves nothing held out"):
-        split_annotations(rows(*PEOPLE, split="train"))
+    with pytest.raises(AnnotationError, match="the split column leaves nothing to train on"):
+        split_annotations(rows(*PEOPLE, split="val"))
 
 
 def test_the_split_of_the_weizmann_clips(shared: Path, tmp_path: Path) -> None:

@@ -52,8 +52,9 @@ class Setup:
     """Name of the recipe that gives the defaults of model, clip, optimization, augmentation and evaluation.
     A published one such as b16-k400-8x224, or own-small-clip and its like (`uniformerv2 recipes`)."""
     root: Root = None
-    holdout: float = 0.2
-    """Share of the files of each class that is held out, drawn with --seed."""
+    holdout: float | None = None
+    """Share of the files of each class that is held out, drawn with --seed. 0: nothing; None: 0.2, or nothing where
+    that cannot be drawn."""
     holdout_list: Path | None = None
     """File with what is held out instead: a path or pattern a line, such as anna_*."""
     workers: Workers = 2
@@ -107,9 +108,10 @@ class Train(Setup):
         again = restarted() and (self.output / "recipe.json").is_file()
         options = self.options() | {"resume": self.resume or again, "overwrite": self.overwrite and not again}
         result = train_classifier(recipe=recipe, **options, progress=True)
-        evaluation = result.evaluation
+        found = result.evaluation
         if ranks.first:
-            print_line(f"{result.last}: {evaluation.correct} of {len(evaluation.videos)} held-out videos right")
+            right = f"{found.correct} of {len(found.videos)} held-out videos right" if found else "nothing was held out"
+            print_line(f"{result.last}: {right}")
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,15 @@ from pathlib import Path, PurePosixPath
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.errors import AnnotationError, RecipeError
 
+HOLDOUT = 0.2  # share of each class's files, where no other is given
+
 
 def split_annotations(
-    annotations: Sequence[Annotation], *, holdout: float = 0.2, holdout_list: Path | None = None, seed: int = 0
+    annotations: Sequence[Annotation],
+    *,
+    holdout: float | None = None,
+    holdout_list: Path | None = None,
+    seed: int = 0,
 ) -> tuple[list[Annotation], list[Annotation]]:
     """Divide into training rows and held-out rows. All rows of a file stay together.
 
@@ -27,29 +33,39 @@ def split_annotations(
 
     Args:
         annotations: as read.
-        holdout: between 0 and 1, both excluded.
+        holdout: in [0, 1); 0: nothing is held out; None: `HOLDOUT`, or nothing where that cannot be drawn, as when no
+            class has two files, or one film has all classes.
         holdout_list: see above.
         seed: an equal seed and equal file names give an equal division, whatever their order and folder.
 
     Returns:
-        (training, held out), each in the given order and neither empty.
+        (training, held out), each in the given order. Held out may be empty, unless a list or a share was given.
 
     Raises:
         AnnotationError: a pattern that matches nothing, rows without a split beside rows with one, nothing
-            left on one side, or a class that is held out entirely.
+            left to train on, nothing held out although it was asked for, or a class that is held out entirely.
         RecipeError: `holdout` out of range.
     """
     if holdout_list is not None:
         held_paths, origin = _listed_paths(annotations, holdout_list), str(holdout_list)
     elif any(annotation.split for annotation in annotations):
         held_paths, origin = _split_column_paths(annotations), "the split column"
+    elif holdout == 0:
+        return list(annotations), []
     else:
-        held_paths, origin = _drawn_paths(annotations, holdout, seed), f"a holdout of {holdout}"
+        drawn = _drawn_paths(annotations, HOLDOUT if holdout is None else holdout, seed)
+        held_paths, origin = _leaving_all_classes(annotations, drawn), f"a holdout of {holdout}"
     training = [annotation for annotation in annotations if annotation.path not in held_paths]
     held_out = [annotation for annotation in annotations if annotation.path in held_paths]
-    for rows, what in ((training, "to train on"), (held_out, "held out")):
-        if not rows:
-            raise AnnotationError(f"{origin} leaves nothing {what} of {len(annotations)} videos")
+    if not training:
+        raise AnnotationError(f"{origin} leaves nothing to train on of {len(annotations)} videos")
+    if not held_out and holdout_list is not None:
+        raise AnnotationError(f"{origin} leaves nothing held out of {len(annotations)} videos")
+    if not held_out and holdout is not None and not any(row.split for row in annotations):
+        raise AnnotationError(
+            f"{origin} cannot be drawn from {len({row.path for row in annotations})} file(s): no class could spare "
+            "one; a holdout of 0 trains on everything"
+        )
     unseen = sorted({row.label for row in held_out} - {row.label for row in training})
     if unseen:
         raise AnnotationError(f"{origin} leaves no video to train on of class {', '.join(map(repr, unseen))}")
@@ -88,6 +104,12 @@ def _split_column_paths(annotations: Sequence[Annotation]) -> set[Path]:
         if sides.setdefault(row.path, row.split != "train") != (row.split != "train"):
             raise AnnotationError(f"{row.path}: both trained on and held out, by the split column")
     return {path for path, held in sides.items() if held}
+
+
+def _leaving_all_classes(annotations: Sequence[Annotation], held: set[Path]) -> set[Path]:
+    """The files without those that have the only rows of a class: a file's rows stay together."""
+    trained = {row.label for row in annotations if row.path not in held}
+    return held - {row.path for row in annotations if row.label not in trained}
 
 
 def _drawn_paths(annotations: Sequence[Annotation], holdout: float, seed: int) -> set[Path]:

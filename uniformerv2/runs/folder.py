@@ -117,11 +117,14 @@ def read_run(folder: str | Path, *, name: str = "") -> Run:
     running = is_locked(run.path / ".lock")  # asked first: a run that ends meanwhile is finished
     evaluation = _read_json(run.evaluation, EVALUATION) if run.evaluation.is_file() else None
     steps, epochs = _read_records(run.metrics) if run.metrics.is_file() else ((), ())
+    recipe = _read_json(run.recipe, {part.name for part in fields(Recipe)})
+    whole = bool(epochs) and epochs[-1]["epoch"] == recipe["optimization"]["epochs"]
+    finished = evaluation or (whole and not running and not run.held_out.is_file())  # some have nothing to evaluate
     return Run(
         folder=run.path,
         name=name or run.path.absolute().name,
-        state="finished" if evaluation else "running" if running else "stopped",
-        recipe=_read_json(run.recipe, {part.name for part in fields(Recipe)}),
+        state="finished" if finished else "running" if running else "stopped",
+        recipe=recipe,
         steps=steps,
         epochs=epochs,
         evaluation=evaluation,

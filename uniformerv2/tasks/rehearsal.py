@@ -76,7 +76,7 @@ def dry_run(
     recipe: Recipe,
     *,
     root: str | Path | None = None,
-    holdout: float = 0.2,
+    holdout: float | None = None,
     holdout_list: str | Path | None = None,
     device: str = "auto",
     workers: int = 2,
@@ -103,10 +103,12 @@ def dry_run(
         options: Any = {"run": run, "save": save_model, "parallel": parallel}
         trainer = Trainer(parts.model, parts.task, parts.loader, parts.recipe.optimization, **options)
         trainer.fit()
-        share = len(videos.held_out) / len(few.held_out)
-        with trainer.step.evaluated() as model:
-            evaluating = share * timeit(lambda: parts.task.evaluate(model), number=1)
-            measuring = share * timeit(lambda: parts.task.measure(model), number=1)
+        evaluating = measuring = 0.0
+        if videos.held_out:
+            share = len(videos.held_out) / len(few.held_out)
+            with trainer.step.evaluated() as model:
+                evaluating = share * timeit(lambda: parts.task.evaluate(model), number=1)
+                measuring = share * timeit(lambda: parts.task.measure(model), number=1)
         records = read_metrics(run.metrics)
         current_ranks().wait()  # until all have read what the first removes
     steps = [record for record in records if record["kind"] == "step"]
@@ -160,7 +162,7 @@ def overfit_batch(
     recipe: Recipe,
     *,
     root: str | Path | None = None,
-    holdout: float = 0.2,
+    holdout: float | None = None,
     holdout_list: str | Path | None = None,
     device: str = "auto",
     workers: int = 2,

@@ -21,6 +21,7 @@ from uniformerv2.data.sources import read_annotations
 from uniformerv2.data.split import split_annotations
 from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks, rank_device, reporting_lost_ranks
+from uniformerv2.errors import RecipeError
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.progress import say
 from uniformerv2.tasks.feature_cache import FeatureCache
@@ -38,14 +39,16 @@ from uniformerv2.weights.checkpoint import save_model
 Videos = str | Path | Sequence[Annotation]
 M = TypeVar("M", bound=Measurement)
 
+NOTHING_HELD_OUT = "nothing held out, so nothing is measured and there is no best.safetensors"
+
 
 @dataclass(frozen=True)
 class TrainingResult(Generic[M]):
     """A finished run."""
 
     last: Path  # checkpoint after the last epoch
-    best: Path  # checkpoint of the epoch with the best held-out metric
-    evaluation: M  # of `last` on the held-out videos, with the views of the recipe
+    best: Path | None  # checkpoint of the epoch with the best held-out metric; None: nothing was held out
+    evaluation: M | None  # of `last` on the held-out videos, with the views of the recipe; None: nothing was held out
     history: tuple[dict[str, Any], ...]  # the epochs' records of metrics.jsonl
     skipped: tuple[Unreadable, ...]  # one for each path
 
@@ -57,7 +60,7 @@ def train_model(
     output: str | Path,
     *,
     root: str | Path | None = None,
-    holdout: float = 0.2,
+    holdout: float | None = None,
     holdout_list: str | Path | None = None,
     device: str = "auto",
     workers: int = 2,
@@ -83,7 +86,8 @@ def train_model(
 
         def begin() -> None:
             stack.enter_context(run.locked())
-            manifests = {run.train: _manifest(videos.training), run.held_out: _manifest(videos.held_out)}
+            split = {run.train: videos.training, run.held_out: videos.held_out}
+            manifests = {file: _manifest(rows) for file, rows in split.items() if rows}
             run.start({run.recipe: parts.recipe.to_json(), **manifests}, resume=resume)
 
         ranks.on_rank_zero(begin)
@@ -104,12 +108,11 @@ def train_model(
         if resume:
             trainer.resume()
         trainer.fit()
-        with trainer.step.evaluated() as model:
-            evaluation = parts.task.measure(model)
-        ranks.on_rank_zero(lambda: _write_evaluation(run, evaluation))
+        evaluation = _measure(trainer, parts.task, run) if videos.held_out else None
     history = tuple(record for record in read_metrics(run.metrics) if record["kind"] == "epoch")
     skipped = {path: video for some in ranks.gather(parts.task.skipped) for path, video in some.items()}
-    return TrainingResult(run.last, run.best, evaluation, history, tuple(skipped.values()))
+    best = run.best if videos.held_out else None
+    return TrainingResult(run.last, best, evaluation, history, tuple(skipped.values()))
 
 
 # --- what a run is made of
@@ -129,7 +132,7 @@ def split_data(
     *,
     task: str,
     root: str | Path | None = None,
-    holdout: float = 0.2,
+    holdout: float | None = None,
     holdout_list: str | Path | None = None,
 ) -> TrainingData:
     """Read the annotations and split them, with the seed of the recipe; see `train_classifier`."""
@@ -141,6 +144,8 @@ def split_data(
         holdout_list=None if holdout_list is None else Path(holdout_list),
         seed=recipe.optimization.seed,
     )
+    if not held_out and recipe.optimization.early_stop:
+        raise RecipeError("early_stop needs held-out videos, and nothing is held out; take early_stop 0")
     return TrainingData(tuple(labels), training, held_out)
 
 
@@ -207,10 +212,24 @@ def _manifest(annotations: Sequence[Annotation]) -> str:
     return text.getvalue()
 
 
+def _measure(trainer: Trainer, task: VideoTask, run: RunFolder) -> Measurement:
+    """The result of the run, which is written into its folder."""
+    with trainer.step.evaluated() as model:
+        evaluation = task.measure(model)
+
+    def write() -> None:
+        with run.saving(run.evaluation):
+            write_text(run.evaluation, json.dumps(evaluation.to_json(), indent=2) + "\n")
+
+    current_ranks().on_rank_zero(write)
+    return evaluation
+
+
 def _announce(parts: RunComponents, videos: TrainingData, *, progress: bool) -> None:
     size = sum(parameter.numel() for parameter in parts.model.parameters()) / 1e6
+    held_out = f"{len(videos.held_out)} held out" if videos.held_out else NOTHING_HELD_OUT
     say(
-        f"{len(videos.training)} training videos of {len(videos.labels)} classes, {len(videos.held_out)} held out; "
+        f"{len(videos.training)} training videos of {len(videos.labels)} classes, {held_out}; "
         f"{size:.1f} M parameters on {model_device(parts.model)}",
         progress=progress,
     )
@@ -225,8 +244,3 @@ def _origin(data: Videos, recipe: Recipe) -> str:
     start = recipe.model.arm or recipe.model.model or recipe.model.checkpoint
     name = Path(data).name if isinstance(data, str | Path) else f"{len(data)} annotations"
     return f"trained on {name}, from {start}"
-
-
-def _write_evaluation(run: RunFolder, evaluation: Measurement) -> None:
-    with run.saving(run.evaluation):
-        write_text(run.evaluation, json.dumps(evaluation.to_json(), indent=2) + "\n")

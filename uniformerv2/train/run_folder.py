@@ -32,9 +32,9 @@ class RunFolder:
     """Paths and rules of one run's folder. Touches nothing until `start`.
 
     recipe.json         what ran
-    train.csv, held_out.csv  manifests of the split
+    train.csv, held_out.csv  manifests of the split; no held_out.csv where nothing is held out
     metrics.jsonl       one JSON object a line: a record of each step and each epoch
-    evaluation.json     of the last model, video by video; written at the end
+    evaluation.json     of the last model, video by video; written at the end, if something is held out
     last.safetensors    the model after the last finished epoch
     best.safetensors    the model after the epoch with the best held-out metric
     state/              what resuming needs: weights, optimizer, how far the run has come; begun last, so it is

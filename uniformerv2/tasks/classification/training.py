@@ -20,7 +20,7 @@ def train_classifier(
     output: str | Path,
     *,
     root: str | Path | None = None,
-    holdout: float = 0.2,
+    holdout: float | None = None,
     holdout_list: str | Path | None = None,
     device: str = "auto",
     workers: int = 2,
@@ -39,7 +39,8 @@ def train_classifier(
         recipe: everything that the result depends on, but for the data.
         output: folder of the run, see `RunFolder`. Touched only once everything else is right.
         root: what the paths of a manifest are relative to; None: its own folder.
-        holdout: share of each class's files that is held out, drawn with the recipe's seed.
+        holdout: share of each class's files that is held out, drawn with the recipe's seed; 0: nothing; None: 0.2, or
+            nothing where that cannot be drawn, as when no class has two files. Then nothing is evaluated.
         holdout_list: file with a path or pattern per line: what is held out instead.
         device: "auto" (a GPU where there is one), or a name that torch knows.
         workers: processes that read videos; 0 reads in this one.
