@@ -32,6 +32,7 @@ from uniformerv2.weights.key_names import (
     formats_of,
     to_ours,
 )
+from uniformerv2.weights.other_models import AnotherModel
 from uniformerv2.weights.recognise import CheckpointInfo, Known, fit_labels, recognise
 from uniformerv2.weights.unwrapping import Weights, unwrap, video_tensors
 from uniformerv2.weights.zoo import fetch_entry, zoo_entry
@@ -125,6 +126,11 @@ def open_checkpoint(
     source: CheckpointSource, known: Known, options: Mapping[str, Any], weights: Weights = "model"
 ) -> Checkpoint:
     """Read a checkpoint and recognise it; see `load_model`. Raises NotAVideoModel and CheckpointError."""
+    if isinstance(source, nn.Module):
+        raise CheckpointError(
+            f"the given {type(source).__name__} is a live module, expected a file, a name or a state dict; Predictor "
+            "and evaluate take a live UniFormerV2 as it is, arm() an image transformer"
+        )
     if isinstance(source, Mapping):
         name, file_name, origin = "the given state dict", "", ""
         found = unwrap(source, name, weights)
@@ -222,6 +228,8 @@ def _describe_others(tensors: Mapping[str, Tensor], source: str) -> str:
     """Describe tensors that are no video model, and what to do with them."""
     try:
         family = read_image_model(tensors, source=source).family
+    except AnotherModel as error:
+        return str(error)
     except CheckpointError as error:
         return f"{source}: the keys are neither ours nor official nor mmaction2's; nor are they an image model: {error}"
     return (

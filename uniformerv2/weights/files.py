@@ -9,13 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickletools
 import re
 import sys
 import zipfile
+from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -176,6 +178,11 @@ def _read_torch(path: Path, *, archive: bool) -> Any:
             return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged pickle can raise anything
         blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if blocked and (place := _pickled_module(path, blocked[1], archive=archive)) is not None:
+            raise CheckpointError(
+                f"{path}: a whole pickled module ({blocked[1]}), not a state dict, and loading that could run code; if "
+                f"you trust the file: torch.save(torch.load(FILE, weights_only=False){place}.state_dict(), NEW)"
+            ) from error
         if blocked:
             raise CheckpointError(
                 f"{path}: holds {blocked[1]} beside its tensors, and loading that could run code; expected tensors; "
@@ -184,6 +191,25 @@ def _read_torch(path: Path, *, archive: bool) -> Any:
         raise CheckpointError(
             f"{path}: written by torch.save, but damaged or cut short ({_line(error)}); download or copy it again"
         ) from error
+
+
+def _pickled_module(path: Path, name: str, *, archive: bool) -> str | None:
+    """Where in a pickle a module of this class is, as an index: "" for the whole, or ['entry']. Runs nothing of it."""
+    with ExitStack() as stack:
+        if archive:
+            opened = stack.enter_context(zipfile.ZipFile(path))
+            pickled = next(entry for entry in opened.namelist() if entry.endswith("data.pkl"))
+            file: IO[bytes] = stack.enter_context(opened.open(pickled))
+        else:
+            file = stack.enter_context(path.open("rb"))
+            for _ in range(3):  # the magic number, the version and the machine
+                deque(pickletools.genops(file), maxlen=0)
+        texts = [argument for _, argument, _ in pickletools.genops(file) if isinstance(argument, str)]
+    names = [text.replace(" ", ".") for text in texts]  # of a class: its module, a space, and its name
+    if "_modules" not in texts or name not in names:
+        return None
+    before = [text for text in texts[: names.index(name)] if archive or text != "module"]  # which old files put before
+    return f"[{before[-1]!r}]" if before else ""
 
 
 def _check_archive(path: Path) -> None:

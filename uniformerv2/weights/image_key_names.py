@@ -16,6 +16,7 @@ from torch import Tensor
 
 from uniformerv2.errors import CheckpointError
 from uniformerv2.weights.key_names import Rule, StateDict, first_of, layer, packed_layer, to_ours
+from uniformerv2.weights.other_models import refuse_other_models
 from uniformerv2.weights.unwrapping import Weights, is_averaged, no_averaged_weights
 
 BLOCK, POOL = "backbone.blocks.#", "backbone.pool"
@@ -255,6 +256,7 @@ def rename_encoder(
     Raises:
         CheckpointError: no image transformer of a known naming scheme, or tensors without a counterpart here.
     """
+    refuse_other_models(state, source)
     found = find_encoder(state, weights)
     if found is None and weights == "ema" and find_encoder(state):
         raise no_averaged_weights(source)
