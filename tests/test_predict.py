@@ -193,9 +193,9 @@ def test_no_more_than_two_batches_are_held_and_the_thread_ends_early(model: UniF
             taken += 1
             yield video
 
-    def watched(*arguments: Any) -> SharedClips:
+    def watched(*arguments: Any, **options: Any) -> SharedClips:
         nonlocal most
-        clips = distinct_views(*arguments)
+        clips = distinct_views(*arguments, **options)
         held.add(clips)
         most = max(most, len(held))
         return clips
