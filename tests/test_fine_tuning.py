@@ -10,10 +10,11 @@ import torch
 
 from helpers import before_call, interrupt, logged
 from uniformerv2 import FineTuned, RecipeError, fine_tune
-from uniformerv2.fine_tuning import _fitting, _kind, _size, _varied
+from uniformerv2.fine_tuning import _fitting, _varied
 from uniformerv2.tasks.classification.task import Classification
 from uniformerv2.tasks.rehearsal import BatchSizes
 from uniformerv2.train.recipes import find_recipe
+from uniformerv2.train.recipes.own import suited_recipe
 
 TINY: dict[str, Any] = {"num_frames": 4, "size": 32, "epochs": 5, "batch_size": 4, "lr": 2e-3, "workers": 0}
 
@@ -55,7 +56,7 @@ def test_it_says_what_it_takes_and_never_overwrites(
     ("videos", "size"), [(2, "small"), (999, "small"), (1_000, "medium"), (99_999, "medium"), (100_000, "large")]
 )
 def test_the_number_of_videos_decides_the_size(videos: int, size: str) -> None:
-    assert _size(videos) == size
+    assert suited_recipe(videos) == f"own-{size}-vit"
 
 
 @pytest.mark.parametrize(
@@ -69,8 +70,8 @@ def test_the_number_of_videos_decides_the_size(videos: int, size: str) -> None:
     ],
 )
 def test_the_name_of_the_start_decides_the_kind(arm: str | Path | None, kind: str) -> None:
-    assert _kind(arm, None) == kind
-    assert _kind(None, "k400_b16.pth") == "clip"
+    assert suited_recipe(2, arm=arm) == f"own-small-{kind}"
+    assert suited_recipe(2, checkpoint="k400_b16.pth") == "own-small-clip"
 
 
 def test_rates_follow_the_batch_and_the_warm_up_the_epochs() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,8 @@ from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.tasks.rehearsal import find_batch_size
 from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.recipes import find_recipe
-from uniformerv2.train.run_folder import RunFolder
-
-RECIPE_SIZES = (("small", 1_000), ("medium", 100_000))  # each for fewer videos than that
+from uniformerv2.train.recipes.own import suited_recipe
+from uniformerv2.train.run_folder import RunFolder, new_run_folder
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ def fine_tune(
         recipe: name of the recipe; None: one for data of one's own (docs/recipes.md), small, medium or large by the
             number of videos, for CLIP, DINOv2 or a supervised transformer by the name of `arm`.
         output: folder of the run; None: named after the data, a new one each time.
-        resume: go on with the run in `output`; the other arguments are those of then.
+        resume: go on with the run in `output`, whose recipe is taken; `data` are those of then.
         changes: other values of fields of the recipe: `epochs=5, lr=1e-4, flip=False`. Unless they are given, the
             learning rate follows the batch size, the warm-up the epochs, and `accumulate` what a GPU's memory holds.
 
@@ -95,13 +92,13 @@ def fine_tune(
         raise RecipeError("resume needs the folder of the run: give output")
     annotations = read_annotations(data, root=root)
     starts = {name: str(value) for name, value in (("arm", arm), ("checkpoint", checkpoint)) if value is not None}
-    name = recipe or f"own-{_size(len(annotations))}-{_kind(arm, checkpoint)}"
+    name = recipe or suited_recipe(len(annotations), arm=arm, checkpoint=checkpoint)
     chosen = _varied(find_recipe(name).recipe, starts, changes)
-    run = RunFolder(output if output is not None else _new_folder(data))
+    run = RunFolder(output if output is not None else new_run_folder(data))
     classes = len(class_names(annotations, minimum=2))
     say(f"{len(annotations)} videos of {classes} classes: recipe {name}, run folder {run.path}", progress=progress)
     run.check(resume=resume, overwrite=overwrite)
-    chosen = _dividing_as(run, chosen) if resume else _fitting(annotations, chosen, device, progress)
+    chosen = _begun(run, starts, changes) if resume else _fitting(annotations, chosen, device, progress)
     try:
         result = train_classifier(
             data, chosen, run.path, root=root, holdout=holdout, holdout_list=holdout_list, workers=workers,
@@ -116,34 +113,24 @@ def fine_tune(
     return FineTuned(predictor, result.evaluation, chosen, run.path)
 
 
-def _size(videos: int) -> str:
-    return next((size for size, limit in RECIPE_SIZES if videos < limit), "large")
-
-
-def _kind(arm: str | Path | None, checkpoint: str | Path | None) -> str:
-    """Which of the starts: those of a family bear the same learning rates. Published video models began as CLIP."""
-    if checkpoint is not None:
-        return "clip"
-    return next((kind for kind in ("clip", "dinov2") if kind in str(arm).lower()), "vit")
-
-
 def _varied(recipe: Recipe, starts: Mapping[str, str], changes: Mapping[str, Any]) -> Recipe:
     """The recipe with another start and other values, and what follows from them."""
     before = recipe.optimization
     implied: dict[str, Any] = {}
     implied["lr_base_batch"] = None if "lr" in changes else before.lr_base_batch or before.batch_size
-    if "epochs" in changes:
-        implied["warmup_epochs"] = before.warmup_epochs * changes["epochs"] / before.epochs
-    if changes.get("flip") is True:
-        changes = {**changes, "flip": 0.5}  # the recipe has the probability
-    return recipe.starting_from(**starts).vary(**{**implied, **changes}).resolved()
+    if "epochs" in changes and "warmup_epochs" not in changes:
+        recipe = recipe.lasting(changes["epochs"])
+    return recipe.starting_from(**starts).vary(**{**implied, **_with_flips(changes)}).resolved()
 
 
-def _new_folder(data: str | Path | Sequence[Annotation]) -> Path:
-    """In the current folder, named after the data; not there yet."""
-    name = f"{Path(data).resolve().stem}-run" if isinstance(data, str | Path) else "run"
-    names = (name if number == 1 else f"{name}{number}" for number in count(1))
-    return next(folder for folder in map(Path, names) if not folder.exists())
+def _begun(run: RunFolder, starts: Mapping[str, str], changes: Mapping[str, Any]) -> Recipe:
+    """The recipe of a run that goes on, with what is given: a difference is refused when the run begins."""
+    return run.read_recipe().vary(**starts, **_with_flips(changes)).resolved()
+
+
+def _with_flips(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe has the probability."""
+    return {**changes, "flip": 0.5} if changes.get("flip") is True else dict(changes)
 
 
 def _fitting(annotations: Sequence[Annotation], recipe: Recipe, device: str, progress: bool) -> Recipe:
@@ -153,12 +140,3 @@ def _fitting(annotations: Sequence[Annotation], recipe: Recipe, device: str, pro
     sizes = find_batch_size(annotations, recipe, device=device, largest=recipe.optimization.batch_size)
     say("\n".join(sizes.lines()), progress=progress)
     return recipe.vary(accumulate=sizes.accumulate)
-
-
-def _dividing_as(run: RunFolder, recipe: Recipe) -> Recipe:
-    """The recipe with its batch divided as in the run that goes on, whatever memory is free now."""
-    try:
-        before = json.loads(run.recipe.read_text(encoding="utf-8"))
-        return recipe.vary(accumulate=before["optimization"]["accumulate"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise RecipeError(f"{run.path}: its recipe.json is not the recipe of a run; start another run") from error

@@ -18,7 +18,7 @@ from uniformerv2.cli.datasets import Datasets
 from uniformerv2.cli.measuring import Benchmark, Evaluate, Features
 from uniformerv2.cli.output import FAILED, INTERRUPTED, print_error
 from uniformerv2.cli.prediction import Predict, Stream, Timeline
-from uniformerv2.cli.training import Demo, Recipes, Rehearse, Runs, Train, by_recipe
+from uniformerv2.cli.training import Demo, Recipes, Rehearse, Runs, Train, recipe_by_videos, with_defaults
 from uniformerv2.errors import UniFormerV2Error
 from uniformerv2.text import printable
 
@@ -46,13 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        command = tyro.cli(
-            _commands(arguments),
-            prog="uniformerv2",
-            description="Video classification: arm an image transformer, train it, measure it, run it.",
-            args=arguments,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-        )
+        command = _parse(arguments)
+        if (recipe := recipe_by_videos(command)) is not None:
+            command = _parse(arguments, by_videos=recipe)
         return command.run()
     except UniFormerV2Error as error:
         print_error(error)
@@ -65,9 +61,20 @@ def _run(arguments: Sequence[str]) -> int:
         return INTERRUPTED
 
 
-def _commands(arguments: Sequence[str]) -> Any:
-    """The commands; where `train` or `rehearse` names a recipe, with the recipe's values as its defaults."""
-    default = by_recipe(arguments)
+def _parse(arguments: Sequence[str], *, by_videos: str | None = None) -> Any:
+    """The command with its options."""
+    return tyro.cli(
+        _commands(arguments, by_videos),
+        prog="uniformerv2",
+        description="Video classification: arm an image transformer, train it, measure it, run it.",
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+    )
+
+
+def _commands(arguments: Sequence[str], by_videos: str | None) -> Any:
+    """The commands; `train` and `rehearse` with the values of a recipe as their defaults."""
+    default = with_defaults(arguments, by_videos=by_videos)
     if default is None:
         return Command
     others = [command for command in get_args(Command) if command is not type(default)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
 
-from uniformerv2.cli.options import Data, Device, Output, Overwrite, Resume, Root, Workers, values
-from uniformerv2.cli.output import FAILED, in_every_process, print_line
+from uniformerv2.cli.implied import AUTO, Implied, implied_by
+from uniformerv2.cli.options import Data, Device, OptionalOutput, Output, Overwrite, Resume, Root, Workers, values
+from uniformerv2.cli.output import FAILED, in_every_process, note, print_line
 from uniformerv2.errors import RecipeError
 from uniformerv2.train.recipe import (
-    START,
     AugmentationOptions,
     ClipRecipe,
     ModelRecipe,
@@ -24,10 +23,12 @@ from uniformerv2.train.recipe import (
     Recipe,
     differences,
 )
+from uniformerv2.train.recipes.own import suited_recipe
 from uniformerv2.video.views import Views
 
 if TYPE_CHECKING:
     from uniformerv2.distributed import Ranks
+    from uniformerv2.train.run_folder import RunFolder
 
 Parallel = Annotated[
     Literal["ddp", "fsdp"],
@@ -50,7 +51,8 @@ class Setup:
     evaluation: Views = Views()
     recipe: str | None = None
     """Name of the recipe that gives the defaults of model, clip, optimization, augmentation and evaluation.
-    A published one such as b16-k400-8x224, or own-small-clip and its like (`uniformerv2 recipes`)."""
+    A published one such as b16-k400-8x224, or own-small-clip and its like (`uniformerv2 recipes`). auto, where no start
+    is given either: the own- one for the number of videos."""
     root: Root = None
     holdout: float | None = None
     """Share of the files of each class that is held out, drawn with --seed. 0: nothing; None: 0.2, or nothing where
@@ -67,7 +69,7 @@ class Setup:
         recipe = Recipe(self.model, self.clip, self.optimization, self.augmentation.build(), self.evaluation)
         resolved = recipe.resolved()
         scaled = differences(asdict(recipe.optimization), asdict(resolved.optimization))
-        lines = find_recipe(self.recipe).lines() if self.recipe else []
+        lines = find_recipe(self.recipe).lines() if self.recipe not in (None, AUTO) else []
         lines += [f"scaled with the batch size: {', '.join(scaled)}"] if scaled else []
         if ranks.first:
             print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
@@ -86,8 +88,9 @@ class Train(Setup):
     metrics.jsonl and the checkpoints last.safetensors and best.safetensors.
     """
 
-    output: Output = field(kw_only=True)
-    """Folder of the run. One that holds something is touched only with --resume or --overwrite."""
+    output: OptionalOutput = field(default=None, kw_only=True)
+    """Folder of the run; None: a new one in the current folder, VIDEOS-run for the data VIDEOS. One that holds
+    something is touched only with --resume, which needs no other option, or --overwrite."""
     resume: Resume = False
     overwrite: Overwrite = False
     save_every_seconds: float = 600.0
@@ -102,16 +105,31 @@ class Train(Setup):
     def run(self, ranks: Ranks) -> None:
         from uniformerv2.distributed import restarted
         from uniformerv2.tasks.classification.training import train_classifier
+        from uniformerv2.tasks.run import read_split
 
-        recipe = self.resolved(ranks)
+        run, recipe = self._folder(ranks), self.resolved(ranks)
         # a process group that torchrun has started again goes on, where it has begun
-        again = restarted() and (self.output / "recipe.json").is_file()
-        options = self.options() | {"resume": self.resume or again, "overwrite": self.overwrite and not again}
+        again = restarted() and run.recipe.is_file()
+        options = self.options() | {"output": run.path, "resume": self.resume or again}
+        options["overwrite"] = self.overwrite and not again
+        if self.resume:
+            begun = run.read_recipe().augmentation
+            if self.augmentation == AugmentationOptions.of(begun):  # which has more fields
+                recipe = recipe.vary(**asdict(begun))
+            if self.data == run.train:
+                options["data"] = read_split(run, root=self.root)
         result = train_classifier(recipe=recipe, **options, progress=True)
         found = result.evaluation
         if ranks.first:
             right = f"{found.correct} of {len(found.videos)} held-out videos right" if found else "nothing was held out"
             print_line(f"{result.last}: {right}")
+
+    def _folder(self, ranks: Ranks) -> RunFolder:
+        from uniformerv2.train.run_folder import RunFolder, new_run_folder
+
+        if self.output is None and (self.resume or self.overwrite or ranks.world > 1):
+            raise RecipeError("--resume, --overwrite and several processes need the folder of the run: give --output")
+        return RunFolder(self.output or new_run_folder(self.data))
 
 
 @dataclass(frozen=True)
@@ -174,41 +192,39 @@ class Rehearse:
         return self.command.run()
 
 
-def by_recipe(arguments: Sequence[str]) -> Train | Rehearse | None:
-    """The defaults of `train --recipe NAME ...` and of rehearsals; None for other arguments.
+REHEARSALS: dict[str, type[Setup]] = {"dry-run": DryRun, "overfit-batch": OverfitBatch, "batch-size": BatchSize}
 
-    Another start takes the place of the recipe's.
-    """
+
+def with_defaults(arguments: Sequence[str], *, by_videos: str | None = None) -> Train | Rehearse | None:
+    """`train` or a rehearsal with the values that its arguments imply; None for other arguments. See `implied_by`."""
     command, *rest = arguments or [""]
     if command == "train":
-        return _with_recipe(Train, rest, output=tyro.MISSING)
-    rehearsals: dict[str, type[Setup]] = {"dry-run": DryRun, "overfit-batch": OverfitBatch, "batch-size": BatchSize}
-    if command != "rehearse" or not rest or rest[0] not in rehearsals:
+        return _with_implied(Train, implied_by(rest, by_videos=by_videos))
+    if command != "rehearse" or not rest or rest[0] not in REHEARSALS:
         return None
-    rehearsal = _with_recipe(rehearsals[rest[0]], rest)
-    return rehearsal and Rehearse(rehearsal)
+    return Rehearse(_with_implied(REHEARSALS[rest[0]], implied_by(rest[1:], by_videos=by_videos)))
 
 
-def _with_recipe(command: type[Setup], arguments: Sequence[str], **required: Any) -> Any:
-    """The command with the values of the recipe that its arguments name; None where they name none."""
-    from uniformerv2.train.recipes import find_recipe
-
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("recipe", *START):
-        parser.add_argument(f"--{option}", nargs="?")
-    given = vars(parser.parse_known_args(arguments)[0])
-    start = {option: value for option, value in given.items() if value not in (None, "None")}
-    name = start.pop("recipe", None)
-    if name is None:
-        return None
-    recipe = find_recipe(name).recipe.starting_from(**start)
+def _with_implied(command: type[Setup], implied: Implied) -> Any:
     return command(
-        data=tyro.MISSING,
-        recipe=name,
-        **values(recipe, "augmentation"),
-        augmentation=AugmentationOptions.of(recipe.augmentation),
-        **required,
+        data=implied.resumed / "train.csv" if implied.resumed else tyro.MISSING,
+        recipe=implied.name,
+        **values(implied.recipe, "augmentation"),
+        augmentation=AugmentationOptions.of(implied.recipe.augmentation),
     )
+
+
+def recipe_by_videos(command: Any) -> str | None:
+    """The recipe that a parsed training needs, if it shall be chosen by the number of its videos. Says so."""
+    setup = command.command if isinstance(command, Rehearse) else command
+    if not isinstance(setup, Setup) or setup.recipe != AUTO:
+        return None
+    from uniformerv2.data.sources import read_annotations
+
+    videos = len(read_annotations(setup.data, root=setup.root))
+    name = suited_recipe(videos, arm=setup.model.arm, checkpoint=setup.model.checkpoint)
+    note(f"recipe {name}, for {videos} videos; `uniformerv2 recipes` lists others")
+    return name
 
 
 @dataclass(frozen=True)

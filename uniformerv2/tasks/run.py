@@ -199,8 +199,8 @@ def _precision_as_begun(run: RunFolder, recipe: Recipe) -> Recipe:
     """The recipe with the precision that "auto" meant when the run began."""
     if recipe.optimization.precision != "auto":
         return recipe
-    begun = current_ranks().on_rank_zero(lambda: run.begun_with("optimization", "precision"))
-    return recipe.vary(precision=begun or "auto")
+    begun = current_ranks().on_rank_zero(run.read_recipe)
+    return recipe.vary(precision=begun.optimization.precision)
 
 
 def _manifest(annotations: Sequence[Annotation]) -> str:
@@ -223,6 +223,25 @@ def _measure(trainer: Trainer, task: VideoTask, run: RunFolder) -> Measurement:
 
     current_ranks().on_rank_zero(write)
     return evaluation
+
+
+def read_split(run: RunFolder, *, root: str | Path | None = None) -> list[Annotation]:
+    """The rows that a run was begun with; `split` has the side of each, val for what is held out.
+
+    Args:
+        run: its folder.
+        root: what the paths are relative to now; None: as the run has it.
+
+    Raises:
+        AnnotationError: its manifests cannot be read, or name videos that are not there.
+    """
+    sides = {"train": run.train, "val": run.held_out}
+    return [
+        replace(row, split=side)
+        for side, manifest in sides.items()
+        if side == "train" or manifest.is_file()
+        for row in read_annotations(manifest, root=root)
+    ]
 
 
 def _announce(parts: RunComponents, videos: TrainingData, *, progress: bool) -> None:

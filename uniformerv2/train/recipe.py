@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -302,6 +302,11 @@ class Recipe:
         arms = self.model.checkpoint is None
         return self.vary(**(AS_THE_CHECKPOINT if arms and "checkpoint" in start else {}), **start)
 
+    def lasting(self, epochs: int) -> Recipe:
+        """The same with other epochs, of which the warm-up takes the same share."""
+        before = self.optimization
+        return self.vary(epochs=epochs, warmup_epochs=before.warmup_epochs * epochs / before.epochs)
+
     def resolved(self) -> Recipe:
         """The recipe with learning rates for its batch size, and frames and pixels unless a checkpoint has them.
 
@@ -321,12 +326,24 @@ class Recipe:
         """As recipe.json has it."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Recipe:
+        """From the output of `dataclasses.asdict`, also after JSON. Raises TypeError, ValueError and RecipeError."""
+        parts = {"model": ModelRecipe, "clip": ClipRecipe, "optimization": Optimization}
+        parts |= {"augmentation": Augmentation, "evaluation": Views}
+        return cls(**{name: part(**_with_tuples(fields[name])) for name, part in parts.items() if name in fields})
+
     def lines(self) -> list[tuple[str, str]]:
         """The same for people: a line for each part."""
         return [
             (part, ", ".join(f"{name} {value}" for name, value in values.items() if value is not None))
             for part, values in asdict(self).items()
         ]
+
+
+def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists, which JSON has for tuples, as tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

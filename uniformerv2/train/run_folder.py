@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from uniformerv2.atomic import write_text
+from uniformerv2.data.annotations import Annotation
 from uniformerv2.errors import RecipeError
-from uniformerv2.train.recipe import differences
+from uniformerv2.train.recipe import Recipe, differences
 from uniformerv2.train.state import PARTIAL, unwritable
 
 try:
@@ -74,9 +76,12 @@ class RunFolder:
             if not self.recipe.is_file():
                 raise RecipeError(f"{self.path}: holds other files and no run; only a run is overwritten")
 
-    def begun_with(self, part: str, name: str) -> Any:
-        """A value of the recipe that the run was started with; None if it has none. Raises RecipeError."""
-        return _parse(self.recipe.read_text(encoding="utf-8"), self.recipe).get(part, {}).get(name)
+    def read_recipe(self) -> Recipe:
+        """The recipe that the run was started with. Raises RecipeError."""
+        try:
+            return Recipe.from_fields(_parse(self.recipe.read_text(encoding="utf-8"), self.recipe))
+        except (TypeError, ValueError, AttributeError, OSError, RecipeError) as error:
+            raise RecipeError(f"{self.recipe}: not the recipe of a run ({error}); start another run") from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -131,8 +136,14 @@ class RunFolder:
             return True
         if file == self.recipe:
             changed = "; ".join(differences(_parse(before, file), json.loads(text)))
-            raise RecipeError(f"{self.path}: resume with the options that it was started with ({changed})")
-        raise RecipeError(f"{self.path}: the videos or their split are not those of {file.name}; start another run")
+            raise RecipeError(
+                f"{self.path}: resume with the options that it was started with ({changed}), or start another run, "
+                f"which goes on from the model of this one: --checkpoint {self.last}"
+            )
+        raise RecipeError(
+            f"{self.path}: the videos or their split are not those of {file.name}; start another run, which can go on "
+            f"from the model of this one: --checkpoint {self.last}"
+        )
 
     @contextmanager
     def saving(self, file: Path) -> Iterator[None]:
@@ -141,6 +152,13 @@ class RunFolder:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:  # how torch and safetensors tell of a full disk
             raise unwritable(file, error) from error
+
+
+def new_run_folder(data: str | Path | Sequence[Annotation]) -> Path:
+    """In the current folder, named after the data; not there yet."""
+    name = f"{Path(data).resolve().stem}-run" if isinstance(data, str | Path) else "run"
+    names = (name if number == 1 else f"{name}{number}" for number in count(1))
+    return next(folder for folder in map(Path, names) if not folder.exists())
 
 
 @contextmanager

@@ -9,6 +9,8 @@ says whether it was tried.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from uniformerv2.train.recipes.base import CLIP, DEFAULTS, NamedRecipe
 from uniformerv2.video.augmentation import Augmentation
 
@@ -56,3 +58,16 @@ OWN = (
     ),
     NamedRecipe("own-large-dinov2", LARGE.vary(arm=DINOV2), notes=(_DECAYED,)),
 )
+
+SIZES = (("small", 1_000), ("medium", 100_000))  # each for fewer videos than that
+
+
+def suited_recipe(videos: int, *, arm: str | Path | None = None, checkpoint: str | Path | None = None) -> str:
+    """Name of the recipe for so many videos and this start; None: that of the recipe.
+
+    Image transformers of a family bear the same learning rates. Published video models began as CLIP.
+    """
+    size = next((size for size, limit in SIZES if videos < limit), "large")
+    families = ("clip", "dinov2") if checkpoint is None else ()
+    family = next((family for family in families if family in str(arm).lower()), "vit" if families else "clip")
+    return f"own-{size}-{family}"
