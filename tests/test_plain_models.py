@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from uniformerv2 import (
     extract_features,
     load_model,
     load_weights,
+    map_head,
     optimize,
     save_model,
 )
@@ -66,8 +68,7 @@ def test_what_is_handed_out_is_saved_loaded_trained_and_optimized_again(
 
 
 def test_no_attribute_hands_out_the_rewritten_model(checkpoint: Path) -> None:
-    predictor = Predictor(checkpoint)
-    plain = set(predictor.model.state_dict())
+    predictor, plain = Predictor(checkpoint), set(load_model(checkpoint).state_dict())
     for owner in (predictor, predictor.optimized, StreamPredictor(checkpoint)):
         public = (getattr(owner, name) for name in dir(owner) if not name.startswith("_"))
         assert all(set(value.state_dict()) == plain for value in public if isinstance(value, nn.Module))
@@ -124,8 +125,22 @@ def test_wrapped_models_are_taken_everywhere(
     assert stream_labels(StreamPredictor(wrapped)) == stream_labels(StreamPredictor(plain))
     assert evaluate(wrapped, colours, workers=0).loss == evaluate(plain, colours, workers=0).loss
     assert extract_features(wrapped, [video], workers=0).embeddings.shape == (1, 32)
+    with pytest.raises(CheckpointError, match="this one has 3 others"):
+        map_head(wrapped, "kinetics400")
     save_model(wrapped, tmp_path / "x.safetensors")
     load_weights(wrapped, load_model(tmp_path / "x.safetensors").state_dict())
+
+
+def test_a_head_that_was_replaced_alone_is_refused(video: Path) -> None:
+    model = small_model()
+    model.head.linear = nn.Linear(32, 7)
+    for use in (Predictor, StreamPredictor, lambda model: extract_features(model, [video])):
+        with pytest.raises(
+            CheckpointError, match=r"head of the model has 7 classes, its config 5, and it has 0 labels"
+        ):
+            use(model)
+    model.config = replace(model.config, num_classes=7)
+    assert len(Predictor(model).predict(video, top_k=None).labels) == 7
 
 
 def test_another_module_is_named() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from helpers import train
 from uniformerv2 import arm, load_model, save_model
@@ -117,3 +118,14 @@ def test_a_frozen_backbone_learns_what_arming_added(image_model: Path) -> None:
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     added = {name for name, _ in model.named_parameters() if ".local" in name or not name.startswith("backbone.")}
     assert trained == added
+
+
+@pytest.mark.parametrize("weights", ["model", "ema"])
+def test_a_run_starts_from_the_weights_that_are_asked_for(image_model: Path, tmp_path: Path, weights: str) -> None:
+    state = load_file(image_model)
+    torch.save({"model": state, "model_ema": {key: tensor / 2 for key, tensor in state.items()}}, tmp_path / "both.pth")
+    start = ModelRecipe(arm=str(tmp_path / "both.pth"), weights=weights)  # type: ignore[arg-type]
+    recipe = Recipe(start, ClipRecipe(num_frames=4, size=32))
+    found = build_model(recipe, ("a", "b")).backbone.blocks[0].mlp.fc1.weight
+    expected = arm(image_model, num_classes=2, num_frames=4).backbone.blocks[0].mlp.fc1.weight
+    assert torch.equal(found, expected if weights == "model" else expected / 2)

@@ -189,6 +189,7 @@ PLUMBING = {  # how their code is driven; what it does not use under these setti
 NO_KEY_OF_THEIRS = {  # what they cannot do otherwise, as their code does it
     "post_norm": False,
     "map_head": None,  # with model.delete_special_head
+    "weights": "model",
     "layout": None,  # with the architecture
     "local_blocks": "layout",
     "temporal_downsample": None,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from uniformerv2.atomic import write_text
 from uniformerv2.benchmark.measuring import Case, Contender, Measured, contenders, machine, measure, product_limit
@@ -156,12 +157,12 @@ def benchmark(
         RecipeError: impossible batch sizes or rounds, a device that is not here, or `reference` has no model file.
         CheckpointError: the checkpoint cannot be read.
     """
-    title = title or ("model" if isinstance(model, UniFormerV2) else str(model))
+    title = title or ("model" if isinstance(model, nn.Module) else str(model))
     if str(model) in MODEL_SIZES:
         config = named_config(str(model), layout)
         preprocessing = Preprocessing(num_frames=num_frames, size=config.image_size)
         model = UniFormerV2(config, preprocessing).to(pick_device(device))
-    model = resolve_model(model, device=device)
+    model = resolve_model(model, device=device, labels=())
     place, preprocessing = model_device(model), model.preprocessing
     with tempfile.TemporaryDirectory() as folder:
         ours = Path(folder) / "ours.safetensors"

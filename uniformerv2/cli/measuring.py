@@ -121,7 +121,9 @@ class Features(Measuring):
             options = values(self, "checkpoint", "labels", "weights", "output", "device")
             if ranks.first:
                 note_checkpoint(self.checkpoint)
-            model = on_rank_device(self.checkpoint, device=self.device, **self.loading_options())
+            loading = self.loading_options()
+            loading["labels"] = loading["labels"] or ()  # of a head that is not used
+            model = on_rank_device(self.checkpoint, device=self.device, **loading)
             result = extract_features(model, **options, journal=journal, progress=True)
             if ranks.first:
                 result.save(self.output)

@@ -142,7 +142,7 @@ def extract_features(
     if batch_size < 1:
         raise RecipeError(f"the batch size must be at least 1, got {batch_size}")
     rows = find_videos(data, root=root, split=split)
-    model = on_rank_device(model, device=device)
+    model = on_rank_device(model, device=device, labels=())  # of a head that is not used
     computing, chosen = in_precision(model, precision)
     identity = {
         "windows": str(windows),

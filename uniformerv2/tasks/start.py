@@ -46,6 +46,7 @@ def build_model(recipe: Recipe, labels: Sequence[str]) -> UniFormerV2:
                 labels=labels,
                 num_frames=clip.num_frames,
                 size=clip.height_width,
+                weights=start.weights,
                 **start.options(),
             )
         else:
@@ -64,7 +65,7 @@ def build_model(recipe: Recipe, labels: Sequence[str]) -> UniFormerV2:
 
 
 def _from_checkpoint(start: ModelRecipe, clip: ClipRecipe, labels: Sequence[str]) -> UniFormerV2:
-    name, options = str(start.checkpoint), start.options()
+    name, options = str(start.checkpoint), {"weights": start.weights, **start.options()}
     known = start.map_head or (start.map_head is None and checkpoint_info(name, **options).labels)
     given = None if known else ()  # a head that goes needs no labels
     model = load_model(name, num_frames=clip.num_frames, size=clip.height_width, labels=given, **options)

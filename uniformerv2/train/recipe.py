@@ -42,6 +42,8 @@ class ModelRecipe:
     checkpoint: str | None = None
     """Video checkpoint to go on from instead: a file, the name of a published model, or a repository of the hub.
     It has its own layout, blocks and downsampling."""
+    weights: Literal["model", "ema"] = "model"
+    """ema: the averaged weights of a file that has both."""
     map_head: bool | None = None
     """Which rows of the checkpoint's head go on. None: those of the data's classes, and the other classes get new rows.
     True: the same, but every class must have a row, in whatever spelling of Kinetics. False: none, the head is new."""

@@ -17,16 +17,17 @@ from functools import cache
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from uniformerv2.errors import CheckpointError
 from uniformerv2.text import normalised
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from uniformerv2.model.uniformerv2 import UniFormerV2
 
 ClassOrder = Literal["official", "mmaction2"]
-Model = TypeVar("Model", bound="UniFormerV2")
 
 DATASETS = {  # number of classes
     "kinetics400": 400,
@@ -249,11 +250,11 @@ def head_part(labels: Sequence[str], dataset: str) -> tuple[tuple[str, ...], lis
     return own, rows
 
 
-def map_head(model: Model, dataset: str) -> Model:
+def map_head(model: nn.Module, dataset: str) -> UniFormerV2:
     """A model with a Kinetics-710 head as a model of Kinetics-400, 600 or 700.
 
     Args:
-        model: its labels decide which row of the head is which; it is not changed.
+        model: its labels decide which row of the head is which; not changed, and may be wrapped as for `Predictor`.
         dataset: which of the three.
 
     Returns:
@@ -264,6 +265,9 @@ def map_head(model: Model, dataset: str) -> Model:
     """
     from torch import nn
 
+    from uniformerv2.model.wrappers import plain_model
+
+    model = plain_model(model)
     labels, rows = head_part(model.labels, dataset)
     shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     part = deepcopy(model, shared)

@@ -319,7 +319,18 @@ def resolve_model(
     """
     live = isinstance(model, nn.Module)
     target = None if live and device == "auto" else pick_device(device)
-    resolved = plain_model(model) if isinstance(model, nn.Module) else load_model(model, **options)
+    resolved = _checked(plain_model(model)) if isinstance(model, nn.Module) else load_model(model, **options)
     if head is not None:
         resolved = map_head(resolved, head)
     return resolved if target is None else resolved.to(target)
+
+
+def _checked(model: UniFormerV2) -> UniFormerV2:
+    """Raises CheckpointError for a head that was replaced without the rest of the model."""
+    rows, classes, labels = len(model.head.linear.weight), model.config.num_classes, len(model.labels)
+    if rows != classes or labels not in (0, rows):
+        raise CheckpointError(
+            f"the head of the model has {rows} classes, its config {classes}, and it has {labels} labels; with a head, "
+            "set model.config = dataclasses.replace(model.config, num_classes=...) and model.labels = (...)"
+        )
+    return model
