@@ -158,6 +158,9 @@ def test_what_cannot_be_evaluated_is_refused(checkpoint: Path, colours: Path, tm
     nameless = UniFormerV2(named_config("Ti/16", "scene", image_size=(32, 32), num_classes=3))
     with pytest.raises(CheckpointError, match="no labels"):
         measure(nameless, read_annotations(colours))
+    model.labels = ("red", "green", "red")
+    with pytest.raises(CheckpointError, match="several classes 'red'"):
+        measure(model, read_annotations(colours))
 
 
 def test_a_mapped_head_is_as_good_as_the_whole_one(checkpoint: Path, colours: Path) -> None:

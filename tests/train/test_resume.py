@@ -42,7 +42,7 @@ def recipe(image_model: Path) -> Recipe:
         ClipRecipe(num_frames=4, size=32),
         Optimization(epochs=4, batch_size=2, accumulate=2, lr=2e-3, warmup_epochs=1, precision="fp32", ema=0.9),
         Augmentation(erasing=0.5, mixup=0.4, cutmix=1.0),
-    )
+    ).vary(sampling="square-root", class_weights="balanced", monitor="macro-f1")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,11 +90,13 @@ class Scoring:
 
 
 def model_labels(model: UniFormerV2) -> tuple[str, ...]:
-    """Raises CheckpointError where the model has none."""
+    """Raises CheckpointError where the model has none, or one of them twice."""
     if not model.labels:
         raise CheckpointError(
             "the model has no labels, so no accuracy can be measured; give labels=[...] (--labels FILE)"
         )
+    if twice := [label for label, count in Counter(model.labels).items() if count > 1]:
+        raise CheckpointError(f"the model calls several classes {twice[0]!r}; load it with labels that differ")
     return model.labels
 
 
