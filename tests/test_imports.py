@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "inference": {"errors", "device", "model"},
     "weights": {"errors", "text", "atomic", "device", "progress", "model"},
     "data": {"errors", "text", "atomic", "ahead", "model.config", "video"},
-    "curation": {"errors", "atomic", "progress", "video", "data", "weights.labels"},
+    "curation": {"errors", "text", "atomic", "progress", "video", "data", "weights.labels"},
     "train": {"errors", "atomic", "device", "distributed", "progress", "model", "weights", "video", "data"},
     "measuring": {
         *("errors", "atomic", "device", "distributed", "progress"),

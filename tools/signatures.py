@@ -24,7 +24,17 @@ POSITIONAL = get_args(Positional[int])[1]  # what marks a field that is given in
 
 # keywords that stand in this order wherever they stand
 ORDER = (
-    *("root", "split", "views", "batch_size", "window_seconds", "stride_seconds", "window_frames", "stride_frames"),
+    *(
+        "root",
+        "classes",
+        "split",
+        "views",
+        "batch_size",
+        "window_seconds",
+        "stride_seconds",
+        "window_frames",
+        "stride_frames",
+    ),
     *("head", "precision", "device", "workers", "journal", "resume", "overwrite", "progress", "top_k", "on_event"),
 )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from uniformerv2.data.annotations import Annotation, class_names
-from uniformerv2.data.sources import read_annotations
+from uniformerv2.data.sources import Classes, read_annotations
 from uniformerv2.device import pick_device
 from uniformerv2.errors import RecipeError
 from uniformerv2.measuring.results import Evaluation
@@ -60,8 +60,10 @@ def fine_tune(
     recipe: str | None = None,
     output: str | Path | None = None,
     root: str | Path | None = None,
+    classes: Classes | None = None,
     holdout: float | None = None,
     holdout_list: str | Path | None = None,
+    group: str | None = None,
     device: str = "auto",
     workers: int = 2,
     resume: bool = False,
@@ -72,7 +74,7 @@ def fine_tune(
     """Fine-tune a video classifier on data of one's own, with a recipe that suits their number. Saves every minute.
 
     Args:
-        data, root, holdout, holdout_list, device, workers, overwrite, progress: as for `train_classifier`.
+        data, root, classes, holdout, holdout_list, group, device, workers, overwrite, progress: of `train_classifier`.
         arm: image transformer to start from; None: that of the recipe.
         checkpoint: video model to start from instead.
         recipe: name of the recipe; None: one for data of one's own (docs/recipes.md), small, medium or large by the
@@ -83,26 +85,25 @@ def fine_tune(
             learning rate follows the batch size, the warm-up the epochs, and `accumulate` what a GPU's memory holds.
 
     Raises:
-        RecipeError: a field that no recipe has (the message has the nearest), impossible values, or a folder that must
-            not be touched.
+        RecipeError: a field that no recipe has, impossible values, or a folder that must not be touched.
         UniFormerV2Error: as `train_classifier`.
         KeyboardInterrupt: as it came, after a line that says how to go on.
     """
     if resume and output is None:
         raise RecipeError("resume needs the folder of the run: give output")
-    annotations = read_annotations(data, root=root)
+    annotations = read_annotations(data, root=root, classes=classes)
     starts = {name: str(value) for name, value in (("arm", arm), ("checkpoint", checkpoint)) if value is not None}
     name = recipe or suited_recipe(len(annotations), arm=arm, checkpoint=checkpoint)
     chosen = _varied(find_recipe(name).recipe, starts, changes)
     run = RunFolder(output if output is not None else new_run_folder(data))
-    classes = len(class_names(annotations, minimum=2))
-    say(f"{len(annotations)} videos of {classes} classes: recipe {name}, run folder {run.path}", progress=progress)
+    found = f"{len(annotations)} videos of {len(class_names(annotations, minimum=2))} classes"
+    say(f"{found}: recipe {name}, run folder {run.path}", progress=progress)
     run.check(resume=resume, overwrite=overwrite)
     chosen = _begun(run, starts, changes) if resume else _fitting(annotations, chosen, device, progress)
     try:
         result = train_classifier(
-            data, chosen, run.path, root=root, holdout=holdout, holdout_list=holdout_list, workers=workers,
-            device=device, progress=progress, resume=resume, overwrite=overwrite,
+            data, chosen, run.path, root=root, classes=classes, holdout=holdout, holdout_list=holdout_list, group=group,
+            workers=workers, device=device, progress=progress, resume=resume, overwrite=overwrite,
             save_every_seconds=60.0,
         )  # fmt: skip
     except KeyboardInterrupt:

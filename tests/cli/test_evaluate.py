@@ -57,7 +57,7 @@ def kinetics_manifest(colours: Path, path: Path) -> Path:
 def test_a_table_is_printed_and_json_saved_beside_the_checkpoint(
     uniformerv2: Run, checkpoint: Path, tmp_path: Path
 ) -> None:
-    for file in (checkpoint, checkpoint.with_name("held_out.csv")):
+    for file in (checkpoint, *(checkpoint.with_name(name) for name in ("held_out.csv", "data.json"))):
         shutil.copyfile(file, tmp_path / file.name)
     command = ["evaluate", tmp_path / checkpoint.name, tmp_path / "held_out.csv", "--clips", 2, "--crops", 3]
     status, output, errors = uniformerv2(*command, "--workers", 0)
@@ -75,7 +75,7 @@ def test_rows_of_a_split_are_evaluated_and_skipped_ones_named(
 ) -> None:
     (tmp_path / "broken.mp4").write_text("no video")
     manifest = tmp_path / "some.csv"
-    manifest.write_text(f"path,label,split\n{video},red,test\nbroken.mp4,red,test\nbroken.mp4,blue,train\n")
+    manifest.write_text(f"path,label,split\n{video},red,test\nbroken.mp4,red,test\nbroken.mp4,red,train\n")
     status, output, _ = evaluate(checkpoint, manifest)
     assert status == 0
     result = json.loads((tmp_path / "a.json").read_text())
@@ -88,7 +88,7 @@ def test_rows_of_a_split_are_evaluated_and_skipped_ones_named(
 def test_predictions_have_a_row_for_every_video(evaluate: Run, checkpoint: Path, video: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_text("no video")
     manifest = tmp_path / "videos.csv"
-    manifest.write_text(f"path,label,start,end\n{video},red,0.2,1\nbroken.mp4,blue\n{video},green\n")
+    manifest.write_text(f"path,label,start,end\n{video},red,0.2,1\nbroken.mp4,blue\n{video},green,1\n")
     for name in ("table.csv", "table.parquet"):
         assert evaluate(checkpoint, manifest, "--predictions", tmp_path / name)[0] == 0
     with (tmp_path / "table.csv").open() as file:
@@ -96,7 +96,7 @@ def test_predictions_have_a_row_for_every_video(evaluate: Run, checkpoint: Path,
     assert [(row["path"], row["label"], row["start"]) for row in rows] == [
         (str(video), "red", "0.2"),
         (str(tmp_path / "broken.mp4"), "blue", ""),
-        (str(video), "green", ""),
+        (str(video), "green", "1.0"),
     ]
     assert "broken.mp4" in rows[1]["error"]
     assert [rows[1][f"{kind}{place}"] for kind in ("label", "score") for place in range(1, 6)] == [""] * 10

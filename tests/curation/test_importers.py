@@ -397,7 +397,7 @@ def test_ava_is_a_table_of_boxes(tmp_path: Path) -> None:
         for name in ("watch (a person)", "eat")
     ]
     assert result.left_out == {"no box": 1, "no such file": 1}
-    with pytest.raises(AnnotationError, match="path missing"):  # so nobody trains on it by mistake
+    with pytest.raises(AnnotationError, match="its rows are boxes in frames"):  # so nobody trains on it by mistake
         read_annotations(tmp_path / "out.csv")
 
 

@@ -25,7 +25,7 @@ def test_sound_rows_pass_unchanged(videos: Path) -> None:
     result = check(videos / "all.csv")
     assert result.findings == []
     assert (videos / "clean.csv").read_text(encoding="utf-8") == (
-        'label,note,path\n"a, ""b""",x,0.mp4\nc ,"two\nlines",1.mp4\nd\u00fc,,2.mp4\n'
+        'label,note,path\n"a, ""b""",x,0.mp4\n"c ","two\nlines","1.mp4"\nd\u00fc,,2.mp4\n'
     )
     assert (videos / "table.csv").read_text() == "line,path,label,start,end,split,finding,left_out,detail\n"
     assert [row.line for row in result.rows] == [2, 5, 6]

@@ -11,8 +11,9 @@ import pytest
 
 from helpers import touch
 from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.manifest import write_manifest
 from uniformerv2.data.shards import write_shards
-from uniformerv2.data.sources import find_videos, read_annotations, write_manifest
+from uniformerv2.data.sources import find_videos, read_annotations
 from uniformerv2.data.tables import csv_rows, read_rows, text_lines, utf8_text
 from uniformerv2.errors import AnnotationError
 
@@ -104,7 +105,7 @@ def test_root_of_a_manifest(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "line 1 must name the columns .* path and label missing, found nothing"),
-        ("path,class\na.mp4,walk\n", "line 1 must name .* label missing, found path, class"),
+        ("path,note\na.mp4,walk\n", "line 1 must name .* label missing, found path, note"),
         ("path,label\n", "no rows below"),
         ("path,label\na.mp4,walk\na.mp4,\n", "line 3: empty label"),
         ("path,label\n,walk\n", "line 2: empty path"),
@@ -115,8 +116,8 @@ def test_root_of_a_manifest(tmp_path: Path) -> None:
         ("path,label,end\na.mp4,walk,0\n", "line 2: the interval from 0 s to 0 s is empty"),
         ("path,label,start\na.mp4,walk,-1\n", "line 2: start is -1; it must be 0 or more seconds"),
         ("path,label,start\na.mp4,walk,nan\n", "line 2: start is nan; it must be 0 or more seconds"),
-        ("path,label,end\na.mp4,walk,00:05\n", "line 2: end is '00:05'; it must be a number of seconds"),
-        ("path,label,split\na.mp4,walk,dev\n", "line 2: split is 'dev'; it must be train, val, test or empty"),
+        ("path,label,end\na.mp4,walk,00:75\n", "line 2: end is '00:75'; it must be a number of seconds"),
+        ("path,label,split\na.mp4,walk,hold\n", "line 2: split is 'hold'; it must be train, val, test or empty"),
     ],
 )
 def test_rows_that_make_no_sense(tmp_path: Path, text: str, message: str) -> None:

@@ -88,9 +88,9 @@ def test_what_cannot_be_drawn_is_trained_on_unless_it_was_asked_for() -> None:
 
 
 def test_a_film_with_the_only_rows_of_a_class_is_trained_on() -> None:
-    films = [Annotation(Path(f"{number}.mp4"), "talk") for number in range(5)]
+    films = [Annotation(Path(f"{number}.mp4"), "talk", 0.0, 5.0) for number in range(5)]
     for number, film in enumerate(films):
-        annotations = [*films, Annotation(film.path, f"only {number}")]
+        annotations = [*films, Annotation(film.path, f"only {number}", 5.0)]
         training, held_out = split_annotations(annotations, holdout=0.4)
         assert {row.label for row in training} == {"talk", f"only {number}"}
         assert not {row.path for row in training} & {row.path for row in held_out}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
 
-from uniformerv2.cli.options import Data, Json, NumFrames, OptionalOutput, Output, Root, Workers, values
+from uniformerv2.cli.options import Classes, Data, Json, NumFrames, OptionalOutput, Output, Root, Workers, values
 from uniformerv2.cli.output import note, print_line, print_table
 from uniformerv2.curation.findings import KEPT, FindingKind
 from uniformerv2.errors import RecipeError
@@ -117,6 +117,7 @@ class Check:
 
     data: Data
     root: Root = None
+    classes: Classes = None
     output: OptionalOutput = None
     """The clean manifest; None: NAME.clean.csv beside the manifest."""
     findings: Path | None = None
@@ -163,6 +164,7 @@ class Shards:
     per_shard: int = 1000
     """Videos of a shard."""
     root: Root = None
+    classes: Classes = None
     shuffle: int | None = None
     """Seed to shuffle the videos by, for programs that stream shards; None: in the order of the manifest."""
 
@@ -172,7 +174,7 @@ class Shards:
         from uniformerv2.data.shards import write_shards
         from uniformerv2.data.sources import read_annotations
 
-        rows = read_annotations(self.data, root=self.root)
+        rows = read_annotations(self.data, root=self.root, classes=self.classes)
         if self.shuffle is not None:
             random.Random(self.shuffle).shuffle(rows)
         shards = write_shards(rows, self.output, per_shard=self.per_shard)

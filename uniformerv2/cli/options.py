@@ -35,8 +35,9 @@ Data = Annotated[
     Positional[Path],
     arg(
         metavar="DATA",
-        help="A folder with one folder per class, a manifest (CSV or Parquet) with the columns "
-        "path,label[,start,end][,split], or tar shards.",
+        help="A folder with one folder per class (or with train, val and test that have them), a manifest (CSV or "
+        "Parquet) with the columns path,label[,start,end][,split][,group], a list of paths and class numbers, or tar "
+        "shards.",
     ),
 ]
 Videos = Annotated[Positional[tuple[Path, ...]], arg(metavar="VIDEO...", help="Video files, or folders of images.")]
@@ -50,7 +51,16 @@ ManyVideos = Annotated[
 
 Output = Annotated[Path, arg(aliases=["-o"])]
 OptionalOutput = Annotated[Path | None, arg(aliases=["-o"])]
-Root = Annotated[Path | None, arg(help="What the paths in a manifest are relative to; None: its own folder.")]
+Root = Annotated[
+    Path | None,
+    arg(
+        help="What the paths in a manifest are relative to; None: its own folder, or for the manifests of a run the "
+        "folder of the videos that it was trained on."
+    ),
+]
+Classes = Annotated[
+    Path | None, arg(metavar="FILE", help="Names that class numbers in a list or a manifest stand for, a name a line.")
+]
 Split = Annotated[
     Literal["held-out", "train", "val", "test", "all"],
     arg(help="Which rows of a manifest that has a split column; held-out: all but train."),
@@ -112,6 +122,7 @@ class Measuring(Loading):
 
     checkpoint: Checkpoint
     root: Root = None
+    classes: Classes = None
     resume: Resume = False
     batch_size: BatchSize = 8
     workers: Workers = 2

@@ -12,7 +12,18 @@ import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
 
 from uniformerv2.cli.implied import AUTO, Implied, implied_by
-from uniformerv2.cli.options import Data, Device, OptionalOutput, Output, Overwrite, Resume, Root, Workers, values
+from uniformerv2.cli.options import (
+    Classes,
+    Data,
+    Device,
+    OptionalOutput,
+    Output,
+    Overwrite,
+    Resume,
+    Root,
+    Workers,
+    values,
+)
 from uniformerv2.cli.output import FAILED, in_every_process, note, print_line
 from uniformerv2.errors import RecipeError
 from uniformerv2.train.recipe import (
@@ -54,11 +65,15 @@ class Setup:
     A published one such as b16-k400-8x224, or own-small-clip and its like (`uniformerv2 recipes`). auto, where no start
     is given either: the own- one for the number of videos."""
     root: Root = None
+    classes: Classes = None
     holdout: float | None = None
     """Share of the files of each class that is held out, drawn with --seed. 0: nothing; None: 0.2, or nothing where
     that cannot be drawn."""
     holdout_list: Path | None = None
     """File with what is held out instead: a path or pattern a line, such as anna_*."""
+    group: str | None = None
+    """Regular expression for the source of a video (person, film, camera) in its path from DATA: its first group, or
+    all that it matches. A drawn holdout has whole sources, so that none is on both sides."""
     workers: Workers = 2
     device: Device = "auto"
 
@@ -103,6 +118,7 @@ class Train(Setup):
 
     @in_every_process
     def run(self, ranks: Ranks) -> None:
+        from uniformerv2.data.manifest import manifest_root
         from uniformerv2.distributed import restarted
         from uniformerv2.tasks.classification.training import train_classifier
         from uniformerv2.tasks.run import read_split
@@ -118,6 +134,7 @@ class Train(Setup):
                 recipe = recipe.vary(**asdict(begun))
             if self.data == run.train:
                 options["data"] = read_split(run, root=self.root)
+                options["root"] = self.root or manifest_root(run.train)
         result = train_classifier(recipe=recipe, **options, progress=True)
         found = result.evaluation
         if ranks.first:
@@ -173,7 +190,9 @@ class BatchSize(Setup):
         from uniformerv2.tasks.rehearsal import find_batch_size
 
         _only_one_process(ranks)
-        found = find_batch_size(self.data, self.resolved(ranks), root=self.root, device=self.device, progress=True)
+        found = find_batch_size(
+            self.data, self.resolved(ranks), root=self.root, classes=self.classes, device=self.device, progress=True
+        )
         print(*found.lines(), sep="\n")
 
 
@@ -221,7 +240,7 @@ def recipe_by_videos(command: Any) -> str | None:
         return None
     from uniformerv2.data.sources import read_annotations
 
-    videos = len(read_annotations(setup.data, root=setup.root))
+    videos = len(read_annotations(setup.data, root=setup.root, classes=setup.classes))
     name = suited_recipe(videos, arm=setup.model.arm, checkpoint=setup.model.checkpoint)
     note(f"recipe {name}, for {videos} videos; `uniformerv2 recipes` lists others")
     return name

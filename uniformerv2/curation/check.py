@@ -20,11 +20,20 @@ from typing import Any
 from uniformerv2.curation.findings import FINDING_KINDS, KEPT, Finding, FindingKind, ManifestRow
 from uniformerv2.curation.judging import intervals_of, judge
 from uniformerv2.curation.probe import Probe, probe_video
-from uniformerv2.data.annotations import Annotation, Interval
+from uniformerv2.data.annotations import Interval
+from uniformerv2.data.folders import read_class_folders
 from uniformerv2.data.journal import Journal
+from uniformerv2.data.manifest import (
+    MANIFEST_COLUMNS,
+    find_respelled,
+    manifest_root,
+    manifest_rows,
+    open_table,
+    read_classes,
+)
 from uniformerv2.data.processes import Crash, run_tasks
-from uniformerv2.data.sources import MANIFEST_COLUMNS, manifest_rows, read_annotations
-from uniformerv2.data.tables import PARQUET_SUFFIXES, check_target, read_rows, relative_to, write_table
+from uniformerv2.data.sources import Classes
+from uniformerv2.data.tables import PARQUET_SUFFIXES, check_target, relative_to, write_table
 from uniformerv2.errors import AnnotationError, RecipeError
 from uniformerv2.progress import bar
 
@@ -110,6 +119,7 @@ def check_manifest(
     *,
     findings: str | Path | None = None,
     root: str | Path | None = None,
+    classes: Classes | None = None,
     num_frames: int = 8,
     minimum_seconds: float = 0.0,
     keep: Collection[FindingKind] = KEPT,
@@ -127,7 +137,7 @@ def check_manifest(
         output: the clean manifest: the rows that pass, unchanged and in their order. Of a folder, the paths are
             relative to it.
         findings: table of all findings, CSV or Parquet; None: none.
-        root: what the paths of a manifest are relative to; None: its own folder.
+        root, classes: as of `read_annotations`.
         num_frames: frames of a clip; the first, middle and last are decoded, and a row needs so many.
         minimum_seconds: a row must last so long.
         keep: kinds of findings that leave a row in the manifest.
@@ -147,7 +157,7 @@ def check_manifest(
     table = None if findings is None else Path(findings)
     _check_files(data, output, table)
     _check_options(num_frames, minimum_seconds, keep, workers)
-    rows = _read(data, root)
+    rows = _read(data, root, classes)
     with Journal(output.with_name(output.name + ".journal")) as journal:
         probes, missing = _probe_all(rows, num_frames, journal, probe, workers, progress)
     found = judge(rows, probes, missing, num_frames=num_frames, minimum_seconds=minimum_seconds, keep=frozenset(keep))
@@ -177,20 +187,21 @@ def _check_files(manifest: Path, output: Path, table: Path | None) -> None:
         check_target(target)
 
 
-def _read(manifest: Path, root: str | Path | None) -> list[ManifestRow]:
-    numbered: Iterable[tuple[int, Annotation]]
+def _read(manifest: Path, root: str | Path | None, classes: Classes | None) -> list[ManifestRow]:
     if manifest.is_dir():
-        folder, numbered = manifest, enumerate(read_annotations(manifest), start=1)
+        folder, read = manifest, read_class_folders(manifest)[0]
+        lines = list(range(1, len(read) + 1))
     elif manifest.exists():
-        folder = manifest.parent if root is None else Path(root)
-        numbered = manifest_rows(manifest, folder)
+        folder = manifest_root(manifest) if root is None else Path(root)
+        names = () if classes is None else read_classes(classes)
+        numbered = list(manifest_rows(manifest, folder, classes=names))
+        lines, read = [line for line, _ in numbered], find_respelled(manifest, [row for _, row in numbered])
     else:
         raise AnnotationError(f"{manifest}: no such folder or manifest")
-    shorten = relative_to(folder)
-    rows = [ManifestRow(line, shorten(str(annotation.path)), annotation) for line, annotation in numbered]
-    if not rows:
+    if not read:
         raise AnnotationError(f"{manifest}: no rows below the line of column names")
-    return rows
+    shorten = relative_to(folder)
+    return [ManifestRow(line, shorten(str(row.path)), row) for line, row in zip(lines, read, strict=True)]
 
 
 # --- evidence
@@ -281,20 +292,24 @@ def _table_rows(result: CheckReport) -> Iterator[tuple[object, ...]]:
 
 
 def _write_clean(manifest: Path, output: Path, result: CheckReport) -> None:
-    """The rows that pass, cell by cell as they are in the manifest."""
+    """The rows that pass, cell by cell as they are in the manifest; of a folder or a list, with names of columns."""
     lines = {result.rows[position].line for position in result.left_out}
-    if manifest.is_dir():
-        passed = ((row.name, row.annotation.label) for row in result.rows if row.line not in lines)
-        write_table(output, {"path": str, "label": str}, passed)
+    table = None if manifest.is_dir() else open_table(manifest)
+    if table is None or not table.header:
+        passed = [row for row in result.rows if row.line not in lines]
+        columns: dict[str, type] = {"path": str, "label": str}
+        if any(row.annotation.split for row in passed):
+            columns["split"] = str
+        cells = ((row.name, row.annotation.label, row.annotation.split)[: len(columns)] for row in passed)
+        write_table(output, columns, cells)
         return
-    table = read_rows(manifest)
-    columns = [cell.strip() for cell in next(table)[1]]
-    if len(set(columns)) < len(columns):
-        raise AnnotationError(f"{manifest}: line 1 names a column twice: {', '.join(columns)}")
-    kinds = {column: MANIFEST_COLUMNS.get(column, str) for column in columns}
+    if len(set(table.header)) < len(table.header):
+        raise AnnotationError(f"{manifest}: line 1 names a column twice: {', '.join(table.header)}")
+    meant = {place: column for column, place in table.places.items()}
+    kinds = {name: MANIFEST_COLUMNS.get(meant.get(place, ""), str) for place, name in enumerate(table.header)}
+    rows = (row + [""] * (len(table.header) - len(row)) for line, row in table.cells() if line not in lines)
     typed = output.suffix.lower() in PARQUET_SUFFIXES
-    cells = (row + [""] * (len(columns) - len(row)) for line, row in table if line not in lines)
-    write_table(output, kinds, (_typed(row, kinds.values()) for row in cells) if typed else cells)
+    write_table(output, kinds, (_typed(row, kinds.values()) for row in rows) if typed else rows)
 
 
 def _typed(cells: Sequence[str], kinds: Iterable[type]) -> list[object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections import Counter
@@ -25,8 +24,9 @@ from uniformerv2.curation.published import (
     official_rows,
 )
 from uniformerv2.curation.video_index import VideoIndex
-from uniformerv2.data.sources import MANIFEST_COLUMNS, read_annotations, write_manifest
-from uniformerv2.data.tables import check_target, relative_to, write_table
+from uniformerv2.data.manifest import MANIFEST_COLUMNS, write_manifest
+from uniformerv2.data.sources import read_annotations
+from uniformerv2.data.tables import check_target, csv_writer, relative_to, write_table
 from uniformerv2.errors import AnnotationError
 
 if TYPE_CHECKING:
@@ -231,9 +231,9 @@ def _table_of_left_out(path: Path | None) -> Iterator[Callable[[Sequence[object]
         return
     check_target(path)
     with whole_file(path) as partial_file, partial_file.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("cause", "file", "line", "name", "label", "detail"))
-        yield writer.writerow
+        write = csv_writer(file)
+        write(("cause", "file", "line", "name", "label", "detail"))
+        yield write
 
 
 def _at_least_one(rows: Iterator[tuple[object, ...]], result: ImportResult) -> Iterator[tuple[object, ...]]:

@@ -19,7 +19,7 @@ from uniformerv2.atomic import whole_folder
 from uniformerv2.curation.importers import ClassNames
 from uniformerv2.curation.published import kinetics_rows, stem_of
 from uniformerv2.curation.video_index import VideoIndex
-from uniformerv2.data.sources import MANIFEST_COLUMNS, manifest_rows
+from uniformerv2.data.manifest import MANIFEST_COLUMNS, manifest_rows
 from uniformerv2.data.tables import check_target, read_rows, relative_to, write_table
 from uniformerv2.errors import AnnotationError
 

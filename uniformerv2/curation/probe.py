@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from uniformerv2.data.annotations import Interval
+from uniformerv2.data.content import content_sha256
 from uniformerv2.errors import VideoError
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.views import segment_indices
@@ -29,7 +29,6 @@ THUMBNAIL_SIDE = 16  # pixels
 _LUMA = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
 _NO_DURATION = frozenset({"mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc"})  # FFmpeg estimates that of these
 _CHUNK = 12  # frames in memory at once
-_HASHED = 1 << 20  # bytes that are hashed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ def _probe(path: Path, intervals: Sequence[Interval], num_frames: int) -> Probe:
     with VideoReader(path, threads=1) as reader:
         found, thumbnails = _decode(reader, path, intervals, num_frames)
         return Probe(
-            sha256=_sha256(path),
+            sha256=content_sha256(path),
             codec=codec,
             width=reader.width,
             height=reader.height,
@@ -181,17 +180,6 @@ def _stated_seconds(container: InputContainer, stream: VideoStream) -> float | N
     if container.duration and len(container.streams) == 1:  # with several, it may be that of the sound
         return container.duration / av.time_base
     return None
-
-
-def _sha256(path: Path) -> str:
-    """Of a file, or of the contents of a folder in the order of their names."""
-    digest = hashlib.sha256()
-    for part in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if part.is_file():
-            with part.open("rb") as file:
-                while content := file.read(_HASHED):
-                    digest.update(content)
-    return digest.hexdigest()
 
 
 def _without_path(message: object, path: Path) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from uniformerv2.data.annotations import parse_interval
-from uniformerv2.data.sources import manifest_rows
+from uniformerv2.data.manifest import manifest_rows
 from uniformerv2.data.tables import csv_rows, text_lines, utf8_text
 from uniformerv2.errors import AnnotationError
 from uniformerv2.video.suffixes import VIDEO_SUFFIXES

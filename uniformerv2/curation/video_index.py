@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from uniformerv2.curation.published import split_of, stem_of
-from uniformerv2.video.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from uniformerv2.data.folders import list_folder
+from uniformerv2.text import normalised
 
 
 class VideoIndex:
@@ -22,8 +22,8 @@ class VideoIndex:
 
     def __init__(self, folder: Path) -> None:
         self._paths: dict[str, str | tuple[str, ...]] = {}  # name without suffix -> paths from the folder
-        for path in _videos_below(str(folder)):
-            name = stem_of(path).rpartition("/")[2]
+        for path in list_folder(folder).videos:
+            name = normalised(stem_of(path).rpartition("/")[2])
             former = self._paths.setdefault(name, path)
             if former is not path:
                 self._paths[name] = (*((former,) if isinstance(former, str) else former), path)
@@ -37,37 +37,12 @@ class VideoIndex:
             hints: folders that decide between several videos of that name, such as its class and its split.
         """
         folders, _, stem = name.rpartition("/")
-        found = self._paths.get(stem, ())
+        found = self._paths.get(normalised(stem), ())
         if isinstance(found, str):
             found = (found,)
         if folders:
             found = tuple(path for path in found if _agrees(path, folders))
         return found if len(found) < 2 else _most_hinted(found, {_plain(hint) for hint in hints if hint})
-
-
-def _videos_below(root: str) -> Iterator[str]:
-    """Paths from the root, with "/"."""
-    seen = {os.path.realpath(root)}  # links may lead in circles
-    folders = [""]
-    while folders:
-        folder = folders.pop()
-        images = videos = 0
-        with os.scandir(os.path.join(root, folder)) as entries:
-            for entry in entries:
-                suffix = os.path.splitext(entry.name)[1].lower()
-                if entry.name.startswith("."):
-                    continue
-                if suffix in IMAGE_SUFFIXES:
-                    images += 1
-                elif entry.is_dir():
-                    if not entry.is_symlink() or (real := os.path.realpath(entry.path)) not in seen:
-                        folders.append(f"{folder}{entry.name}/")
-                        seen |= {real} if entry.is_symlink() else set()
-                elif suffix in VIDEO_SUFFIXES:
-                    videos += 1
-                    yield folder + entry.name
-        if images and not videos and folder:
-            yield folder[:-1]
 
 
 def _agrees(path: str, folders: str) -> bool:
@@ -85,4 +60,4 @@ def _most_hinted(paths: Sequence[str], hints: set[str]) -> tuple[str, ...]:
 
 
 def _plain(folder: str) -> str:
-    return folder.casefold().replace("_", " ")
+    return normalised(folder).casefold().replace("_", " ")

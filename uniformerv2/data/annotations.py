@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from uniformerv2.errors import AnnotationError
 from uniformerv2.text import normalised
 
 SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "validation", "valid", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What people call the splits, in lower case, and their names here."""
 
 Interval = tuple[float | None, float | None]  # start and end in seconds; None: from the beginning, to the end
 
@@ -78,6 +86,40 @@ def unknown_labels(
         f"{row.path}: label {row.label!r} is not among the {len(classes)} classes of the model "
         f"({', '.join(classes[:3])}, ...); {len(unknown)} label(s) are unknown: {listed}"
     )
+
+
+def check_labels(
+    annotations: Sequence[Annotation], name: Callable[[int], str], originals: Mapping[Path, Path] = MappingProxyType({})
+) -> None:
+    """Check that no video is called two things at once.
+
+    Args:
+        annotations: the rows.
+        name: of the row of a number, for the message.
+        originals: for paths of files that have several, the one that stands for all.
+
+    Raises:
+        AnnotationError: rows of one file with different labels and equal times, or one of them without times.
+    """
+    of_file: dict[Path, list[int]] = defaultdict(list)
+    for number, row in enumerate(annotations):
+        of_file[originals.get(row.path, row.path)].append(number)
+    for numbers in of_file.values():
+        first: dict[tuple[float, float | None], int] = {}  # the first row of each interval
+        whole: int | None = None  # the first row without times
+        for number in numbers:
+            row = annotations[number]
+            interval, timeless = (row.start or 0.0, row.end), row.interval == (None, None)
+            others = first.values() if timeless else (first.get(interval), whole)
+            for other in others:
+                if other is not None and annotations[other].label != row.label:
+                    raise AnnotationError(
+                        f"{name(other)} and {name(number)}: one video at the same time is "
+                        f"{annotations[other].label!r} and {row.label!r}; keep one of the rows (several labels for one "
+                        "video, multi-label training, come in a later release)"
+                    )
+            first.setdefault(interval, number)
+            whole = number if timeless and whole is None else whole
 
 
 def parse_interval(start: str, end: str) -> Interval:

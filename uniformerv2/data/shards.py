@@ -98,6 +98,12 @@ def is_member(path: Path) -> bool:
     return shard is not None and path.relative_to(shard).as_posix() in _video_extents(shard)
 
 
+def member_size(path: Path) -> int:
+    """Bytes of a video in a shard; 0 where it is in none."""
+    shard = _shard_of(path)
+    return 0 if shard is None else _video_extents(shard).get(path.relative_to(shard).as_posix(), (0, 0))[1]
+
+
 def _shard_of(path: Path) -> Path | None:
     return next((parent for parent in path.parents if parent.suffix == ".tar" and parent.is_file()), None)
 
@@ -130,17 +136,18 @@ def _shard_rows(shard: Path) -> Iterator[Annotation]:
         if not entry.label:
             raise AnnotationError(f"{shard}, member {entry.video}: a video without a label ({key}.json or {key}.cls)")
         try:
-            for label, start, end, split in _rows(entry.label, names):
-                yield Annotation(shard / entry.video, label, start, end, split)
+            for row in _rows(entry.label, names):
+                yield Annotation(shard / entry.video, *row)
         except AnnotationError as error:
             raise AnnotationError(f"{shard}, member {key}.{max(entry.label)}: {error}") from None
 
 
 def _rows(
     label: dict[str, bytes], names: Sequence[str]
-) -> Iterator[tuple[str, float | None, float | None, str | None]]:
+) -> Iterator[tuple[str, float | None, float | None, str | None, str | None]]:
+    """Label, start, end, split and group."""
     if "json" not in label:
-        yield _class_name(label["cls"], names), None, None, None
+        yield _class_name(label["cls"], names), None, None, None, None
         return
     try:
         content = json.loads(label["json"])
@@ -155,7 +162,7 @@ def _rows(
         if split not in (None, *SPLITS):
             raise AnnotationError(f"split is {split!r}; it must be {', '.join(SPLITS)} or absent")
         start, end = ("" if row.get(name) is None else str(row[name]) for name in ("start", "end"))
-        yield row["label"], *parse_interval(start, end), split
+        yield row["label"], *parse_interval(start, end), split, None if row.get("group") is None else str(row["group"])
 
 
 def _class_name(content: bytes, names: Sequence[str]) -> str:
@@ -290,7 +297,7 @@ def _content(key: str, path: Path, rows: Sequence[Annotation], classes: Sequence
         video = source if isinstance(source, bytes) else source.read_bytes()
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read ({error.strerror or error})") from None
-    fields = [{"label": row.label, "start": row.start, "end": row.end, "split": row.split} for row in rows]
+    fields = [{name: getattr(row, name) for name in ("label", "start", "end", "split", "group")} for row in rows]
     labels = [{name: value for name, value in row.items() if value is not None} for row in fields]
     text = json.dumps(labels if len(labels) > 1 else labels[0], ensure_ascii=False)
     number = str(classes.index(rows[0].label))

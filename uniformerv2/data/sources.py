@@ -1,29 +1,30 @@
-"""Annotations out of whatever holds them: videos, folders of them, manifests, shards; and manifests written."""
+"""Annotations out of whatever holds them: videos, folders of them, manifests, lists, shards."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from sys import intern
 
-from uniformerv2.data.annotations import SPLITS, Annotation, Split, of_split, parse_interval
+from uniformerv2.data.annotations import Annotation, Split, check_labels, of_split
+from uniformerv2.data.content import same_files
+from uniformerv2.data.folders import holds_frames, list_folder, read_class_folders
+from uniformerv2.data.manifest import MANIFEST_SUFFIXES, find_respelled, manifest_root, manifest_rows, read_classes
 from uniformerv2.data.shards import is_member, is_shards, read_shards
-from uniformerv2.data.tables import TABLE_SUFFIXES, read_rows, relative_to, write_table
 from uniformerv2.errors import AnnotationError
-from uniformerv2.video.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-MANIFEST_COLUMNS: dict[str, type] = {"path": str, "label": str, "start": float, "end": float, "split": str}
+Classes = str | Path | Sequence[str]
 
 
 def read_annotations(
     data: str | Path | Sequence[Annotation],
     *,
     root: str | Path | None = None,
+    classes: Classes | None = None,
     split: Split = "all",
     must_exist: bool = True,
 ) -> list[Annotation]:
-    """The annotations of a folder or a manifest.
+    """The annotations of a folder, a manifest or a list.
 
     A folder has one folder per class:
 
@@ -31,68 +32,89 @@ def read_annotations(
         actions/wave/office/ben.avi     deeper is fine
         actions/jump/carl/0001.jpg      a folder of images is one video
 
-    Hidden files are skipped; files that are neither are ignored, with one warning that counts them.
+    Hidden files are skipped; files that are neither are ignored, with one warning that counts them. Where all folders
+    at the top are called like splits (`SPLIT_NAMES`) and hold folders of classes, they are splits; a warning says so.
 
     A manifest is a CSV file (UTF-8) or a Parquet file. Its first line names the columns, in any order:
 
-        path,label,start,end,split
-        wave/anna.mp4,wave,1.5,4,train
+        path,label,start,end,split,group
+        wave/anna.mp4,wave,1.5,4,train,anna
 
-    `path` is relative to `root`; `start` and `end` are seconds and, like `split` (train, val or test),
-    may be left out or empty. Other columns are ignored. A video may have several rows.
+    `path` is relative to `root`; `start` and `end` are seconds or [hours:]minutes:seconds and, like `split` (train, val
+    or test) and `group` (the source of the video, see `split_annotations`), may be left out or empty. Other columns are
+    ignored. A video may have several rows. A list has no such line: `wave/anna.mp4 0`, with the number of a class.
 
     Tar shards in the WebDataset convention carry their labels: see `shards.py`.
 
     Args:
-        data: the folder, the manifest, a shard (.tar), a pattern of shards or a folder of them; or annotations.
-        root: what the paths of a manifest are relative to; by default the manifest's own folder.
+        data: a folder, a manifest, a list, a shard (.tar), a pattern of shards or a folder of them; or annotations.
+        root: what the paths of a manifest are relative to; None: its own folder, or that which a run has noted.
+        classes: what the numbers of classes in a list or a manifest stand for: names, or a file with a name a line.
         split: which rows; see `of_split`.
-        must_exist: whether a manifest may only name videos that are there.
+        must_exist: whether a manifest may only name videos that are there, under this or another spelling.
 
     Returns:
         At least one annotation, in the order of the manifest or sorted by class and path.
 
     Raises:
-        AnnotationError: nothing there, or an invalid row; names the file and the line (row i of Parquet is
-            line i + 1).
+        AnnotationError: nothing there, an invalid row, or two rows that give one video different labels; names the
+            file and the line (row i of Parquet is line i + 1).
     """
-    rows = _read(data, root, must_exist) if isinstance(data, str | Path) else list(data)
+    if isinstance(data, str | Path) and not is_shards(data) and not Path(data).is_dir():
+        return of_split(_read_manifest(Path(data), root, classes, must_exist=must_exist), split)
+    if classes is not None:
+        raise AnnotationError(f"{data}: classes name the numbers in a list or a manifest, and this is neither")
+    files: dict[Path, Path] = {}
+    if not isinstance(data, str | Path):
+        rows = list(data)
+    elif is_shards(data):
+        rows = read_shards(data)
+    else:
+        rows, linked = read_class_folders(Path(data))
+        files = {row.path: row.path.resolve() for row in rows} if linked else {}
+    check_labels(rows, lambda number: str(rows[number].path), files)
     return of_split(rows, split)
 
 
-def _read(source: str | Path, root: str | Path | None, must_exist: bool) -> list[Annotation]:
-    if is_shards(source):
-        return read_shards(source)
-    source = Path(source)
-    if source.is_dir():
-        return _read_folder(source)
-    if not source.exists():
-        raise AnnotationError(f"{source}: no such folder or manifest")
-    return _read_manifest(source, source.parent if root is None else Path(root), must_exist)
+def _read_manifest(
+    manifest: Path, root: str | Path | None, classes: Classes | None, *, must_exist: bool = True, labelled: bool = True
+) -> list[Annotation]:
+    if not manifest.exists():
+        raise AnnotationError(f"{manifest}: no such folder or manifest")
+    folder = manifest_root(manifest) if root is None else Path(root)
+    names = () if classes is None else read_classes(classes)
+    lines, rows = [], []
+    for line, row in manifest_rows(manifest, folder, classes=names, labelled=labelled):
+        lines.append(line)
+        rows.append(row)
+    if not rows:
+        raise AnnotationError(f"{manifest}: no rows below the line of column names")
+    files: dict[Path, Path] = {}
+    rows = find_respelled(manifest, rows)
+    if must_exist:
+        paths = dict.fromkeys(row.path for row in rows)
+        _check_exist(manifest, paths, folder)
+        files = same_files(paths)
+    if labelled:
+        check_labels(rows, lambda number: f"{manifest}, line {lines[number]}: {rows[number].path}", files)
+    return rows
 
 
-def _read_folder(folder: Path) -> list[Annotation]:
-    annotations: list[Annotation] = []
-    ignored: list[Path] = []
-    classes = [child for child in _visible(folder) if child.is_dir()]
-    if not classes:
-        raise AnnotationError(f"{folder}: no class folders in it; expected {folder}/CLASS/VIDEO")
-    for class_folder in classes:
-        videos = list(_videos_below(class_folder, ignored))
-        if not videos:
-            raise AnnotationError(f"{class_folder}: no video in this class folder; add some or remove the folder")
-        annotations += [Annotation(video, class_folder.name) for video in videos]
-    if ignored:
-        warnings.warn(
-            f"{folder}: ignored {len(ignored)} file(s) that are no videos, such as {ignored[0]}", stacklevel=4
+def _check_exist(manifest: Path, paths: Iterable[Path], root: Path) -> None:
+    missing = [str(path) for path in paths if not path.exists() and not is_member(path)]
+    if missing:
+        more = ", ..." if len(missing) > 3 else ""
+        raise AnnotationError(
+            f"{manifest}: {len(missing)} of its videos do not exist: {', '.join(missing[:3])}{more}; "
+            f"paths are relative to {root}, unless --root FOLDER names another folder"
         )
-    return annotations
 
 
 def find_videos(
     data: str | Path | Sequence[str | Path | Annotation],
     *,
     root: str | Path | None = None,
+    classes: Classes | None = None,
     split: Split = "all",
     must_exist: bool = True,
 ) -> list[Annotation]:
@@ -100,8 +122,8 @@ def find_videos(
 
     Args:
         data: a video file, a folder (every video below it, however deep; a folder of images is one video), a manifest
-            (CSV or Parquet), tar shards, or annotations; or a list of these.
-        root: what the paths of manifests are relative to; None: their own folders.
+            or a list with or without labels, tar shards, or annotations; or a list of these.
+        root, classes: as of `read_annotations`.
         split: which rows of manifests; see `of_split`.
         must_exist: whether a file that is not there is an error now, or one when it is read.
 
@@ -112,130 +134,53 @@ def find_videos(
         AnnotationError: a source that is not there, or without videos.
     """
     sources = [data] if isinstance(data, str | Path) else data
-    found = [row for source in sources for row in _videos_of(source, root, split, must_exist)]
+    found = [row for source in sources for row in _videos_of(source, root, classes, split, must_exist)]
     if not found:
         raise AnnotationError("no videos given")
     return of_split(found, split)
 
 
 def _videos_of(
-    source: str | Path | Annotation, root: str | Path | None, split: Split, must_exist: bool
+    source: str | Path | Annotation,
+    root: str | Path | None,
+    classes: Classes | None,
+    split: Split,
+    must_exist: bool,
 ) -> list[Annotation]:
     if isinstance(source, Annotation):
         return [source]
     path = Path(source)
-    if is_shards(source) or path.suffix.lower() in TABLE_SUFFIXES:
-        return read_annotations(source, root=root, split=split, must_exist=must_exist)
+    if is_shards(source):
+        return read_annotations(source, split=split)
+    if path.suffix.lower() in MANIFEST_SUFFIXES:
+        return of_split(_read_manifest(path, root, classes, must_exist=must_exist, labelled=False), split)
     if not path.exists() and must_exist:
         raise AnnotationError(f"{path}: no such video, folder or manifest")
-    videos = [path] if not path.is_dir() or _holds_frames(path) else list(_videos_below(path, []))
+    if not path.is_dir() or holds_frames(path):
+        return [Annotation(path, "")]
+    videos = sorted(video.split("/") for video in list_folder(path).videos)
     if not videos:
         raise AnnotationError(f"{path}: no video in this folder")
-    return [Annotation(video, "") for video in videos]
+    return [Annotation(path.joinpath(*video), "") for video in videos]
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if not child.name.startswith("."))
-
-
-def _videos_below(folder: Path, ignored: list[Path]) -> Iterator[Path]:
-    """Video files and folders of frames, sorted; `ignored` receives the files that are neither."""
-    for child in _visible(folder):
-        if child.is_dir() and _holds_frames(child):
-            yield child
-        elif child.is_dir():
-            yield from _videos_below(child, ignored)
-        elif child.suffix.lower() in VIDEO_SUFFIXES:
-            yield child
-        else:
-            ignored.append(child)
-
-
-def _holds_frames(folder: Path) -> bool:
-    suffixes = {child.suffix.lower() for child in _visible(folder)}
-    return not suffixes.isdisjoint(IMAGE_SUFFIXES) and suffixes.isdisjoint(VIDEO_SUFFIXES)
-
-
-def _read_manifest(manifest: Path, root: Path, must_exist: bool) -> list[Annotation]:
-    annotations = [annotation for _, annotation in manifest_rows(manifest, root)]
-    if not annotations:
-        raise AnnotationError(f"{manifest}: no rows below the line of column names")
-    paths = dict.fromkeys(annotation.path for annotation in annotations) if must_exist else ()
-    missing = [str(path) for path in paths if not path.exists() and not is_member(path)]
-    if missing:
-        more = ", ..." if len(missing) > 3 else ""
-        raise AnnotationError(
-            f"{manifest}: {len(missing)} of its videos do not exist: {', '.join(missing[:3])}{more}; "
-            f"paths are relative to {root}"
-        )
-    return annotations
-
-
-def manifest_rows(manifest: Path, root: Path) -> Iterator[tuple[int, Annotation]]:
-    """Rows of a manifest with their line numbers; the videos may be missing.
-
-    Raises:
-        AnnotationError: an invalid row; names the file and the line.
-    """
-    rows = read_rows(manifest)
-    columns = _column_names(manifest, next(rows, (1, []))[1])
-    places = [columns.index(name) if name in columns else None for name in MANIFEST_COLUMNS]
-    paths: dict[str, Path] = {}  # rows of one file share its path, and rows of one class its label
-    for line, cells in rows:
-        try:
-            values = _row_values(cells, len(columns), places)
-            path = paths.get(values[0]) or paths.setdefault(values[0], root / values[0])
-            annotation = _parse_row(path, *values)
-        except AnnotationError as error:
-            raise AnnotationError(f"{manifest}, line {line}: {error}") from None
-        yield line, annotation
-
-
-def _column_names(manifest: Path, cells: list[str]) -> list[str]:
-    columns = [cell.strip() for cell in cells]
-    missing = [column for column in ("path", "label") if column not in columns]
-    if missing:
-        found = ", ".join(columns) or "nothing"
-        raise AnnotationError(
-            f"{manifest}: line 1 must name the columns path,label[,start,end][,split] separated by commas; "
-            f"{' and '.join(missing)} missing, found {found[:200]}"
-        )
-    return columns
-
-
-def _row_values(cells: list[str], width: int, places: Sequence[int | None]) -> list[str]:
-    if len(cells) > width:
-        raise AnnotationError("more values than columns; put a path or label with a comma in double quotes")
-    cells += [""] * (width - len(cells))
-    return ["" if place is None else cells[place].strip() for place in places]
-
-
-def _parse_row(path: Path, written: str, label: str, start: str, end: str, split: str) -> Annotation:
-    for column, value in (("path", written), ("label", label)):
-        if not value:
-            raise AnnotationError(f"empty {column}")
-    interval = parse_interval(start, end)
-    part = split.lower() or None
-    if part not in (None, *SPLITS):
-        raise AnnotationError(f"split is {split!r}; it must be {', '.join(SPLITS)} or empty")
-    return Annotation(path, intern(label), *interval, part)
-
-
-def write_manifest(target: Path, annotations: Iterable[Annotation], *, root: str | Path | None = None) -> int:
-    """Write a manifest, whole or not at all; a file that was there before is replaced.
+def data_root(data: str | Path | Sequence[Annotation], rows: Sequence[Annotation], root: str | Path | None) -> Path:
+    """The folder that the paths of data are said to be relative to, absolute.
 
     Args:
-        target: a CSV file, or Parquet by the suffix .parquet or .pq.
-        annotations: the rows; they may be a generator, of which only one row is held at a time.
-        root: paths below this folder are written relative to it, others absolute; by default the manifest's own folder,
-            which is also the default for reading.
+        data, root: as of `read_annotations`.
+        rows: what was read.
 
     Returns:
-        The number of rows.
-
-    Raises:
-        AnnotationError: a name that cannot be written in UTF-8; Parquet without pyarrow.
+        The folder or the root of the manifest if all videos lie below it, else the deepest folder that has them all.
     """
-    shorten = relative_to(target.parent if root is None else root)
-    rows = ((shorten(str(row.path)), row.label, row.start, row.end, row.split) for row in annotations)
-    return write_table(target, MANIFEST_COLUMNS, rows)
+    folder: str | Path | None = root
+    if isinstance(data, str | Path) and (root is None or Path(data).is_dir()):
+        folder = data if Path(data).is_dir() else manifest_root(Path(data))
+    if folder is not None and all(_is_below(row.path, folder) for row in rows):
+        return Path(os.path.abspath(folder))
+    return Path(os.path.commonpath([os.path.abspath(row.path.parent) for row in rows]))
+
+
+def _is_below(path: Path, folder: str | Path) -> bool:
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from uniformerv2.errors import AnnotationError, RecipeError
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 TABLE_SUFFIXES = PARQUET_SUFFIXES | {".csv"}
 
+_FRAGILE = re.compile(r"^\s|\s$|\r")
 _BATCH = 65_536  # rows that are held while Parquet is written
 
 
@@ -191,14 +193,28 @@ def _write_csv(
     target: Path, columns: Mapping[str, type], rows: Iterable[Sequence[object]], metadata: Mapping[str, str]
 ) -> int:
     with target.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
+        write = csv_writer(file)
+        write(tuple(columns))
         count = 0
-        rows = iter(rows)
-        while batch := list(islice(rows, _BATCH)):
-            writer.writerows(batch)
-            count += len(batch)
+        for row in rows:
+            write(row)
+            count += 1
     return count
+
+
+def csv_writer(file: TextIO) -> Callable[[Sequence[object]], object]:
+    """A function that writes a row of cells as CSV, so that `csv_rows` reads the same.
+
+    Texts with white space around them, or with a lone carriage return, are quoted, which the csv module leaves out.
+    """
+    plain = csv.writer(file, lineterminator="\n")
+    quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+
+    def write(row: Sequence[object]) -> None:
+        fragile = any(isinstance(cell, str) and _FRAGILE.search(cell) for cell in row)
+        (quoted if fragile else plain).writerow(row)
+
+    return write
 
 
 def _write_parquet(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from uniformerv2.data.annotations import Annotation, Damaged, Split, Unreadable
 from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.loader import Batch, VideoLoader
-from uniformerv2.data.sources import read_annotations
+from uniformerv2.data.sources import Classes, read_annotations
 from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks, forward_passes
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
@@ -172,6 +172,7 @@ def evaluate(
     data: str | Path | Sequence[Annotation],
     *,
     root: str | Path | None = None,
+    classes: Classes | None = None,
     split: Split = "held-out",
     views: Views = Views(),
     batch_size: int = 8,
@@ -209,7 +210,7 @@ def evaluate(
     """
     scoring = Scoring(views, batch_size)
     model = on_rank_device(model, device=device, head=head)
-    rows, renamed = match_labels(read_annotations(data, root=root, split=split), model_labels(model))
+    rows, renamed = match_labels(read_annotations(data, root=root, classes=classes, split=split), model_labels(model))
     scoring.loader(model, rows)  # errors in the rows show before anything is written
     computing, chosen = in_precision(model, precision)
     identity = _identity(model, rows, scoring, chosen) if journal else {}

@@ -14,7 +14,7 @@ from torch import nn
 
 from uniformerv2.atomic import whole_file
 from uniformerv2.data.annotations import Annotation, Damaged, Split, Unreadable
-from uniformerv2.data.sources import find_videos
+from uniformerv2.data.sources import Classes, find_videos
 from uniformerv2.data.tables import PARQUET_SUFFIXES, check_suffix, parquet_modules
 from uniformerv2.device import model_device
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
@@ -105,6 +105,7 @@ def extract_features(
     data: str | Path | Sequence[str | Path | Annotation],
     *,
     root: str | Path | None = None,
+    classes: Classes | None = None,
     split: Split = "all",
     batch_size: int = 8,
     window_seconds: float | None = None,
@@ -125,7 +126,7 @@ def extract_features(
 
     Args:
         model: a checkpoint or a model, as of `Predictor`. Its head is not used.
-        data, root, split: as of `find_videos`; of an annotation only the annotated interval is embedded.
+        data, root, classes, split: as of `find_videos`; of an annotation only the annotated interval is embedded.
         batch_size: windows that the model sees at once.
         window_seconds: length of a window; None: each video is one window.
         stride_seconds: from the start of a window to that of the next; None: as `window_seconds`. See `Windows.times`.
@@ -141,7 +142,7 @@ def extract_features(
     windows = Windows(window_seconds, stride_seconds)
     if batch_size < 1:
         raise RecipeError(f"the batch size must be at least 1, got {batch_size}")
-    rows = find_videos(data, root=root, split=split)
+    rows = find_videos(data, root=root, classes=classes, split=split)
     model = on_rank_device(model, device=device, labels=())  # of a head that is not used
     computing, chosen = in_precision(model, precision)
     identity = {

@@ -19,12 +19,12 @@ import torch
 
 from uniformerv2.data.annotations import class_names
 from uniformerv2.data.loader import Batch, VideoLoader
-from uniformerv2.data.sources import read_annotations
+from uniformerv2.data.sources import Classes, read_annotations
 from uniformerv2.device import peak_memory_mib, pick_device
 from uniformerv2.distributed import current_ranks, rank_device
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.progress import say, track
-from uniformerv2.tasks.run import RunComponents, TrainingData, Videos, build_run, split_data, with_precision
+from uniformerv2.tasks.run import RunComponents, Videos, build_run, split_data, with_precision
 from uniformerv2.tasks.start import build_model, micro_batch
 from uniformerv2.tasks.table import find_task
 from uniformerv2.tasks.video_task import VideoTask
@@ -76,8 +76,10 @@ def dry_run(
     recipe: Recipe,
     *,
     root: str | Path | None = None,
+    classes: Classes | None = None,
     holdout: float | None = None,
     holdout_list: str | Path | None = None,
+    group: str | None = None,
     device: str = "auto",
     workers: int = 2,
     progress: bool = False,
@@ -87,15 +89,19 @@ def dry_run(
     """Everything that `train_classifier` does, for a few steps and videos, in a folder that is removed.
 
     Args:
-        data, recipe, root, holdout, holdout_list, device, workers, progress, parallel: as for `train_classifier`.
+        data, recipe, root, classes, holdout, holdout_list, group: as for `train_classifier`.
+        device, workers, progress, parallel: likewise.
         task: name of what is trained for.
 
     Raises:
         UniFormerV2Error: what the run would end with.
     """
-    videos = split_data(data, recipe, task=task, root=root, holdout=holdout, holdout_list=holdout_list)
+    videos = split_data(
+        data, recipe, task=task, root=root, classes=classes, holdout=holdout, holdout_list=holdout_list, group=group
+    )
     in_step = recipe.optimization.batch_size // recipe.augmentation.repeats
-    few = TrainingData(videos.labels, _spread(videos.training, STEPS * in_step), _spread(videos.held_out, in_step))
+    training, held_out = _spread(videos.training, STEPS * in_step), _spread(videos.held_out, in_step)
+    few = videos._replace(training=training, held_out=held_out)
     short = recipe.vary(epochs=1, warmup_epochs=0.0)
     parts = build_run(short, few, task=task, device=rank_device(device), workers=workers, progress=progress)
     with tempfile.TemporaryDirectory() as folder:
@@ -162,8 +168,10 @@ def overfit_batch(
     recipe: Recipe,
     *,
     root: str | Path | None = None,
+    classes: Classes | None = None,
     holdout: float | None = None,
     holdout_list: str | Path | None = None,
+    group: str | None = None,
     device: str = "auto",
     workers: int = 2,
     progress: bool = False,
@@ -176,12 +184,14 @@ def overfit_batch(
     recipe's.
 
     Args:
-        data, recipe, root, holdout, holdout_list, device, workers: as for `train_classifier`.
+        data, recipe, root, classes, holdout, holdout_list, group, device, workers: as for `train_classifier`.
         progress: whether to show a bar, and videos that cannot be read.
         steps: how many at most.
         task: name of what is trained for.
     """
-    videos = split_data(data, recipe, task=task, root=root, holdout=holdout, holdout_list=holdout_list)
+    videos = split_data(
+        data, recipe, task=task, root=root, classes=classes, holdout=holdout, holdout_list=holdout_list, group=group
+    )
     options: Any = {"task": task, "device": pick_device(device), "workers": workers, "progress": progress}
     parts = build_run(without_regularisation(recipe), videos, **options)
     batch = _readable(parts.loader)
@@ -283,6 +293,7 @@ def find_batch_size(
     recipe: Recipe,
     *,
     root: str | Path | None = None,
+    classes: Classes | None = None,
     device: str = "auto",
     progress: bool = False,
     limit_mib: float | None = None,
@@ -297,7 +308,7 @@ def find_batch_size(
     Args:
         data: whose classes the head has; no video is read.
         recipe: model, clip and precision.
-        root, device: as for `train_classifier`.
+        root, classes, device: as for `train_classifier`.
         progress: whether to show each size as it is tried.
         limit_mib: of this process, or of tensors on a GPU; None: four fifths of what is free now, or all of a GPU.
         largest: where to stop in any case.
@@ -307,7 +318,7 @@ def find_batch_size(
         RecipeError: not even one clip fits.
     """
     place = pick_device(device)
-    labels = class_names(read_annotations(data, root=root), minimum=find_task(task).min_classes)
+    labels = class_names(read_annotations(data, root=root, classes=classes), minimum=find_task(task).min_classes)
     alone = without_regularisation(recipe)
     model = build_model(alone, labels).to(place)
     trained = find_task(task)(with_precision(alone, place, width=model.config.width), model)

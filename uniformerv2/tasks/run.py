@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Sequence
@@ -17,8 +16,10 @@ import torch
 from uniformerv2.atomic import write_text
 from uniformerv2.data.annotations import Annotation, Unreadable, class_names
 from uniformerv2.data.loader import VideoLoader
-from uniformerv2.data.sources import read_annotations
-from uniformerv2.data.split import split_annotations
+from uniformerv2.data.manifest import note_root
+from uniformerv2.data.sources import Classes, data_root, read_annotations
+from uniformerv2.data.split import split_annotations, with_groups
+from uniformerv2.data.tables import csv_writer, relative_to
 from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks, rank_device, reporting_lost_ranks
 from uniformerv2.errors import RecipeError
@@ -60,8 +61,10 @@ def train_model(
     output: str | Path,
     *,
     root: str | Path | None = None,
+    classes: Classes | None = None,
     holdout: float | None = None,
     holdout_list: str | Path | None = None,
+    group: str | None = None,
     device: str = "auto",
     workers: int = 2,
     resume: bool = False,
@@ -79,18 +82,13 @@ def train_model(
     ranks.on_rank_zero(lambda: run.check(resume=resume, overwrite=overwrite))
     if resume:
         recipe = _precision_as_begun(run, recipe)
-    videos = split_data(data, recipe, task=task, root=root, holdout=holdout, holdout_list=holdout_list)
+    videos = split_data(
+        data, recipe, task=task, root=root, classes=classes, holdout=holdout, holdout_list=holdout_list, group=group
+    )
     parts = build_run(recipe, videos, task=task, device=rank_device(device), workers=workers, progress=progress)
     cache = _feature_cache(parts, Path(feature_cache or run.path / "features"))
     with reporting_lost_ranks(ranks, "its own message says why; continue with --resume"), ExitStack() as stack:
-
-        def begin() -> None:
-            stack.enter_context(run.locked())
-            split = {run.train: videos.training, run.held_out: videos.held_out}
-            manifests = {file: _manifest(rows) for file, rows in split.items() if rows}
-            run.start({run.recipe: parts.recipe.to_json(), **manifests}, resume=resume)
-
-        ranks.on_rank_zero(begin)
+        ranks.on_rank_zero(lambda: _begin(run, stack, parts.recipe, videos, resume=resume))
         _announce(parts, videos, progress=progress)
         trainer = Trainer(
             parts.model,
@@ -124,6 +122,7 @@ class TrainingData(NamedTuple):
     labels: tuple[str, ...]
     training: Sequence[Annotation]
     held_out: Sequence[Annotation]
+    root: Path  # what the paths in the run's manifests are relative to
 
 
 def split_data(
@@ -132,11 +131,16 @@ def split_data(
     *,
     task: str,
     root: str | Path | None = None,
+    classes: Classes | None = None,
     holdout: float | None = None,
     holdout_list: str | Path | None = None,
+    group: str | None = None,
 ) -> TrainingData:
     """Read the annotations and split them, with the seed of the recipe; see `train_classifier`."""
-    annotations = read_annotations(data, root=root)
+    annotations = read_annotations(data, root=root, classes=classes)
+    root = data_root(data, annotations, root)
+    if group is not None:
+        annotations = with_groups(annotations, group, root)
     labels = class_names(annotations, minimum=find_task(task).min_classes)
     training, held_out = split_annotations(
         annotations,
@@ -146,7 +150,7 @@ def split_data(
     )
     if not held_out and recipe.optimization.early_stop:
         raise RecipeError("early_stop needs held-out videos, and nothing is held out; take early_stop 0")
-    return TrainingData(tuple(labels), training, held_out)
+    return TrainingData(tuple(labels), training, held_out, root)
 
 
 class RunComponents(NamedTuple):
@@ -203,13 +207,23 @@ def _precision_as_begun(run: RunFolder, recipe: Recipe) -> Recipe:
     return recipe.vary(precision=begun.optimization.precision)
 
 
-def _manifest(annotations: Sequence[Annotation]) -> str:
-    """Annotations as a CSV manifest that can be read from anywhere."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "start", "end"])
-    writer.writerows([row.path.resolve(), row.label, row.start, row.end] for row in annotations)
-    return text.getvalue()
+def _begin(run: RunFolder, stack: ExitStack, recipe: Recipe, videos: TrainingData, *, resume: bool) -> None:
+    """Lock the folder until the stack ends, and write recipe and split: paths from the root, which is noted beside."""
+    stack.enter_context(run.locked())
+    shorten = relative_to(videos.root)
+
+    def manifest(rows: Sequence[Annotation]) -> str:
+        text = io.StringIO()
+        write = csv_writer(text)
+        write(("path", "label", "start", "end"))
+        for row in rows:
+            write((shorten(str(row.path)), row.label, row.start, row.end))
+        return text.getvalue()
+
+    split = {run.train: videos.training, run.held_out: videos.held_out}
+    manifests = {file: manifest(rows) for file, rows in split.items() if rows}
+    run.start({run.recipe: recipe.to_json(), **manifests}, resume=resume)
+    note_root(videos.root, manifests)
 
 
 def _measure(trainer: Trainer, task: VideoTask, run: RunFolder) -> Measurement:

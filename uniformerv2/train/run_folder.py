@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from uniformerv2.atomic import write_text
 from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.manifest import ROOT_FILE
 from uniformerv2.errors import RecipeError
 from uniformerv2.train.recipe import Recipe, differences
 from uniformerv2.train.state import PARTIAL, unwritable
@@ -35,6 +36,7 @@ class RunFolder:
 
     recipe.json         what ran
     train.csv, held_out.csv  manifests of the split; no held_out.csv where nothing is held out
+    data.json           the folder that their paths are relative to
     metrics.jsonl       one JSON object a line: a record of each step and each epoch
     evaluation.json     of the last model, video by video; written at the end, if something is held out
     last.safetensors    the model after the last finished epoch
@@ -50,13 +52,15 @@ class RunFolder:
         self.recipe = self.path / "recipe.json"
         self.train = self.path / "train.csv"
         self.held_out = self.path / "held_out.csv"
+        self.root_note = self.path / ROOT_FILE
         self.metrics = self.path / "metrics.jsonl"
         self.evaluation = self.path / "evaluation.json"
         self.last = self.path / "last.safetensors"
         self.best = self.path / "best.safetensors"
         self.states = self.path / "state"
         # all that a run writes, beside what is in folders
-        self.files = [self.recipe, self.train, self.held_out, self.metrics, self.evaluation, self.last, self.best]
+        self.files = [self.recipe, self.train, self.held_out, self.root_note, self.metrics, self.evaluation]
+        self.files += [self.last, self.best]
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Whether this folder may be used so. Raises RecipeError and touches nothing."""
@@ -140,9 +144,10 @@ class RunFolder:
                 f"{self.path}: resume with the options that it was started with ({changed}), or start another run, "
                 f"which goes on from the model of this one: --checkpoint {self.last}"
             )
+        changed = "; ".join(_changed_rows(before, text))
         raise RecipeError(
-            f"{self.path}: the videos or their split are not those of {file.name}; start another run, which can go on "
-            f"from the model of this one: --checkpoint {self.last}"
+            f"{self.path}: the videos or their split are not those of {file.name} ({changed}); start another run, "
+            f"which can go on from the model of this one: --checkpoint {self.last}"
         )
 
     @contextmanager
@@ -159,6 +164,16 @@ def new_run_folder(data: str | Path | Sequence[Annotation]) -> Path:
     name = f"{Path(data).resolve().stem}-run" if isinstance(data, str | Path) else "run"
     names = (name if number == 1 else f"{name}{number}" for number in count(1))
     return next(folder for folder in map(Path, names) if not folder.exists())
+
+
+def _changed_rows(before: str, after: str) -> list[str]:
+    """What differs between two manifests, in words, with the first rows."""
+    old, new = (list(dict.fromkeys(text.splitlines()[1:])) for text in (before, after))
+    old_set, new_set = set(old), set(new)
+    gone, added = [row for row in old if row not in new_set], [row for row in new if row not in old_set]
+    named = ((gone, "no longer there"), (added, "new"))
+    found = [f"{len(rows)} row(s) {what}, such as {' and '.join(rows[:3])}" for rows, what in named if rows]
+    return found or ["the same rows in another order"]
 
 
 @contextmanager

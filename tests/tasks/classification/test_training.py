@@ -48,7 +48,7 @@ def test_a_tiny_armed_model_learns_three_colours(run: TrainingResult) -> None:
 def test_the_folder_of_a_run_tells_everything(run: TrainingResult, recipe: Recipe) -> None:
     folder = run.last.parent
     assert {file.name for file in folder.iterdir()} == {
-        *("recipe.json", "train.csv", "held_out.csv", "metrics.jsonl"),
+        *("recipe.json", "train.csv", "held_out.csv", "data.json", "metrics.jsonl"),
         *("evaluation.json", "last.safetensors", "best.safetensors", "state"),
     }
     assert (folder / "recipe.json").read_text() == recipe.to_json()

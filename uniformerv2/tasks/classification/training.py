@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.sources import Classes
 from uniformerv2.measuring.results import Evaluation
 from uniformerv2.tasks.run import TrainingResult, train_model
 from uniformerv2.train.engine import SAVE_EVERY_SECONDS
@@ -20,8 +21,10 @@ def train_classifier(
     output: str | Path,
     *,
     root: str | Path | None = None,
+    classes: Classes | None = None,
     holdout: float | None = None,
     holdout_list: str | Path | None = None,
+    group: str | None = None,
     device: str = "auto",
     workers: int = 2,
     resume: bool = False,
@@ -38,10 +41,12 @@ def train_classifier(
         data: a folder with one folder per class, a manifest, shards, or annotations; see `read_annotations`.
         recipe: everything that the result depends on, but for the data.
         output: folder of the run, see `RunFolder`. Touched only once everything else is right.
-        root: what the paths of a manifest are relative to; None: its own folder.
+        root, classes: as of `read_annotations`.
         holdout: share of each class's files that is held out, drawn with the recipe's seed; 0: nothing; None: 0.2, or
             nothing where that cannot be drawn, as when no class has two files. Then nothing is evaluated.
         holdout_list: file with a path or pattern per line: what is held out instead.
+        group: regular expression that finds the source of a video (its first group, or all that it matches) in its path
+            from the root; a drawn holdout has whole sources. None: what a column `group` says.
         device: "auto" (a GPU where there is one), or a name that torch knows.
         workers: processes that read videos; 0 reads in this one.
         resume: continue a killed run of the same recipe and data.
@@ -61,7 +66,8 @@ def train_classifier(
         Terminated: after a SIGTERM; the run can be resumed. It is a SystemExit.
     """
     return train_model(
-        "classification", data, recipe, output, root=root, holdout=holdout, holdout_list=holdout_list, workers=workers,
+        "classification", data, recipe, output, root=root, classes=classes, holdout=holdout, holdout_list=holdout_list,
+        group=group, workers=workers,
         device=device, progress=progress, resume=resume, overwrite=overwrite, parallel=parallel,
         save_every_seconds=save_every_seconds, loggers=loggers, feature_cache=feature_cache,
     )  # fmt: skip
