@@ -9,7 +9,8 @@ import pytest
 
 from helpers import Run, assert_refused, coloured, write_video
 from uniformerv2 import Annotation, fine_tune
-from uniformerv2.data.sources import read_annotations, write_manifest
+from uniformerv2.data.manifest import write_manifest
+from uniformerv2.data.sources import read_annotations
 from uniformerv2.runs.folder import read_run
 
 ONE_EPOCH = ["--epochs", 1, "--warmup-epochs", 0]

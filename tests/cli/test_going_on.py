@@ -12,7 +12,8 @@ from torch import Tensor
 
 from helpers import Run, coloured, write_video
 from uniformerv2 import Annotation, fine_tune, load_model
-from uniformerv2.data.sources import read_annotations, write_manifest
+from uniformerv2.data.manifest import write_manifest
+from uniformerv2.data.sources import read_annotations
 
 # a learning rate that leaves the weights as they are to four digits
 STILL = ["--epochs", 1, "--warmup-epochs", 0, "--batch-size", 4, "--workers", 0, "--lr", 1e-6, "--precision", "fp32"]
