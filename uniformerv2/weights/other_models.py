@@ -24,6 +24,7 @@ class Kind(NamedTuple):
     key: re.Pattern[str]  # found in one of its names
     program: str
     tubelets: bool = False  # its patches span several frames
+    class_token: bool = True  # may have one
 
 
 # the first that fits: names of the authors' code, of SlowFast, PyTorchVideo, torchvision, mmaction2 and transformers
@@ -50,7 +51,7 @@ KINDS = (
         "transformers' VideoMAEForVideoClassification",
         True,
     ),
-    Kind("V-JEPA", re.compile(r"(^|\.)blocks\.0\.attn\.qkv\.weight$"), "facebookresearch/vjepa2", True),
+    Kind("V-JEPA", re.compile(r"(^|\.)blocks\.0\.attn\.qkv\.weight$"), "facebookresearch/vjepa2", True, False),
 )
 
 
@@ -59,8 +60,10 @@ def refuse_other_models(state: Mapping[str, Tensor], source: str) -> None:
     tubelets = any(
         TUBELETS.fullmatch(key) and len(value.shape) == 5 and value.shape[2] > 1 for key, value in state.items()
     )
+    class_token = any(key.endswith("cls_token") for key in state)
     for kind in KINDS:
-        if (tubelets or not kind.tubelets) and any(kind.key.search(key) for key in state):
+        possible = (tubelets or not kind.tubelets) and (kind.class_token or not class_token)
+        if possible and any(kind.key.search(key) for key in state):
             raise AnotherModel(
                 f"{source}: the weights of {kind.name}, which {kind.program} runs and this package does not; take a "
                 "published UniFormerV2 (`uniformerv2 models`), or arm an image transformer (docs/image_transformers.md)"
