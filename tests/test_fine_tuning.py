@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from helpers import before_call, interrupt, logged
-from uniformerv2 import FineTuned, RecipeError, fine_tune
+from uniformerv2 import FineTuned, Predictor, RecipeError, fine_tune, save_model
 from uniformerv2.fine_tuning import _fitting, _varied
 from uniformerv2.tasks.classification.task import Classification
 from uniformerv2.tasks.rehearsal import BatchSizes
@@ -36,6 +38,15 @@ def test_a_folder_of_videos_becomes_a_predictor(tuned: FineTuned, colours: Path)
     assert tuned.model.labels == ("blue", "green", "red")
     assert tuned.evaluation.correct == 3
     assert (tuned.run / "recipe.json").read_text() == tuned.recipe.vary(precision="fp32").to_json()
+
+
+def test_what_comes_out_is_saved_copied_and_pickled(tuned: FineTuned, video: Path, tmp_path: Path) -> None:
+    save_model(tuned.model, tmp_path / "saved.safetensors")
+    expected = tuned.predict(video)
+    assert Predictor(tmp_path / "saved.safetensors").predict(video).scores == expected.scores
+    for other in (copy.deepcopy(tuned), pickle.loads(pickle.dumps(tuned))):
+        assert other.predict(video) == expected
+        assert repr(other) == repr(tuned)
 
 
 def test_it_says_what_it_takes_and_never_overwrites(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from helpers import FRESH, coloured
 from models import random_pixels, small_model
@@ -129,6 +129,15 @@ def test_wrapped_models_are_taken_everywhere(
         map_head(wrapped, "kinetics400")
     save_model(wrapped, tmp_path / "x.safetensors")
     load_weights(wrapped, load_model(tmp_path / "x.safetensors").state_dict())
+
+
+def test_a_model_that_processes_train_together_is_taken(checkpoint: Path, video: Path) -> None:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(load_model(checkpoint))
+        assert_equal(Predictor(wrapped).predict(video), Predictor(checkpoint).predict(video))
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_a_head_that_was_replaced_alone_is_refused(video: Path) -> None:

@@ -77,6 +77,7 @@ def test_labels_come_from_a_file(
         (b"red\ngreen\n", "2 labels given for a head of 7 classes"),
         (b"red\n\ngreen\n", "labels.txt:2: an empty line"),
         (b"red\ngreen\nred\n", "labels.txt:3: 'red' is the name of line 1 too"),
+        ("café\ncafe\u0301\n".encode(), "labels.txt:2: 'cafe\u0301' is the name of line 1 too"),
         ("grün\n".encode("latin-1"), "labels.txt: not UTF-8 (at byte 2)"),
         (None, "labels.txt: no labels can be read from it"),
     ],

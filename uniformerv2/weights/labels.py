@@ -117,8 +117,8 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     for number, label in enumerate(labels, 1):
         if not label:
             raise CheckpointError(f"{path}:{number}: an empty line; labels are a name a line, one for each class")
-        if first.setdefault(label, number) != number:
-            raise CheckpointError(f"{path}:{number}: {label!r} is the name of line {first[label]} too")
+        if first.setdefault(normalised(label), number) != number:
+            raise CheckpointError(f"{path}:{number}: {label!r} is the name of line {first[normalised(label)]} too")
     return tuple(labels)
 
 
