@@ -115,6 +115,21 @@ def test_rows_of_a_manifest_are_predicted_by_their_intervals(
     assert [json.loads(line)["start"] for line in output.splitlines() if "start" in line] == [0.0, 1.1]
 
 
+def test_a_list_needs_no_labels(uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: Path) -> None:
+    expected = {"red/red1.mp4": "red", "blue/blue2.mp4": "blue", "gone.mp4": None}
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in expected))
+    (tmp_path / "list.csv").write_text("".join(f"{path}\n" for path in ["path", *expected]))
+    for name in ("list.txt", "list.csv"):
+        status, _, errors = uniformerv2(
+            "predict", checkpoint, tmp_path / name, "--root", colours, "-o", tmp_path / "a.jsonl"
+        )
+        assert (status, "1 of 3 videos could not be read" in errors) == (2, True)
+        lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+        assert {line["video"]: line.get("label") for line in lines} == {
+            str(colours / path): label for path, label in expected.items()
+        }
+
+
 def test_below_the_threshold_the_answer_is_none_of_these(
     uniformerv2: Run, checkpoint: Path, colours: Path, tmp_path: Path
 ) -> None:
