@@ -115,14 +115,15 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     image_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with monkeypatch.context() as patch:
         before_call(patch, Classification, "loss", 8, interrupt)  # in the third epoch of three steps each
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="interrupted; go on with resume=True") as interrupted:
             fine_tune(colours, arm=image_model, **TINY)
     name = f"{colours.name}-run"
-    assert f'interrupted; go on with the same call and output="{name}", resume=True' in capsys.readouterr().err
+    assert f"uniformerv2 train --resume --output {name}" in str(interrupted.value)
+    assert [frame.name for frame in interrupted.traceback][1:] == ["fine_tune"]  # none of the loop's
+    assert interrupted.value.__suppress_context__
     again = fine_tune(colours, arm=image_model, output=name, resume=True, **TINY)
     assert logged(again.run, "step") == logged(tuned.run, "step")
     with pytest.raises(RecipeError, match="resume needs the folder of the run: give output"):

@@ -87,7 +87,7 @@ def fine_tune(
     Raises:
         RecipeError: a field that no recipe has, impossible values, or a folder that must not be touched.
         UniFormerV2Error: as `train_classifier`.
-        KeyboardInterrupt: as it came, after a line that says how to go on.
+        KeyboardInterrupt: after Ctrl-C and the end of the step, with a line on how to go on.
     """
     if resume and output is None:
         raise RecipeError("resume needs the folder of the run: give output")
@@ -107,9 +107,7 @@ def fine_tune(
             save_every_seconds=60.0,
         )  # fmt: skip
     except KeyboardInterrupt:
-        if run.recipe.is_file():
-            say(f'interrupted; go on with the same call and output="{run.path}", resume=True')
-        raise
+        raise KeyboardInterrupt(run.how_to_go_on()) from None
     predictor = Predictor(result.last, device=device, views=chosen.evaluation)
     return FineTuned(predictor, result.evaluation, chosen, run.path)
 

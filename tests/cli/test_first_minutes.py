@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import constants
 
-from helpers import Run, assert_refused
+from helpers import Run, assert_refused, before_call, logged, tiny_recipe, train
+from uniformerv2 import __version__
+from uniformerv2.tasks.classification.task import Classification
 from uniformerv2.train.recipes import RECIPES
 from uniformerv2.weights.image_files import read_image_source
 
@@ -67,3 +75,87 @@ def test_rehearsals_need_the_videos_alone(uniformerv2: Run, colours: Path, no_do
     status, output, errors = uniformerv2("rehearse", "dry-run", colours, *small)
     assert (status, "everything works" in output) == (0, True), errors
     assert "recipe own-small-vit, for 15 videos" in errors
+
+
+def test_the_version(uniformerv2: Run) -> None:
+    assert uniformerv2("--version") == (0, f"uniformerv2 {__version__}\n", "")
+    assert "--version" in uniformerv2("--help")[1]
+
+
+def test_without_a_network_one_line_says_what_to_do(
+    uniformerv2: Run, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # listens to no one
+        for proxy in ("", f"http://127.0.0.1:{nobody.getsockname()[1]}"):
+            monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+            monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+            monkeypatch.setenv("http_proxy", proxy)
+            status, output, errors = uniformerv2("train", colours)
+            chosen, error = errors.splitlines()
+            assert (status, output, chosen.partition(" ")[0]) == (2, "", "note:")
+            assert error.startswith("error: timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k: ")
+            assert "check the network" in error
+            assert "--arm FILE" in error
+    assert not list(tmp_path.glob("*-run"))
+
+
+def test_ctrl_c_ends_after_the_step_and_says_how_to_go_on(
+    uniformerv2: Run, colours: Path, tiny: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["train", colours, *tiny, "--epochs", 3, "--head-dropout", 0.1]
+    assert uniformerv2(*command, "-o", "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        before_call(patch, Classification, "loss", 5, lambda: os.kill(os.getpid(), signal.SIGINT))
+        status, _, errors = uniformerv2(*command, "-o", "my run")
+    assert status == 130
+    *_, stopped, error = errors.splitlines()
+    assert stopped == "stopped by Ctrl-C after step 5 of 9; it can go on with --resume"
+    assert error.startswith("error: interrupted; go on with ")
+    assert error.endswith("uniformerv2 train --resume --output 'my run'")
+    assert len(logged(Path("my run"), "step")) == 5
+    assert uniformerv2("train", "--resume", "--output", "my run", "--workers", 0)[0] == 0
+    assert logged(Path("my run")) == logged(Path("whole"))
+
+
+def test_ctrl_c_in_python_has_no_frames_of_the_loop(
+    colours: Path, image_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    recipe = tiny_recipe(image_model, epochs=2)
+    with monkeypatch.context() as patch:
+        before_call(patch, Classification, "loss", 2, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt, match="resume=True") as interrupted:
+            train(colours, recipe, "run")
+    assert [frame.name for frame in interrupted.traceback][1:] == ["train_classifier"]
+    assert interrupted.value.__suppress_context__
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert len(train(colours, recipe, "run", resume=True).history) == 2
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_the_option(
+    uniformerv2: Run, colours: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs the tests may write everywhere: what the system says is replaced."""
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != checkpoint.parent and access(path, mode))
+    assert_refused(uniformerv2("evaluate", checkpoint, colours), checkpoint.parent, "--output")
+    assert uniformerv2("evaluate", checkpoint, colours, "--output", "result.json", "--workers", 0)[0] == 0
+
+
+def test_weights_and_biases_follows_its_own_variables(
+    uniformerv2: Run, colours: Path, tiny: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[str, str]] = []
+
+    def init(*, project: str, name: str, **options: object) -> SimpleNamespace:
+        begun.append((project, name))
+        return SimpleNamespace(log=lambda numbers, step: None, finish=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Error=RuntimeError))
+    command = ["train", colours, *tiny, "--epochs", 1, "--loggers", "wandb", "-o", "run", "--overwrite"]
+    assert uniformerv2(*command)[0] == 0
+    monkeypatch.setenv("WANDB_PROJECT", "gestures")
+    monkeypatch.setenv("WANDB_NAME", "first try")
+    assert uniformerv2(*command)[0] == 0
+    assert begun == [("uniformerv2", "run"), ("gestures", "first try")]

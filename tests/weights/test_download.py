@@ -20,6 +20,7 @@ from huggingface_hub import constants
 from uniformerv2.errors import CheckpointError
 from uniformerv2.weights import download as module
 from uniformerv2.weights.download import download, find_download, hub_file
+from uniformerv2.weights.image_files import read_image_source
 
 BODY = bytes(range(256)) * 2000  # 512,000 bytes
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -289,6 +290,21 @@ def test_a_server_that_is_not_there_or_never_answers(monkeypatch: pytest.MonkeyP
         refused(url, "refused", "check the network", "UNIFORMERV2_HUB")
         silent.listen()
         refused(url, "timed out", "check the network", "UNIFORMERV2_HUB")
+
+
+def test_a_hub_that_never_answers_is_asked_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, over = [], threading.Event()
+
+    def wait(address: str) -> bool:
+        asked.append(address)
+        return over.wait()
+
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.05)
+    monkeypatch.setattr(module, "_answers", wait)
+    with pytest.raises(CheckpointError, match=r"owner/name: not on this machine.*check the network"):
+        read_image_source("owner/name")
+    over.set()
+    assert len(asked) == 1
 
 
 def test_a_cache_that_cannot_be_written(server: Server, cache: Path) -> None:

@@ -13,10 +13,11 @@ from typing import Annotated, Any, get_args
 import tyro
 from tyro.conf import subcommand
 
+from uniformerv2 import __version__
 from uniformerv2.cli.checkpoints import Convert, Info, Models
 from uniformerv2.cli.datasets import Datasets
 from uniformerv2.cli.measuring import Benchmark, Evaluate, Features
-from uniformerv2.cli.output import FAILED, INTERRUPTED, print_error
+from uniformerv2.cli.output import FAILED, INTERRUPTED, print_error, print_line
 from uniformerv2.cli.prediction import Predict, Stream, Timeline
 from uniformerv2.cli.training import Demo, Recipes, Rehearse, Runs, Train, recipe_by_videos, with_defaults
 from uniformerv2.errors import UniFormerV2Error
@@ -45,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    if list(arguments) == ["--version"]:
+        print_line(f"uniformerv2 {__version__}")
+        return 0
     try:
         command = _parse(arguments)
         if (recipe := recipe_by_videos(command)) is not None:
@@ -56,8 +60,8 @@ def _run(arguments: Sequence[str]) -> int:
     except OSError as error:  # a full disk, a folder without permission
         print_error(f"{error.filename or 'file'}: {error.strerror or error}")
         return FAILED
-    except KeyboardInterrupt:
-        print_error("interrupted")
+    except KeyboardInterrupt as interrupt:
+        print_error(interrupt if interrupt.args else "interrupted")
         return INTERRUPTED
 
 
@@ -66,7 +70,8 @@ def _parse(arguments: Sequence[str], *, by_videos: str | None = None) -> Any:
     return tyro.cli(
         _commands(arguments, by_videos),
         prog="uniformerv2",
-        description="Video classification: arm an image transformer, train it, measure it, run it.",
+        description="Video classification: arm an image transformer, train it, measure it, run it. "
+        "--version prints the version.",
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from uniformerv2.cli.options import (
     values,
 )
 from uniformerv2.cli.output import in_every_process, note, note_checkpoint, print_line
+from uniformerv2.errors import RecipeError
 from uniformerv2.text import printable
 from uniformerv2.video.views import Views
 
@@ -69,6 +71,8 @@ class Evaluate(Measuring):
         from uniformerv2.measuring.shared_work import journal_of
 
         output = self.output or default_output(self.checkpoint, self.data, views=self.views, head=self.head)
+        if self.output is None and not os.access(output.parent, os.W_OK):
+            raise RecipeError(f"{output.parent}: cannot be written to; name a file for the result with --output")
         for file, formats in ((self.predictions, PREDICTION_FORMATS), (self.confusion, TABLE_SUFFIXES)):
             if file:
                 check_suffix(file, formats)

@@ -111,7 +111,8 @@ class Train(Setup):
     save_every_seconds: float = 600.0
     """What a killed run loses at most, whatever the length of an epoch."""
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Programs that show the curves too; each has to be installed."""
+    """Programs that show the curves too; each has to be installed. wandb takes project and name of the run from the
+    variables WANDB_PROJECT and WANDB_NAME."""
     feature_cache: Path | None = None
     """Folder for what --cache-features keeps, which runs can share; None: features in the folder of the run."""
     parallel: Parallel = "ddp"

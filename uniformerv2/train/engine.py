@@ -130,10 +130,10 @@ class Trainer:
                         break
                     self._run_epoch(epoch, log)
                 self._termination.check_all(self.ranks)
-            except Terminated:
+            except (Terminated, Interrupted) as stopped:
                 self._save_state()
                 steps = f"step {self.finished_steps} of {epochs * self.steps_per_epoch}"
-                say(f"stopped by SIGTERM after {steps}; it can go on with --resume", progress=self.progress)
+                say(f"stopped by {stopped.signal} after {steps}; it can go on with --resume", progress=self.progress)
                 raise
             finally:
                 self._states.finish()
@@ -174,7 +174,7 @@ class Trainer:
             log.step(epoch, self.finished_steps, result, self._epoch.means, speed)
             due, stop = result.signals
             if stop:
-                raise Terminated
+                raise self._termination.asked or Terminated
             if due and self._epoch.steps < self.steps_per_epoch:
                 self._save_state()
                 self._saved = time.perf_counter()
@@ -207,7 +207,7 @@ class Trainer:
                 name=f" at step {number + 1}, epoch {epoch}",
                 signals=lambda: (
                     self.ranks.first and time.perf_counter() - self._saved > self.save_every_seconds,
-                    self._termination.asked and self.ranks.world > 1,
+                    self._termination.asked is not None and self.ranks.world > 1,
                 ),
             )
         except NotFiniteError as error:
@@ -270,51 +270,61 @@ class Trainer:
                 self._generators = [own[name] for name in sorted(own)]  # a state has no order
 
 
-# --- SIGTERM: a run that is asked to end stops where it can go on later
+# --- SIGTERM and Ctrl-C: a run that is asked to end stops where it can go on later
 
 
 class Terminated(SystemExit):
     """Ends the process after a SIGTERM, with all that is open closed."""
 
+    signal = "SIGTERM"
+
     def __init__(self) -> None:
         super().__init__(TERMINATED)
 
 
-class Termination:
-    """While it is entered, SIGTERM is noted: `check` heeds it, and `at_once` marks where it is heeded while waiting.
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, once what resuming needs can be saved."""
 
-    Does nothing in a thread that is not the main one, where signals cannot be handled.
+    signal = "Ctrl-C"
+
+
+class Termination:
+    """While it is entered, signals are noted: `check` heeds them, and `at_once` marks where they are heeded at once.
+
+    A second Ctrl-C ends a run at once, as do all signals in a thread that is not the main one.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked: type[Terminated | Interrupted] | None = None
         self._waiting = False
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Termination:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._note)
+            self._before = {signal.SIGTERM: signal.signal(signal.SIGTERM, self._note)}
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
         if exception[0] is None:
             self.check()
 
     def check(self) -> None:
-        """Raises Terminated after a SIGTERM."""
+        """Raises Terminated after a SIGTERM, Interrupted after Ctrl-C."""
         if self.asked:
-            raise Terminated
+            raise self.asked
 
     def check_all(self, ranks: Ranks) -> None:
-        """Raises Terminated in all processes after a SIGTERM to one of them."""
-        if any(ranks.gather(self.asked)):
-            raise Terminated
+        """Raises the same in all processes after a signal to one of them."""
+        if asked := next(filter(None, ranks.gather(self.asked)), None):
+            raise asked
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Around what may be broken off anywhere, as nothing is lost with it: SIGTERM raises Terminated here."""
+        """Around what may be broken off anywhere, as nothing is lost with it: signals are heeded here at once."""
         self._waiting = True
         try:
             self.check()
@@ -323,6 +333,8 @@ class Termination:
             self._waiting = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        if number == signal.SIGINT and self.asked is Interrupted:
+            raise KeyboardInterrupt
+        self.asked = Interrupted if number == signal.SIGINT else Terminated
         if self._waiting:
-            raise Terminated
+            raise self.asked

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import secrets
 import sys
 import time
@@ -245,7 +246,8 @@ def open_loggers(
 
     Args:
         names: "tensorboard" writes into the folder `tensorboard` of the run; "wandb" is Weights & Biases, with
-            the settings of that program.
+            the settings of that program: project and name are WANDB_PROJECT and WANDB_NAME, else uniformerv2 and the
+            name of the folder.
         folder: of the run.
         recipe: what is run.
         finished_steps: where a resumed run goes on; what was logged of later steps does not count any more.
@@ -297,8 +299,8 @@ def _weights_and_biases(folder: Path, recipe: Mapping[str, Any], finished_steps:
         identity.write_text(secrets.token_hex(8), encoding="utf-8")
     try:
         run = wandb.init(
-            project="uniformerv2",
-            name=folder.absolute().name,
+            project=os.environ.get("WANDB_PROJECT") or "uniformerv2",
+            name=os.environ.get("WANDB_NAME") or folder.absolute().name,
             id=identity.read_text(encoding="utf-8").strip(),
             resume="allow",
             dir=str(folder),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
@@ -86,6 +87,15 @@ class RunFolder:
             return Recipe.from_fields(_parse(self.recipe.read_text(encoding="utf-8"), self.recipe))
         except (TypeError, ValueError, AttributeError, OSError, RecipeError) as error:
             raise RecipeError(f"{self.recipe}: not the recipe of a run ({error}); start another run") from error
+
+    def how_to_go_on(self) -> str:
+        """A line for whoever has interrupted the run."""
+        if not self.recipe.is_file():
+            return "interrupted before the run began"
+        return (
+            f'interrupted; go on with resume=True and output="{self.path}", on the command line with '
+            f"uniformerv2 train --resume --output {shlex.quote(str(self.path))}"
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -181,7 +191,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RecipeError(f"{folder}: cannot be written to ({error.strerror})") from error
+        raise RecipeError(f"{folder}: cannot be written to ({error.strerror}); choose another --output") from error
 
 
 def _parse(text: str, file: Path) -> dict[str, Any]:

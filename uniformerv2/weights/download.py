@@ -7,13 +7,16 @@ a base URL. It is searched by file name; for files of a hub repository by `owner
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import socket
 import ssl
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from uniformerv2.weights.files import SUFFIXES
 MIRROR = "UNIFORMERV2_HUB"
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 TIMEOUT = 20.0  # seconds without an answer or a byte
-CONNECT_TIMEOUT = 5.0  # seconds
+CONNECT_TIMEOUT = 4.0  # seconds
 CHUNK = 1 << 20  # bytes
 
 
@@ -219,10 +222,11 @@ def _fetch(url: str, part: Path) -> None:
 def _hub_download(repo_id: str, filename: str, options: dict[str, Any]) -> Path:
     from huggingface_hub import hf_hub_download, utils
 
-    if not _hub_answers():
+    if not options.get("local_files_only") and not _hub_answers():
         options = {**options, "local_files_only": True}
     try:
-        return Path(hf_hub_download(repo_id, filename, **options))
+        with _quiet_retries():
+            return Path(hf_hub_download(repo_id, filename, **options))
     except utils.HFValidationError as error:
         raise CheckpointError(f"{repo_id!r} is no name of a hub repository, such as owner/name") from error
     except utils.LocalEntryNotFoundError as error:
@@ -241,16 +245,44 @@ def _hub_download(repo_id: str, filename: str, options: dict[str, Any]) -> Path:
         raise CheckpointError(f"hf://{repo_id}/{filename}: cannot be downloaded: {reason}") from error
 
 
+@contextmanager
+def _quiet_retries() -> Iterator[None]:
+    """Without a warning of huggingface_hub for each retry: what fails in the end is raised."""
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def _hub_answers() -> bool:
-    """Whether the hub's server accepts a connection; huggingface_hub alone would retry for half a minute."""
+    """Whether the hub's server answers, by way of a proxy too; huggingface_hub alone would retry for half a minute.
+
+    A thread asks, since the time to resolve a name has no limit.
+    """
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE or urllib.request.getproxies():
-        return True  # without a try, or by way of a proxy
-    address = urlsplit(constants.ENDPOINT)
-    port = address.port or (80 if address.scheme == "http" else 443)
+    if constants.HF_HUB_OFFLINE:
+        return True  # without a try
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(_answers(constants.ENDPOINT)), daemon=True)
+    thread.start()
+    thread.join(CONNECT_TIMEOUT)
+    return answers == [True]
+
+
+def _answers(address: str) -> bool:
+    parts = urlsplit(address)
+    port = parts.port or (80 if parts.scheme == "http" else 443)
     try:
-        socket.create_connection((address.hostname or "", port), timeout=CONNECT_TIMEOUT).close()
-    except OSError:
+        if urllib.request.getproxies().get(parts.scheme):
+            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=CONNECT_TIMEOUT).close()
+        else:
+            socket.create_connection((parts.hostname or "", port), timeout=CONNECT_TIMEOUT).close()
+    except urllib.error.HTTPError as error:
+        return error.code not in (502, 503, 504)  # with these, a proxy tells that it reaches no server
+    except (OSError, HTTPException):
         return False
     return True

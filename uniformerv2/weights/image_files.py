@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,19 +50,25 @@ def read_image_source(source: ImageSource, weights: Weights = "model") -> ImageT
     if path.is_dir():
         return _read_files(_in_folder(path), name, weights)
     if not path.exists() and is_repository(name):
-        return _read_files(_in_repository(name), name, weights)
+        unreachable: list[UnreachableError] = []
+        return _read_files(_in_repository(name, unreachable), name, weights, unreachable)
     found = read_tensors(path, weights=weights)
     beside = _configuration(_in_folder(path.parent), path.name)
     return ImageTensors(found, hints_from_metadata(found.metadata).or_else(beside), name)
 
 
-def _read_files(find: Find, name: str, weights: Weights) -> ImageTensors:
+def _read_files(find: Find, name: str, weights: Weights, unreachable: Sequence[UnreachableError] = ()) -> ImageTensors:
     """The first weights of a folder or a repository, and its configuration."""
     for file in WEIGHTS:
         if (path := find(file)) is not None:
             break
     else:
-        raise CheckpointError(f"{name}: none of {', '.join(WEIGHTS)} in it, or it cannot be reached")
+        if unreachable:
+            raise UnreachableError(
+                f"{name}: not on this machine, and the hub cannot be reached or is switched off; check the network, or "
+                "name a file or folder with an image transformer (on the command line --arm FILE)"
+            )
+        raise CheckpointError(f"{name}: none of {', '.join(WEIGHTS)} in it")
     parts = [read_tensors(part, weights=weights) for part in _parts(path, find, name)]
     metadata = {key: value for part in parts for key, value in part.metadata.items()}
     tensors = {key: value for part in parts for key, value in part.tensors.items()}
@@ -96,7 +102,8 @@ def _in_folder(folder: Path) -> Find:
     return lambda file: folder / file if (folder / file).is_file() else None
 
 
-def _in_repository(repository: str) -> Find:
+def _in_repository(repository: str, unreachable: list[UnreachableError]) -> Find:
+    """Finds files of a repository; `unreachable` receives why the hub could not be asked."""
     options: dict[str, Any] = {}
 
     def find(file: str) -> Path | None:
@@ -104,7 +111,8 @@ def _in_repository(repository: str) -> Find:
             return hub_file(repository, file, **options)
         except FileNotOnServerError:
             return None
-        except UnreachableError:  # the other files may be in the cache
+        except UnreachableError as error:  # the other files may be in the cache
+            unreachable.append(error)
             options["local_files_only"] = True
             return None
 
