@@ -40,7 +40,7 @@ def test_safetensors_come_with_their_metadata_whatever_the_name(tmp_path: Path) 
         OrderedDict(STATE),
         {"model_state": STATE, "epoch": 3, "cfg": "TRAIN:", "optimizer_state": {"state": {}, "lr": 0.1}},
         {"meta": {"epoch": 1, "classes": ["a"]}, "state_dict": STATE},
-        {"model": STATE, "args": Namespace(lr=0.1, name="mae")},
+        {"model": STATE, "args": Namespace(lr=0.1, name="mae", output=Path("run"), lrs=np.array([0.1, 0.2]))},
         {"student": {"x": torch.zeros(1)}, "teacher": STATE},
         {"state_dict": {"model": STATE}},
         {**STATE, "_metadata": "text", "steps": 7},

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -115,6 +118,24 @@ def test_mmengine_saves_the_average_as_the_state_dict() -> None:
         found = load_model(content, weights=weights)  # type: ignore[arg-type]
         assert same_tensors(found.state_dict(), load_model(halved(STATE)).state_dict())
         assert "averaged weights: mmengine saves them as state_dict" in found.loading_report
+
+
+def test_what_mmengine_logged_beside_the_weights_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = ModuleType("mmengine.logging.history_buffer")
+    buffer = type("HistoryBuffer", (), {"__module__": home.__name__})
+    home.HistoryBuffer = buffer  # type: ignore[attr-defined]
+    logged = buffer()
+    logged._max_length, logged._log_history = 10, np.array([0.5, 0.25])  # type: ignore[attr-defined]
+    with monkeypatch.context() as patched:
+        for name in ("mmengine", "mmengine.logging", home.__name__):
+            patched.setitem(sys.modules, name, home)
+        content = {
+            "message_hub": {"log_scalars": {"train/loss": logged}},
+            "state_dict": foreign_state(project="mmaction2"),
+        }
+        torch.save(content, tmp_path / "epoch_5.pth")
+    found = load_model(tmp_path / "epoch_5.pth")
+    assert same_tensors(found.state_dict(), load_model(content["state_dict"]).state_dict())
 
 
 @pytest.mark.parametrize("wanted", [load_model, lambda source, **options: arm(source, num_classes=3, **options)])

@@ -16,7 +16,7 @@ import zipfile
 from collections import deque
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
 import torch
@@ -236,16 +236,25 @@ def _check_archive(path: Path) -> None:
         )
 
 
+class _Ignored:
+    """In place of what a file has beside its weights, and nobody reads."""
+
+
 def _plain_classes() -> list[Any]:
-    """Classes of plain values that training programs leave beside the weights: numbers of NumPy, options."""
+    """Classes of plain values that training programs leave beside the weights."""
     import _codecs
 
     import numpy as np
 
     dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.float16, np.int64, np.int32, np.bool_)]
-    scalar: Any = np.float64(0).__reduce__()[0]
-    named = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    return [np.dtype, *dtypes, *named, _codecs.encode, argparse.Namespace]
+    made_by: dict[str, Any] = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(0).__reduce__()[0]}
+    named = [
+        (maker, f"numpy.{core}.multiarray.{name}") for name, maker in made_by.items() for core in ("core", "_core")
+    ]
+    paths = {"PosixPath": PurePosixPath, "WindowsPath": PureWindowsPath}
+    named += [(path, f"pathlib{home}.{name}") for name, path in paths.items() for home in ("", "._local")]
+    logged = (_Ignored, "mmengine.logging.history_buffer.HistoryBuffer")
+    return [np.dtype, np.ndarray, *dtypes, *named, logged, _codecs.encode, argparse.Namespace]
 
 
 def _line(error: BaseException) -> str:
