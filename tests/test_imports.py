@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "device": {"errors"},
     "distributed": {"errors", "device"},
     "progress": {"distributed", "text"},
-    "model": set(),
+    "model": {"text"},
     "video": {"errors", "model.config"},
     "inference": {"errors", "device", "model"},
     "weights": {"errors", "text", "atomic", "device", "progress", "model"},

@@ -12,6 +12,7 @@ from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.model.positions import TokenLayout
 from uniformerv2.model.uniblocks import GlobalUniBlock, LocalUniBlock
 from uniformerv2.model.vit import Block, ImageTransformer
+from uniformerv2.text import normalised
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class UniFormerV2(nn.Module):
             raise ValueError(f"{len(labels)} labels for num_classes {config.num_classes}")
         self.config = config
         self.preprocessing = preprocessing or Preprocessing(size=config.image_size)
-        self.labels = tuple(labels)
+        self.labels = tuple(map(normalised, labels))
         self.label_note = label_note
         self.loading_report: tuple[str, ...] = ()
 
