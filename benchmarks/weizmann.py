@@ -34,7 +34,7 @@ from uniformerv2.atomic import write_text
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.errors import VideoError
 from uniformerv2.measuring.evaluation import evaluate
-from uniformerv2.measuring.metrics import Evaluation
+from uniformerv2.measuring.results import Evaluation
 from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.recipe import ClipRecipe, ModelRecipe, Optimization, Recipe
 from uniformerv2.video.views import Views

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -175,6 +176,15 @@ def test_every_public_name_exists() -> None:
         assert getattr(uniformerv2, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):
         uniformerv2.nonsense  # noqa: B018
+
+
+def test_benchmarks_and_tools_import_what_exists() -> None:
+    modules = {module_of(file) for file in FILES}
+    for file in [*(PACKAGE.parent / "benchmarks").glob("*.py"), *(PACKAGE.parent / "tools").glob("*.py")]:
+        for name in sorted(imported_names(file)):
+            module, _, member = name.rpartition(".")
+            if module.startswith("uniformerv2.") and name not in modules:
+                assert hasattr(importlib.import_module(module), member), f"{file.name}: {name}"
 
 
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 400, 60
