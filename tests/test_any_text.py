@@ -57,9 +57,10 @@ hostile = settings(
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video of two frames."""
-    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", coloured([0, 1], seed=0))
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Videos of two frames."""
+    folder = tmp_path_factory.mktemp("clips")
+    return [write_video(folder / f"{seed}.mp4", coloured([0, 1], seed=seed)) for seed in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -73,17 +74,17 @@ def labelled(model: UniFormerV2, labels: tuple[str, ...], folder: Path) -> Path:
     return folder / "model.safetensors"
 
 
-def class_folders(clip: Path, names: tuple[str, str], file: str, folder: Path) -> Path:
-    for name in names:
-        (folder / name).mkdir(parents=True)
-        for number in (1, 2):
-            shutil.copy(clip, folder / name / f"{file}{number}.mp4")
+def class_folders(clips: list[Path], names: tuple[str, str], file: str, folder: Path) -> Path:
+    for number, clip in enumerate(clips):
+        (folder / names[number % 2]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, folder / names[number % 2] / f"{file}{number}.mp4")
     return folder
 
 
-def manifest(clip: Path, labels: tuple[str, str], folder: Path) -> Path:
+def manifest(clips: list[Path], labels: tuple[str, str], folder: Path) -> Path:
     with (folder / "videos.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\r\n").writerows([("path", "label"), *((clip, label) for label in labels)])
+        rows = zip(clips, labels, strict=False)
+        csv.writer(file, lineterminator="\r\n").writerows([("path", "label"), *rows])  # which quotes \r
     return folder / "videos.csv"
 
 
@@ -100,9 +101,11 @@ def lines_are_clean(*outputs: str) -> None:
 
 @hostile
 @given(names=FOLDERS, file=FILES)
-def test_property_train(uniformerv2: Run, clip: Path, image_model: Path, names: tuple[str, str], file: str) -> None:
+def test_property_train(
+    uniformerv2: Run, clips: list[Path], image_model: Path, names: tuple[str, str], file: str
+) -> None:
     with TemporaryDirectory() as folder:
-        data, run = class_folders(clip, names, file, Path(folder, "data")), Path(folder, "run")
+        data, run = class_folders(clips, names, file, Path(folder, "data")), Path(folder, "run")
         options = ["--arm", image_model, "--num-frames", 2, "--size", 32, "--epochs", 1, "--workers", 0]
         options += ["--batch-size", 2, "--warmup-epochs", 0, "--precision", "fp32"]
         status, output, errors = uniformerv2("train", data, "-o", run, *options)
@@ -115,10 +118,10 @@ def test_property_train(uniformerv2: Run, clip: Path, image_model: Path, names: 
 
 @hostile
 @given(labels=PAIRS)
-def test_property_evaluate(uniformerv2: Run, clip: Path, model: UniFormerV2, labels: tuple[str, str]) -> None:
+def test_property_evaluate(uniformerv2: Run, clips: list[Path], model: UniFormerV2, labels: tuple[str, str]) -> None:
     with TemporaryDirectory() as folder:
         checkpoint = labelled(model, labels, Path(folder))
-        data, result, table = manifest(clip, labels, Path(folder)), Path(folder, "a.json"), Path(folder, "a.csv")
+        data, result, table = manifest(clips, labels, Path(folder)), Path(folder, "a.json"), Path(folder, "a.csv")
         options = ["-o", result, "--predictions", table, "--workers", 0]
         status, output, errors = uniformerv2("evaluate", checkpoint, data, *options)
         assert status == 0, errors
@@ -131,11 +134,11 @@ def test_property_evaluate(uniformerv2: Run, clip: Path, model: UniFormerV2, lab
 @hostile
 @given(labels=PAIRS, file=FILES, command=st.sampled_from(["predict", "predict --json", "timeline"]))
 def test_property_predict(
-    uniformerv2: Run, clip: Path, model: UniFormerV2, labels: tuple[str, str], file: str, command: str
+    uniformerv2: Run, clips: list[Path], model: UniFormerV2, labels: tuple[str, str], file: str, command: str
 ) -> None:
     with TemporaryDirectory() as folder:
         checkpoint, video = labelled(model, labels, Path(folder)), Path(folder, f"{file}.mp4")
-        shutil.copy(clip, video)
+        shutil.copy(clips[0], video)
         name, *options = command.split()
         output = ["-o", Path(folder, "timeline")] if name == "timeline" else []
         status, printed, errors = uniformerv2(name, checkpoint, video, *options, *output)
@@ -153,26 +156,27 @@ def test_property_predict(
 @hostile
 @given(labels=PAIRS, file=FILES)
 def test_property_features(
-    uniformerv2: Run, clip: Path, model: UniFormerV2, labels: tuple[str, str], file: str
+    uniformerv2: Run, clips: list[Path], model: UniFormerV2, labels: tuple[str, str], file: str
 ) -> None:
     with TemporaryDirectory() as folder:
-        video = Path(folder, f"{file}.mp4")
-        shutil.copy(clip, video)
-        data, result = manifest(video, labels, Path(folder)), Path(folder, "features.npz")
+        videos = [Path(folder, f"{number}{file}.mp4") for number in (0, 1)]
+        for clip, video in zip(clips, videos, strict=False):
+            shutil.copy(clip, video)
+        data, result = manifest(videos, labels, Path(folder)), Path(folder, "features.npz")
         checkpoint = labelled(model, labels, Path(folder))
         status, output, errors = uniformerv2("features", checkpoint, data, "-o", result, "--workers", 0)
         assert status == 0, errors
         lines_are_clean(output, errors)
         with np.load(result) as features:
             assert features["labels"].tolist() == [normalised(label) for label in labels]
-            assert set(features["paths"].tolist()) == {str(video)}
+            assert features["paths"].tolist() == list(map(str, videos))
 
 
 @hostile
 @given(labels=PAIRS)
-def test_property_data_check(uniformerv2: Run, clip: Path, labels: tuple[str, str]) -> None:
+def test_property_data_check(uniformerv2: Run, clips: list[Path], labels: tuple[str, str]) -> None:
     with TemporaryDirectory() as folder:
-        data, clean = manifest(clip, labels, Path(folder)), Path(folder, "clean.csv")
+        data, clean = manifest(clips, labels, Path(folder)), Path(folder, "clean.csv")
         status, output, errors = uniformerv2("data", "check", data, "-o", clean, "--workers", 0, "--num-frames", 1)
         assert status == 0, errors
         lines_are_clean(output, errors)
@@ -180,9 +184,9 @@ def test_property_data_check(uniformerv2: Run, clip: Path, labels: tuple[str, st
 
 @hostile
 @given(names=FOLDERS, file=FILES)
-def test_property_data_import(uniformerv2: Run, clip: Path, names: tuple[str, str], file: str) -> None:
+def test_property_data_import(uniformerv2: Run, clips: list[Path], names: tuple[str, str], file: str) -> None:
     with TemporaryDirectory() as folder:
-        videos, output = class_folders(clip, names, file, Path(folder, "data")), Path(folder, "videos.csv")
+        videos, output = class_folders(clips, names, file, Path(folder, "data")), Path(folder, "videos.csv")
         status, printed, errors = uniformerv2("data", "import", "folder", "--videos", videos, "-o", output)
         assert status == 0, errors
         lines_are_clean(printed, errors)
