@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from uniformerv2.text import printable
@@ -14,6 +15,23 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Item = TypeVar("Item")
+
+
+LINE_EVERY_SECONDS = 30.0  # where there is no terminal for a bar
+
+
+class Interval:
+    """Tells when `LINE_EVERY_SECONDS` have passed since it was made, or since it told so."""
+
+    def __init__(self) -> None:
+        self._start = monotonic()
+
+    def passed(self) -> bool:
+        now = monotonic()
+        if now - self._start < LINE_EVERY_SECONDS:
+            return False
+        self._start = now
+        return True
 
 
 def stderr_console() -> Console:
@@ -38,10 +56,16 @@ def say(line: str, *, progress: bool = True, style: str | None = None) -> None:
 
 @contextmanager
 def bar(description: str, total: int | None, *, progress: bool = True) -> Iterator[Callable[[float], object]]:
-    """A bar on a terminal, which vanishes at the end; yields what moves it on by so many steps."""
+    """A bar on a terminal, which vanishes at the end, and elsewhere a line from time to time.
+
+    Yields what moves it on by so many steps.
+    """
     console = stderr_console()
-    if not (progress and _is_first() and console.is_terminal):
+    if not (progress and _is_first()):
         yield lambda steps: None
+        return
+    if not console.is_terminal:
+        yield _lines(description, total)
         return
     from rich.markup import escape
     from rich.progress import Progress
@@ -49,6 +73,18 @@ def bar(description: str, total: int | None, *, progress: bool = True) -> Iterat
     with Progress(console=console, transient=True) as shown:
         task = shown.add_task(escape(description), total=total)
         yield lambda steps: shown.advance(task, steps)
+
+
+def _lines(description: str, total: int | None) -> Callable[[float], object]:
+    interval, done = Interval(), 0.0
+
+    def advance(steps: float) -> None:
+        nonlocal done
+        done += steps
+        if interval.passed():
+            say(f"{description}: {done:.0f}{f' of {total}, {done / total:.0%}' if total else ''}")
+
+    return advance
 
 
 def track(

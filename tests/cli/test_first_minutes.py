@@ -159,3 +159,33 @@ def test_weights_and_biases_follows_its_own_variables(
     monkeypatch.setenv("WANDB_NAME", "first try")
     assert uniformerv2(*command)[0] == 0
     assert begun == [("uniformerv2", "run"), ("gestures", "first try")]
+
+
+def test_three_lines_open_a_run(uniformerv2: Run, colours: Path, tiny: list[object]) -> None:
+    command = ["train", colours, *tiny, "--epochs", 1, "--precision", "fp32"]
+    short, whole = (uniformerv2(*command, "-o", run, *more)[2] for run, more in (("a", []), ("b", ["--verbose"])))
+    data, model, training = short.splitlines()
+    assert data == "data: 12 training videos of 3 classes, 3 held out"
+    assert model.startswith("model: ")
+    assert training == (
+        "training: 1 epochs of 3 steps, 4 clips a step of 4 frames, 32x32 pixels; learning rate 0.002, fp32; "
+        "run folder a"
+    )
+    assert "weight_decay 0.05" in whole
+    assert whole.splitlines()[-3:-1] == [data, model]
+
+
+def test_without_a_terminal_progress_comes_as_lines(
+    uniformerv2: Run, colours: Path, tiny: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["train", colours, *tiny, "--epochs", 2, "--layout", "scene", "--frozen-backbone", "--fixed-views", 1]
+    command += ["--cache-features", "fp32"]
+    monkeypatch.setattr("uniformerv2.progress.LINE_EVERY_SECONDS", 0.0)
+    errors = uniformerv2(*command, "-o", "often")[2].splitlines()
+    assert [line.split("  ")[:2] for line in errors if line.startswith("epoch ")] == [
+        [f"epoch {epoch}/2", f"step {step}"] for epoch, step in ((1, 1), (1, 2), (1, 3), (2, 4), (2, 5), (2, 6))
+    ]
+    assert all(line.endswith(" left") for line in errors if line.startswith("epoch "))
+    assert "encoding: 1 of 3, 33%" in errors
+    monkeypatch.setattr("uniformerv2.progress.LINE_EVERY_SECONDS", 3600.0)
+    assert not [line for line in uniformerv2(*command, "-o", "seldom")[2].splitlines() if line.startswith("epoch ")]

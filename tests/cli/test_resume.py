@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -100,3 +101,17 @@ def test_fine_tune_goes_on_with_the_recipe_of_the_run(
     assert tuned.recipe.augmentation.short_side == 300
     assert uniformerv2("train", "--resume", "-o", tmp_path / "command", "--workers", 0)[0] == 0
     assert logged(tmp_path / "command") == logged(tmp_path / "python")
+
+
+def test_a_run_goes_on_where_its_videos_are_now(
+    uniformerv2: Run, command: list[object], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, now = tmp_path / "before", tmp_path / "now"
+    shutil.copytree(colours, before)
+    broken_off(uniformerv2, monkeypatch, ["train", before, *command[2:], "-o", tmp_path / "run"])
+    before.rename(now)
+    resume = ["train", "--resume", "-o", tmp_path / "run", "--workers", 0]
+    assert_refused(uniformerv2(*resume), before)
+    status, output, errors = uniformerv2(*resume, "--root", now)
+    assert status == 0, errors
+    assert "of 6 held-out videos right" in output

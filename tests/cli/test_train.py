@@ -15,7 +15,17 @@ def test_prints_the_recipe_a_line_per_epoch_and_the_result(
     uniformerv2: Run, colours: Path, tiny: list[object], tmp_path: Path
 ) -> None:
     status, output, errors = uniformerv2(
-        "train", colours, "--output", tmp_path / "run", *tiny, "--epochs", 2, "--warmup-epochs", 0.5, "--no-flip"
+        "train",
+        colours,
+        "--output",
+        tmp_path / "run",
+        *tiny,
+        "--epochs",
+        2,
+        "--warmup-epochs",
+        0.5,
+        "--no-flip",
+        "--verbose",
     )
     assert status == 0
     assert "12 training videos of 3 classes, 3 held out" in errors

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
 
 from uniformerv2.cli.implied import AUTO, Implied, implied_by
 from uniformerv2.cli.options import (
@@ -76,6 +76,8 @@ class Setup:
     all that it matches. A drawn holdout has whole sources, so that none is on both sides."""
     workers: Workers = 2
     device: Device = "auto"
+    verbose: FlagCreatePairsOff[bool] = False
+    """Print the whole recipe, which recipe.json of the run has too."""
 
     def resolved(self, ranks: Ranks) -> Recipe:
         """The recipe that is run; prints the notes of the named recipe, and what was scaled."""
@@ -86,13 +88,14 @@ class Setup:
         scaled = differences(asdict(recipe.optimization), asdict(resolved.optimization))
         lines = find_recipe(self.recipe).lines() if self.recipe not in (None, AUTO) else []
         lines += [f"scaled with the batch size: {', '.join(scaled)}"] if scaled else []
+        lines += [f"{part}: {values}" for part, values in resolved.lines() if self.verbose]
         if ranks.first:
             print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
         return resolved
 
     def options(self) -> dict[str, Any]:
         """Those that are not in the recipe, by their names in `train_classifier`."""
-        return values(self, "model", "clip", "optimization", "augmentation", "evaluation", "recipe")
+        return values(self, "model", "clip", "optimization", "augmentation", "evaluation", "recipe", "verbose")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -89,7 +90,7 @@ def train_model(
     cache = _feature_cache(parts, Path(feature_cache or run.path / "features"))
     with reporting_lost_ranks(ranks, "its own message says why; continue with --resume"), ExitStack() as stack:
         ranks.on_rank_zero(lambda: _begin(run, stack, parts.recipe, videos, resume=resume))
-        _announce(parts, videos, progress=progress)
+        _announce(parts, videos, run, progress=progress)
         trainer = Trainer(
             parts.model,
             parts.task,
@@ -258,18 +259,23 @@ def read_split(run: RunFolder, *, root: str | Path | None = None) -> list[Annota
     ]
 
 
-def _announce(parts: RunComponents, videos: TrainingData, *, progress: bool) -> None:
-    size = sum(parameter.numel() for parameter in parts.model.parameters()) / 1e6
+def _announce(parts: RunComponents, videos: TrainingData, run: RunFolder, *, progress: bool) -> None:
+    """Three lines: the data, the model, and what will happen."""
+    model, optimization, start = parts.model, parts.recipe.optimization, parts.recipe.model
+    size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    head = [line for line in model.loading_report if line.startswith("head: ")]
+    clip = model.preprocessing
     held_out = f"{len(videos.held_out)} held out" if videos.held_out else NOTHING_HELD_OUT
-    say(
-        f"{len(videos.training)} training videos of {len(videos.labels)} classes, {held_out}; "
-        f"{size:.1f} M parameters on {model_device(parts.model)}",
-        progress=progress,
-    )
-    for line in parts.model.loading_report:
-        say(line, progress=progress and line.startswith("head: "))
-    for name, values in parts.recipe.lines():
-        say(f"{name}: {values}", progress=progress)
+    steps = math.ceil(len(parts.loader) / optimization.accumulate)
+    source = f"{start.arm or start.checkpoint or start.model}, {size:.1f} M parameters on {model_device(model)}"
+    lines = [
+        f"data: {len(videos.training)} training videos of {len(videos.labels)} classes, {held_out}",
+        "; ".join([f"model: {source}", *head]),
+        f"training: {optimization.epochs} epochs of {steps} steps, {optimization.batch_size} clips a step of "
+        f"{clip.num_frames} frames, {clip.size[0]}x{clip.size[1]} pixels; learning rate {optimization.lr:g}, "
+        f"{optimization.precision}; run folder {run.path}",
+    ]
+    say("\n".join(lines), progress=progress)
 
 
 def _origin(data: Videos, recipe: Recipe) -> str:

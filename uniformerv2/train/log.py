@@ -24,7 +24,7 @@ from uniformerv2.atomic import write_text
 from uniformerv2.device import peak_memory_mib
 from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import RecipeError
-from uniformerv2.progress import stderr_console
+from uniformerv2.progress import Interval, say, stderr_console
 from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.train.step import StepResult
 
@@ -111,7 +111,7 @@ class Speed:
 class RunDisplay(ExitStack):
     """Shows a run: on a terminal a bar with loss, metrics, clips/s and time left; everywhere a line per epoch.
 
-    The bar is on stderr, the lines are on stdout.
+    The bar is on stderr, and without a terminal a line from time to time in its place; lines of epochs are on stdout.
 
     Args:
         epochs: of the whole run.
@@ -125,6 +125,7 @@ class RunDisplay(ExitStack):
         self.epochs, self.progress = epochs, progress
         self._steps, self._finished, self._start = steps, finished_steps, time.perf_counter()
         self._first = finished_steps
+        self._interval = Interval()
         self._bar = _bar() if progress else None
         if self._bar:
             self._task = self._bar.add_task("", total=steps, completed=finished_steps)
@@ -135,22 +136,28 @@ class RunDisplay(ExitStack):
     ) -> None:
         """A step is done; `means` and `speed` are those of the epoch so far, `facts` of the step."""
         self._finished += 1
+        if not self.progress or not (self._bar or self._interval.passed()):
+            return
+        rate = f"lr {facts['lr']:.2e}  " if "lr" in facts else ""
+        text = f"epoch {epoch}/{self.epochs}  step {self._finished}  {_values(means)}  {rate}{_speed(speed)}"
         if self._bar:
-            rate = f"lr {facts['lr']:.2e}  " if "lr" in facts else ""
-            text = f"epoch {epoch}/{self.epochs}  step {self._finished}  {_values(means)}  {rate}{_speed(speed)}"
-            self._bar.update(self._task, advance=1, description=text)
+            self._bar.update(self._task, completed=self._finished, description=text)
+        else:
+            say(f"{text}  {self._left()} left")
 
     def epoch(self, epoch: int, means: Mapping[str, float], speed: Mapping[str, float]) -> None:
         """An epoch is done and evaluated."""
         if not self.progress:
             return
-        elapsed = time.perf_counter() - self._start
-        left = elapsed / max(self._finished - self._first, 1) * (self._steps - self._finished)
         print(
             f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  {_values(means)}  {_speed(speed)}  "
-            f"{timedelta(seconds=round(left))} left",
+            f"{self._left()} left",
             flush=True,
         )
+
+    def _left(self) -> timedelta:
+        elapsed = time.perf_counter() - self._start
+        return timedelta(seconds=round(elapsed / max(self._finished - self._first, 1) * (self._steps - self._finished)))
 
 
 def _bar() -> Progress | None:
