@@ -11,8 +11,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-
 from uniformerv2.atomic import whole_file
 from uniformerv2.errors import AnnotationError, RecipeError
 
@@ -150,7 +148,7 @@ def write_table(
 
     Args:
         target: the file; the suffixes .parquet and .pq ask for Parquet.
-        columns: name and type (str, float or int; for Parquet also np.ndarray, float32 of one axis) of each.
+        columns: name and type (str, float or int; for Parquet also list, of float32) of each.
         rows: their cells, in that order; may be a generator.
         metadata: texts that Parquet keeps beside the table.
 
@@ -222,7 +220,7 @@ def _write_parquet(
 ) -> int:
     pyarrow, parquet = parquet_modules()
     kinds = {str: pyarrow.string(), float: pyarrow.float64(), int: pyarrow.int64()}
-    kinds[np.ndarray] = pyarrow.list_(pyarrow.float32())
+    kinds[list] = pyarrow.list_(pyarrow.float32())
     schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()], metadata)
     count = 0
     rows = iter(rows)

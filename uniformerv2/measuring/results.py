@@ -221,7 +221,7 @@ def write_predictions(target: Path, result: Evaluation) -> None:
             guesses += [None] * (2 * TOP - len(guesses))
             yield [str(row.path), row.label, row.start, row.end, *guesses, errors.get(number), *([scores] * whole)]
 
-    columns |= {"scores": np.ndarray} if whole else {}
+    columns |= {"scores": list} if whole else {}
     write_table(target, columns, cells(), metadata={"classes": json.dumps(result.labels)})
 
 
