@@ -12,7 +12,7 @@ NEAREST = "'b16-k400-9x224', did you mean b16-k400-8x224"
 REFUSED = [  # what is said, parts divided by commas
     ("evaluate CHECKPOINT empty.csv", "line 2: the interval from 0.5 s to 0.5 s is empty"),
     ("evaluate CHECKPOINT videos.csv --output absent/b.json", "absent"),
-    ("evaluate CHECKPOINT videos.csv --output a.json --predictions a.json", "one file cannot hold two things"),
+    ("evaluate CHECKPOINT videos.csv --output a.csv --predictions a.csv", "one file cannot hold two things"),
     ("evaluate CHECKPOINT videos.csv --output a.json --crops 2", "2 crops"),
     ("evaluate CHECKPOINT videos.csv --output a.json --batch-size 0", "batch size"),
     ("evaluate CHECKPOINT videos.csv --output a.json --device nonsense", "nonsense"),
