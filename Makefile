@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	$(BIN)/uniformerv2 demo --output demo --overwrite
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 	$(BIN)/python -m pytest tests/gpu
 
 $(INSTALLED): pyproject.toml constraints.txt

@@ -41,14 +41,13 @@ def test_scores_are_those_of_each_window_by_itself(lively: UniFormerV2, film: Pa
 
 def test_each_frame_is_encoded_once(image_model: Path, film: Path) -> None:
     model = arm(image_model, num_classes=3, num_frames=4, size=(32, 32)).eval()
-    predictor, frames = Predictor(model), []
-    encode = predictor.model.encode
+    predictor, frames, encode = Predictor(model), [], UniFormerV2.encode
 
-    def counted(clip: Tensor) -> object:
+    def counted(self: UniFormerV2, clip: Tensor) -> object:
         frames.append(clip.shape[2])
-        return encode(clip)
+        return encode(self, clip)
 
-    with patch.object(predictor.model, "encode", counted):
+    with patch.object(UniFormerV2, "encode", counted):
         predictor.timeline(film, window_seconds=2.0, stride_seconds=0.5)
     assert frames == [4] + [1] * 8
 

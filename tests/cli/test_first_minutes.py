@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -100,6 +101,15 @@ def test_without_a_network_one_line_says_what_to_do(
     assert not list(tmp_path.glob("*-run"))
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C does what it does in a terminal; in a process that a shell started in the background it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_after_the_step_and_says_how_to_go_on(
     uniformerv2: Run, colours: Path, tiny: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +128,7 @@ def test_ctrl_c_ends_after_the_step_and_says_how_to_go_on(
     assert logged(Path("my run")) == logged(Path("whole"))
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_python_has_no_frames_of_the_loop(
     colours: Path, image_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

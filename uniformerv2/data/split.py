@@ -236,7 +236,7 @@ def with_groups(annotations: Sequence[Annotation], pattern: str, root: str | Pat
         raise RecipeError(f"group {pattern!r} is no regular expression: {error}") from None
     shorten = relative_to(root)
     groups: dict[Path, str] = {}
-    for path in {row.path for row in annotations}:
+    for path in dict.fromkeys(row.path for row in annotations):
         match = expression.search(shorten(str(path)))
         if not match or not match[min(1, expression.groups)]:
             raise AnnotationError(f"{path}: group {pattern!r} matches nothing in {shorten(str(path))!r}")
