@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,15 +14,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from helpers import coloured, write_video
+from helpers import Run, coloured, write_video
 from models import randomised
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.text import normalised
 from uniformerv2.weights.checkpoint import save_model
 from uniformerv2.weights.loading import arm, load_model
-
-Run = Callable[..., tuple[int, str, str]]
 
 HOSTILE = [
     "Putting [something] on [something]", "[/of]", "[red]x[/]", "a, b", '"quoted', "it's", "tab\tand\nnew line\r",

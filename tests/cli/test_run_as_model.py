@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from helpers import assert_error_line
+from helpers import Run, assert_error_line
 from uniformerv2 import Predictor, load_model, save_model
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from uniformerv2.cli.options import (
     WindowSeconds,
     values,
 )
-from uniformerv2.cli.output import in_every_process, note, note_checkpoint, print_line
+from uniformerv2.cli.output import in_every_process, note, note_checkpoint, print_line, print_table
 from uniformerv2.errors import RecipeError
 from uniformerv2.text import printable
 from uniformerv2.video.views import Views
@@ -174,21 +174,16 @@ class Benchmark:
 
 
 def _print_evaluation(result: Evaluation) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     views = f"{result.views.clips} clips x {result.views.crops} crops"
-    table = Table(title=f"{len(result.videos)} videos, {views}", title_justify="left")
-    table.add_column("class")
-    for title in ("videos", "right", "precision", "recall", "F1"):
-        table.add_column(title, justify="right")
-    for row in result.classes:
-        table.add_row(Text(printable(row.label)), str(row.videos), str(row.correct), *_shares(row))
-    table.add_section()
-    for title, means in (("macro average", result.macro), ("weighted average", result.weighted)):
-        table.add_row(title, str(len(result.videos)), str(result.correct), *_shares(means))
-    Console().print(table)
+    numbers = ("videos", "right", "precision", "recall", "F1")
+    averages = (("macro average", result.macro), ("weighted average", result.weighted))
+    print_table(
+        f"{len(result.videos)} videos, {views}",
+        ("class", *numbers),
+        [(row.label, row.videos, row.correct, *_shares(row)) for row in result.classes],
+        totals=[(title, len(result.videos), result.correct, *_shares(means)) for title, means in averages],
+        numbers=numbers,
+    )
     print(f"top-1 {result.top1:.1%}   top-5 {result.top5:.1%}   skipped {len(result.skipped)}")
     print(
         f"mean class accuracy {result.mean_class_accuracy:.1%}   macro F1 {result.macro.f1:.1%}   "
@@ -205,7 +200,7 @@ def _print_evaluation(result: Evaluation) -> None:
     for theirs, ours in result.renamed:
         note(f"the label {theirs!r} is taken for the model's {ours!r}")
     if result.warning:
-        print(f"warning: {result.warning}", file=sys.stderr)
+        print(f"warning: {printable(result.warning)}", file=sys.stderr)
 
 
 def _shares(row: ClassResult | Averages) -> list[str]:

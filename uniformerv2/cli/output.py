@@ -28,9 +28,14 @@ def print_line(line: object) -> None:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Container[str] = ()
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    totals: Iterable[Sequence[object]] = (),
+    numbers: Container[str] = (),
 ) -> None:
-    """A table on stdout, with numbers in the columns of these names; nothing where there are no rows."""
+    """A table on stdout, with totals below a line and numbers in the columns of these names; nothing without rows."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -38,8 +43,10 @@ def print_table(
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))  # text holds no markup
+    for section in (rows, totals):
+        for row in section:
+            table.add_row(*(Text(printable(cell)) for cell in row))  # text holds no markup
+        table.add_section()
     if table.row_count:
         Console().print(table)
 
