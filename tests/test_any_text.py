@@ -27,7 +27,8 @@ HOSTILE = [
     "<script>alert('&amp;')</script>", "cafe\u0301", "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd",
     "\U0001f3f3\ufe0f\u200d\U0001f308", "\U0001f44d\U0001f3fd", "x" * 180, "=1+1", "-rf", "# no comment", "%s {x} {0}",
     "back\\slash\\", "\x1b[31mred\x07", "..", "~", "$HOME", "*?[a-z]", "\u2028", "\x85", "\ufeff", "a;b|c", "None",
-    "nan", "1e3", "Best video ever [dQw4w9WgXcQ]", "  outer  ", "\ufb01", "\u0130", "\xdf", "\u202eevil",
+    "nan", "1e3", "lone\rreturn", "Best video ever [dQw4w9WgXcQ]", "  outer  ", "\ufb01", "\u0130", "\xdf",
+    "\u202eevil",
 ]  # fmt: skip
 LABELS = st.one_of(
     st.sampled_from(HOSTILE),
@@ -145,7 +146,10 @@ def test_property_predict(
             assert json.loads(printed)["video"] == str(video)
             assert sorted(json.loads(printed)["labels"]) == sorted(map(normalised, labels))
         elif output:
-            assert {file.suffix for file in Path(folder, "timeline").iterdir()} == {".csv", ".svg"}
+            table, picture = sorted(Path(folder, "timeline").iterdir(), key=lambda file: file.suffix)
+            assert picture.suffix == ".svg"
+            written = {row[name] for row in rows_of(table) for name in ("label1", "label2")}
+            assert written == set(map(normalised, labels))
         else:
             assert len(printed.splitlines()) == 3
 

@@ -40,7 +40,7 @@ MAY_IMPORT = {
         *("model", "weights", "video", "data", "train", "measuring"),
     },
     "benchmark": {"errors", "atomic", "device", "progress", "model", "weights", "inference", "data.processes"},
-    "timeline": {"errors", "atomic"},
+    "timeline": {"errors", "atomic", "data.tables"},
     "predictions": {"errors", "atomic", "data"},
     "predict": {
         *("errors", "ahead", "device", "progress", "timeline", "predictions"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from uniformerv2.atomic import whole_file
 from uniformerv2.data.annotations import Annotation, Unreadable
-from uniformerv2.data.tables import TABLE_SUFFIXES, check_suffix, write_table
+from uniformerv2.data.tables import TABLE_SUFFIXES, check_suffix, ranked_columns, write_table
 from uniformerv2.errors import RecipeError
 
 FORMATS = TABLE_SUFFIXES | {".jsonl"}
@@ -60,9 +60,7 @@ def save_predictions(path: Path, outcomes: Iterable[Outcome], *, places: int) ->
             file.writelines(json.dumps(outcome_json(*outcome)) + "\n" for outcome in outcomes)
         return
     columns: dict[str, type] = {"path": str, "label": str, "start": float, "end": float}
-    for place in range(1, places + 1):
-        columns |= {f"label{place}": str, f"score{place}": float}
-    write_table(path, columns | {"error": str}, _cells(outcomes, places))
+    write_table(path, columns | ranked_columns(places) | {"error": str}, _cells(outcomes, places))
 
 
 def _cells(outcomes: Iterable[Outcome], places: int) -> Iterator[list[object]]:

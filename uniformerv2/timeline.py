@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from uniformerv2.atomic import whole_file
+from uniformerv2.data.tables import csv_writer, ranked_columns
 from uniformerv2.errors import RecipeError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -49,14 +49,14 @@ class Timeline:
 
         Columns: start, end, label1, score1, ... to `top_k`.
         """
-        ranks = range(1, len(self.labels) if top_k is None else min(top_k, len(self.labels)) + 1)
+        places = len(self.labels) if top_k is None else min(top_k, len(self.labels))
         with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(["start", "end", *(f"{name}{rank}" for rank in ranks for name in ("label", "score"))])
+            write = csv_writer(file)
+            write(["start", "end", *ranked_columns(places)])
             for moment in self.moments(top_k=top_k):
                 pairs = zip(moment.labels, moment.scores, strict=True)
                 cells = [cell for label, score in pairs for cell in (label, f"{score:.6f}")]
-                table.writerow([f"{moment.start:.3f}", f"{moment.end:.3f}", *cells])
+                write([f"{moment.start:.3f}", f"{moment.end:.3f}", *cells])
 
 
 def timeline_files(folder: Path, videos: Sequence[Path]) -> list[tuple[Path, Path]]:

@@ -169,6 +169,12 @@ def write_table(
             raise AnnotationError(f"{target}: {name} cannot be written in UTF-8; rename that file") from None
 
 
+def ranked_columns(places: int) -> dict[str, type]:
+    """Columns for so many of the most likely classes: label1, score1, label2, ..."""
+    pair = {"label": str, "score": float}
+    return {f"{name}{place}": kind for place in range(1, places + 1) for name, kind in pair.items()}
+
+
 def check_target(target: Path) -> None:
     """Check where a result will be written, before much work is done.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from uniformerv2.atomic import whole_file, write_text
 from uniformerv2.data.annotations import Annotation, Damaged, Unreadable
-from uniformerv2.data.tables import PARQUET_SUFFIXES, TABLE_SUFFIXES, check_suffix, write_table
+from uniformerv2.data.tables import PARQUET_SUFFIXES, TABLE_SUFFIXES, check_suffix, ranked_columns, write_table
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.measuring.metrics import (
     Averages,
@@ -98,13 +98,13 @@ class Evaluation:
         """See `metrics.calibration_error`."""
         return calibration_error(*self._scored)
 
-    @property
+    @cached_property
     def confusion_matrix(self) -> np.ndarray:
         """int64 (right class, predicted class): videos. Classes in the order of the labels."""
         scores, targets = self._scored
         return confusion_matrix(scores, targets).numpy()
 
-    @property
+    @cached_property
     def classes(self) -> tuple[ClassResult, ...]:
         """In the order of the labels."""
         return class_results(self.labels, torch.from_numpy(self.confusion_matrix))
@@ -205,10 +205,8 @@ def write_predictions(target: Path, result: Evaluation) -> None:
         with whole_file(target) as partial, partial.open("wb") as file:
             np.savez(file, **_arrays(result))  # type: ignore[arg-type]
         return
-    ranked = [(f"label{place}", f"score{place}") for place in range(1, TOP + 1)]
     columns: dict[str, type] = {"path": str, "label": str, "start": float, "end": float}
-    columns |= {name: kind for pair in ranked for name, kind in zip(pair, (str, float), strict=True)}
-    columns |= {"error": str}
+    columns |= ranked_columns(TOP) | {"error": str}
     whole = target.suffix.lower() in PARQUET_SUFFIXES
     found = {video.row: (video, scores) for video, scores in zip(result.videos, result.scores, strict=True)}
     errors = {video.row: video.reason for video in result.skipped}
