@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 LINE_EVERY_SECONDS = 30.0  # where there is no terminal for a bar
 
 
-class Interval:
+class LineTimer:
     """Tells when `LINE_EVERY_SECONDS` have passed since it was made, or since it told so."""
 
     def __init__(self) -> None:
@@ -76,12 +76,12 @@ def bar(description: str, total: int | None, *, progress: bool = True) -> Iterat
 
 
 def _lines(description: str, total: int | None) -> Callable[[float], object]:
-    interval, done = Interval(), 0.0
+    timer, done = LineTimer(), 0.0
 
     def advance(steps: float) -> None:
         nonlocal done
         done += steps
-        if interval.passed():
+        if timer.passed():
             say(f"{description}: {done:.0f}{f' of {total}, {done / total:.0%}' if total else ''}")
 
     return advance

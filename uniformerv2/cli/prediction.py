@@ -230,7 +230,10 @@ def _print_json(kind: str, item: StreamPrediction | StreamEvent) -> None:
 
 
 def _print_event(event: StreamEvent) -> None:
-    print(event.message if event.kind == "end" else f"note: {event.message}", file=sys.stderr)
+    if event.kind == "end":
+        print(printable(event.message), file=sys.stderr)
+    else:
+        note(event.message)
 
 
 def _line(prediction: StreamPrediction) -> str:

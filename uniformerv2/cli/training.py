@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -79,8 +78,9 @@ class Setup:
     verbose: FlagCreatePairsOff[bool] = False
     """Print the whole recipe, which recipe.json of the run has too."""
 
-    def resolved(self, ranks: Ranks) -> Recipe:
+    def resolved(self) -> Recipe:
         """The recipe that is run; prints the notes of the named recipe, and what was scaled."""
+        from uniformerv2.progress import say
         from uniformerv2.train.recipes import find_recipe
 
         recipe = Recipe(self.model, self.clip, self.optimization, self.augmentation.build(), self.evaluation)
@@ -89,8 +89,8 @@ class Setup:
         lines = find_recipe(self.recipe).lines() if self.recipe not in (None, AUTO) else []
         lines += [f"scaled with the batch size: {', '.join(scaled)}"] if scaled else []
         lines += [f"{part}: {values}" for part, values in resolved.lines() if self.verbose]
-        if ranks.first:
-            print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
+        if lines:
+            say("\n".join(lines))
         return resolved
 
     def options(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class Train(Setup):
         from uniformerv2.tasks.classification.training import train_classifier
         from uniformerv2.tasks.run import read_split
 
-        run, recipe = self._folder(ranks), self.resolved(ranks)
+        run, recipe = self._folder(ranks), self.resolved()
         # a process group that torchrun has started again goes on, where it has begun
         again = restarted() and run.recipe.is_file()
         options = self.options() | {"output": run.path, "resume": self.resume or again}
@@ -163,7 +163,7 @@ class DryRun(Setup):
     def run(self, ranks: Ranks) -> None:
         from uniformerv2.tasks.rehearsal import dry_run
 
-        result = dry_run(recipe=self.resolved(ranks), **self.options(), progress=True)
+        result = dry_run(recipe=self.resolved(), **self.options(), progress=True)
         if ranks.first:
             print(*result.lines(), sep="\n")
 
@@ -180,7 +180,7 @@ class OverfitBatch(Setup):
         from uniformerv2.tasks.rehearsal import overfit_batch
 
         _only_one_process(ranks)
-        result = overfit_batch(recipe=self.resolved(ranks), **self.options(), progress=True)
+        result = overfit_batch(recipe=self.resolved(), **self.options(), progress=True)
         print(*result.lines(), sep="\n")
         return 0 if result.learned else FAILED
 
@@ -195,7 +195,7 @@ class BatchSize(Setup):
 
         _only_one_process(ranks)
         found = find_batch_size(
-            self.data, self.resolved(ranks), root=self.root, classes=self.classes, device=self.device, progress=True
+            self.data, self.resolved(), root=self.root, classes=self.classes, device=self.device, progress=True
         )
         print(*found.lines(), sep="\n")
 

@@ -24,7 +24,7 @@ from uniformerv2.atomic import write_text
 from uniformerv2.device import peak_memory_mib
 from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import RecipeError
-from uniformerv2.progress import Interval, say, stderr_console
+from uniformerv2.progress import LineTimer, say, stderr_console
 from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.train.step import StepResult
 
@@ -125,7 +125,7 @@ class RunDisplay(ExitStack):
         self.epochs, self.progress = epochs, progress
         self._steps, self._finished, self._start = steps, finished_steps, time.perf_counter()
         self._first = finished_steps
-        self._interval = Interval()
+        self._timer = LineTimer()
         self._bar = _bar() if progress else None
         if self._bar:
             self._task = self._bar.add_task("", total=steps, completed=finished_steps)
@@ -136,7 +136,7 @@ class RunDisplay(ExitStack):
     ) -> None:
         """A step is done; `means` and `speed` are those of the epoch so far, `facts` of the step."""
         self._finished += 1
-        if not self.progress or not (self._bar or self._interval.passed()):
+        if not self.progress or not (self._bar or self._timer.passed()):
             return
         rate = f"lr {facts['lr']:.2e}  " if "lr" in facts else ""
         text = f"epoch {epoch}/{self.epochs}  step {self._finished}  {_values(means)}  {rate}{_speed(speed)}"
