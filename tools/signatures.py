@@ -48,7 +48,7 @@ def signatures() -> dict[str, inspect.Signature]:
             if "__init__" in vars(value) and not is_dataclass(value):
                 found[name] = value
             methods = {method: getattr(value, method) for method in vars(value) if not method.startswith("_")}
-            found |= {f"{name}.{method}": call for method, call in methods.items() if inspect.isroutine(call)}
+            found |= {f"{name}.{method}": call for method, call in methods.items() if callable(call)}
         elif callable(value):
             found[name] = value
     return {name: _without_self(inspect.signature(call)) for name, call in found.items()}
