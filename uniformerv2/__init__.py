@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from uniformerv2.tasks.classification.training import train_classifier
     from uniformerv2.timeline import Timeline
     from uniformerv2.train.recipe import Recipe
+    from uniformerv2.video.limits import Limits
     from uniformerv2.video.live import LiveFrames
     from uniformerv2.video.reader import VideoReader
     from uniformerv2.video.views import Views
@@ -52,6 +53,7 @@ _NAMES = {
     "tasks.classification.training": ("train_classifier",),
     "timeline": ("Timeline",),
     "train.recipe": ("Recipe",),
+    "video.limits": ("Limits",),
     "video.live": ("LiveFrames",),
     "video.reader": ("VideoReader",),
     "video.views": ("Views",),

@@ -22,6 +22,7 @@ from uniformerv2.cli.prediction import Predict, Stream, Timeline
 from uniformerv2.cli.training import Demo, Recipes, Rehearse, Runs, Train, recipe_by_videos, with_defaults
 from uniformerv2.errors import UniFormerV2Error
 from uniformerv2.text import printable
+from uniformerv2.video.limits import limits_set
 
 Command = (  # each has the name of its class, but for the last
     (Train | Rehearse | Recipes | Runs | Evaluate | Features | Predict | Timeline | Stream | Demo | Benchmark)
@@ -53,7 +54,9 @@ def _run(arguments: Sequence[str]) -> int:
         command = _parse(arguments)
         if (recipe := recipe_by_videos(command)) is not None:
             command = _parse(arguments, by_videos=recipe)
-        return command.run()
+        chosen = getattr(command, "command", command)  # of a group of commands
+        with limits_set(getattr(chosen, "limit", ())):
+            return command.run()
     except UniFormerV2Error as error:
         print_error(error)
         return FAILED

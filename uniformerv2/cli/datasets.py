@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
 
-from uniformerv2.cli.options import Classes, Data, Json, NumFrames, OptionalOutput, Output, Root, Workers, values
+from uniformerv2.cli.options import Classes, Data, Json, Limit, NumFrames, OptionalOutput, Output, Root, Workers, values
 from uniformerv2.cli.output import note, print_line, print_table
 from uniformerv2.curation.findings import KEPT, FindingKind
 from uniformerv2.errors import RecipeError
@@ -128,6 +128,7 @@ class Check:
     keep: tuple[FindingKind, ...] = KEPT
     """Findings that are reported, but leave a row in the manifest."""
     workers: Workers = 2
+    limit: Limit = ()
     json: Json = False
 
     def run(self) -> int:
@@ -138,7 +139,7 @@ class Check:
         data = Path(os.path.abspath(self.data))
         output = self.output or data.with_name(data.stem + ".clean.csv")
         table = self.findings or data.with_name(data.stem + ".findings.csv")
-        options = values(self, "output", "findings", "json")
+        options = values(self, "output", "findings", "limit", "json")
         result = check_manifest(**options, output=output, findings=table, progress=True)
         if self.json:
             print(json.dumps(result.to_json(), indent=2))

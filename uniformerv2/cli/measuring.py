@@ -82,7 +82,7 @@ class Evaluate(Measuring):
                 note_checkpoint(self.checkpoint)
                 note(model.label_note)
             files = ("output", "predictions", "confusion")
-            options = values(self, "checkpoint", "labels", "weights", "head", "device", *files)
+            options = values(self, "checkpoint", "labels", "weights", "head", "limit", "device", *files)
             result = evaluate(model, **options, journal=journal, progress=True)
             if ranks.first:
                 if self.predictions:
@@ -122,7 +122,7 @@ class Features(Measuring):
 
         check_suffix(self.output, FORMATS)
         with journal_of(self.output) as journal:
-            options = values(self, "checkpoint", "labels", "weights", "output", "device")
+            options = values(self, "checkpoint", "labels", "weights", "output", "limit", "device")
             if ranks.first:
                 note_checkpoint(self.checkpoint)
             loading = self.loading_options()

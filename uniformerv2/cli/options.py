@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 if TYPE_CHECKING:
     from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -83,6 +83,14 @@ ReductionText = Annotated[
 ]
 Device = Annotated[str, arg(help="auto (a GPU where there is one), cpu, cuda, ...")]
 Workers = Annotated[int, arg(help="Processes that read videos; 0 reads in the process that computes.")]
+Limit = Annotated[
+    UseAppendAction[tuple[str, ...]],
+    arg(
+        metavar="NAME=VALUE",
+        help="What one video may cost at most: pixels, chunk_bytes, duration_seconds, frames, seconds or memory_bytes, "
+        "such as pixels=200M or seconds=8h (docs/limits.md). May be given several times.",
+    ),
+]
 Head = Annotated[Literal["k400", "k600", "k700"] | None, arg(help="Only these classes of a Kinetics-710 head.")]
 TopK = Annotated[int, arg(help="How many classes to name.")]
 
@@ -126,6 +134,7 @@ class Measuring(Loading):
     resume: Resume = False
     batch_size: BatchSize = 8
     workers: Workers = 2
+    limit: Limit = ()
     precision: Precision = "fp32"
     device: Device = "auto"
 
@@ -139,6 +148,7 @@ class Classifying(Loading):
     head: Head = None
     reduction: ReductionText = None
     device: Device = "auto"
+    limit: Limit = ()
     as_json: Json = False
 
     def model(self) -> UniFormerV2:
@@ -151,4 +161,4 @@ class Classifying(Loading):
         from uniformerv2.inference.reduction import Reduction
 
         reduction = Reduction.parse(self.reduction) if self.reduction else None
-        return values(self, "checkpoint", "labels", "weights", "top_k", "as_json", *but) | {"reduction": reduction}
+        return values(self, "checkpoint", "labels", "weights", "top_k", "limit", "as_json", *but) | {"reduction": reduction}

@@ -15,6 +15,7 @@ from uniformerv2.cli.options import (
     Classes,
     Data,
     Device,
+    Limit,
     OptionalOutput,
     Output,
     Overwrite,
@@ -74,6 +75,7 @@ class Setup:
     """Regular expression for the source of a video (person, film, camera) in its path from DATA: its first group, or
     all that it matches. A drawn holdout has whole sources, so that none is on both sides."""
     workers: Workers = 2
+    limit: Limit = ()
     device: Device = "auto"
     verbose: FlagCreatePairsOff[bool] = False
     """Print the whole recipe, which recipe.json of the run has too."""
@@ -95,7 +97,8 @@ class Setup:
 
     def options(self) -> dict[str, Any]:
         """Those that are not in the recipe, by their names in `train_classifier`."""
-        return values(self, "model", "clip", "optimization", "augmentation", "evaluation", "recipe", "verbose")
+        recipe = ("model", "clip", "optimization", "augmentation", "evaluation", "recipe")
+        return values(self, *recipe, "limit", "verbose")
 
 
 @dataclass(frozen=True)

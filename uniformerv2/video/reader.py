@@ -26,6 +26,7 @@ import torch
 
 from uniformerv2.errors import VideoError
 from uniformerv2.video.decoding import ROUNDING, UNTIMED_RATE, ReadStatistics, main_stream, upright
+from uniformerv2.video.limits import Limits
 from uniformerv2.video.suffixes import IMAGE_SUFFIXES
 from uniformerv2.video.video_file import VideoFile
 
@@ -48,21 +49,31 @@ class VideoReader:
         source: path of a file or folder, or the content of a file.
         threads: decoding threads; 0 for as many as the machine has, 1 where many readers run side by side.
         name: used in messages; None: the path.
+        limits: what the video may cost; None: those of the environment, see `Limits`.
 
     Raises:
-        VideoError: there is no frame to read; the message names the file and the reason.
+        VideoError: there is no frame to read, or reading it is over a limit; the message names the file and the reason.
+        RecipeError: a limit in the environment that is no positive number.
     """
 
-    def __init__(self, source: str | Path | bytes, *, threads: int = 0, name: str | None = None) -> None:
+    def __init__(
+        self,
+        source: str | Path | bytes,
+        *,
+        threads: int = 0,
+        name: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
         if threads < 0:
             raise ValueError(f"threads must be 0 (automatic) or more, got {threads}")
         self.name = name or (f"video of {len(source)} bytes" if isinstance(source, bytes) else str(source))
+        self.limits = limits or Limits.from_environment()
         self._warned = False
         self._frames: VideoFile | _FrameFolder
         if not isinstance(source, bytes) and Path(source).is_dir():
-            self._frames = _FrameFolder(Path(source), threads)
+            self._frames = _FrameFolder(Path(source), threads, self.limits)
         else:
-            self._frames = VideoFile(source, self.name, threads)
+            self._frames = VideoFile(source, self.name, threads, self.limits)
         if min(self._frames.size) < SHORTEST_SIDE:
             raise VideoError(f"{self.name}: {self.width}x{self.height} pixels show nothing")
 
@@ -188,7 +199,7 @@ class _FrameFolder:
     damage = ""
     rate = UNTIMED_RATE
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, limits: Limits) -> None:
         images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
         if not images:
             raise VideoError(f"{folder}: a folder without frame images ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -197,6 +208,7 @@ class _FrameFolder:
             images, key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", path.name)]
         )
         self._threads = threads
+        self._limits = limits
         self._images_read = 0
         self.size = self._read(self._paths[0]).shape[:2]
 

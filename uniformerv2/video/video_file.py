@@ -15,6 +15,7 @@ from av.video.reformatter import VideoReformatter
 
 from uniformerv2.errors import VideoError
 from uniformerv2.video.decoding import ROUNDING, UNTIMED_RATE, ReadStatistics, main_stream, upright
+from uniformerv2.video.limits import Limits
 from uniformerv2.video.packet_index import PacketIndex, index_packets
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class _IndexWrong(Exception):
 class VideoFile:
     """Upright images of whatever FFmpeg can read as a video."""
 
-    def __init__(self, source: str | Path | bytes, name: str, threads: int) -> None:
+    def __init__(self, source: str | Path | bytes, name: str, threads: int, limits: Limits) -> None:
         try:
             size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
         except OSError as error:
@@ -44,6 +45,7 @@ class VideoFile:
         self._source = source
         self._name = name
         self._threads = threads
+        self._limits = limits
         self._count: int | None = None  # frames of a full sequential decode, once counted
         self._passes = 0  # how often images were asked for
         self._seeks = True  # until a seek lands behind its target, or in the middle of a packet
