@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.helpers import Run, noise, write_video
 
+from tests.helpers import Run, noise, write_video
 from uniformerv2 import Limits, RecipeError, VideoError, VideoReader
 from uniformerv2.video.limits import limits_set
 

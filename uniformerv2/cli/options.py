@@ -161,4 +161,5 @@ class Classifying(Loading):
         from uniformerv2.inference.reduction import Reduction
 
         reduction = Reduction.parse(self.reduction) if self.reduction else None
-        return values(self, "checkpoint", "labels", "weights", "top_k", "limit", "as_json", *but) | {"reduction": reduction}
+        own = ("checkpoint", "labels", "weights", "top_k", "limit", "as_json")
+        return values(self, *own, *but) | {"reduction": reduction}

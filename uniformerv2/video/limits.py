@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import Any
 
 from uniformerv2.errors import RecipeError, VideoError
 
@@ -96,7 +97,8 @@ def _variable(limit: str) -> str:
     return f"UNIFORMERV2_MAX_{limit.upper()}"
 
 
-def _parsed(where: str, limit: str, text: str) -> float:
+def _parsed(where: str, limit: str, text: str) -> Any:
+    """An int, or float seconds."""
     units = _TIMES if limit.endswith("seconds") else _SIZES
     match = _NUMBER.fullmatch(text.strip().lower())
     unit = units.get(match[2] if units is _TIMES else match[2].removesuffix("b"), 0) if match else 0
