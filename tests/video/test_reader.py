@@ -7,7 +7,7 @@ import logging
 import random
 import warnings
 import wave
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,13 @@ import pytest
 import torch
 
 from helpers import Target, write_video
+from media import pictures
 from uniformerv2.errors import VideoError
 from uniformerv2.video import video_file
 from uniformerv2.video.decoding import UNTIMED_RATE
 from uniformerv2.video.reader import VideoReader, VideoWarning
 
 HEIGHT, WIDTH = 48, 64
-
-
-def pictures(count: int, height: int = HEIGHT, width: int = WIDTH) -> Iterator[np.ndarray]:
-    """Distinct frames with texture, motion and a corner that counts."""
-    texture = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8) // 2
-    for i in range(count):
-        image = np.roll(texture, 3 * i, axis=1)
-        image[: max(height // 3, 1), : max(width // 3, 1)] = (4 * i % 256, 255 - 3 * i % 256, 128)
-        yield image
 
 
 def write(

@@ -1,0 +1,313 @@
+"""Media files of every container and codec that FFmpeg writes here, drawn by a seed, and a plain decode of them."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cache
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+os.environ.setdefault("SVT_LOG", "0")  # or the encoder writes to stderr
+
+RATE = 25  # frames/s, which every codec can state
+HARDWARE = re.compile(r"_(amf|mf|nvenc|qsv|v4l2m2m|vaapi|videotoolbox)$")  # encoders that need a device
+NO_FILE = 1  # AVFMT_NOFILE
+# formats that write no media, several files, or what only a network reads
+NO_CONTAINERS = frozenset(
+    {"crc", "dash", "data", "ffmetadata", "fifo", "framecrc", "framehash", "framemd5", "hash", "hds", "hls", "image2"}
+    | {"md5", "mkvtimestamp_v2", "null", "rtp", "rtp_mpegts", "rtsp", "sap", "segment", "smoothstreaming"}
+    | {"stream_segment,ssegment", "streamhash", "tee", "uncodedframecrc", "webm_chunk", "webm_dash_manifest", "whip"}
+)
+# containers that do not state which codecs they take, and codecs that are tried in them
+UNSTATED = ("mpegts", "mpeg", "vob", "ogv", "mxf", "gxf", "dirac", "webp")
+MAIN = ("libx264", "libx265", "libsvtav1", "libvpx", "libvpx-vp9", "mpeg1video", "mpeg2video", "mpeg4")
+MAIN += ("mjpeg", "ffv1", "jpeg2000", "prores", "vc2", "libwebp", "libwebp_anim")
+CANNOT = (av.FFmpegError, ValueError, OverflowError, NotImplementedError, LookupError, TypeError, AttributeError)
+"""What PyAV raises where a codec cannot be written with these options, or not into this container."""
+
+
+def pictures(count: int, height: int = 48, width: int = 64) -> Iterator[np.ndarray]:
+    """Distinct frames with texture, motion and a corner that counts: uint8 RGB (height, width, 3)."""
+    texture = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8) // 2
+    for i in range(count):
+        image = np.roll(texture, 3 * i, axis=1)
+        image[: max(height // 3, 1), : max(width // 3, 1)] = (4 * i % 256, 255 - 3 * i % 256, 128)
+        yield image
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How a file is drawn."""
+
+    container: str
+    codec: str
+    frames: int = 10
+    width: int = 64
+    height: int = 48
+    pixels: str = ""  # format; empty: the first that the encoder takes
+    group: int = 6  # frames from one key frame to the next
+    b_frames: int = 0  # in a row
+    irregular: bool = False  # times of presentation
+    quarter_turns: int = 0  # to the left, until it stands upright
+    sound: bool = False
+    fragments: bool = False
+
+    def __str__(self) -> str:
+        extras = [name for name in ("irregular", "sound", "fragments") if getattr(self, name)]
+        extras += [f"{self.quarter_turns} turns"] * bool(self.quarter_turns)
+        what = f"{self.codec} in {self.container}, {self.frames} frames {self.width}x{self.height} {self.pixels}"
+        return ", ".join([what, f"group of {self.group}", f"{self.b_frames} B-frames", *extras])
+
+
+def draw(drawing: Drawing) -> bytes:
+    """The content of the file. Raises one of `CANNOT`."""
+    memory = io.BytesIO()
+    muxer = {"movflags": "frag_keyframe+empty_moov"} if drawing.fragments else {}
+    with av.open(memory, "w", format=drawing.container, options=muxer) as output:
+        options = {"strict": "experimental", "threads": "1"}
+        if drawing.codec in ("libx265", "hevc"):
+            options["x265-params"] = "log-level=none:pools=none:frame-threads=1"
+        stream = output.add_stream(drawing.codec, rate=RATE, options=options)
+        stream.width, stream.height = drawing.width, drawing.height
+        stream.pix_fmt = drawing.pixels or pixel_formats(drawing.codec)[0]
+        stream.codec_context.gop_size, stream.codec_context.max_b_frames = drawing.group, drawing.b_frames
+        if drawing.irregular:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if drawing.quarter_turns:
+            stream.set_display_rotation(90 * drawing.quarter_turns)
+        sound = output.add_stream(output.default_audio_codec, rate=48000) if drawing.sound else None
+        times = np.cumsum(np.random.default_rng(drawing.frames).integers(1, 90, drawing.frames)).tolist()
+        for image, time in zip(pictures(drawing.frames, drawing.height, drawing.width), times, strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            if drawing.irregular:
+                frame.pts, frame.time_base = time, Fraction(1, 1000)
+            output.mux(stream.encode(frame))
+        if sound is not None:
+            for frame in silence(drawing.frames * 48000 // RATE):
+                output.mux(sound.encode(frame))
+            output.mux(sound.encode(None))
+        output.mux(stream.encode(None))
+    return memory.getvalue()
+
+
+def silence(samples: int) -> Iterator[av.AudioFrame]:
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, samples * 2), np.int16), format="s16", layout="stereo")
+    frame.sample_rate, frame.pts = 48000, 0
+    yield frame
+
+
+@cache
+def pixel_formats(codec: str) -> list[str]:
+    """That the encoder takes and FFmpeg converts to."""
+    names = [form.name for form in av.Codec(codec, "w").video_formats or ()] or ["yuv420p"]
+    return [name for name in names if name != "pal8" and av.VideoFormat(name).components] or ["yuv420p"]
+
+
+@cache
+def candidates() -> list[tuple[str, str]]:
+    """Containers and encoders that go together, as FFmpeg says."""
+    encoders = []
+    for name in sorted(av.codecs_available):
+        try:
+            codec = av.Codec(name, "w")
+        except av.codec.codec.UnknownCodecError:
+            continue
+        if codec.type == "video" and codec.name == name and not HARDWARE.search(name):
+            encoders.append((name, codec.canonical_name))
+    found = []
+    for container in sorted(av.formats_available - NO_CONTAINERS):
+        try:
+            if av.ContainerFormat(container, "w").flags & NO_FILE:
+                continue
+            with av.open(io.BytesIO(), "w", format=container) as output:
+                known = output.supported_codecs
+        except CANNOT:
+            continue
+        if container in UNSTATED:
+            known = known | set(MAIN)
+        found += [(container, name) for name, canonical in encoders if {name, canonical} & known]
+    return found
+
+
+@dataclass
+class Decoded:
+    """What a plain decode on one thread finds in a file."""
+
+    images: list[np.ndarray]  # upright uint8 RGB (height, width, 3), in the size of the first
+    times: list[float | None]  # in seconds, by frame
+    errors: int  # packets that cannot be decoded
+    stated_rate: float  # frames/s; 0: not stated
+
+
+def decode(source: Path | bytes, *, quarter_turns: int = 0) -> Decoded:
+    """Decode a file from its start, stepping over packets that cannot be decoded.
+
+    Args:
+        quarter_turns: to the left, that make its frames upright.
+    """
+    images, times, errors = [], [], 0
+    with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+        stream = container.streams.best("video")
+        stream.thread_type, stream.thread_count = "NONE", 1
+        for packet in container.demux(stream):
+            if not packet.size and packet.dts is not None:  # an empty one would end the stream
+                continue
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                errors += 1
+                continue
+            for frame in frames:
+                size = {"width": images[0].shape[1], "height": images[0].shape[0]} if images else {}
+                images.append(frame.to_ndarray(format="rgb24", **size))
+                times.append(None if frame.pts is None else float(frame.pts * frame.time_base))
+        stated = stream.average_rate or stream.guessed_rate
+    return Decoded([np.rot90(image, quarter_turns) for image in images], times, errors, float(stated or 0))
+
+
+@cache
+def pairs() -> list[tuple[str, str, int, int]]:
+    """Container, encoder, width and height of the files that can be written and read again."""
+    found = []
+    for container, codec in candidates():
+        for width, height in ((64, 48), (128, 96)):
+            try:
+                if decode(draw(Drawing(container, codec, 2, width, height))).images:
+                    found.append((container, codec, width, height))
+                    break
+            except CANNOT:
+                pass
+    return found
+
+
+TURNED = ("mov", "mp4", "3gp", "3g2", "ipod", "f4v", "ismv")  # have a display matrix, and may be cut into fragments
+
+
+def drawing(container: str, codec: str, width: int, height: int, dice: random.Random) -> tuple[Drawing, bytes]:
+    """A file of the pair with properties by chance, as far as its container and codec have them."""
+    plain = Drawing(container, codec, dice.randint(10, 40), width, height)
+    content = draw(plain)
+    if len(content) > 100_000:
+        plain = replace(plain, frames=10)
+        content = draw(plain)
+    wanted: list[dict[str, Any]] = [
+        {"group": dice.choice([1, 4, 12, 60])},
+        {"b_frames": dice.choice([0, 0, 1, 3])},
+        {"pixels": dice.choice(pixel_formats(codec))},
+        {"width": 4 * dice.randint(8, 32), "height": 4 * dice.randint(6, 24)},
+        {"irregular": True},
+        {"sound": True},
+    ]
+    if container in TURNED:
+        wanted += [{"fragments": True}, {"quarter_turns": dice.randint(1, 3)}]
+    chosen = wanted[:4] + [fields for fields in wanted[4:] if dice.random() < 0.3]
+    for fields in [dict(chain.from_iterable(map(dict.items, chosen))), *chosen]:
+        tried = replace(plain, **fields)
+        try:
+            drawn = draw(tried)
+            if len(decode(drawn).images) == plain.frames:
+                plain, content = tried, drawn
+        except CANNOT:
+            continue
+        if fields not in chosen:  # all at once
+            break
+    return plain, content
+
+
+def ordered(found: Sequence[tuple[str, str, int, int]], dice: random.Random) -> list[tuple[str, str, int, int]]:
+    """Pairs by chance, so that every container comes before one of them comes again."""
+    of_container: dict[str, list[tuple[str, str, int, int]]] = {}
+    for pair in dice.sample(found, len(found)):
+        of_container.setdefault(pair[0], []).append(pair)
+    return [pair for turn in zip_longest(*of_container.values()) for pair in turn if pair]
+
+
+YEARS = 30 * 365 * 86400  # seconds
+
+
+def _back(times: list[int], dice: random.Random) -> list[int | None]:
+    cut, step = dice.randrange(1, len(times)), dice.choice([1, times[-1] // 2, times[-1] + 1])
+    return [*times[:cut], *(time - step for time in times[cut:])]
+
+
+def _one_back(times: list[int], dice: random.Random) -> list[int | None]:
+    at = dice.randrange(1, len(times))
+    return [*times[:at], times[at - 1] - 1, *times[at + 1 :]]
+
+
+def _doubled(times: list[int], dice: random.Random) -> list[int | None]:
+    at = dice.randrange(1, len(times))
+    return [*times[:at], times[at - 1], *times[at + 1 :]]
+
+
+def _missing(times: list[int], dice: random.Random) -> list[int | None]:
+    none = set(dice.sample(range(len(times)), dice.randint(1, len(times))))
+    return [None if at in none else time for at, time in enumerate(times)]
+
+
+def _far(times: list[int], dice: random.Random) -> list[int | None]:
+    cut, step = dice.randrange(1, len(times)), dice.choice([90_000, YEARS * 1000, 1 << 40])
+    return [*times[:cut], *(time + step for time in times[cut:])]
+
+
+def _swapped(times: list[int], dice: random.Random) -> list[int | None]:
+    one, other = sorted(dice.sample(range(len(times)), 2))
+    return [*times[:one], times[other], *times[one + 1 : other], times[one], *times[other + 1 :]]
+
+
+def _shuffled(times: list[int], dice: random.Random) -> list[int | None]:
+    return dice.sample(times, len(times))
+
+
+def _constant(times: list[int], dice: random.Random) -> list[int | None]:
+    return [times[0]] * len(times)
+
+
+TIMES: Mapping[str, Callable[[list[int], random.Random], list[int | None]]] = {
+    "back": _back,
+    "one back": _one_back,
+    "doubled": _doubled,
+    "missing": _missing,
+    "far": _far,
+    "swapped": _swapped,
+    "shuffled": _shuffled,
+    "constant": _constant,
+}
+"""Times of presentation, in ticks and in decode order, made hostile."""
+
+
+def retimed(content: bytes, container: str, kind: str, dice: random.Random) -> bytes:
+    """The packets of a drawn file with other times, in the same container. Raises one of `CANNOT`.
+
+    Args:
+        kind: of `TIMES`, or "appended": a recording behind another.
+    """
+    if kind == "appended":
+        return content + content[dice.choice([0, 0, dice.randrange(len(content))]) :]
+    if container == "nut":
+        raise ValueError("FFmpeg's muxer of NUT writes beyond its memory where times jump")
+    memory = io.BytesIO()
+    with av.open(io.BytesIO(content)) as source, av.open(memory, "w", format=container) as output:
+        template = source.streams.best("video")
+        stream = output.add_stream_from_template(template)
+        packets = [packet for packet in source.demux(template) if packet.size]
+        times = [at if packet.pts is None else packet.pts for at, packet in enumerate(packets)]
+        changed = TIMES[kind](times, dice)
+        # muxers want decode times that rise, and none that lies behind its time of presentation
+        latest = max(time for time in [*changed, 0] if time is not None) + 1
+        for packet, time in reversed([*zip(packets, changed, strict=True)]):
+            latest = min(latest - 1, latest if time is None else time)
+            packet.stream, packet.pts, packet.dts = stream, time, latest
+        for packet in packets:
+            output.mux(packet)
+    return memory.getvalue()
