@@ -278,8 +278,8 @@ def unhurried_opening(monkeypatch: pytest.MonkeyPatch) -> None:
     open_source, probing = av.open, {"analyzeduration": "500000"}
     monkeypatch.setattr(
         *(av, "open"),
-        lambda *given, timeout, options, **more: open_source(
-            *given, timeout=(60, timeout), options={**options, **probing}, **more
+        lambda *given, timeout, container_options, **more: open_source(
+            *given, timeout=(60, timeout), container_options={**container_options, **probing}, **more
         ),
     )
 

@@ -16,6 +16,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 from uniformerv2.data.annotations import Interval
 from uniformerv2.data.content import content_sha256
 from uniformerv2.errors import VideoError
+from uniformerv2.video.container import open_media
+from uniformerv2.video.decoding import main_stream
+from uniformerv2.video.limits import Limits
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.views import segment_indices
 
@@ -161,12 +164,10 @@ def _container(path: Path) -> tuple[str, float | None]:
     if path.is_dir():
         return "images", None
     try:
-        with av.open(f"file:{path}") as container:
-            stream = container.streams.best("video")
-            if stream is None or stream.codec_context is None:
-                return "", None
+        with open_media(path, str(path), limits=Limits.from_environment()) as container:
+            stream = main_stream(container, str(path))
             return stream.codec_context.name, _stated_seconds(container, stream)
-    except av.FFmpegError:
+    except VideoError:
         return "", None  # the reader says why
 
 

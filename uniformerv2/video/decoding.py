@@ -1,17 +1,17 @@
-"""Shared by the readers of files, of folders and of live sources: the stream that is shown, upright images."""
+"""Shared by the readers of files, of folders and of live sources: the stream that is shown, what reading costs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from av.stream import Disposition
 
 from uniformerv2.errors import VideoError
+from uniformerv2.video.container import guarded
 
 if TYPE_CHECKING:
-    from av import VideoFrame, VideoStream
+    from av import VideoStream
     from av.container import InputContainer
 
 UNTIMED_RATE = 25.0  # frames/s where nothing states it, as in a folder of images
@@ -30,7 +30,20 @@ class ReadStatistics:
 
 
 def main_stream(container: InputContainer, name: str) -> VideoStream:
-    """The video stream that a player would show."""
+    """The video stream that a player would show.
+
+    Raises:
+        VideoError: there is none; then the container is closed.
+    """
+    try:
+        with guarded(name):
+            return _main_stream(container, name)
+    except VideoError:
+        container.close()
+        raise
+
+
+def _main_stream(container: InputContainer, name: str) -> VideoStream:
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams or container.format.name == "tty":  # FFmpeg draws text files as a terminal would
         raise VideoError(f"{name}: no video in this file")
@@ -39,16 +52,3 @@ def main_stream(container: InputContainer, name: str) -> VideoStream:
     if stream.codec_context is None:
         raise VideoError(f"{name}: no decoder for this kind of video")
     return stream
-
-
-def upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
-    """Turn and mirror an image (height, width, channels) as the display matrix of its frame asks for."""
-    side_data: Any = frame.side_data
-    matrix = side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return image
-    # x' = a·x + c·y and y' = b·x + d·y, to the nearest quarter turn
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        image, a, d = image.swapaxes(0, 1), c, b
-    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])  # torch takes no negative stride

@@ -20,11 +20,13 @@ from urllib.parse import urlsplit
 
 import av
 import torch
-from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from uniformerv2.errors import VideoError
-from uniformerv2.video.decoding import ROUNDING, UNTIMED_RATE, main_stream, upright
+from uniformerv2.video.container import guarded, open_address, open_media
+from uniformerv2.video.decoding import ROUNDING, UNTIMED_RATE, main_stream
+from uniformerv2.video.limits import Limits
+from uniformerv2.video.pictures import Pictures
 from uniformerv2.video.transforms import check_frames
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 CAMERA = "camera"  # the source "camera" is the first one, "camera:1" the second
 
+_FILE = "file:"
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
 _IN_PIECES = frozenset({"hls", "dash"})  # formats in which live sources, too, send several seconds at once
 _MOST_DAMAGED = 500  # packets in a row: some 20 seconds, as a decoder may have to wait for a key frame
@@ -149,7 +152,7 @@ class Address:
             return cls(name, text, options={"rtsp_transport": "tcp"} if parts.scheme.startswith("rtsp") else {})
         if Path(text).is_char_device():
             return cls(text, text, _CAMERAS["linux"][0])
-        return cls(text, f"file:{text}")  # the prefix keeps a name with a colon from being taken for an address
+        return cls(text, f"{_FILE}{text}")  # the prefix keeps a name with a colon from being taken for an address
 
     @classmethod
     def _camera(cls, which: str) -> Address:
@@ -239,9 +242,9 @@ def read(
     with _open(address, timeout) as container:
         stream = main_stream(container, address.name)
         stream.thread_type = "SLICE"  # threads for frames would hold back as many frames
-        recorded = address.url.startswith("file:") or container.duration is not None
+        recorded = address.url.startswith(_FILE) or container.duration is not None
         paced = recorded or container.format.name in _IN_PIECES
-        wanted, converter, last = _Slots(frames_per_second), VideoReformatter(), 0.0
+        wanted, pictures, last = _Slots(frames_per_second), Pictures(), 0.0
         for frame in _decoded(address, container, stream, frames, timeout):
             if stopped():
                 return
@@ -250,8 +253,9 @@ def read(
                 pace.hold(last)
             now = last if paced else frames.clock()
             if wanted(now):
-                image = converter.reformat(frame, format="rgb24").to_ndarray()
-                frames.push(torch.from_numpy(upright(image, frame)).permute(2, 0, 1), time=now)
+                with guarded(address.name):
+                    image = pictures.image(frame)
+                frames.push(torch.from_numpy(image).permute(2, 0, 1), time=now)
 
 
 def _time(frame: VideoFrame, stream: VideoStream, last: float) -> float:
@@ -280,12 +284,10 @@ class _Slots:
 
 
 def _open(address: Address, timeout: float | None) -> InputContainer:
-    try:
-        return av.open(address.url, "r", format=address.format, options=address.options, timeout=timeout)
-    except av.ExitError:
-        raise VideoError(f"{address.name}: no answer for {timeout:g} s") from None
-    except av.FFmpegError as error:
-        raise VideoError(f"{address.name}: cannot be opened as a video ({error.strerror})") from None
+    name, url = address.name, address.url
+    if url.startswith(_FILE):
+        return open_media(url.removeprefix(_FILE), name, limits=Limits.from_environment(), timeout=timeout)
+    return open_address(url, name, format=address.format, options=address.options, timeout=timeout)
 
 
 def _decoded(

@@ -12,7 +12,6 @@ definition.
 
 from __future__ import annotations
 
-import io
 import operator
 import re
 import warnings
@@ -20,13 +19,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 
 from uniformerv2.errors import VideoError
-from uniformerv2.video.decoding import ROUNDING, UNTIMED_RATE, ReadStatistics, main_stream, upright
+from uniformerv2.video.container import NO_IMAGE, guarded, open_media
+from uniformerv2.video.decoding import ROUNDING, UNTIMED_RATE, ReadStatistics, main_stream
 from uniformerv2.video.limits import Limits
+from uniformerv2.video.orientation import orientation_of_image
+from uniformerv2.video.pictures import Pictures
 from uniformerv2.video.suffixes import IMAGE_SUFFIXES
 from uniformerv2.video.video_file import VideoFile
 
@@ -207,8 +208,8 @@ class _FrameFolder:
         self._paths = sorted(
             images, key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", path.name)]
         )
-        self._threads = threads
         self._limits = limits
+        self._pictures = Pictures(threads)
         self._images_read = 0
         self.size = self._read(self._paths[0]).shape[:2]
 
@@ -238,10 +239,11 @@ class _FrameFolder:
 
     def _read(self, path: Path) -> np.ndarray:
         self._images_read += 1
-        try:
-            # by content: a name with a percent sign would be taken for a pattern
-            with av.open(io.BytesIO(path.read_bytes())) as container:
-                frame = next(container.decode(main_stream(container, str(path))))
-                return upright(frame.to_ndarray(format="rgb24", threads=self._threads), frame)
-        except (av.FFmpegError, OSError, StopIteration) as error:
-            raise VideoError(f"{path}: cannot be read as an image ({error})") from None
+        name = str(path)
+        with guarded(name, NO_IMAGE):
+            content = path.read_bytes()
+            with open_media(content, name, limits=self._limits, problem=NO_IMAGE) as container:
+                frame = next(container.decode(main_stream(container, name)), None)
+                if frame is None:
+                    raise VideoError(f"{name}: {NO_IMAGE} (there is no picture in it)")
+                return self._pictures.image(frame, orientation=orientation_of_image(content))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, zip_longest
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING, Literal
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from uniformerv2.errors import VideoError
-from uniformerv2.video.decoding import ROUNDING, UNTIMED_RATE, ReadStatistics, main_stream, upright
+from uniformerv2.video.container import guarded, open_media
+from uniformerv2.video.decoding import ROUNDING, UNTIMED_RATE, ReadStatistics, main_stream
 from uniformerv2.video.limits import Limits
 from uniformerv2.video.packet_index import PacketIndex, index_packets
+from uniformerv2.video.pictures import Pictures
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
@@ -46,6 +46,7 @@ class VideoFile:
         self._name = name
         self._threads = threads
         self._limits = limits
+        self._pictures = Pictures(threads)
         self._count: int | None = None  # frames of a full sequential decode, once counted
         self._passes = 0  # how often images were asked for
         self._seeks = True  # until a seek lands behind its target, or in the middle of a packet
@@ -54,8 +55,9 @@ class VideoFile:
         self._index = self._read_index()
         self.rate = self._average_rate()
         _, first = next(self._decode([0]))
-        self._coded_size = (first.width, first.height)
-        self.size = upright(np.empty((first.height, first.width, 0)), first).shape[:2]
+        self._coded_size = (first.height, first.width)
+        with guarded(name):
+            self.size = self._pictures.orientation(first).upright_size(*self._coded_size)
 
     def __len__(self) -> int:
         if self._index is not None:
@@ -74,13 +76,13 @@ class VideoFile:
 
         Where the index proves wrong midway, all images come once more, and the later ones count.
         """
-        width, height = self._coded_size
-        converter = VideoReformatter()  # without it every frame would make a new one
+        height, width = self._coded_size
         self._passes += 1
         this = self._passes
         for index, frame in self._decode(wanted):
-            image = converter.reformat(frame, format="rgb24", width=width, height=height, threads=self._threads)
-            yield index, upright(image.to_ndarray(), frame)
+            with guarded(self._name):
+                image = self._pictures.image(frame, width=width, height=height)
+            yield index, image
             if self._passes != this:  # the only decoder has moved on
                 raise RuntimeError(f"{self._name}: other frames were read before these had all been read")
 
@@ -98,12 +100,7 @@ class VideoFile:
 
     def _open(self, threading: Literal["AUTO", "SLICE"], threads: int) -> None:
         """Begin at the first packet, with a new decoder."""
-        # the prefix keeps a name with a colon from being taken for an address
-        source = io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}"
-        try:
-            self._container = av.open(source, "r")
-        except av.FFmpegError as error:
-            raise VideoError(f"{self._name}: cannot be read as a video ({error.strerror})") from None
+        self._container = open_media(self._source, self._name, limits=self._limits)
         self._stream = main_stream(self._container, self._name)
         self._tick = float(self._stream.time_base or 1)  # seconds
         self._stream.thread_type = threading
