@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import faulthandler
 import math
+import os
+import shutil
+import signal
 import threading
 import weakref
 from collections.abc import Iterator
@@ -144,7 +148,7 @@ def test_below_the_threshold_there_is_no_answer(model: UniFormerV2, video: Path)
     best = found.scores[0]
     assert found.label == found.labels[0]
     assert predictor.predict(video, threshold=best) == found
-    [below] = predictor.predict_all([video], threshold=best + 1e-6)
+    [below] = predictor.predict_all([video], threshold=best + 1e-6, workers=1)
     assert below == replace(found, label=None)
     for wrong in (-0.1, 1.1, math.nan):
         with pytest.raises(RecipeError, match="threshold"):
@@ -176,8 +180,25 @@ def test_a_video_that_cannot_be_read_has_its_place(model: UniFormerV2, video: Pa
     assert list(predictor.predict_all([])) == []
 
 
+def test_a_video_that_ends_its_process_has_its_place(model: UniFormerV2, video: Path, tmp_path: Path) -> None:
+    deadly = tmp_path / "deadly.mp4"
+    shutil.copy(video, deadly)
+
+    def read(reader: VideoReader, *arguments: Any, **options: Any) -> SharedClips:
+        if reader.name == str(deadly):
+            faulthandler.disable()
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return distinct_views(reader, *arguments, **options)
+
+    with patch("uniformerv2.predict.distinct_views", read):
+        found = list(Predictor(model, batch_size=2).predict_all([video, deadly, video, deadly, video]))
+    assert [one.row for one in found if isinstance(one, Unreadable)] == [1, 3]
+    assert found[1] == Unreadable(str(deadly), f"{deadly}: reading it ended a process (SIGSEGV)", 1)
+    assert found[0] == found[2] == found[4]
+
+
 def test_a_programming_error_comes_out_at_its_place(model: UniFormerV2, video: Path) -> None:
-    results = Predictor(model, batch_size=8).predict_all([video, 3.5, video])  # type: ignore[list-item]
+    results = Predictor(model, batch_size=8).predict_all([video, 3.5, video], workers=0)  # type: ignore[list-item]
     assert isinstance(next(results), Prediction)
     with pytest.raises(TypeError):
         next(results)
@@ -201,7 +222,7 @@ def test_no_more_than_two_batches_are_held_and_the_thread_ends_early(model: UniF
         return clips
 
     with patch("uniformerv2.predict.distinct_views", watched):
-        results = predictor.predict_all(endless())
+        results = predictor.predict_all(endless(), workers=0)
         for number in range(1, 9):
             next(results)
             assert taken == 2 * ((number + 1) // 2) + 2

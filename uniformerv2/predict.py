@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from uniformerv2.ahead import ahead
 from uniformerv2.data.annotations import Annotation, Interval, Unreadable
+from uniformerv2.data.processes import Crash, in_order
 from uniformerv2.data.shards import video_source
 from uniformerv2.device import model_device
 from uniformerv2.errors import AnnotationError, RecipeError, VideoError
@@ -23,11 +24,13 @@ from uniformerv2.inference.optimize import Backend, optimize, rewritten
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.inference.reduction import Reduction
 from uniformerv2.inference.sharing import SharedFrames, classify_shared, sharing_obstacle
+from uniformerv2.model.config import Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predictions import Prediction, check_threshold
 from uniformerv2.progress import track
 from uniformerv2.timeline import Timeline, check_top_k
 from uniformerv2.video.clips import SharedClips, Window, Windows, distinct_views, interval_frames, joined, window_frames
+from uniformerv2.video.limits import Limits
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.views import Views
 from uniformerv2.weights.loading import resolve_model
@@ -112,16 +115,18 @@ class Predictor:
         return self._prediction(video, scores, top_k, threshold)
 
     def predict_all(
-        self, videos: Iterable[Video], *, top_k: int | None = 5, threshold: float = 0.0
+        self, videos: Iterable[Video], *, workers: int = 2, top_k: int | None = 5, threshold: float = 0.0
     ) -> Generator[Prediction | Unreadable, None, None]:
         """Rank the classes for many videos, while the next ones are read.
 
-        The model computes clips of several videos at once, while a thread reads the next batch; these two batches are
-        all that is held. The thread ends with the iteration, also where that is broken off. A video with more views
+        The model computes clips of several videos at once, while others read the next batch; these two batches are
+        all that is held. What reads ends with the iteration, also where that is broken off. A video with more views
         than a batch has clips is a batch of its own, computed in parts.
 
         Args:
             videos: each as of `predict`; taken as they are needed.
+            workers: processes that read, under the limits of the environment (`Limits`); a video that ends one is
+                tried once more, and then one that cannot be read. 0: a thread of this process, which such a video ends.
             top_k, threshold: as of `predict`.
 
         Yields:
@@ -134,7 +139,7 @@ class Predictor:
         check_threshold(threshold)
         count = max(1, self.batch_size // len(self.views))
         first = 0
-        with closing(ahead(self._read, videos, count=count)) as reads:
+        with closing(self._reads(videos, count, workers)) as reads:
             while outcomes := self._outcomes(list(islice(reads, count)), first, top_k, threshold):
                 for outcome in outcomes:
                     if isinstance(outcome, BaseException):
@@ -142,19 +147,45 @@ class Predictor:
                     yield outcome
                 first += len(outcomes)
 
+    def _reads(
+        self, videos: Iterable[Video], count: int, workers: int
+    ) -> Generator[tuple[Video, SharedClips | BaseException], None, None]:
+        """Each video with its clips, or why there are none; `count` of them are read ahead."""
+        if workers == 0:
+            with closing(ahead(self._read, videos, count=count)) as futures:
+                for video, future in futures:
+                    yield video, future.exception() or future.result()
+            return
+        threads = 1 if workers > 1 or Limits.from_environment().memory_bytes else 0  # each takes a stack of memory
+        read = partial(_read_apart, self.model.preprocessing, self.views, threads)
+        with closing(in_order(read, videos, workers=workers, ahead=count)) as results:
+            for video, found in results:
+                if isinstance(found, Crash):
+                    yield video, VideoError(f"{_title(video)}: reading it ended a process ({found.cause})")
+                elif isinstance(found, VideoError):
+                    yield video, found
+                else:
+                    frames, clips, damage = found
+                    for message in damage:
+                        warnings.warn(message, VideoWarning, stacklevel=1)
+                    yield video, SharedClips(torch.from_numpy(frames), torch.from_numpy(clips))
+
     def _outcomes(
-        self, reads: Sequence[tuple[Video, Future[SharedClips]]], first: int, top_k: int | None, threshold: float
+        self,
+        reads: Sequence[tuple[Video, SharedClips | BaseException]],
+        first: int,
+        top_k: int | None,
+        threshold: float,
     ) -> list[Prediction | Unreadable | BaseException]:
         """The result or error of each video of a batch, whose first is number `first`."""
-        errors = [read.exception() for _, read in reads]  # waits for them
-        clips = [read.result() for (_, read), error in zip(reads, errors, strict=True) if error is None]
+        clips = [read for _, read in reads if isinstance(read, SharedClips)]
         scores = iter(self._scores(clips) if clips else ())
         outcomes: list[Prediction | Unreadable | BaseException] = []
-        for row, ((video, _), error) in enumerate(zip(reads, errors, strict=True), first):
-            if error is None:
+        for row, (video, read) in enumerate(reads, first):
+            if isinstance(read, SharedClips):
                 outcomes.append(self._prediction(video, next(scores), top_k, threshold))
             else:
-                outcomes.append(Unreadable(_title(video), str(error), row) if isinstance(error, VideoError) else error)
+                outcomes.append(Unreadable(_title(video), str(read), row) if isinstance(read, VideoError) else read)
         return outcomes
 
     def _prediction(self, video: Video, scores: Tensor, top_k: int | None, threshold: float) -> Prediction:
@@ -244,9 +275,7 @@ class Predictor:
         return self._read(video).whole()
 
     def _read(self, video: Video) -> SharedClips:
-        with _reader(video) as reader:
-            first, count = interval_frames(reader, *_interval(video))
-            return distinct_views(reader, self.model.preprocessing, self.views, first=first, count=count)
+        return _read(self.model.preprocessing, self.views, video)
 
 
 def class_names(model: UniFormerV2) -> tuple[str, ...]:
@@ -261,11 +290,31 @@ def ranked(model: UniFormerV2, scores: Tensor, top_k: int | None) -> tuple[tuple
     return tuple(names[number] for number in classes.tolist()), tuple(best.tolist())
 
 
-def _reader(video: Video) -> VideoReader:
+def _read(preprocessing: Preprocessing, views: Views, video: Video, *, threads: int = 0) -> SharedClips:
+    with _reader(video, threads=threads) as reader:
+        first, count = interval_frames(reader, *_interval(video))
+        return distinct_views(reader, preprocessing, views, first=first, count=count)
+
+
+def _read_apart(
+    preprocessing: Preprocessing, views: Views, threads: int, video: Video
+) -> tuple[np.ndarray, np.ndarray, list[str]] | VideoError:
+    """What `_read` gives as arrays, which another process can send, and what is damaged; or why there is nothing."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", VideoWarning)
+        try:
+            read = _read(preprocessing, views, video, threads=threads)
+        except VideoError as error:
+            return error
+    damage = [str(warning.message) for warning in caught if issubclass(warning.category, VideoWarning)]
+    return read.frames.numpy(), read.clips.numpy(), damage
+
+
+def _reader(video: Video, *, threads: int = 0) -> VideoReader:
     if not isinstance(video, Annotation):
-        return VideoReader(video)
+        return VideoReader(video, threads=threads)
     try:
-        return VideoReader(video_source(video.path), name=str(video.path))
+        return VideoReader(video_source(video.path), threads=threads, name=str(video.path))
     except (AnnotationError, FileNotFoundError) as error:  # a shard that has changed
         raise VideoError(f"{video.path}: {error}") from error
 

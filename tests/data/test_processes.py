@@ -6,6 +6,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from uniformerv2.errors import RecipeError, VideoError
 
 FUNCTIONS = """
 import faulthandler, os, signal
+import torch
 from pathlib import Path
 from uniformerv2.errors import RecipeError, VideoError
 
@@ -46,6 +48,17 @@ def fail(task):
 
 def handlers(task):
     return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+def take(size):
+    return len(bytearray(size))
+
+def take_tensor(size):
+    return len(torch.empty(size, dtype=torch.uint8))
+
+def compute(task):
+    yield "begun"
+    while task:
+        pass
 """
 
 
@@ -153,3 +166,32 @@ def test_processes_that_cannot_start_blame_no_task(functions: ModuleType, monkey
     Path(functions.__file__).unlink()
     with pytest.raises(RuntimeError, match="before its first task"):
         list(run_tasks(functions.count, [1], workers=1))
+
+
+# --- limits
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+@pytest.mark.parametrize("function", ["take", "take_tensor"])
+def test_memory_beyond_the_limit_costs_one_task(
+    function: str, functions: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNIFORMERV2_MAX_MEMORY_BYTES", "200MB")
+    results = dict(run_tasks(getattr(functions, function), [1 << 20, 1 << 31, 1 << 21], workers=1))
+    assert (results[1 << 20], results[1 << 21]) == (1 << 20, 1 << 21)
+    assert "the limit memory_bytes allows; raise that with --limit memory_bytes=VALUE" in results[1 << 31].cause
+
+
+def test_memory_is_not_limited_where_the_system_cannot(functions: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIFORMERV2_MAX_MEMORY_BYTES", "200MB")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(RecipeError, match="memory_bytes can be limited on Linux only, not on darwin"):
+        list(run_tasks(functions.take, [1], workers=1))
+
+
+def test_a_task_that_never_ends_is_ended(functions: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIFORMERV2_MAX_SECONDS", "0.3")
+    found = list(run_tasks(functions.compute, [0, 1, 0], workers=1))
+    assert [result for task, result in found if task == 0] == ["begun", "begun"]
+    [crash] = (result for _, result in found if isinstance(result, Crash))
+    assert "more processor time than the limit seconds allows; raise that with --limit seconds=VALUE" in crash.cause

@@ -26,6 +26,7 @@ from uniformerv2.cli.options import (
     Videos,
     WindowFrames,
     WindowSeconds,
+    Workers,
 )
 from uniformerv2.cli.output import FAILED, note, note_checkpoint, print_error, print_line
 from uniformerv2.data.annotations import Annotation, Unreadable
@@ -53,6 +54,7 @@ class Predict(Classifying):
     views: Views = Views()
     batch_size: int | None = None
     """Clips that the model computes at once, of several videos together; None: 1 on a CPU, 8 on a GPU."""
+    workers: Workers = 2
     precision: Literal["auto", "fp32", "bf16", "int8"] = "fp32"
     """auto: the fastest of fp32 and bf16 on this processor. int8: by OpenVINO, needs --calibration-videos."""
     backend: Literal["torch", "compile", "openvino", "onnxruntime"] = "torch"
@@ -77,10 +79,11 @@ class Predict(Classifying):
                 raise RecipeError("--json prints, --output writes to a file: choose one; a .jsonl file holds the same")
         rows = find_videos(self.videos, root=self.root, split=self.split, must_exist=False)
         note_checkpoint(self.checkpoint)
-        options = self.predictor_options("videos", "output", "threshold", "root", "split")
+        options = self.predictor_options("videos", "output", "threshold", "root", "split", "workers")
         predictor = Predictor(self.model(), **options)
         _print_notes(predictor)
-        found = predictor.predict_all(rows, top_k=self.top_k, threshold=self.threshold)
+        workers = min(self.workers, len(rows))  # one alone decodes on all processors
+        found = predictor.predict_all(rows, workers=workers, top_k=self.top_k, threshold=self.threshold)
         reasons: list[str] = []
         outcomes = _remembering(zip(rows, found, strict=True), reasons)
         if self.output:

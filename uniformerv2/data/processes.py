@@ -9,17 +9,20 @@ import sys
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
 from uniformerv2.errors import RecipeError, UniFormerV2Error
+from uniformerv2.video.limits import Limits, out_of_memory, way_out
 
 Task = TypeVar("Task")
 
@@ -32,6 +35,9 @@ Task = TypeVar("Task")
 # survive a fork.
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
+_OUT_OF_MEMORY = 112  # exit status of a process that was refused memory
+_OUT_OF_TIME = getattr(signal, "SIGPROF", 0)  # of the timer; Windows has none
+
 ATTEMPTS = 2  # a process may die by chance, or because the whole run is being ended
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()  # to workers of this process; a fork inherits them
@@ -41,7 +47,7 @@ _connections: weakref.WeakSet[Connection] = weakref.WeakSet()  # to workers of t
 class Crash:
     """The end of a process; it takes the place of the result of its task."""
 
-    cause: str  # the signal or exit status
+    cause: str  # the signal or exit status, or the limit that it was over
 
 
 class _Message(NamedTuple):
@@ -64,14 +70,29 @@ class Worker(Generic[Task]):
             results should be arrays, or they would pile up in shared memory.
         threads: that PyTorch has in the process.
         start_method: "spawn" for a function that computes; see `START_METHOD`.
+        limits: of these, `memory_bytes` is what the process may take beyond what it starts with, and `seconds` the
+            processor time for each result; over one of them the process ends. None: no limits.
+
+    Raises:
+        RecipeError: a limit of memory where the system has none for processes (elsewhere than on Linux).
     """
 
-    def __init__(self, function: Callable[[Task], Any], *, threads: int = 1, start_method: str | None = None) -> None:
+    def __init__(
+        self,
+        function: Callable[[Task], Any],
+        *,
+        threads: int = 1,
+        start_method: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        if limits and limits.memory_bytes and sys.platform != "linux":
+            raise RecipeError(f"memory_bytes can be limited on Linux only, not on {sys.platform}; leave it out")
         context: Any = multiprocessing.get_context(start_method or START_METHOD)
         self.connection, theirs = context.Pipe()
         _connections.add(self.connection)
         inherited = list(_connections) if context.get_start_method() == "fork" else []
-        self._process = context.Process(target=_serve, args=(function, theirs, inherited, threads), daemon=True)
+        arguments = (function, theirs, inherited, threads, limits)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()  # or the end of the process would not show
         self.tasks: deque[tuple[Task, int]] = deque()
@@ -118,6 +139,8 @@ class Worker(Generic[Task]):
 class Workers(Generic[Task]):
     """Several workers. A task goes to the worker with the fewest; those of a worker that died go to others.
 
+    They have the limits of the environment, see `Worker`.
+
     Args:
         function: as of `Worker`.
         count: workers at most; they start as tasks come.
@@ -134,6 +157,7 @@ class Workers(Generic[Task]):
         if count < 1:
             raise RecipeError(f"the number of workers must be 0 or more, got {count}")
         self._function, self._count, self._attempts, self._queue_size = function, count, attempts, queue_size
+        self._limits = Limits.from_environment()
         self._waiting: deque[tuple[Task, int]] = deque()  # with the number of the attempt
         self._workers: dict[Any, Worker[Task]] = {}  # by connection
 
@@ -165,7 +189,7 @@ class Workers(Generic[Task]):
         while self._waiting:
             worker = min(self._workers.values(), key=lambda worker: len(worker.tasks), default=None)
             if worker is None or (worker.tasks and len(self._workers) < self._count):
-                worker = Worker(self._function)
+                worker = Worker(self._function, limits=self._limits)
                 self._workers[worker.connection] = worker
             elif len(worker.tasks) >= self._queue_size:
                 return
@@ -220,8 +244,52 @@ def run_tasks(
         pool.stop()
 
 
+def in_order(
+    function: Callable[[Task], Any], tasks: Iterable[Task], *, workers: int, ahead: int
+) -> Generator[tuple[Task, Any], None, None]:
+    """Call a function on every task in processes that may die, ahead of the iteration.
+
+    Args:
+        function: as of `Worker`; gives one result for a task.
+        tasks: taken as they are needed.
+        workers: processes, at least 1.
+        ahead: results that may wait or be being computed while others are used, at least 1.
+
+    Yields:
+        (task, its result or `Crash`), in the order of the tasks.
+
+    Raises:
+        RuntimeError, UniFormerV2Error: as `Worker.receive`.
+    """
+    coming, pool = enumerate(tasks), Workers(partial(_numbered, function), workers)
+    begun: deque[tuple[int, Task]] = deque()
+    results: dict[int, Any] = {}  # by number of the task
+    try:
+        while True:
+            for task in islice(coming, max(ahead, workers) + 1 - len(begun)):
+                begun.append(task)
+                pool.give(task)
+            if not begun:
+                return
+            number, first = begun[0]
+            while number not in results:
+                results |= {of: result for (of, _), result in pool.receive()}
+            begun.popleft()
+            yield first, results.pop(number)
+    finally:
+        pool.stop()
+
+
+def _numbered(function: Callable[[Task], Any], task: tuple[int, Task]) -> Any:
+    return function(task[1])
+
+
 def exit_cause(status: int) -> str:
-    """The exit status of a process in words: the name of the signal that ended it, or the number."""
+    """The exit status of a process in words: the limit that it was over, the name of a signal, or the number."""
+    if status == _OUT_OF_MEMORY:
+        return out_of_memory()
+    if status == -_OUT_OF_TIME:
+        return f"it took more processor time than the limit seconds allows; raise that with {way_out('seconds')}"
     if status >= 0:
         return f"exit status {status}"
     try:
@@ -231,19 +299,46 @@ def exit_cause(status: int) -> str:
 
 
 def _serve(
-    function: Callable[[Any], Any], connection: Connection, inherited: Iterable[Connection], threads: int
+    function: Callable[[Any], Any],
+    connection: Connection,
+    inherited: Iterable[Connection],
+    threads: int,
+    limits: Limits | None,
 ) -> None:
     """The life of a worker process: until the other end is closed, be it because that process is dead."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the one that gives tasks handles it
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which a fork may have inherited otherwise
+    for number in filter(None, (signal.SIGTERM, _OUT_OF_TIME)):  # which a fork may have inherited otherwise
+        signal.signal(number, signal.SIG_DFL)
     torch.set_num_threads(threads)
     for other in inherited:  # or their other ends would not see that this process's parent has closed them
         other.close()
+    if limits and limits.memory_bytes:
+        _limit_memory(limits.memory_bytes)
+    seconds = limits.seconds if limits and _OUT_OF_TIME else 0
     with suppress(EOFError, OSError):
         connection.send(_READY)
         while True:
-            for message in _answers(function, connection.recv()):
+            answers = _answers(function, connection.recv())
+            _start_timer(seconds)
+            for message in answers:
+                _start_timer(seconds)
                 connection.send(message)
+
+
+def _limit_memory(size: int) -> None:
+    """Let the process take no more than so many bytes from now on."""
+    import resource  # which Windows lacks
+
+    status = Path("/proc/self/status").read_text()
+    taken = int(status.partition("VmData:")[2].split()[0]) << 10  # memory of its own; what is shared does not count
+    _, hardest = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (taken + size, hardest))
+
+
+def _start_timer(seconds: float) -> None:
+    """Let the process end when all of its threads have computed for so long, from now on; 0: never."""
+    if seconds:
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def _answers(function: Callable[[Any], Any], task: Any) -> Iterator[_Message]:
@@ -257,7 +352,10 @@ def _answers(function: Callable[[Any], Any], task: Any) -> Iterator[_Message]:
         yield _Message([], done=True)
     except UniFormerV2Error as error:
         yield _Message([], done=True, error=error)
-    except Exception:
+    except Exception as error:
+        # of PyTorch, it is a plain RuntimeError
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            os._exit(_OUT_OF_MEMORY)  # a new process may have enough
         yield _Message([], done=True, error=traceback.format_exc())
 
 

@@ -66,6 +66,12 @@ def way_out(limit: str) -> str:
     return f"--limit {limit}=VALUE or {_variable(limit)}=VALUE in the environment"
 
 
+def out_of_memory() -> str:
+    """Why a video cannot be read that needs more memory than there is."""
+    allowed = "there is, or than the limit memory_bytes allows"
+    return f"it needs more memory than {allowed}; raise that with {way_out('memory_bytes')}"
+
+
 @contextmanager
 def limits_set(given: Iterable[str]) -> Iterator[None]:
     """Limits written as `NAME=VALUE` are those of the environment, and so of processes that start now.
