@@ -40,8 +40,9 @@ def test_a_video_that_needs_more_memory_than_the_limit(
         "check": ("data", "check", data, "--json", "-o", tmp_path / "clean.csv"),
         "predict": ("predict", checkpoint, data, "--json"),
     }
-    status, output, errors = uniformerv2(*target[command], "--workers", 1, "--limit", "memory_bytes=64MB")
+    status, output, errors = uniformerv2(*target[command], "--workers", 1, "--limit", "memory_bytes=32MB")
     assert status == (2 if command == "predict" else 0)
+    assert "more memory than" in output + errors, output + errors
     told = next(line for line in (output + errors).splitlines() if "more memory than" in line)
     assert "vast.mp4" in told or command == "check"
     assert WHY in told

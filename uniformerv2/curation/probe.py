@@ -18,7 +18,7 @@ from uniformerv2.data.content import content_sha256
 from uniformerv2.errors import VideoError
 from uniformerv2.video.container import open_media
 from uniformerv2.video.decoding import main_stream
-from uniformerv2.video.limits import Limits, out_of_memory
+from uniformerv2.video.limits import Limits, is_out_of_memory, out_of_memory
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.views import segment_indices
 
@@ -91,9 +91,9 @@ def probe_video(path: Path, intervals: Sequence[Interval], num_frames: int) -> P
             probe = _probe(path, intervals, num_frames)
         except VideoError as error:
             return Probe(error=_without_path(error, path))
-        except MemoryError:
-            return Probe(error=out_of_memory())
         except Exception as error:  # one strange file must not end the check of a million
+            if is_out_of_memory(error):
+                return Probe(error=out_of_memory())
             return Probe(error=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     damage = [_without_path(w.message, path) for w in caught if issubclass(w.category, VideoWarning)]
     return replace(probe, damage="; ".join(dict.fromkeys(damage)))

@@ -22,7 +22,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 
 from uniformerv2.errors import RecipeError, UniFormerV2Error
-from uniformerv2.video.limits import Limits, out_of_memory, way_out
+from uniformerv2.video.limits import Limits, is_out_of_memory, out_of_memory, way_out
 
 Task = TypeVar("Task")
 
@@ -353,8 +353,7 @@ def _answers(function: Callable[[Any], Any], task: Any) -> Iterator[_Message]:
     except UniFormerV2Error as error:
         yield _Message([], done=True, error=error)
     except Exception as error:
-        # of PyTorch, it is a plain RuntimeError
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        if is_out_of_memory(error):
             os._exit(_OUT_OF_MEMORY)  # a new process may have enough
         yield _Message([], done=True, error=traceback.format_exc())
 

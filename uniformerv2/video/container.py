@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import av
 
 from uniformerv2.errors import VideoError
-from uniformerv2.video.limits import Limits
+from uniformerv2.video.limits import Limits, out_of_memory
 from uniformerv2.video.suffixes import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ _SELF_CONTAINED = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": 
 _BEGINNING = 16  # bytes of a file that are looked at
 
 # what PyAV and numpy raise for strange media, beside av.FFmpegError
-_FOREIGN = (ValueError, ArithmeticError, LookupError, MemoryError, TypeError, RuntimeError, AssertionError, BufferError)
+_FOREIGN = (ValueError, ArithmeticError, LookupError, TypeError, RuntimeError, AssertionError, BufferError)
 
 NO_VIDEO = "cannot be read as a video"
 NO_IMAGE = "cannot be read as an image"
@@ -154,6 +154,8 @@ def guarded(name: str, problem: str = NO_VIDEO) -> Iterator[None]:
         yield
     except VideoError:
         raise
+    except MemoryError:  # FFmpeg's, too
+        raise VideoError(f"{name}: {problem} ({out_of_memory()})") from None
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{name}: {problem} ({error.strerror or error})") from None
     except _FOREIGN as error:

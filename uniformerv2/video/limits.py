@@ -66,6 +66,11 @@ def way_out(limit: str) -> str:
     return f"--limit {limit}=VALUE or {_variable(limit)}=VALUE in the environment"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library was refused memory; PyTorch tells so by a plain RuntimeError."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
 def out_of_memory() -> str:
     """Why a video cannot be read that needs more memory than there is."""
     allowed = "there is, or than the limit memory_bytes allows"
