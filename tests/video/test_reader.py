@@ -56,7 +56,7 @@ def sequential(source: Path | bytes) -> list[np.ndarray]:
     frames = []
     with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
         stream = container.streams.best("video")
-        stream.thread_type, stream.thread_count = "SLICE", 2  # as PyAV does by itself, but on every machine
+        stream.thread_count = 1
         for packet in container.demux(stream):
             try:
                 decoded = packet.decode()
@@ -121,12 +121,12 @@ VIDEOS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "odd size": ("a.mkv", {"codec": "ffv1", "size": (37, 51)}, True),
     "2x2": ("a.mkv", {"codec": "ffv1", "size": (2, 2)}, True),
     "MPEG-4 in AVI": ("a.avi", {"codec": "mpeg4", "g": 12}, True),
-    "MPEG-4 with B-frames in AVI": ("a.avi", {"codec": "mpeg4", "g": 12, "bf": 2}, False),
+    "MPEG-4 with B-frames in AVI": ("a.avi", {"codec": "mpeg4", "g": 12, "bf": 2}, True),
     "MPEG-4 with B-frames in MP4": ("a.mp4", {"codec": "mpeg4", "g": 12, "bf": 2}, True),
     "H.264 with B-frames in AVI": ("a.avi", {"g": 12, "bf": 3}, False),
     "raw H.264 without times": ("a.h264", {"g": 12}, False),
     "Motion JPEG": ("a.mov", {"codec": "mjpeg", "pixels": "yuvj420p"}, True),
-    "GIF": ("a.gif", {"codec": "gif", "pixels": "rgb8"}, True),
+    "GIF": ("a.gif", {"codec": "gif", "pixels": "rgb8"}, False),
     "VP8": ("a.webm", {"codec": "libvpx", "g": 10}, True),
     "VP9 with alpha": ("a.webm", {"codec": "libvpx-vp9", "pixels": "yuva420p", "g": 10}, True),
 }
@@ -333,14 +333,18 @@ def overwritten(path: Path, group: int) -> bytes:
 def test_frames_around_lost_bytes(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", 60, x264_params=GROUPS_OF_10)
     content = overwritten(path, group=3)
-    expected = sequential(content)
-    assert len(expected) == 58  # two packets are lost, and later frames count on
-    wanted = [57, 31, 0, 38]  # the last one begins the group after the damage
-    with VideoReader(content) as reader:
-        with pytest.warns(VideoWarning):
-            frames = reader.frames_at([*wanted, 35])
-        assert len(reader) == 58
-    assert np.array_equal(frames[:4].numpy(), np.stack([expected[i] for i in wanted]).transpose(0, 3, 1, 2))
+    found = sequential(content)
+    assert len(found) == 58  # of the two that are lost, the frame before is shown
+    expected = [*found[:32], found[31], found[31], *found[32:]]
+    for wanted in ([59, 31, 0, 40, 35], [34], range(60), [33]):
+        with VideoReader(content) as reader:
+            if {32, 33, 34} & set(wanted):
+                with pytest.warns(VideoWarning, match="packet 32 cannot be decoded"):
+                    frames = reader.frames_at(wanted)
+            else:
+                frames = reader.frames_at(wanted)
+            assert len(reader) == 60
+        assert np.array_equal(frames.numpy(), np.stack([expected[i] for i in wanted]).transpose(0, 3, 1, 2))
 
 
 def test_damage_elsewhere_does_not_matter(tmp_path: Path) -> None:
@@ -359,11 +363,9 @@ def test_wanted_frame_that_is_lost(tmp_path: Path) -> None:
     with VideoReader(bytes(content)) as reader:
         count = len(sequential(bytes(content)))
         assert count < len(reader) == 40
-        with pytest.raises(
-            VideoError, match=rf"video of \d+ bytes: frame 39 cannot be decoded, only {count} frames can"
-        ):
+        with pytest.raises(VideoError, match=r"video of \d+ bytes: frame 39 cannot be decoded, nor any after it"):
             reader.frames_at([3, 39])
-        assert len(reader) == count
+        assert len(reader) == 40
         with pytest.warns(VideoWarning):
             reader.frames_at([3])
 

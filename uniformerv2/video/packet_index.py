@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from uniformerv2.video.picture_headers import NotCovered, picture_headers
 
 if TYPE_CHECKING:
     from av import Packet, VideoStream
     from av.video.codeccontext import VideoCodecContext
-
-
-_MPEG4_PICTURE = b"\x00\x00\x01\xb6"  # start codes
-_MPEG2_PICTURE = b"\x00\x00\x01\x00"
-_H264_SLICE = re.compile(rb"\x00\x00\x01([\x01\x21\x41\x61\x02\x22\x42\x62\x05\x25\x45\x65])")
-_SHORTEST_MPEG4_PICTURE = 10  # bytes; a shorter one marks a missing frame
 
 
 @dataclass(frozen=True)
@@ -43,6 +39,11 @@ class PacketIndex:
 
     def frame_at(self, time: float) -> int:
         return bisect_right(self.shown, time, key=self.times.__getitem__) - 1
+
+    def frame_of(self, time: int | None) -> int:
+        """The frame of exactly this time; -1 if there is none."""
+        frame = -1 if time is None else self.frame_at(time)
+        return frame if frame >= 0 and self.times[self.shown[frame]] == time else -1
 
     def position_of(self, packet: Packet[VideoStream]) -> int:
         """Position of a packet; -1 for one that is not in the index, such as half a packet after a seek."""
@@ -77,69 +78,42 @@ class PacketIndex:
         return self.keys[key]
 
 
-def index_packets(
-    packets: Iterable[Packet[VideoStream]], codec: VideoCodecContext, *, timed: bool
-) -> PacketIndex | None:
-    """Read every packet; None where that does not tell which frames there are and when each is shown.
+def index_packets(packets: Iterable[Packet[VideoStream]], codec: VideoCodecContext) -> PacketIndex | None:
+    """Read the packets; None where they do not tell which frames there are and when each is shown.
+
+    They do where every packet has a time of its own, and the times have the order in which the decoder will show the
+    pictures, by their own headers.
 
     Args:
         packets: all of a stream, in decode order.
         codec: of the stream.
-        timed: whether the container states when a frame is shown.
     """
-    sizes: dict[Any, int] = {}  # by time, in decode order
-    keys, hidden, unreferenced = [], set(), set()
+    read = picture_headers(codec)
+    if read is None:
+        return None
+    sizes: dict[int, int] = {}  # by time, in decode order
+    keys, hidden, unreferenced, shown = [], set(), set(), []
     for position, packet in enumerate(packets):
-        timed = timed and packet.pts not in sizes and not _is_packed(packet, codec.name)
+        if packet.pts is None or packet.pts in sizes:
+            return None
         sizes[packet.pts] = packet.size
+        try:
+            picture = read(bytes(packet))
+        except NotCovered:
+            return None
         if packet.is_keyframe:
             keys.append(position)
-        elif _is_unreferenced(packet, codec):
+        elif packet.is_disposable or (picture and not picture.is_referenced):
             unreferenced.add(position)
-        # some frames of VP8 are never shown, only referred to
-        if packet.is_discard or (codec.name == "vp8" and not memoryview(packet)[0] & 0x10):
+        if packet.is_discard or picture is None:
             hidden.add(position)
+        else:
+            shown.append((picture.period, picture.order, position))
     times = list(sizes)
-    if not timed or None in sizes or len(hidden) == len(times):
+    order = [position for *_, position in sorted(shown)]
+    if not order or keys[:1] != [0] or times[0] != min(times):  # else frames refer to others before the first
         return None
-    if keys[:1] != [0] or times[0] != min(times):  # frames that refer to others before the first
+    if any(times[one] >= times[following] for one, following in pairwise(order)):
         return None
-    shown = sorted(set(range(len(times))) - hidden, key=times.__getitem__)
-    positions = {time: position for position, time in enumerate(times)}
-    return PacketIndex(times, list(sizes.values()), positions, keys, shown, hidden, unreferenced)
-
-
-def _is_packed(packet: Packet[VideoStream], codec: str) -> bool:
-    """Whether an MPEG-4 part 2 packet holds two frames, or stands in for one."""
-    return codec == "mpeg4" and (packet.size < _SHORTEST_MPEG4_PICTURE or bytes(packet).count(_MPEG4_PICTURE) != 1)
-
-
-def _is_unreferenced(packet: Packet[VideoStream], codec: VideoCodecContext) -> bool:
-    """Whether no other packet refers to this one, by its container, which seldom states it, or its own headers."""
-    if packet.is_disposable:
-        return True
-    if codec.name == "h264":  # nal_ref_idc of every slice
-        headers = _h264_slice_headers(bytes(packet), codec.extradata)
-        return bool(headers) and not any(header & 0x60 for header in headers)
-    if codec.name == "mpeg4":  # vop_coding_type
-        header = bytes(packet).partition(_MPEG4_PICTURE)[2]
-        return len(header) > 0 and header[0] >> 6 == 2
-    if codec.name in ("mpeg1video", "mpeg2video"):  # picture_coding_type
-        header = bytes(packet).partition(_MPEG2_PICTURE)[2]
-        return len(header) > 1 and header[1] >> 3 & 7 == 3
-    return False
-
-
-def _h264_slice_headers(content: bytes, extradata: bytes | None) -> list[int]:
-    """First byte of every slice in a packet, whose units are led by a length (avcC) or by a start code."""
-    if not extradata or extradata[0] != 1:
-        return [match[1][0] for match in _H264_SLICE.finditer(content)]
-    width = (extradata[4] & 3) + 1
-    headers = []
-    start = 0
-    while start + width < len(content):
-        header = content[start + width]
-        if header & 0x1F in (1, 2, 5):
-            headers.append(header)
-        start += width + int.from_bytes(content[start : start + width], "big")
-    return headers if start == len(content) else []
+    positions: dict[int | None, int] = {time: position for position, time in enumerate(times)}
+    return PacketIndex(times, list(sizes.values()), positions, keys, order, hidden, unreferenced)
