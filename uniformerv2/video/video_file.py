@@ -27,6 +27,10 @@ KEPT_BYTES = 8 << 20  # of packets that are kept once they are read; of a longer
 _SHORT_GAP = 16  # packets that are read over rather than sought past
 
 
+# of which threads conceal damage in other ways, and do not always tell of it
+_ONE_THREAD = frozenset({"h264"})
+
+
 class _IndexWrong(Exception):
     """Decoding contradicts the index."""
 
@@ -98,12 +102,12 @@ class VideoFile:
         self._container.close()
         del self._stream
 
-    def _reopen(self, threads: int) -> None:
+    def _reopen(self, threads: int, *, explode: bool = True) -> None:
         self._statistics["restarts"] += 1
         self.close()
-        self._open(threads)
+        self._open(threads, explode=explode)
 
-    def _open(self, threads: int) -> None:
+    def _open(self, threads: int, *, explode: bool = True) -> None:
         """Begin at the first packet, with a new decoder."""
         # the prefix keeps a name with a colon from being taken for an address
         source = io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}"
@@ -114,7 +118,8 @@ class VideoFile:
         self._stream = main_stream(self._container, self._name)
         self._tick = float(self._stream.time_base or 1)  # seconds
         self._stream.thread_type = "AUTO"
-        self._stream.thread_count = threads
+        self._stream.thread_count = 1 if self._stream.codec_context.name in _ONE_THREAD else threads
+        self._stream.codec_context.options = {"err_detect": "explode"} if explode else {}
         self._packets = self._demux()
         self._position = 0  # of the next packet
 
@@ -192,7 +197,7 @@ class VideoFile:
 
     def _decode_all(self) -> Iterator[VideoFrame]:
         """Every frame that decoding from the start gives, stepping over what cannot be decoded."""
-        self._reopen(1)  # how lost parts are concealed depends on the threads
+        self._reopen(1, explode=False)  # how lost parts are concealed depends on the threads
         for position, packet in enumerate(chain(self._packets, [None])):  # None: flush
             try:
                 frames = self._feed(packet)
