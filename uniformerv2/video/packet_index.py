@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -50,21 +50,19 @@ class PacketIndex:
         position = self.positions.get(packet.pts, -1)
         return position if position >= 0 and self.sizes[position] == packet.size else -1
 
-    def spans(self, wanted: Sequence[int]) -> list[tuple[int, int]]:
-        """First and last position of each run of packets that the wanted frames need."""
-        spans: list[tuple[int, int]] = []
-        for first, last in sorted((self._key_before(self.shown[i]), self.shown[i]) for i in wanted):
-            if spans and first <= spans[-1][1] + 1:
-                spans[-1] = (spans[-1][0], max(spans[-1][1], last))
-            else:
-                spans.append((first, last))
-        return spans
+    def groups(self, wanted: Iterable[int]) -> list[tuple[int, list[int]]]:
+        """The wanted frames, which increase, by the position of the key frame that each is decoded from."""
+        numbers: dict[int, list[int]] = {}
+        for number in wanted:
+            numbers.setdefault(self._key_before(self.shown[number]), []).append(number)
+        return list(numbers.items())
 
-    def needed(self, first: int, last: int, wanted: Container[int]) -> list[int]:
-        """Positions of one span whose packets have to be decoded, in decode order."""
+    def needed(self, key: int, wanted: Mapping[int, int]) -> list[int]:
+        """Positions of the packets that have to be decoded for frames at wanted positions of one group, in order."""
+        last = max(wanted)
         # frames shown before the key frame lead into an open group and could not be decoded
-        spare = {p for p in range(first, last + 1) if p in self.unreferenced or self.times[p] < self.times[first]}
-        return [p for p in range(first, last + 1) if p in wanted or p not in spare]
+        spare = {p for p in range(key, last + 1) if p in self.unreferenced or self.times[p] < self.times[key]}
+        return [p for p in range(key, last + 1) if p in wanted or p not in spare]
 
     def _key_before(self, position: int) -> int:
         """The last key frame that comes before a packet in decode order and in time.
@@ -103,7 +101,7 @@ def index_packets(packets: Iterable[Packet[VideoStream]], codec: VideoCodecConte
             return None
         if packet.is_keyframe:
             keys.append(position)
-        elif packet.is_disposable or (picture and not picture.is_referenced):
+        elif picture and not picture.is_referenced:
             unreferenced.add(position)
         if packet.is_discard or picture is None:
             hidden.add(position)

@@ -1,0 +1,162 @@
+"""The packets of a file's video, read and decoded within limits."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import Counter
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import av
+
+from uniformerv2.errors import VideoError
+from uniformerv2.video.decoding import UNTIMED_RATE, main_stream
+from uniformerv2.video.limits import Limits
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame, VideoStream
+    from av.container import InputContainer
+
+    Packets = Generator[Packet[VideoStream], None, None]
+
+# Decoders that give the same pictures of a damaged stream with any number of threads, and after any flush. Those of
+# H.264 conceal damage in other ways in threads; all others leave in a picture what its memory held before.
+_ANY_THREADS = frozenset({"hevc", "vp9", "av1", "libdav1d", "rawvideo"})
+_FLUSHED = _ANY_THREADS | {"h264", "mpeg4", "mpeg1video", "mpeg2video"}
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+@dataclass
+class Reading:
+    """What reading a file has shown and cost so far."""
+
+    name: str  # of the file, for messages
+    limits: Limits
+    damage: str = ""  # its first sign, in words
+    statistics: Counter[str] = field(default_factory=Counter)
+    _frames: int = 0  # decoded for the present answer
+    _seconds: float = 0.0  # of the processor, for the present answer
+
+    def note(self, sign: str) -> None:
+        self.damage = self.damage or sign
+
+    def begin(self) -> None:
+        """Another answer begins."""
+        self._frames, self._seconds = 0, 0.0
+
+    def count(self, frames: int) -> None:
+        self._frames += frames
+        self._check("frames", self._frames)
+
+    def timed(self, call: Callable[Given, Result], *given: Given.args, **options: Given.kwargs) -> Result:
+        start = time.thread_time()
+        try:
+            return call(*given, **options)
+        finally:
+            self._seconds += time.thread_time() - start
+            self._check("seconds", self._seconds)
+
+    def check_chunk(self, size: int) -> None:
+        self._check("chunk_bytes", size)
+
+    def _check(self, limit: str, found: float) -> None:
+        if found > getattr(self.limits, limit):
+            raise self.limits.exceeded(limit, found, self.name)
+
+
+class PacketSource:
+    """A file that is open at its first packet, with a new decoder.
+
+    Args:
+        source: path of the file, or its content.
+        reading: of the file.
+        threads: that decode; 0: as many as the machine has.
+        strict: whether damage ends decoding, where the decoder can tell; else it is concealed.
+
+    Raises:
+        VideoError: the file holds no video that can be read.
+    """
+
+    def __init__(self, source: str | Path | bytes, reading: Reading, *, threads: int, strict: bool) -> None:
+        self._source, self._reading, self._threads, self._strict = source, reading, threads, strict
+        self._container, self._stream = self._open()
+        self._decoding = self._container  # the file of the decoder, where that had to be opened again
+        self._used = False  # whether the decoder has been given a packet
+        self.codec = self._stream.codec_context
+        self.tick = float(self._stream.time_base or 1)  # seconds
+        self.stated_rate = float(self._stream.average_rate or self._stream.guessed_rate or UNTIMED_RATE)
+        self.packets: Packets = self._demux()
+
+    def _open(self) -> tuple[InputContainer, VideoStream]:
+        # the prefix keeps a name with a colon from being taken for an address
+        file = io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}"
+        try:
+            container = av.open(file, "r")
+        except av.FFmpegError as error:
+            raise VideoError(f"{self._reading.name}: cannot be read as a video ({error.strerror})") from None
+        stream = main_stream(container, self._reading.name)
+        codec = stream.codec_context
+        stream.thread_type = "AUTO"
+        stream.thread_count = self._threads if codec.name in _ANY_THREADS else 1
+        if self._strict and codec.name != "h264":  # whose decoder takes open groups for damage
+            codec.options = {"err_detect": "crccheck+explode"}
+        return container, stream
+
+    def renew_decoder(self) -> None:
+        """From here on, what was decoded before makes no difference."""
+        if self._used and self.codec.name in _FLUSHED:
+            self.codec.flush_buffers()
+        elif self._used:
+            self._close_decoder()
+            self._decoding, stream = self._open()
+            self.codec = stream.codec_context
+        self._used = False
+
+    def seek(self, tick: int) -> bool:
+        """Go to a packet of this time, or to one before; False where the file does not support that."""
+        self._reading.statistics["seeks"] += 1
+        try:
+            self._container.seek(tick, stream=self._stream)
+        except av.FFmpegError:
+            return False
+        self.packets.close()
+        self.packets = self._demux()
+        return True
+
+    def feed(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
+        """Give the decoder a packet, or None to flush it, and take the frames that are ready."""
+        self._used = True
+        frames = self._reading.timed(self.codec.decode, packet)
+        self._reading.statistics["packets"] += packet is not None
+        self._reading.statistics["frames"] += len(frames)
+        self._reading.count(len(frames))
+        return frames
+
+    def close(self) -> None:
+        """Give back the file, the decoder and its packets, which refer to each other."""
+        self.packets.close()
+        self._close_decoder()
+        self._container.close()
+        del self._stream, self.codec
+
+    def _close_decoder(self) -> None:
+        if self._decoding is not self._container:
+            self._decoding.close()
+
+    def _demux(self) -> Packets:
+        """Packets in the order of decoding, up to the end or to where the file cannot be read on."""
+        packets = self._container.demux(self._stream)
+        try:
+            while (packet := self._reading.timed(next, packets, None)) is not None:
+                if packet.is_corrupt:
+                    self._reading.note("a packet is incomplete")
+                self._reading.check_chunk(packet.size)
+                if packet.size:  # an empty one would tell the decoder that the stream has ended
+                    yield packet
+        except av.FFmpegError as error:
+            self._reading.note(f"reading stops early: {error.strerror}")
