@@ -136,7 +136,7 @@ _SELF_CONTAINED = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": 
 _BEGINNING = 16  # bytes of a file that are looked at
 
 # what PyAV and numpy raise for strange media, beside av.FFmpegError
-_FOREIGN = (ValueError, ArithmeticError, LookupError, TypeError, RuntimeError, AssertionError, BufferError)
+FOREIGN = (ValueError, ArithmeticError, LookupError, TypeError, RuntimeError, AssertionError, BufferError)
 
 NO_VIDEO = "cannot be read as a video"
 NO_IMAGE = "cannot be read as an image"
@@ -158,7 +158,7 @@ def guarded(name: str, problem: str = NO_VIDEO) -> Iterator[None]:
         raise VideoError(f"{name}: {problem} ({out_of_memory()})") from None
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{name}: {problem} ({error.strerror or error})") from None
-    except _FOREIGN as error:
+    except FOREIGN as error:
         reason = " ".join(str(error).split())[:200]
         raise VideoError(f"{name}: {problem} ({type(error).__name__}: {reason})") from None
 

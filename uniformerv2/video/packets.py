@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 import av
 
 from uniformerv2.errors import VideoError
+from uniformerv2.video.container import FOREIGN, open_media
 from uniformerv2.video.decoding import UNTIMED_RATE, main_stream
-from uniformerv2.video.limits import Limits
+from uniformerv2.video.limits import Limits, out_of_memory
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 _ANY_THREADS = frozenset({"hevc", "vp9", "av1", "libdav1d", "rawvideo"})
 _FLUSHED = _ANY_THREADS | {"h264", "mpeg4", "mpeg1video", "mpeg2video"}
 
-Given = ParamSpec("Given")
-Result = TypeVar("Result")
+
+class Undecodable(Exception):
+    """What cannot be read or decoded, in words."""
 
 
 @dataclass
@@ -53,13 +55,19 @@ class Reading:
         self._frames += frames
         self._check("frames", self._frames)
 
-    def timed(self, call: Callable[Given, Result], *given: Given.args, **options: Given.kwargs) -> Result:
+    @contextmanager
+    def library(self) -> Iterator[None]:
+        """Its time counts, and whatever it raises is an Undecodable, except a lack of memory."""
         start = time.thread_time()
         try:
-            return call(*given, **options)
+            yield
+        except MemoryError:
+            raise VideoError(f"{self.name}: {out_of_memory()}") from None
+        except (av.FFmpegError, *FOREIGN) as error:
+            raise Undecodable(str(getattr(error, "strerror", None) or error)) from None
         finally:
             self._seconds += time.thread_time() - start
-            self._check("seconds", self._seconds)
+        self._check("seconds", self._seconds)
 
     def check_chunk(self, size: int) -> None:
         self._check("chunk_bytes", size)
@@ -93,12 +101,7 @@ class PacketSource:
         self.packets: Packets = self._demux()
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
-        # the prefix keeps a name with a colon from being taken for an address
-        file = io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}"
-        try:
-            container = av.open(file, "r")
-        except av.FFmpegError as error:
-            raise VideoError(f"{self._reading.name}: cannot be read as a video ({error.strerror})") from None
+        container = open_media(self._source, self._reading.name, limits=self._reading.limits)
         stream = main_stream(container, self._reading.name)
         codec = stream.codec_context
         stream.thread_type = "AUTO"
@@ -121,17 +124,23 @@ class PacketSource:
         """Go to a packet of this time, or to one before; False where the file does not support that."""
         self._reading.statistics["seeks"] += 1
         try:
-            self._container.seek(tick, stream=self._stream)
-        except av.FFmpegError:
+            with self._reading.library():
+                self._container.seek(tick, stream=self._stream)
+        except Undecodable:
             return False
         self.packets.close()
         self.packets = self._demux()
         return True
 
     def feed(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
-        """Give the decoder a packet, or None to flush it, and take the frames that are ready."""
+        """Give the decoder a packet, or None to flush it, and take the frames that are ready.
+
+        Raises:
+            Undecodable: a damaged packet.
+        """
         self._used = True
-        frames = self._reading.timed(self.codec.decode, packet)
+        with self._reading.library():
+            frames = self.codec.decode(packet)
         self._reading.statistics["packets"] += packet is not None
         self._reading.statistics["frames"] += len(frames)
         self._reading.count(len(frames))
@@ -152,11 +161,15 @@ class PacketSource:
         """Packets in the order of decoding, up to the end or to where the file cannot be read on."""
         packets = self._container.demux(self._stream)
         try:
-            while (packet := self._reading.timed(next, packets, None)) is not None:
+            while True:
+                with self._reading.library():
+                    packet = next(packets, None)
+                if packet is None:
+                    return
                 if packet.is_corrupt:
                     self._reading.note("a packet is incomplete")
                 self._reading.check_chunk(packet.size)
                 if packet.size:  # an empty one would tell the decoder that the stream has ended
                     yield packet
-        except av.FFmpegError as error:
-            self._reading.note(f"reading stops early: {error.strerror}")
+        except Undecodable as error:
+            self._reading.note(f"reading stops early: {error}")

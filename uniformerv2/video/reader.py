@@ -4,10 +4,11 @@ A video file is indexed once by reading its packets without decoding them. Asked
 the groups of pictures that hold them, each from its key frame to its last wanted frame, and drops on the way what no
 other frame refers to.
 
-That is exact as long as the packets describe the frames correctly, which is checked while decoding: complete and
-unique times, no damaged packet, key frames where the index has them, frames in its order, every wanted frame found, no
-decoding error. Where a check fails, the reader decodes that video from its start and counts; slower, and right by
-definition.
+The packets are trusted where each has a time of its own and the times have the order that the headers of the pictures
+state; else frames, count, rate and times are those of decoding the file from its start. While decoding, the frames are
+checked against the index: key frames where it has them, every frame found, no decoding error. Where a check fails, the
+frames of that group are those of decoding the file from its start, on one thread, which conceals damage best; of a
+frame that is lost even so, the one before it is shown. So a frame does not depend on what else is asked for.
 """
 
 from __future__ import annotations
@@ -81,9 +82,8 @@ class VideoReader:
     def __len__(self) -> int:
         """Number of frames that a full sequential decode gives.
 
-        Free where the packets can be trusted. A video that is visibly damaged, or whose packets are not its frames,
-        is decoded once to count. Damage that only decoding shows comes to light when `frames_at` meets it; from then
-        on the length is the number of frames that can be decoded.
+        Free where the packets can be trusted; else the video is decoded once to count. Frames that only decoding
+        shows to be lost count too: the frame before is shown for them, and at the end `frames_at` refuses them.
         """
         return len(self._frames)
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from uniformerv2.errors import VideoError
-from uniformerv2.video.decoding import ROUNDING, ReadStatistics, upright
+from uniformerv2.video.container import guarded
+from uniformerv2.video.decoding import ROUNDING, ReadStatistics
 from uniformerv2.video.limits import Limits
 from uniformerv2.video.packet_index import PacketIndex, index_packets
-from uniformerv2.video.packets import PacketSource, Reading
+from uniformerv2.video.packets import PacketSource, Reading, Undecodable
+from uniformerv2.video.pictures import Pictures
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
@@ -51,6 +51,7 @@ class VideoFile:
             raise VideoError(f"{name}: the file is empty")
         self._source, self._threads = source, threads
         self._reading = Reading(name, limits)
+        self._pictures = Pictures(threads)
         self._passes = 0  # how often images were asked for
         self._seeks = True  # until a seek lands behind its target, or in the middle of a packet
         self._kept: list[Packet[VideoStream]] = []  # all packets, or none
@@ -61,8 +62,9 @@ class VideoFile:
         self._index = self._read_index()
         with closing(self._decode([0])) as frames:
             _, first = next(frames)
-        self._coded_size = (first.width, first.height)
-        self.size = upright(np.empty((first.height, first.width, 0)), first).shape[:2]
+        self._coded_size = (first.height, first.width)
+        with guarded(name):
+            self.size = self._pictures.orientation(first).upright_size(*self._coded_size)
 
     def __len__(self) -> int:
         return len(self._frame_times()) if self._index is None else len(self._index.shown)
@@ -83,17 +85,16 @@ class VideoFile:
 
         Where the index proves wrong midway, some images come once more, and the later ones count.
         """
-        width, height = self._coded_size
-        converter = VideoReformatter()  # without it every frame would make a new one
+        height, width = self._coded_size
         self._passes += 1
         this = self._passes
         self._reading.begin()
         with closing(self._decode(wanted)) as frames:
             for index, frame in frames:
-                image = converter.reformat(frame, format="rgb24", width=width, height=height, threads=self._threads)
-                upright_image = upright(image.to_ndarray(), frame)
-                del frame  # or the memory in which decoders leave lost parts as they were would depend on the question
-                yield index, upright_image
+                with guarded(self._reading.name):
+                    image = self._pictures.image(frame, width=width, height=height)
+                del frame  # or what damage leaves in memory that is used again would depend on the question
+                yield index, image
                 if self._passes != this:  # the only decoder has moved on
                     raise RuntimeError(f"{self._reading.name}: other frames were read before these had all been read")
 
@@ -159,7 +160,7 @@ class VideoFile:
                     try:
                         yield from self._decode_group(index, key, group)
                         continue
-                    except (_IndexWrong, av.FFmpegError):
+                    except (_IndexWrong, Undecodable):
                         self._damaged.add(key)
                 yield from self._picked(from_start, group)
 
@@ -199,8 +200,8 @@ class VideoFile:
             for position, packet in enumerate(chain(opened.packets, [None])):  # None: flush
                 try:
                     frames = opened.feed(packet)
-                except av.FFmpegError as error:
-                    self._reading.note(f"packet {position} cannot be decoded: {error.strerror}")
+                except Undecodable as error:
+                    self._reading.note(f"packet {position} cannot be decoded: {error}")
                     continue
                 for frame in frames:
                     if frame.is_corrupt:
