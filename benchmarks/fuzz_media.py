@@ -38,7 +38,7 @@ from timing import machine
 from media import CANNOT, TIMES, decode, drawing, ordered, pairs, retimed
 from uniformerv2.data.processes import Crash, Worker
 
-SILENT_SECONDS = 120  # without an answer, after which a process counts as one that hangs
+SILENT_SECONDS = 60  # without an answer, after which a process counts as one that hangs
 ADDRESS_SPACE = 16 << 30  # bytes; beyond, nothing is allocated
 SUFFIXES = {"matroska": "mkv", "mpegts": "ts", "asf": "wmv", "asf_stream": "wmv", "mpeg": "mpg", "yuv4mpegpipe": "y4m"}
 IMAGES = {"png": "png", "mjpeg": "jpg", "bmp": "bmp", "libwebp": "webp"}  # by encoder

@@ -33,6 +33,7 @@ from uniformerv2.video.suffixes import IMAGE_SUFFIXES
 
 SECONDS = 10  # of the processor, for one question
 BYTES = 600_000_000  # of memory, for the whole process
+WAITING_SECONDS = 20  # by the clock, for one question
 SMALL = 1920 * 1080  # pixels of a frame, up to which these two have to hold
 ENDED_SECONDS = 60  # of the processor, after which a question ends the process
 PIXELS = 40_000_000  # that one question asks for at most
@@ -188,7 +189,7 @@ def affordable(reader: VideoReader) -> Sequence[int]:
 
 def _answer(verdict: Verdict, name: str, question: Callable[[], Answer]) -> Answer:
     """Ask, measure and judge what holds for any answer."""
-    start = time.process_time()
+    start, clock = time.process_time(), time.monotonic()
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(start) + ENDED_SECONDS, hard))
     answer = question()
@@ -197,6 +198,8 @@ def _answer(verdict: Verdict, name: str, question: Callable[[], Answer]) -> Answ
     failures = []
     if seconds > SECONDS and math.prod(answer.before[3:5]) <= SMALL:
         failures.append(f"time: {seconds:.1f} s")
+    if time.monotonic() - clock > WAITING_SECONDS + 3 * seconds:
+        failures.append(f"waiting: {seconds:.1f} s of the processor in {time.monotonic() - clock:.0f} s")
     if answer.refused and ("\n" in answer.refused or "\r" in answer.refused or not answer.refused.isprintable()):
         failures.append("an error of more than one line")
     if answer.warned:

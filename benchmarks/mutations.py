@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import zlib
 from collections.abc import Callable, Mapping
 
 NUMBERS = (
@@ -26,6 +27,15 @@ BOX = re.compile(rb"[a-zA-Z][a-zA-Z0-9 ]{3}")  # the name of a box or chunk, whi
 # EBML elements of which Matroska is made: EBML, Segment, Info, Tracks, TrackEntry, Video, Cluster, SimpleBlock, Cues
 EBML = re.compile(
     rb"\x1a\x45\xdf\xa3|\x18\x53\x80\x67|\x15\x49\xa9\x66|\x16\x54\xae\x6b|\xae|\xe0|\x1f\x43\xb6\x75|\xa3|\x1c\x53\xbb\x6b"
+)
+
+WORDS = re.compile(rb"[a-zA-Z ]{5,}")
+PLAYLISTS = (
+    b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.mp4\n#EXT-X-ENDLIST\n",
+    b"ffconcat version 1.0\nfile 'other.mp4'\n",
+    b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 0 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    b"<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011'><BaseURL>other.mp4</BaseURL></MPD>",
+    b"[Reference]\nRef1=http://127.0.0.1/other.mp4\n",
 )
 
 Mutation = Callable[[bytes, bytes, random.Random], bytes]  # of a file, with another file at hand
@@ -95,6 +105,56 @@ def ebml_size(content: bytes, other: bytes, dice: random.Random) -> bytes:
     return _replaced(content, dice.choice(found), size)
 
 
+def text(content: bytes, other: bytes, dice: random.Random) -> bytes:
+    """Letters above ASCII, which are seldom UTF-8."""
+    found = [match.span() for match in WORDS.finditer(content)]
+    if not found:
+        return bits(content, other, dice)
+    start, end = dice.choice(found)
+    return _replaced(content, dice.randrange(start, end), bytes([dice.randrange(128, 256)]))
+
+
+def chunk(content: bytes, other: bytes, dice: random.Random) -> bytes:
+    """A profile, EXIF or compressed text in an image, with content by chance, or much of it."""
+    data = dice.choice(
+        [dice.randbytes(dice.randrange(200)), zlib.compress(bytes(dice.choice([10, 100_000, 50_000_000])), 9)]
+    )
+    at = content.find(b"IHDR") + 21
+    if content.startswith(b"\x89PNG") and at > 20:
+        kind = dice.choice(
+            [b"iCCP", b"zTXt", b"eXIf", b"iTXt", b"tEXt", b"cHRM", b"gAMA", b"mDCV", b"cLLI", b"acTL", b"fcTL"]
+        )
+        body = kind + dice.choice([b"a\0\0", b"MM\0*\0\0\0\x08", b""]) + data
+        made = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    elif content.startswith(b"\xff\xd8"):
+        at, body = (
+            2,
+            dice.choice([b"Exif\0\0MM\0*\0\0\0\x08", b"ICC_PROFILE\0\1\1", b"JFIF\0", b"Adobe\0"]) + data[:60_000],
+        )
+        made = b"\xff" + bytes([dice.randrange(0xE0, 0xF0)]) + (len(body) + 2).to_bytes(2, "big") + body
+    elif content.startswith(b"RIFF"):
+        at = 12
+        made = (
+            dice.choice([b"EXIF", b"ICCP", b"XMP ", b"LIST", b"VP8X", b"JUNK"]) + len(data).to_bytes(4, "little") + data
+        )
+    elif content[4:8] == b"ftyp":
+        at = 0
+        made = (
+            (len(data) + 8).to_bytes(4, "big")
+            + dice.choice([b"uuid", b"meta", b"udta", b"moov", b"sidx", b"cmov"])
+            + data
+        )
+    else:
+        return text(content, other, dice)
+    return content[:at] + made + content[at:]
+
+
+def playlist(content: bytes, other: bytes, dice: random.Random) -> bytes:
+    """A text that refers to other files, in place of the file or before it."""
+    line = dice.choice(PLAYLISTS)
+    return dice.choice([line, line + content])
+
+
 def splice(content: bytes, other: bytes, dice: random.Random) -> bytes:
     return content[: dice.randrange(1, len(content) + 1)] + other[dice.randrange(len(other)) :]
 
@@ -121,6 +181,9 @@ MUTATIONS: Mapping[str, Mutation] = {
     "header field": header_field,
     "box size": box_size,
     "EBML size": ebml_size,
+    "text": text,
+    "chunk": chunk,
+    "playlist": playlist,
     "splice": splice,
     "insertion": insertion,
 }

@@ -74,6 +74,7 @@ def draw(drawing: Drawing) -> bytes:
     memory = io.BytesIO()
     muxer = {"movflags": "frag_keyframe+empty_moov"} if drawing.fragments else {}
     with av.open(memory, "w", format=drawing.container, options=muxer) as output:
+        output.metadata["title"] = "A video that was drawn"
         options = {"strict": "experimental", "threads": "1"}
         if drawing.codec in ("libx265", "hevc"):
             options["x265-params"] = "log-level=none:pools=none:frame-threads=1"
@@ -145,7 +146,7 @@ class Decoded:
 
     images: list[np.ndarray]  # upright uint8 RGB (height, width, 3), in the size of the first
     times: list[float | None]  # in seconds, by frame
-    errors: int  # packets that cannot be decoded
+    errors: int  # packets that cannot be decoded, and frames that the decoder calls damaged
     stated_rate: float  # frames/s; 0: not stated
 
 
@@ -168,6 +169,7 @@ def decode(source: Path | bytes, *, quarter_turns: int = 0) -> Decoded:
                 errors += 1
                 continue
             for frame in frames:
+                errors += frame.is_corrupt
                 size = {"width": images[0].shape[1], "height": images[0].shape[0]} if images else {}
                 images.append(frame.to_ndarray(format="rgb24", **size))
                 times.append(None if frame.pts is None else float(frame.pts * frame.time_base))
@@ -182,7 +184,8 @@ def pairs() -> list[tuple[str, str, int, int]]:
     for container, codec in candidates():
         for width, height in ((64, 48), (128, 96)):
             try:
-                if decode(draw(Drawing(container, codec, 2, width, height))).images:
+                decoded = decode(draw(Drawing(container, codec, 2, width, height)))
+                if decoded.images and not decoded.errors:
                     found.append((container, codec, width, height))
                     break
             except CANNOT:
@@ -194,12 +197,14 @@ TURNED = ("mov", "mp4", "3gp", "3g2", "ipod", "f4v", "ismv")  # have a display m
 
 
 def drawing(container: str, codec: str, width: int, height: int, dice: random.Random) -> tuple[Drawing, bytes]:
-    """A file of the pair with properties by chance, as far as its container and codec have them."""
+    """A file of the pair with properties by chance, as far as it can have them. Raises one of `CANNOT`."""
     plain = Drawing(container, codec, dice.randint(10, 40), width, height)
     content = draw(plain)
     if len(content) > 100_000:
         plain = replace(plain, frames=10)
         content = draw(plain)
+    if (decoded := decode(content)).errors:  # some muxers write files that are damaged
+        raise ValueError(f"{plain}: {decoded.errors} errors")
     wanted: list[dict[str, Any]] = [
         {"group": dice.choice([1, 4, 12, 60])},
         {"b_frames": dice.choice([0, 0, 1, 3])},
@@ -215,7 +220,8 @@ def drawing(container: str, codec: str, width: int, height: int, dice: random.Ra
         tried = replace(plain, **fields)
         try:
             drawn = draw(tried)
-            if len(decode(drawn).images) == plain.frames:
+            found = decode(drawn)
+            if len(found.images) == len(decoded.images) and not found.errors:
                 plain, content = tried, drawn
         except CANNOT:
             continue
