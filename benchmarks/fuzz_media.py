@@ -128,7 +128,7 @@ class Forge:
             path = self.folder / f"{self.seed}-retimed {number}{origin.suffix}"
             try:
                 path.write_bytes(retimed(origin.read_bytes(), container, kind, dice))
-                if turns == "0" and len(decode(path).images) > 1:
+                if turns == "0" and len(decode(path.read_bytes()).images) > 1:
                     return Made(Case(path, sound=True), [kind], origin)
             except CANNOT:
                 pass

@@ -139,7 +139,7 @@ def _questions(case: Case, verdict: Verdict) -> Iterator[str]:
         verdict.failures.append("memory: over 600 MB")
     if case.sound:
         yield "a plain decode"
-        decoded = decode(case.path, quarter_turns=case.quarter_turns)
+        decoded = decode(content, quarter_turns=case.quarter_turns)
         verdict.failures += [f"not as a plain decode, {text}" for text in differences(whole, decoded, timed=case.timed)]
 
 

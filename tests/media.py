@@ -45,6 +45,21 @@ def pictures(count: int, height: int = 48, width: int = 64) -> Iterator[np.ndarr
         yield image
 
 
+def with_alpha(image: np.ndarray) -> np.ndarray:
+    """RGBA of RGB, less opaque from left to right."""
+    alpha = np.linspace(255, 0, image.shape[1], dtype=np.uint8)
+    return np.dstack([image, np.broadcast_to(alpha, image.shape[:2])])
+
+
+def shown(frame: av.VideoFrame, **size: int) -> np.ndarray:
+    """uint8 RGB (height, width, 3) of a frame, over white where it is transparent."""
+    if frame.format.name != "pal8" and not any(component.is_alpha for component in frame.format.components):
+        return frame.to_ndarray(format="rgb24", **size)
+    image = frame.to_ndarray(format="rgba", **size)
+    opacity = image[..., 3:] / 255 if image[..., 3].any() else 1.0
+    return np.rint(image[..., :3] * opacity + 255 * (1 - opacity)).astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class Drawing:
     """How a file is drawn."""
@@ -84,12 +99,10 @@ def draw(drawing: Drawing) -> bytes:
         stream.codec_context.gop_size, stream.codec_context.max_b_frames = drawing.group, drawing.b_frames
         if drawing.irregular:
             stream.codec_context.time_base = Fraction(1, 1000)
-        if drawing.quarter_turns:
-            stream.set_display_rotation(90 * drawing.quarter_turns)
         sound = output.add_stream(output.default_audio_codec, rate=48000) if drawing.sound else None
         times = np.cumsum(np.random.default_rng(drawing.frames).integers(1, 90, drawing.frames)).tolist()
         for image, time in zip(pictures(drawing.frames, drawing.height, drawing.width), times, strict=True):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame = av.VideoFrame.from_ndarray(with_alpha(image), format="rgba")
             if drawing.irregular:
                 frame.pts, frame.time_base = time, Fraction(1, 1000)
             output.mux(stream.encode(frame))
@@ -98,7 +111,17 @@ def draw(drawing: Drawing) -> bytes:
                 output.mux(sound.encode(frame))
             output.mux(sound.encode(None))
         output.mux(stream.encode(None))
-    return memory.getvalue()
+    return turned(memory.getvalue(), drawing.quarter_turns) if drawing.quarter_turns else memory.getvalue()
+
+
+def turned(content: bytes, quarter_turns: int, *, mirrored: bool = False) -> bytes:
+    """An MP4 or MOV whose first track is to be shown turned to the left, and then mirrored. Raises ValueError."""
+    a, b, c, d = [(1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0)][quarter_turns % 4]  # x' = a·x + c·y
+    if mirrored:
+        a, c = -a, -c
+    matrix = np.array([a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30], ">i4").tobytes()
+    start = content.index(b"tkhd") + 44  # ISO/IEC 14496-12, 8.3.2; PyAV 17 cannot write it
+    return content[:start] + matrix + content[start + len(matrix) :]
 
 
 def silence(samples: int) -> Iterator[av.AudioFrame]:
@@ -171,7 +194,7 @@ def decode(source: Path | bytes, *, quarter_turns: int = 0) -> Decoded:
             for frame in frames:
                 errors += frame.is_corrupt
                 size = {"width": images[0].shape[1], "height": images[0].shape[0]} if images else {}
-                images.append(frame.to_ndarray(format="rgb24", **size))
+                images.append(shown(frame, **size))
                 times.append(None if frame.pts is None else float(frame.pts * frame.time_base))
         stated = stream.average_rate or stream.guessed_rate
     return Decoded([np.rot90(image, quarter_turns) for image in images], times, errors, float(stated or 0))

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from helpers import Target, write_video
-from media import pictures
+from media import pictures, turned
 from uniformerv2.errors import VideoError
 from uniformerv2.video import video_file
 from uniformerv2.video.decoding import UNTIMED_RATE
@@ -38,12 +38,10 @@ def write(
     **options: Any,
 ) -> Target:
     """Encode `count` pictures, to be turned and mirrored when they are shown; other options as of `write_video`."""
-
-    def prepare(stream: av.VideoStream) -> None:
-        if rotation or mirrored:
-            stream.set_display_rotation(rotation, hflip=mirrored)
-
-    return write_video(target, pictures(count, *size), codec=codec, rate=25, prepare=prepare, **options)
+    write_video(target, pictures(count, *size), codec=codec, rate=25, **options)
+    if rotation or mirrored:
+        target.write_bytes(turned(target.read_bytes(), rotation // 90, mirrored=mirrored))
+    return target
 
 
 def packets_of(source: Path | bytes) -> list[av.Packet]:
@@ -200,8 +198,8 @@ def test_the_default_one_of_two_streams_is_read(tmp_path: Path) -> None:
         streams = [output.add_stream("libx264", rate=25) for _ in range(2)]
         for stream, (height, width) in zip(streams, [(32, 32), (HEIGHT, WIDTH)], strict=True):
             stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        streams[0].disposition = av.stream.Disposition(0)
-        streams[1].disposition = av.stream.Disposition.default
+        streams[0].disposition = av.stream.Disposition(0).value
+        streams[1].disposition = av.stream.Disposition.default.value
         for image in pictures(20):
             for stream in streams:
                 frame = av.VideoFrame.from_ndarray(image).reformat(width=stream.width, height=stream.height)
@@ -382,7 +380,7 @@ def cover_art(path: Path) -> None:
     with av.open(str(path), "w") as output:
         sound, picture = output.add_stream("mp3", rate=44100), output.add_stream("png", rate=1)
         picture.height, picture.width, picture.pix_fmt = HEIGHT, WIDTH, "rgb24"
-        picture.disposition = av.stream.Disposition.attached_pic
+        picture.disposition = av.stream.Disposition.attached_pic.value
         output.mux(picture.encode(av.VideoFrame.from_ndarray(next(pictures(1)))))
         output.mux(picture.encode(None))
         for i in range(10):
