@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from helpers import Run, start_process, write_video
+from helpers import Run, noise, start_process, write_video
 
 WHY = "raise that with --limit memory_bytes=VALUE or UNIFORMERV2_MAX_MEMORY_BYTES=VALUE in the environment"
 
@@ -54,3 +56,19 @@ def test_a_video_that_needs_more_memory_than_the_limit(
             "path,label",
             "red/red0.mp4,red",
         ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+@pytest.mark.parametrize(
+    "command", [("timeline",), ("features", "--window-seconds", 2), ("features", "--window-seconds", 2, "--workers", 0)]
+)
+def test_a_gap_of_years_is_refused_where_time_makes_windows(
+    command: tuple[object, ...], checkpoint: Path, tmp_path: Path, run_command: Callable[..., list[int]]
+) -> None:
+    film = write_video(tmp_path / "gap.mkv", noise(21), times=[*range(0, 2000, 100), 30 * 365 * 86_400_000])
+    name, *options = command
+
+    def little_memory() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+
+    assert run_command(name, checkpoint, film, "-o", tmp_path / "out.npz", *options, prepare=little_memory) == [2]

@@ -29,7 +29,7 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predictions import Prediction, check_threshold
 from uniformerv2.progress import track
 from uniformerv2.timeline import Timeline, check_top_k
-from uniformerv2.video.clips import SharedClips, Window, Windows, distinct_views, interval_frames, joined, window_frames
+from uniformerv2.video.clips import SharedClips, Windows, distinct_views, interval_frames, joined, window_frames
 from uniformerv2.video.limits import Limits
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.views import Views
@@ -246,22 +246,27 @@ class Predictor:
         with _reader(video) as reader:
             start, end = _interval(video)
             plan = windows.plan(reader, self.model.preprocessing.num_frames, start=start, end=end)
-            scores = np.empty((len(plan), self.model.config.num_classes), dtype=np.float32)
-            found = track(self._window_scores(reader, plan, shared), "windows", total=len(plan), progress=progress)
+            count = len(plan.indices)
+            scores = np.empty((count, self.model.config.num_classes), dtype=np.float32)
+            windows_scores = self._window_scores(reader, plan.indices, shared)
+            found = track(windows_scores, "windows", total=count, progress=progress)
             for number, window_scores in enumerate(found):
                 scores[number] = window_scores.cpu()
             if reader.damage:
                 warnings.warn(f"{_title(video)}: damaged video ({reader.damage})", VideoWarning, stacklevel=2)
-        starts, ends = np.array([(window.start, window.end) for window in plan], dtype=np.float64).T
-        return Timeline(_title(video), class_names(self.model), starts, ends, scores)
+        return Timeline(_title(video), class_names(self.model), plan.start, plan.end, scores)
 
-    def _window_scores(self, reader: VideoReader, plan: Sequence[Window], shared: SharedFrames) -> Iterator[Tensor]:
+    def _window_scores(self, reader: VideoReader, windows: np.ndarray, shared: SharedFrames) -> Iterator[Tensor]:
         """Probabilities (classes) of each window."""
-        clips = [window.indices for window in plan]
-        for indices, frames in zip(clips, window_frames(reader, clips, self.model.preprocessing), strict=True):
-            shared.drop_before(indices[0])
-            shared.add({index: frame.to(self.device) for index, frame in frames.items()})
-            yield shared.scores(indices)
+        former: list[int] = []
+        reading = window_frames(reader, windows, self.model.preprocessing)
+        for indices, frames in zip(map(np.ndarray.tolist, windows), reading, strict=True):
+            if indices != former:  # in a gap, windows are alike
+                shared.drop_before(indices[0])
+                shared.add({index: frame.to(self.device) for index, frame in frames.items()})
+                scores = shared.scores(indices)
+            former = indices
+            yield scores
 
     def clips(self, video: Video) -> Tensor:
         """The clips of a video that `predict` classifies.

@@ -39,8 +39,8 @@ class Timeline:
     def moments(self, *, top_k: int | None = 5) -> Iterator[Moment]:
         """Each window with its most likely classes. Raises RecipeError for a `top_k` below 1."""
         check_top_k(top_k)
-        best = np.argsort(-self.scores, axis=1, kind="stable")[:, :top_k]
-        for start, end, scores, classes in zip(self.start, self.end, self.scores, best, strict=True):
+        for start, end, scores in zip(self.start, self.end, self.scores, strict=True):
+            classes = np.argsort(-scores, kind="stable")[:top_k]
             labels = tuple(self.labels[number] for number in classes)
             yield Moment(float(start), float(end), labels, tuple(scores[classes].tolist()))
 

@@ -120,9 +120,9 @@ def read_windows(
     """
     with VideoReader(video_source(row.path), threads=1, name=str(row.path)) as reader:
         plan = windows.plan(reader, preprocessing.num_frames, start=row.start, end=row.end)
-        frames_of_windows = window_frames(reader, [window.indices for window in plan], preprocessing)
-        for window, frames in zip(plan, frames_of_windows, strict=True):
+        frames_of_windows = window_frames(reader, plan.indices, preprocessing)
+        for start, end, indices, frames in zip(*plan, frames_of_windows, strict=True):
             # frames x (3, height, width) -> (3, frames, height, width)
-            yield window.start, window.end, torch.stack([frames[index] for index in window.indices], dim=1)
+            yield float(start), float(end), torch.stack([frames[index] for index in indices], dim=1)
         if reader.damage:
             damage.append(reader.damage)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,12 +100,12 @@ def joined(videos: Sequence[SharedClips]) -> SharedClips:
     return SharedClips(torch.cat([video.frames for video in videos], dim=1), torch.cat(clips))
 
 
-class Window(NamedTuple):
-    """A part of a video that is one clip."""
+class WindowPlan(NamedTuple):
+    """The windows of a video, each of which is one clip; in order of time."""
 
-    start: float  # seconds
-    end: float
-    indices: list[int]  # of its frames in the video
+    start: np.ndarray  # float64 (windows): seconds
+    end: np.ndarray  # float64 (windows): seconds
+    indices: np.ndarray  # int64 (windows, frames of a window): frames of the video
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Windows:
 
     def plan(
         self, reader: VideoReader, num_frames: int, *, start: float | None = None, end: float | None = None
-    ) -> list[Window]:
+    ) -> WindowPlan:
         """The windows of an interval and their frames.
 
         An interval that is one window as a whole (`seconds` None) has the frames of a test clip, as in evaluation.
@@ -141,31 +142,42 @@ class Windows:
             start, end: seconds; None: the beginning and the end of the video.
 
         Raises:
-            VideoError: the video ends before `start`.
+            VideoError: the video ends before `start`, or windows of some seconds are to divide an interval that is
+                longer than the limit of the reader.
+            RecipeError: more windows than the reader may decode frames.
         """
         first, count = interval_frames(reader, start, end)
         begin, stop = start or 0.0, reader.duration if end is None else min(end, reader.duration)
         if self.seconds is None:
-            return [Window(begin, stop, [first + index for index in segment_indices(count, num_frames)])]
-        times = self.times(begin, stop, tolerance=0.5 / reader.rate)
-        return [Window(*time, _middle_frames(reader, *time, num_frames)) for time in times]
+            indices = [first + index for index in segment_indices(count, num_frames)]
+            return WindowPlan(np.array([begin]), np.array([stop]), np.array([indices]))
+        if stop - begin > reader.limits.duration_seconds:
+            raise reader.limits.exceeded("duration_seconds", stop - begin, reader.name)
+        if (windows := (stop - begin) / (self.stride_seconds or self.seconds)) > reader.limits.frames:
+            raise RecipeError(f"{reader.name}: {windows:.3g} windows of {self} are too many; make the stride longer")
+        # half a frame, but of a video with gaps that may be hours
+        starts, ends = self.times(begin, stop, tolerance=min(0.5 / reader.rate, 0.5 * self.seconds))
+        middles = np.arange(num_frames) + 0.5  # of the parts of a window
+        moments = starts[:, None] + middles * (ends - starts)[:, None] / num_frames  # (windows, frames of a window)
+        return WindowPlan(starts, ends, reader.indices_at(moments))
 
-    def times(self, start: float, end: float, *, tolerance: float = 0.0) -> list[tuple[float, float]]:
-        """Start and end of every window of an interval, in seconds.
+    def times(self, start: float, end: float, *, tolerance: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Start and end of every window of an interval, in seconds: two arrays, float64 (windows).
 
         Windows begin at every multiple of the stride, up to the first that reaches the end, where it is cut; what is
         left over is not longer than `tolerance`. A short interval is one window.
         """
         if self.seconds is None:
-            return [(start, end)]
-        found = [(start, start + self.seconds)]
-        while found[-1][1] < end - tolerance:
-            first = start + len(found) * (self.stride_seconds or self.seconds)
-            if first >= end - tolerance:  # strides may be longer than windows
-                return found
-            found.append((first, first + self.seconds))
-        found[-1] = (found[-1][0], end)
-        return found
+            return np.array([start], dtype=np.float64), np.array([end], dtype=np.float64)
+        stride = self.stride_seconds or self.seconds
+        starts = start + stride * np.arange(max(0.0, (end - start) / stride) + 2)
+        last = end - tolerance
+        follows = (starts[:-1] + self.seconds < last) & (starts[1:] < last)  # strides may be longer than windows
+        starts = starts[: 1 + int(follows.sum())]
+        ends = starts + self.seconds
+        if ends[-1] >= last:
+            ends[-1] = end
+        return starts, ends
 
     def __str__(self) -> str:
         if self.seconds is None:
@@ -188,7 +200,7 @@ def interval_frames(reader: VideoReader, start: float | None, end: float | None)
 
 
 def window_frames(
-    reader: VideoReader, windows: Sequence[Sequence[int]], preprocessing: Preprocessing
+    reader: VideoReader, windows: np.ndarray, preprocessing: Preprocessing
 ) -> Iterator[dict[int, Tensor]]:
     """The frames of each window in turn, while the video is decoded once.
 
@@ -196,7 +208,7 @@ def window_frames(
 
     Args:
         reader: the video.
-        windows: indices of each window's frames; windows in the order of their ends.
+        windows: int64 (windows, frames of a window), `WindowPlan.indices`; windows in the order of their ends.
         preprocessing: size and normalisation of the model.
 
     Yields:
@@ -205,17 +217,16 @@ def window_frames(
     Raises:
         VideoError: a wanted frame cannot be decoded.
     """
-    last_use = {index: number for number, indices in enumerate(windows) for index in indices}
-    decoded = reader.iter_frames(sorted(last_use))
-    frames: dict[int, Tensor] = {}  # of those that are still wanted
-    for number, indices in enumerate(windows):
+    wanted, places = np.unique(windows, return_inverse=True)
+    last_use = np.zeros(len(wanted), dtype=np.int64)  # number of a window
+    np.maximum.at(last_use, places.reshape(windows.shape), np.arange(len(windows))[:, None])
+    decoded = reader.iter_frames(wanted.tolist())
+    frames: dict[int, tuple[Tensor, int]] = {}  # those that are still wanted, and their last use
+    for number, indices in enumerate(map(np.ndarray.tolist, windows)):
         while not frames.keys() >= set(indices):
             index, image = next(decoded)
-            if last_use[index] >= number:
-                frames[index] = test_frame(image, preprocessing)
-        yield {index: frames[index] for index in indices}
-        frames = {index: frame for index, frame in frames.items() if last_use[index] > number}
-
-
-def _middle_frames(reader: VideoReader, start: float, end: float, count: int) -> list[int]:
-    return [reader.index_at(start + (part + 0.5) * (end - start) / count) for part in range(count)]
+            last = last_use[np.searchsorted(wanted, index)]
+            if last >= number:
+                frames[index] = test_frame(image, preprocessing), last
+        yield {index: frames[index][0] for index in indices}
+        frames = {index: (frame, last) for index, (frame, last) in frames.items() if last > number}

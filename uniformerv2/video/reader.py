@@ -170,6 +170,11 @@ class VideoReader:
         """Index of the frame shown `seconds` after the start of the first one, clamped to the video."""
         return min(max(self._frames.index_at(seconds), 0), len(self) - 1)
 
+    def indices_at(self, seconds: np.ndarray) -> np.ndarray:
+        """`index_at` of many times: int64, in the shape of `seconds`."""
+        indices = np.fromiter(map(self._frames.index_at, seconds.ravel().tolist()), dtype=np.int64, count=seconds.size)
+        return indices.clip(0, len(self) - 1).reshape(seconds.shape)
+
     def frames_between(self, start: float | None, end: float | None) -> tuple[int, int]:
         """First frame and number of frames of an interval; the frames shown at its two ends belong to it.
 
