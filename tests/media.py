@@ -121,6 +121,7 @@ def turned(content: bytes, quarter_turns: int, *, mirrored: bool = False) -> byt
         a, c = -a, -c
     matrix = np.array([a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30], ">i4").tobytes()
     start = content.index(b"tkhd") + 44  # ISO/IEC 14496-12, 8.3.2; PyAV 17 cannot write it
+    start += 12 * content[start - 40]  # version 1 has longer times
     return content[:start] + matrix + content[start + len(matrix) :]
 
 

@@ -1,4 +1,4 @@
-"""Frames by index are those of a plain decode: of drawn files of many containers and codecs.
+"""Frames by index are those of a plain decode: of drawn files of many containers and codecs, and with hostile times.
 
 Some of each; `benchmarks/fuzz_media.py` draws hundreds.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from media import Decoded, Drawing, decode, draw
+from media import TIMES, Decoded, Drawing, decode, draw, retimed
 from uniformerv2.video import video_file
 from uniformerv2.video.reader import VideoReader
 
@@ -44,6 +44,14 @@ FILES = [
     Drawing("h264", "libx264", 20, b_frames=3),
     Drawing("image2pipe", "png", 10),
 ]
+HOSTILE = [
+    Drawing("mp4", "libx264", 24, b_frames=1),
+    Drawing("matroska", "libx264", 24),
+    Drawing("webm", "libvpx", 24),
+    Drawing("flv", "flv", 24),
+    Drawing("mpegts", "mpeg2video", 24, b_frames=1),
+]
+UNWRITABLE = {("mp4", "missing")}
 
 
 def assert_every_question_is_answered_by(decoded: Decoded, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,4 +78,23 @@ def test_frames_of_every_container_are_those_of_a_plain_decode(
     path.write_bytes(draw(drawing))
     decoded = decode(path, quarter_turns=drawing.quarter_turns)
     assert len(decoded.images) == drawing.frames
+    assert_every_question_is_answered_by(decoded, path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("drawing", "kind"),
+    [
+        pytest.param(drawing, kind, id=f"{drawing.container}, {kind}")
+        for drawing in HOSTILE
+        for kind in ["appended", *TIMES]
+        if (drawing.container, kind) not in UNWRITABLE
+    ],
+)
+def test_frames_by_index_heed_no_times(
+    drawing: Drawing, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"video.{drawing.container}"
+    path.write_bytes(retimed(draw(drawing), drawing.container, kind, random.Random(0)))
+    decoded = decode(path)
+    assert len(decoded.images) > 1
     assert_every_question_is_answered_by(decoded, path, monkeypatch)
