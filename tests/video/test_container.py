@@ -98,6 +98,19 @@ def test_a_name_with_a_percent_sign_is_no_pattern(tmp_path: Path) -> None:
         assert reader.frames_at([0]).equal(expected.frames_at([0]))
 
 
+def test_a_name_decides_nothing(tmp_path: Path) -> None:
+    content = write_video(tmp_path / "a.mp4", noise(5), codec="mpeg2video").read_bytes()
+    for name in ("a.img", "a1.jpg", "a.txt", "a.m3u8", "a"):
+        (tmp_path / name).write_bytes(content)
+        with VideoReader(tmp_path / name) as reader:
+            assert len(reader) == 5
+    raw = write_video(tmp_path / "a.m2v", noise(5), codec="mpeg2video", container="mpeg2video").rename(
+        tmp_path / "b.img"
+    )
+    with VideoReader(raw) as reader:
+        assert len(reader) == 5
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 UNTIMED_RATE = 25.0  # frames/s where nothing states it, as in a folder of images
 ROUNDING = 1e-6  # of a tick or frame: an inexact number of seconds must not point at the frame before
 
+_PICTURE_BRANDS = frozenset({"avif", "avis", "heic", "heix", "hevc", "hevx", "mif1", "msf1"})  # ISO/IEC 23008-12
+_MATROSKA_KEY = "enc_key_id"  # FFmpeg's name for the ContentEncKeyID of a stream
+
 
 @dataclass(frozen=True)
 class ReadStatistics:
@@ -47,8 +50,14 @@ def _main_stream(container: InputContainer, name: str) -> VideoStream:
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams or container.format.name == "tty":  # FFmpeg draws text files as a terminal would
         raise VideoError(f"{name}: no video in this file")
+    whole = [stream for stream in streams if not stream.disposition & Disposition.dependent]
+    if not whole:
+        raise VideoError(f"{name}: a picture in tiles, which are not put together; convert it to JPEG or PNG")
     best = container.streams.best("video")
-    stream = best if best in streams else streams[0]
+    has_alpha_stream = container.metadata.get("major_brand", "") in _PICTURE_BRANDS  # behind that of the colours
+    stream = best if best in whole and not has_alpha_stream else whole[0]
     if stream.codec_context is None:
         raise VideoError(f"{name}: no decoder for this kind of video")
+    if _MATROSKA_KEY in stream.metadata:
+        raise VideoError(f"{name}: the video is encrypted")
     return stream

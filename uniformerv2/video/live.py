@@ -27,6 +27,7 @@ from uniformerv2.video.container import guarded, open_address, open_media
 from uniformerv2.video.decoding import ROUNDING, UNTIMED_RATE, main_stream
 from uniformerv2.video.limits import Limits
 from uniformerv2.video.pictures import Pictures
+from uniformerv2.video.png import clean_packet
 from uniformerv2.video.transforms import check_frames
 
 if TYPE_CHECKING:
@@ -294,11 +295,11 @@ def _decoded(
     address: Address, container: InputContainer, stream: VideoStream, frames: LiveFrames, timeout: float | None
 ) -> Iterator[VideoFrame]:
     """Every frame, stepping over what cannot be read or decoded and counting it."""
-    packets, in_a_row = container.demux(stream), 0
+    packets, in_a_row, codec = container.demux(stream), 0, stream.codec_context
     while in_a_row < _MOST_DAMAGED:
         try:
             packet = _next_packet(packets, address, frames, timeout)
-            decoded = stream.codec_context.decode(packet)
+            decoded = codec.decode(clean_packet(packet, codec.name) if packet else None)
         except av.FFmpegError:
             frames.damaged += 1
             in_a_row += 1

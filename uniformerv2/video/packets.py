@@ -16,6 +16,7 @@ from uniformerv2.errors import VideoError
 from uniformerv2.video.container import FOREIGN, open_media
 from uniformerv2.video.decoding import UNTIMED_RATE, main_stream
 from uniformerv2.video.limits import Limits, out_of_memory
+from uniformerv2.video.png import clean_packet
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
@@ -107,7 +108,7 @@ class PacketSource:
         stream.thread_type = "AUTO"
         stream.thread_count = self._threads if codec.name in _ANY_THREADS else 1
         if self._strict and codec.name != "h264":  # whose decoder takes open groups for damage
-            codec.options = {"err_detect": "crccheck+explode"}
+            codec.options |= {"err_detect": "crccheck+explode"}
         return container, stream
 
     def renew_decoder(self) -> None:
@@ -140,7 +141,7 @@ class PacketSource:
         """
         self._used = True
         with self._reading.library():
-            frames = self.codec.decode(packet)
+            frames = self.codec.decode(clean_packet(packet, self.codec.name) if packet else None)
         self._reading.statistics["packets"] += packet is not None
         self._reading.statistics["frames"] += len(frames)
         self._reading.count(len(frames))

@@ -29,6 +29,7 @@ from uniformerv2.video.decoding import ROUNDING, UNTIMED_RATE, ReadStatistics, m
 from uniformerv2.video.limits import Limits
 from uniformerv2.video.orientation import orientation_of_image
 from uniformerv2.video.pictures import Pictures
+from uniformerv2.video.png import clean_packet
 from uniformerv2.video.suffixes import IMAGE_SUFFIXES
 from uniformerv2.video.video_file import VideoFile
 
@@ -248,7 +249,10 @@ class _FrameFolder:
         with guarded(name, NO_IMAGE):
             content = path.read_bytes()
             with open_media(content, name, limits=self._limits, problem=NO_IMAGE) as container:
-                frame = next(container.decode(main_stream(container, name)), None)
+                stream = main_stream(container, name)
+                codec = stream.codec_context
+                packets = (clean_packet(packet, codec.name) for packet in container.demux(stream))
+                frame = next((frame for packet in packets for frame in codec.decode(packet)), None)
                 if frame is None:
                     raise VideoError(f"{name}: {NO_IMAGE} (there is no picture in it)")
                 return self._pictures.image(frame, orientation=orientation_of_image(content))

@@ -1,0 +1,168 @@
+"""Small files that would unpack to much, and pictures over the limit of pixels."""
+
+from __future__ import annotations
+
+import resource
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from helpers import noise, start_process, write_video
+from image_bytes import encoded, png_chunk, with_png_chunks
+from uniformerv2.errors import VideoError
+from uniformerv2.video.limits import Limits
+from uniformerv2.video.reader import VideoReader
+
+UNPACKED = 160 << 20  # bytes
+MOST = 70 << 10  # KiB that reading may add to a process
+
+
+def packed() -> bytes:
+    packer = zlib.compressobj(1)
+    return b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(UNPACKED >> 20)), packer.flush()])
+
+
+CHUNKS: dict[bytes, bytes] = {b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0", b"iCCP": b"a\0\0"}
+
+
+def bomb(kind: bytes) -> bytes:
+    image = encoded(next(noise(1)), "png", "rgb24")
+    return with_png_chunks(image, png_chunk(kind, CHUNKS[kind] + packed()))
+
+
+def in_container(container: str, codec: str = "png", pixels: str = "rgb24") -> Callable[..., Path]:
+    def write(image: bytes, folder: Path, count: int = 3, *last: bytes) -> Path:
+        path = folder / f"a.{container}"
+        with av.open(str(path), "w") as output:
+            stream = output.add_stream(codec, rate=10)
+            stream.width, stream.height, stream.pix_fmt = 48, 48, pixels
+            for number, content in enumerate([*[image] * (count - len(last)), *last]):
+                packet = av.Packet(content)
+                packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, number, number, True
+                output.mux(packet)
+        return path
+
+    return write
+
+
+def in_folder(image: bytes, folder: Path) -> Path:
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(image)
+    return folder
+
+
+def alone(image: bytes, folder: Path) -> Path:
+    (folder / "a.mp4").write_bytes(image)
+    return folder / "a.mp4"
+
+
+def film_in_folder(image: bytes, folder: Path) -> Path:
+    (folder / "0.png").write_bytes(in_container("avi")(image, folder).read_bytes())
+    return folder
+
+
+FORMS = {
+    **{"alone": alone, "folder": in_folder, "film in a folder": film_in_folder},
+    **{container: in_container(container) for container in ("mov", "avi", "nut")},
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "kind"), [*((form, b"zTXt") for form in FORMS), *(("alone", kind) for kind in CHUNKS)]
+)
+def test_texts_and_profiles_of_a_png_are_not_unpacked(form: str, kind: bytes, tmp_path: Path) -> None:
+    path = FORMS[form](bomb(kind), tmp_path)
+    expected = next(noise(1))
+
+    def read() -> None:
+        with VideoReader(write_video(tmp_path / "warm.mp4", noise(2))) as reader:
+            reader.frames_at([0])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with VideoReader(path) as reader:
+            assert np.array_equal(reader.frames_at([len(reader) - 1])[0].permute(1, 2, 0).numpy(), expected)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST
+
+    process = start_process(read)
+    process.join()
+    assert process.exitcode == 0
+
+
+def box(kind: bytes, *content: bytes) -> bytes:
+    joined = b"".join(content)
+    return struct.pack(">I", 8 + len(joined)) + kind + joined
+
+
+def compressed_header(film: bytes, *more: bytes, within: bytes = b"moov") -> bytes:
+    """The film with its header packed (QuickTime File Format, compressed movie resources)."""
+    start = film.index(b"moov") - 4
+    size = int.from_bytes(film[start : start + 4], "big")
+    header = box(b"moov", film[start + 8 : start + size], *more)
+    packer = zlib.compress(header, 9)
+    resources = box(b"cmov", box(b"dcom", b"zlib"), box(b"cmvd", struct.pack(">I", len(header)), packer))
+    return film[:start] + box(within, resources) + film[start + size :]
+
+
+def test_a_packed_header_is_read(tmp_path: Path) -> None:
+    film = write_video(tmp_path / "a.mov", noise(5))
+    with VideoReader(compressed_header(film.read_bytes())) as reader, VideoReader(film) as expected:
+        assert reader.frames_at(range(5)).equal(expected.frames_at(range(5)))
+
+
+@pytest.mark.parametrize("within", [b"moov", b"free", b"udta"])
+@pytest.mark.parametrize("form", ["file", "bytes"])
+def test_a_header_that_unpacks_to_much_is_refused(form: str, within: bytes, tmp_path: Path) -> None:
+    film = write_video(tmp_path / "a.mov", noise(5)).read_bytes()
+    content = compressed_header(film, box(b"free", bytes(17 << 20)), within=within)
+    (tmp_path / "b.mov").write_bytes(content)
+    with pytest.raises(VideoError, match="header would unpack to more than 16 MiB"):
+        VideoReader(tmp_path / "b.mov" if form == "file" else content)
+
+
+PIXELS = Limits(pixels=48 * 47)
+LARGE = {
+    "mp4": "mpeg4",
+    "mkv": "mpeg4",
+    "avi": "mjpeg",
+    "ts": "mpeg2video",
+    "flv": "flv",
+    "mpg": "mpeg1video",
+    "gif": "gif",
+    "h264": "libx264",
+}
+
+
+@pytest.mark.parametrize("container", LARGE)
+def test_pictures_over_the_limit_of_pixels_are_refused(container: str, tmp_path: Path) -> None:
+    pixels = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(LARGE[container], "yuv420p")
+    path = write_video(tmp_path / f"a.{container}", noise(5), codec=LARGE[container], pixels=pixels, rate=25)
+    with VideoReader(path, limits=Limits(pixels=48 * 48)) as reader:
+        assert reader.frames_at([0]).shape[-2:] == (48, 48)
+    with pytest.raises(VideoError, match=r"pixels is 2304, and the limit 2256; .*--limit pixels=VALUE"):
+        VideoReader(path, limits=PIXELS)
+
+
+def test_an_image_over_the_limit_of_pixels_is_refused(tmp_path: Path) -> None:
+    for form, suffix in (("mjpeg", "jpg"), ("png", "png")):
+        folder = tmp_path / form
+        folder.mkdir()
+        pixels = {"mjpeg": "yuvj444p", "png": "rgb24"}[form]
+        (folder / f"0.{suffix}").write_bytes(encoded(next(noise(1)), form, pixels))
+        for source in (folder, folder / f"0.{suffix}"):
+            with pytest.raises(VideoError, match=rf"0\.{suffix}: pixels is 2304, and the limit 2256"):
+                VideoReader(source, limits=PIXELS)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("avi", "png"), ("mkv", "mjpeg"), ("mp4", "mjpeg")])
+def test_a_picture_larger_than_the_file_states_is_not_decoded(container: str, codec: str, tmp_path: Path) -> None:
+    pixels = {"mjpeg": "yuvj420p", "png": "rgb24"}[codec]
+    small, large = (encoded(next(noise(1, side, side)), codec, pixels) for side in (48, 1200))
+    path = in_container(container, codec, pixels)(small, tmp_path, 3, large)
+    with VideoReader(path, limits=Limits(pixels=1200 * 1200)) as reader:
+        assert reader.frames_at([2]).shape[-2:] == (48, 48)
+    with VideoReader(path, limits=Limits(pixels=48 * 48)) as reader, pytest.raises(VideoError, match=path.name):
+        reader.frames_at([2])
