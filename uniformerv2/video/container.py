@@ -109,23 +109,20 @@ def open_media(
 
         def reopened(codecs: dict[str, str], nameless: bool = False, **decoding: str) -> InputContainer:
             # the prefix keeps a name with a colon from being taken for an address
-            file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
+            file: Any = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
             if nameless and not isinstance(source, bytes):
-                with open(source, "rb") as opened:
-                    file = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+                file = _without_name(Path(source))
             options = decoding if _HAS_STREAM_OPTIONS else None
             return _open(file, name, timeout, container_options=_SELF_CONTAINED | codecs, options=options)
 
         codecs, most = {} if is_png else _NO_PNG, _most_pixels(limits)
         try:
+            container = reopened(codecs, max_pixels=most)
+        except av.ArgumentError:  # none of the formats, which may be for the name alone
             try:
-                container = reopened(codecs, max_pixels=most)
-            except av.ArgumentError:  # the format is not in the list, which may be for the name alone
-                if isinstance(source, bytes) or not Path(source).is_file():
-                    raise
                 container = reopened(codecs, nameless=True, max_pixels=most)
-        except av.ArgumentError:
-            raise VideoError(f"{name}: no video in this file, or none of a format that is read") from None
+            except (av.FFmpegError, ValueError):
+                raise VideoError(f"{name}: no video in this file, or none of a format that is read") from None
         try:
             if not _limit_pixels(container, name, limits):
                 with reopened({"codec_whitelist": _SIZES_ALONE}, skip_frame="all") as stated:
@@ -160,6 +157,14 @@ def _open(file: Any, name: str, timeout: float | None, **options: Any) -> InputC
         return av.open(file, "r", metadata_errors="replace", timeout=timeout, **options)
     except av.ExitError:
         raise VideoError(f"{name}: no answer for {timeout:g} s") from None
+
+
+def _without_name(path: Path) -> mmap.mmap:
+    """Raises ValueError where the path is no file."""
+    if not path.is_file():
+        raise ValueError(path)
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _inspected(source: str | Path | bytes, name: str, limits: Limits) -> str | Path | bytes:
