@@ -362,11 +362,10 @@ def test_frames_lost_at_the_end(tmp_path: Path) -> None:
     found = sequential(bytes(content))
     assert len(found) == 20
     with VideoReader(bytes(content)) as reader:
-        with pytest.raises(VideoError, match=r"video of \d+ bytes: frame 39 cannot be decoded, nor any after it"):
-            reader.frames_at([3, 39])
+        with pytest.warns(VideoWarning, match="packet 20 cannot be decoded"):
+            frames = reader.frames_at([39, 3])
         assert len(reader) == 40
-        with pytest.warns(VideoWarning):
-            assert np.array_equal(reader.frames_at([19])[0].numpy(), found[19].transpose(2, 0, 1))
+    assert np.array_equal(frames.numpy(), np.stack([found[19], found[3]]).transpose(0, 3, 1, 2))
 
 
 def silence(path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from uniformerv2.video.picture_headers import NotCovered, picture_headers
 
@@ -20,7 +21,7 @@ class PacketIndex:
     """Which packet holds which frame. Positions count packets in decode order; times are in ticks of the stream."""
 
     times: list[int]  # of each packet, by position
-    sizes: list[int]  # of each packet in bytes, by position
+    checksums: list[int]  # of each packet, by position
     positions: dict[int | None, int]  # by time
     keys: list[int]  # positions where decoding can start
     shown: list[int]  # position of each frame, in presentation order
@@ -48,7 +49,7 @@ class PacketIndex:
     def position_of(self, packet: Packet[VideoStream]) -> int:
         """Position of a packet; -1 for one that is not in the index, such as half a packet after a seek."""
         position = self.positions.get(packet.pts, -1)
-        return position if position >= 0 and self.sizes[position] == packet.size else -1
+        return position if position >= 0 and self.checksums[position] == crc32(packet) else -1
 
     def groups(self, wanted: Iterable[int]) -> list[tuple[int, list[int]]]:
         """The wanted frames, which increase, by the position of the key frame that each is decoded from."""
@@ -89,14 +90,15 @@ def index_packets(packets: Iterable[Packet[VideoStream]], codec: VideoCodecConte
     read = picture_headers(codec)
     if read is None:
         return None
-    sizes: dict[int, int] = {}  # by time, in decode order
+    checksums: dict[int, int] = {}  # by time, in decode order
     keys, hidden, unreferenced, shown = [], set(), set(), []
     for position, packet in enumerate(packets):
-        if packet.pts is None or packet.pts in sizes:
+        if packet.pts is None or packet.pts in checksums:
             return None
-        sizes[packet.pts] = packet.size
+        content = bytes(packet)
+        checksums[packet.pts] = crc32(content)
         try:
-            picture = read(bytes(packet))
+            picture = read(content)
         except NotCovered:
             return None
         if packet.is_keyframe:
@@ -107,11 +109,11 @@ def index_packets(packets: Iterable[Packet[VideoStream]], codec: VideoCodecConte
             hidden.add(position)
         else:
             shown.append((picture.period, picture.order, position))
-    times = list(sizes)
+    times = list(checksums)
     order = [position for *_, position in sorted(shown)]
     if not order or keys[:1] != [0] or times[0] != min(times):  # else frames refer to others before the first
         return None
     if any(times[one] >= times[following] for one, following in pairwise(order)):
         return None
     positions: dict[int | None, int] = {time: position for position, time in enumerate(times)}
-    return PacketIndex(times, list(sizes.values()), positions, keys, order, hidden, unreferenced)
+    return PacketIndex(times, list(checksums.values()), positions, keys, order, hidden, unreferenced)

@@ -18,7 +18,7 @@ _PLAIN = frozenset(
     {"vp9", "av1", "libdav1d", "mjpeg", "prores", "dnxhd", "ffv1", "huffyuv", "ffvhuff", "rawvideo", "dvvideo"}
     | {"h263", "flv", "wmv1", "wmv2", "msmpeg4", "msmpeg4v2", "msmpeg4v1"}
 )
-_START_CODE = re.compile(rb"\x00\x00\x01(?=[^\x00])")
+_START_CODE = re.compile(rb"\x00\x00\x01")
 _UNIT_BYTES = 1024  # more than parameter sets have
 _HEADER_BYTES = 48  # of a slice: more than what is read of it
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})

@@ -84,7 +84,7 @@ class VideoReader:
         """Number of frames that a full sequential decode gives.
 
         Free where the packets can be trusted; else the video is decoded once to count. Frames that only decoding
-        shows to be lost count too: the frame before is shown for them, and at the end `frames_at` refuses them.
+        shows to be lost count too; the frame before is shown for them.
         """
         return len(self._frames)
 

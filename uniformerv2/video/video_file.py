@@ -39,7 +39,7 @@ class VideoFile:
 
     Where the packets tell the frames, a wanted frame is decoded from the key frame before it. Where that shows damage
     after all, the frames from that key frame to the next are those of decoding from the start, which conceals damage
-    best; of a frame that is lost even so, the one before it is shown.
+    best; a frame that is lost even so is shown as the one before it.
     """
 
     def __init__(self, source: str | Path | bytes, name: str, threads: int, limits: Limits) -> None:
@@ -171,13 +171,13 @@ class VideoFile:
             found, frame = next(frames, (None, None))
             if found is None or frame is None:
                 cause = f" ({self.damage})" if self.damage else ""
-                raise VideoError(f"{self._reading.name}: frame {number} cannot be decoded, nor any after it{cause}")
+                raise VideoError(f"{self._reading.name}: frame {number} cannot be decoded{cause}")
             if found == number:
                 yield number, frame
                 number = next(left, None)
 
     def _decode_timed(self, index: PacketIndex) -> Frames:
-        """The frames of the index, to the last that can be decoded; of one that cannot, what is shown before it."""
+        """The frames of the index; for one that cannot be decoded, the one that is shown before it."""
         expected, before = 0, None
         for frame in self._decode_all():
             number = index.frame_of(frame.pts)
@@ -188,6 +188,10 @@ class VideoFile:
                 yield lost, before or frame
             yield number, frame
             expected, before = number + 1, frame
+        if before is not None:
+            for lost in range(expected, len(index.shown)):
+                self._reading.note(f"frame {lost} cannot be decoded, nor any after it")
+                yield lost, before
 
     def _decode_counted(self) -> Frames:
         yield from enumerate(self._decode_all())
