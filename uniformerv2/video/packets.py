@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Decoders that give the same pictures of a damaged stream with any number of threads, and after any flush. Those of
 # H.264 conceal damage in other ways in threads; all others leave in a picture what its memory held before.
 _ANY_THREADS = frozenset({"hevc", "vp9", "av1", "libdav1d", "rawvideo"})
-_FLUSHED = _ANY_THREADS | {"h264", "mpeg4", "mpeg1video", "mpeg2video"}
+_FLUSHED = _ANY_THREADS | {"h264"}
 
 
 class Undecodable(Exception):
