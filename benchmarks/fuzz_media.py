@@ -180,8 +180,10 @@ def _note(result: Result, item: Any) -> None:
         result.made = item
     elif isinstance(item, Verdict):
         result.verdict = item
-    elif result.made:  # or its encoder crashed, which is none of our business
+    elif result.made:
         result.verdict = Verdict("crash", failures=[f"crash, {item.cause}: {result.question}"])
+    else:
+        print(f"{result.task}: FFmpeg crashed when it wrote the file ({item.cause})", flush=True)
 
 
 def kind_of(result: Result, failure: str) -> str:
@@ -205,8 +207,10 @@ class Report:
     def add(self, forge: Forge, result: Result) -> None:
         """Count a result, and write down what fails."""
         made, verdict, name = result.made, result.verdict, str(result.task)
+        if made and verdict and verdict.outcome == "crash" and made.case.sound:  # an encoder may have left it broken
+            verdict = result.verdict = checked_alone(forge, made.case).verdict
         if not made or not verdict:
-            self.done["could not be made"] += 1
+            self.done["not written"] += 1
             return
         self.done[result.task.kind] += 1
         self.kinds.update(made.kinds if result.task.kind != "drawn" else [])
@@ -243,10 +247,16 @@ class Report:
             print(f"{len(names):>6} {failure} ({', '.join(names[:4])}{', ...' * (len(names) > 4)})")
 
 
+def checked_alone(forge: Forge, case: Case) -> Result:
+    """What comes of a file in a process of its own."""
+    [result] = results(forge, [Task("there", case=case)], 1, float("inf"))
+    return result
+
+
 def fails(forge: Forge, path: Path, failure: str, content: bytes) -> bool:
-    """Whether a content fails in this way, in a process of its own."""
+    """Whether a content fails in this way."""
     path.write_bytes(content)
-    [result] = results(forge, [Task("there", case=Case(path))], 1, float("inf"))
+    result = checked_alone(forge, Case(path))
     return failure in {text.partition(": ")[0] for text in result.failures}
 
 

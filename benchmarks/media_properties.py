@@ -140,7 +140,8 @@ def _questions(case: Case, verdict: Verdict) -> Iterator[str]:
     if case.sound:
         yield "a plain decode"
         decoded = decode(content, quarter_turns=case.quarter_turns)
-        verdict.failures += [f"not as a plain decode, {text}" for text in differences(whole, decoded, timed=case.timed)]
+        found = differences(whole, decoded, timed=case.timed)
+        verdict.failures += [f"not as a plain decode, {text}" for text in found]
 
 
 def read(
@@ -242,7 +243,7 @@ def differences(whole: Answer, decoded: Decoded, *, timed: bool) -> Iterator[str
         yield f"frames: {wrong[:3]} ({len(wrong)} of {count}) differ"
     if not timed:
         return
-    if whole.damage:
+    if whole.damage and not decoded.errors:
         yield f"called damaged: {whole.damage}"
     times = [moment for moment in decoded.times if moment is not None]
     if len(times) == count > 2 and all(one < other for one, other in pairwise(times)):
