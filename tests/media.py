@@ -32,6 +32,7 @@ NO_CONTAINERS = frozenset(
 UNSTATED = ("mpegts", "mpeg", "vob", "ogv", "mxf", "gxf", "dirac", "webp")
 MAIN = ("libx264", "libx265", "libsvtav1", "libvpx", "libvpx-vp9", "mpeg1video", "mpeg2video", "mpeg4")
 MAIN += ("mjpeg", "ffv1", "jpeg2000", "prores", "vc2", "libwebp", "libwebp_anim")
+X265 = "x265-params=log-level=none:pools=none:frame-threads=1"
 CANNOT = (av.FFmpegError, ValueError, OverflowError, NotImplementedError, LookupError, TypeError, AttributeError)
 """What PyAV raises where a codec cannot be written with these options, or not into this container."""
 
@@ -76,12 +77,13 @@ class Drawing:
     quarter_turns: int = 0  # to the left, until it stands upright
     sound: bool = False
     fragments: bool = False
+    options: str = ""  # of the encoder, as "name=value,name=value"
 
     def __str__(self) -> str:
         extras = [name for name in ("irregular", "sound", "fragments") if getattr(self, name)]
         extras += [f"{self.quarter_turns} turns"] * bool(self.quarter_turns)
         what = f"{self.codec} in {self.container}, {self.frames} frames {self.width}x{self.height} {self.pixels}"
-        return ", ".join([what, f"group of {self.group}", f"{self.b_frames} B-frames", *extras])
+        return ", ".join([what, f"group of {self.group}", f"{self.b_frames} B-frames", *extras, self.options])
 
 
 def draw(drawing: Drawing) -> bytes:
@@ -91,8 +93,8 @@ def draw(drawing: Drawing) -> bytes:
     with av.open(memory, "w", format=drawing.container, options=muxer) as output:
         output.metadata["title"] = "A video that was drawn"
         options = {"strict": "experimental", "threads": "1"}
-        if drawing.codec in ("libx265", "hevc"):
-            options["x265-params"] = "log-level=none:pools=none:frame-threads=1"
+        more = drawing.options or (X265 if drawing.codec == "libx265" else "")
+        options |= dict(option.split("=", 1) for option in more.split(",") if option)
         stream = output.add_stream(drawing.codec, rate=RATE, options=options)
         stream.width, stream.height = drawing.width, drawing.height
         stream.pix_fmt = drawing.pixels or pixel_formats(drawing.codec)[0]
@@ -217,6 +219,22 @@ def pairs() -> list[tuple[str, str, int, int]]:
     return found
 
 
+STRUCTURES = {  # options of encoders that change how pictures refer to each other, and how they are cut into units
+    "libx264": [
+        *("x264-params=open-gop=1:b-pyramid=normal:b-adapt=0:scenecut=0", "x264-params=interlaced=1"),
+        *("x264-params=slices=3", "x264-params=intra-refresh=1", "x264-params=b-pyramid=strict:ref=5:cqm=jvt"),
+    ],
+    "libx265": [
+        f"{X265}:{more}"
+        for more in ("open-gop=0", "b-pyramid=0:slices=2", "repeat-headers=1:aud=1", "temporal-layers=2")
+    ],
+    "mpeg2video": ["flags=+ilme+ildct", "intra_vlc=1", "seq_disp_ext=1"],
+    "mpeg4": ["flags=+mv4+qpel", "data_partitioning=1", "flags=+ilme+ildct"],
+    "libvpx": ["auto-alt-ref=1,lag-in-frames=10,arnr-maxframes=3", "error-resilient=1"],
+    "libvpx-vp9": ["auto-alt-ref=1,lag-in-frames=10", "frame-parallel=1", "lossless=1"],
+    "libsvtav1": ["svtav1-params=pred-struct=1", "svtav1-params=hierarchical-levels=3"],
+    "prores_ks": ["profile=4444", "flags=+ilme+ildct"],
+}
 TURNED = ("mov", "mp4", "3gp", "3g2", "ipod", "f4v", "ismv")  # have a display matrix, and may be cut into fragments
 
 
@@ -239,6 +257,8 @@ def drawing(container: str, codec: str, width: int, height: int, dice: random.Ra
     ]
     if container in TURNED:
         wanted += [{"fragments": True}, {"quarter_turns": dice.randint(1, 3)}]
+    if codec in STRUCTURES:
+        wanted += [{"options": dice.choice(STRUCTURES[codec])}]
     chosen = wanted[:4] + [fields for fields in wanted[4:] if dice.random() < 0.3]
     for fields in [dict(chain.from_iterable(map(dict.items, chosen))), *chosen]:
         tried = replace(plain, **fields)
