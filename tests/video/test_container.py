@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
+from av.stream import Disposition
 
 from helpers import noise, write_video
+from image_bytes import encoded, matroska
 from uniformerv2.errors import VideoError
 from uniformerv2.video.container import guarded
+from uniformerv2.video.decoding import main_stream
 from uniformerv2.video.live import Address, LiveFrames, Pace, read
 from uniformerv2.video.reader import VideoReader
 
@@ -109,6 +114,52 @@ def test_a_name_decides_nothing(tmp_path: Path) -> None:
     )
     with VideoReader(raw) as reader:
         assert len(reader) == 5
+
+
+KEY = "00112233445566778899aabbccddeeff"
+CENC = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": KEY, "encryption_kid": KEY}
+
+
+@pytest.mark.parametrize("flags", [{}, {"movflags": "frag_keyframe+empty_moov"}])
+def test_an_encrypted_mp4_is_called_so(flags: dict[str, str], tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", noise(5), muxer=CENC | flags)
+    for source in (path, path.read_bytes()):
+        with pytest.raises(VideoError, match="the video is encrypted"):
+            VideoReader(source)
+
+
+def test_an_encrypted_matroska_is_called_so() -> None:
+    images = [encoded(image, "mjpeg", "yuvj420p") for image in noise(3, 32, 48)]
+    with VideoReader(matroska(images)) as reader:
+        assert len(reader) == 3
+    with pytest.raises(VideoError, match="the video is encrypted"):
+        VideoReader(matroska(images, key=b"a key"))
+
+
+def test_the_colours_of_an_avif_are_read_not_its_alpha(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as output:
+        streams = [output.add_stream("mpeg4", rate=10) for _ in range(2)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 48, 48, "yuv420p"
+        for loud in noise(5):
+            for stream, image in zip(streams, (np.full_like(loud, 128), loud), strict=True):
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        for stream in streams:
+            output.mux(stream.encode(None))
+    content = bytearray((tmp_path / "a.mp4").read_bytes().replace(b"isom", b"avis", 1))
+    second = content.rindex(b"tkhd")
+    content[second + 4 : second + 8] = bytes([0, 0, 0, 3])  # enabled, as the first is
+    with av.open(io.BytesIO(content)) as container:
+        assert container.streams.best("video") is container.streams[1]
+    with VideoReader(bytes(content)) as reader:
+        assert (reader.frames_at([4]).float() - 128).abs().max() < 10
+
+
+def test_pictures_in_tiles_are_refused(tmp_path: Path) -> None:
+    with av.open(str(write_video(tmp_path / "a.mp4", noise(5)))) as container:
+        container.streams.video[0].disposition = Disposition.dependent
+        with pytest.raises(VideoError, match="a picture in tiles"):
+            main_stream(container, "a.heic")
 
 
 @pytest.mark.parametrize(

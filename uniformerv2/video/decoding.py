@@ -50,12 +50,11 @@ def _main_stream(container: InputContainer, name: str) -> VideoStream:
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams or container.format.name == "tty":  # FFmpeg draws text files as a terminal would
         raise VideoError(f"{name}: no video in this file")
-    whole = [stream for stream in streams if not stream.disposition & Disposition.dependent]
-    if not whole:
+    is_picture = container.metadata.get("major_brand", "") in _PICTURE_BRANDS
+    if any(stream.disposition & Disposition.dependent for stream in streams if is_picture or len(streams) == 1):
         raise VideoError(f"{name}: a picture in tiles, which are not put together; convert it to JPEG or PNG")
     best = container.streams.best("video")
-    has_alpha_stream = container.metadata.get("major_brand", "") in _PICTURE_BRANDS  # behind that of the colours
-    stream = best if best in whole and not has_alpha_stream else whole[0]
+    stream = best if best in streams and not is_picture else streams[0]  # alpha is a stream behind that of the colours
     if stream.codec_context is None:
         raise VideoError(f"{name}: no decoder for this kind of video")
     if _MATROSKA_KEY in stream.metadata:

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from uniformerv2.errors import VideoError
+from uniformerv2.video.cleaning import clean_packet
 from uniformerv2.video.container import guarded, open_address, open_media
 from uniformerv2.video.decoding import ROUNDING, UNTIMED_RATE, main_stream
 from uniformerv2.video.limits import Limits
 from uniformerv2.video.pictures import Pictures
-from uniformerv2.video.png import clean_packet
 from uniformerv2.video.transforms import check_frames
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import av
 
 from uniformerv2.errors import VideoError
+from uniformerv2.video.cleaning import clean_packet
 from uniformerv2.video.container import FOREIGN, open_media
 from uniformerv2.video.decoding import UNTIMED_RATE, main_stream
 from uniformerv2.video.limits import Limits, out_of_memory
-from uniformerv2.video.png import clean_packet
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream

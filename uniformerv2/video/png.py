@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import av
-
-if TYPE_CHECKING:
-    from av import Packet, VideoStream
-
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CODECS = frozenset({"png", "apng"})  # FFmpeg's names
 
@@ -33,22 +26,3 @@ def without_inflated(content: bytes) -> bytes:
             start = end
         position = end
     return b"".join([*kept, content[start:]])
-
-
-def clean_packet(packet: Packet[VideoStream], codec: str) -> Packet[VideoStream]:
-    """A packet as the decoder may see it: the same one, but for PNG with something to leave out.
-
-    Args:
-        codec: FFmpeg's name.
-    """
-    if codec not in PNG_CODECS:
-        return packet
-    content = bytes(packet)
-    cleaned = without_inflated(content)
-    if len(cleaned) == len(content):
-        return packet
-    copy: Packet[VideoStream] = av.Packet(cleaned)  # type: ignore[assignment]
-    copy.stream, copy.time_base = packet.stream, packet.time_base
-    copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
-    copy.is_keyframe, copy.is_corrupt = packet.is_keyframe, packet.is_corrupt
-    return copy

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 
 from uniformerv2.errors import VideoError
+from uniformerv2.video.cleaning import clean_packet
 from uniformerv2.video.container import NO_IMAGE, guarded, open_media
 from uniformerv2.video.decoding import ROUNDING, UNTIMED_RATE, ReadStatistics, main_stream
 from uniformerv2.video.limits import Limits
 from uniformerv2.video.orientation import orientation_of_image
 from uniformerv2.video.pictures import Pictures
-from uniformerv2.video.png import clean_packet
 from uniformerv2.video.suffixes import IMAGE_SUFFIXES
 from uniformerv2.video.video_file import VideoFile
 
