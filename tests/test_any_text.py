@@ -138,8 +138,9 @@ def test_property_predict(
         checkpoint, video = labelled(model, labels, Path(folder)), Path(folder, f"{file}.mp4")
         shutil.copy(clips[0], video)
         name, *options = command.split()
-        output = ["-o", Path(folder, "timeline")] if name == "timeline" else []
-        status, printed, errors = uniformerv2(name, checkpoint, video, *options, *output)
+        output: list[object] = ["-o", Path(folder, "timeline")] if name == "timeline" else []
+        workers = ["--workers", 0] if name == "predict" else []
+        status, printed, errors = uniformerv2(name, checkpoint, video, *options, *output, *workers)
         assert status == 0, errors
         lines_are_clean(printed, errors)
         if options:

@@ -30,9 +30,9 @@ MAY_IMPORT = {
     "weights": {"errors", "text", "atomic", "device", "progress", "model"},
     "data": {"errors", "text", "atomic", "ahead", "model.config", "video"},
     "curation": {"errors", "text", "atomic", "progress", "video", "data", "weights.labels"},
-    "train": {"errors", "atomic", "device", "distributed", "progress", "model", "weights", "video", "data"},
+    "train": {"errors", "text", "atomic", "device", "distributed", "progress", "model", "weights", "video", "data"},
     "measuring": {
-        *("errors", "atomic", "device", "distributed", "progress"),
+        *("errors", "text", "atomic", "device", "distributed", "progress"),
         *("model", "inference", "weights", "video", "data"),
     },
     "tasks": {

@@ -42,9 +42,9 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8."""
+    """Write a text file in UTF-8; what that lacks, as in file names that are not UTF-8, becomes escapes."""
     with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _umask() -> int:

@@ -1,13 +1,20 @@
-"""Text that people typed: as it is compared, and as it is shown."""
+"""Text that people typed: as it is compared, and as it is shown; JSON that they wrote."""
 
 from __future__ import annotations
 
+import json
 import unicodedata
+from typing import Any
 
 
 def normalised(text: str) -> str:
     """In composed form (Unicode's NFC, which file names of macOS do not have) and without outer white space."""
     return unicodedata.normalize("NFC", text).strip()
+
+
+def utf8(text: str) -> str:
+    """As a file in UTF-8 can hold it: bytes of a file name that are not UTF-8 become escapes such as \\udcff."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def printable(text: object) -> str:
@@ -19,3 +26,20 @@ def printable(text: object) -> str:
 
 def _is_control(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a text says in JSON. Raises ValueError if it is none, or is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def short_json(value: object, *, longest: int = 200) -> str:
+    """A value of JSON as a message shows it: its first characters."""
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "a value that is nested too deeply"
+    return text if len(text) <= longest else f"{text[:longest]}..."

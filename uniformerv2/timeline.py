@@ -50,7 +50,10 @@ class Timeline:
         Columns: start, end, label1, score1, ... to `top_k`.
         """
         places = len(self.labels) if top_k is None else min(top_k, len(self.labels))
-        with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        with (
+            whole_file(path) as partial,
+            partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        ):
             write = csv_writer(file)
             write(["start", "end", *ranked_columns(places)])
             for moment in self.moments(top_k=top_k):

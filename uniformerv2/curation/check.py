@@ -33,7 +33,7 @@ from uniformerv2.data.manifest import (
 )
 from uniformerv2.data.processes import Crash, run_tasks
 from uniformerv2.data.sources import Classes
-from uniformerv2.data.tables import PARQUET_SUFFIXES, check_target, relative_to, write_table
+from uniformerv2.data.tables import PARQUET_SUFFIXES, check_names, check_target, relative_to, write_table
 from uniformerv2.errors import AnnotationError, RecipeError
 from uniformerv2.progress import bar
 
@@ -201,7 +201,9 @@ def _read(manifest: Path, root: str | Path | None, classes: Classes | None) -> l
     if not read:
         raise AnnotationError(f"{manifest}: no rows below the line of column names")
     shorten = relative_to(folder)
-    return [ManifestRow(line, shorten(str(row.path)), row) for line, row in zip(lines, read, strict=True)]
+    rows = [ManifestRow(line, shorten(str(row.path)), row) for line, row in zip(lines, read, strict=True)]
+    check_names(name for row in rows for name in (row.name, row.annotation.label))
+    return rows
 
 
 # --- evidence

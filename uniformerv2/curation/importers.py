@@ -113,7 +113,9 @@ def import_dataset(
     with _table_of_left_out(left_out) as leave_out:
         job = _Import(published, options, labels, VideoIndex(videos), leave_out)
         rows = ((f"{prefix}{path}", *cells) for path, *cells in job.accepted(files))
-        job.result.written = write_table(output, published.columns or MANIFEST_COLUMNS, _at_least_one(rows, job.result))
+        job.result.written = write_table(
+            output, published.columns or MANIFEST_COLUMNS, _at_least_one(rows, job.result), exact=True
+        )
     return job.result
 
 
@@ -230,7 +232,10 @@ def _table_of_left_out(path: Path | None) -> Iterator[Callable[[Sequence[object]
         yield lambda cells: None
         return
     check_target(path)
-    with whole_file(path) as partial_file, partial_file.open("w", encoding="utf-8", newline="") as file:
+    with (
+        whole_file(path) as partial_file,
+        partial_file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         write = csv_writer(file)
         write(("cause", "file", "line", "name", "label", "detail"))
         yield write

@@ -20,6 +20,7 @@ from uniformerv2.data.annotations import parse_interval
 from uniformerv2.data.manifest import manifest_rows
 from uniformerv2.data.tables import csv_rows, text_lines, utf8_text
 from uniformerv2.errors import AnnotationError
+from uniformerv2.text import parse_json, short_json
 from uniformerv2.video.suffixes import VIDEO_SUFFIXES
 
 # why the owner leaves a row out
@@ -248,17 +249,16 @@ def named_cells(file: Path, *names: str) -> Iterator[tuple[int, list[str]]]:
 
 def _json(file: Path) -> Any:
     try:
-        return json.loads(utf8_text(file))
+        return parse_json(utf8_text(file))
     except json.JSONDecodeError as error:
         raise AnnotationError(f"{file}, line {error.lineno}: cannot be read as JSON: {error.msg}") from None
-    except RecursionError:
-        raise AnnotationError(f"{file}: cannot be read as JSON: nested too deeply") from None
+    except ValueError as error:
+        raise AnnotationError(f"{file}: cannot be read as JSON: {error}") from None
 
 
 def _kind(value: object) -> str:
     """A value of JSON in a few words."""
-    text = json.dumps(value)
-    return text if len(text) < 60 else f"{text[:60]}..."
+    return short_json(value, longest=60)
 
 
 @lru_cache

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from uniformerv2.errors import AnnotationError
+from uniformerv2.text import parse_json
 
 
 class Journal:
@@ -40,7 +41,7 @@ class Journal:
         with self.path.open("rb") as file:
             for line in file:
                 try:
-                    record = json.loads(line)
+                    record = parse_json(line)
                 except ValueError:
                     continue
                 if isinstance(record, dict):

@@ -25,7 +25,7 @@ from uniformerv2.data.tables import (
     write_table,
 )
 from uniformerv2.errors import AnnotationError
-from uniformerv2.text import normalised
+from uniformerv2.text import normalised, parse_json
 
 MANIFEST_COLUMNS: dict[str, type] = {"path": str, "label": str, "start": float, "end": float, "split": str}
 MANIFEST_SUFFIXES = PARQUET_SUFFIXES | {".csv", ".tsv", ".txt", ".list", ".lst"}
@@ -288,13 +288,13 @@ def note_root(root: Path, manifests: Collection[Path]) -> None:
     note: dict[str, object] = {"root": str(root), "manifests": sorted(manifest.name for manifest in manifests)}
     with suppress(ValueError):  # on another drive
         note["from_here"] = os.path.relpath(root, folder)  # for a folder that is moved with its videos
-    write_text(folder / ROOT_FILE, json.dumps(note, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / ROOT_FILE, json.dumps(note, indent=2) + "\n")
 
 
 def manifest_root(manifest: Path) -> Path:
     """The folder that the paths of a manifest are relative to: what the file beside it says, else its own."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        note = json.loads(manifest.with_name(ROOT_FILE).read_text(encoding="utf-8"))
+        note = parse_json(manifest.with_name(ROOT_FILE).read_text(encoding="utf-8"))
         if manifest.name in note["manifests"]:
             places = [Path(note["root"]), manifest.parent / note.get("from_here", note["root"])]
             return next((place for place in places if place.is_dir()), places[0])
@@ -321,4 +321,4 @@ def write_manifest(target: Path, annotations: Iterable[Annotation], *, root: str
     """
     shorten = relative_to(target.parent if root is None else root)
     rows = ((shorten(str(row.path)), row.label, row.start, row.end, row.split) for row in annotations)
-    return write_table(target, MANIFEST_COLUMNS, rows)
+    return write_table(target, MANIFEST_COLUMNS, rows, exact=True)

@@ -25,8 +25,9 @@ from typing import Any
 
 from uniformerv2.atomic import whole_folder
 from uniformerv2.data.annotations import SPLITS, Annotation, parse_interval
-from uniformerv2.data.tables import check_target, relative_to, utf8_text
+from uniformerv2.data.tables import check_names, check_target, relative_to, utf8_text
 from uniformerv2.errors import AnnotationError
+from uniformerv2.text import parse_json, short_json
 from uniformerv2.video.suffixes import VIDEO_SUFFIXES
 
 CLASSES = "classes.txt"
@@ -150,13 +151,13 @@ def _rows(
         yield _class_name(label["cls"], names), None, None, None, None
         return
     try:
-        content = json.loads(label["json"])
+        content = parse_json(label["json"])
     except ValueError as error:
         raise AnnotationError(f"not JSON ({error})") from None
     for row in content if isinstance(content, list) else [content]:
         if not isinstance(row, dict) or not isinstance(row.get("label"), str) or not row["label"]:
             if "cls" not in label or not isinstance(row, dict) or "label" in row:
-                raise AnnotationError(f'expected {{"label": "..."}}, found {json.dumps(row)[:200]}')
+                raise AnnotationError(f'expected {{"label": "..."}}, found {short_json(row)}')
             row = row | {"label": _class_name(label["cls"], names)}
         split = row.get("split")
         if split not in (None, *SPLITS):
@@ -250,6 +251,7 @@ def write_shards(
         rows.setdefault(row.path, []).append(row)
     keys = _keys(list(rows), root)
     classes = sorted({row.label for row in annotations})
+    check_names(classes)
     videos = list(rows.items())
     output, writer = Path(output), _webdataset().TarWriter
     check_target(output)

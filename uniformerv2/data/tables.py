@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from uniformerv2.atomic import whole_file
 from uniformerv2.errors import AnnotationError, RecipeError
+from uniformerv2.text import utf8
 
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 TABLE_SUFFIXES = PARQUET_SUFFIXES | {".csv"}
@@ -110,7 +111,7 @@ def _not_utf8(file: Path) -> str:
 def _parquet_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
     pyarrow, parquet = parquet_modules()
     try:
-        file = parquet.ParquetFile(table)
+        file = parquet.ParquetFile(table.open("rb"))  # the library takes no path that is not UTF-8
         names = [column.name for column in file.schema_arrow if not pyarrow.types.is_nested(column.type)]
         yield 1, names
         batches = (
@@ -143,6 +144,7 @@ def write_table(
     rows: Iterable[Sequence[object]],
     *,
     metadata: Mapping[str, str] | None = None,
+    exact: bool = False,
 ) -> int:
     """Write rows under column names, whole or not at all, as CSV in UTF-8 or as Parquet; None becomes an empty cell.
 
@@ -151,6 +153,8 @@ def write_table(
         columns: name and type (str, float or int; for Parquet also list, of float32) of each.
         rows: their cells, in that order; may be a generator.
         metadata: texts that Parquet keeps beside the table.
+        exact: whether a text that is not UTF-8, such as the name of a file, is an error, since it would not be read
+            back; else it is written with escapes (`text.utf8`).
 
     Returns:
         The number of rows.
@@ -163,10 +167,21 @@ def write_table(
     with whole_file(target) as partial:
         write = _write_parquet if target.suffix.lower() in PARQUET_SUFFIXES else _write_csv
         try:
-            return write(partial, columns, rows, metadata or {})
+            return write(partial, columns, rows if exact else map(_escaped, rows), metadata or {})
         except UnicodeEncodeError as error:
             name = ascii(error.object[max(0, error.start - 100) : error.start + 100])
             raise AnnotationError(f"{target}: {name} cannot be written in UTF-8; rename that file") from None
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises AnnotationError for a path or label that is not UTF-8, so that no manifest can hold it."""
+    for name in names:
+        if utf8(name) != name:
+            raise AnnotationError(f"{utf8(name)}: this name is not UTF-8, and no manifest can hold it; rename it")
+
+
+def _escaped(row: Sequence[object]) -> list[object]:
+    return [utf8(cell) if isinstance(cell, str) else cell for cell in row]
 
 
 def ranked_columns(places: int) -> dict[str, type]:
@@ -230,7 +245,7 @@ def _write_parquet(
     schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()], metadata)
     count = 0
     rows = iter(rows)
-    with parquet.ParquetWriter(target, schema) as writer:
+    with target.open("wb") as file, parquet.ParquetWriter(file, schema) as writer:
         while batch := list(islice(rows, _BATCH)):
             cells = zip(*batch, strict=True)
             arrays = [pyarrow.array(column, kind) for column, kind in zip(cells, schema.types, strict=True)]

@@ -25,6 +25,7 @@ from uniformerv2.measuring.shared_work import Result, SharedWork, WorkItem, pack
 from uniformerv2.measuring.window_reading import LAST, WindowBatch, WindowReader
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.progress import bar
+from uniformerv2.text import utf8
 from uniformerv2.video.clips import Windows
 
 FORMATS = frozenset({".npz", *PARQUET_SUFFIXES})
@@ -87,8 +88,8 @@ class VideoFeatures:
             return column
 
         columns = {
-            "path": pyarrow.array([self.paths[number] for number in self.video], pyarrow.string()),
-            "label": pyarrow.array([self.labels[number] for number in self.video], pyarrow.string()),
+            "path": pyarrow.array([utf8(self.paths[number]) for number in self.video], pyarrow.string()),
+            "label": pyarrow.array([utf8(self.labels[number]) for number in self.video], pyarrow.string()),
             "start": pyarrow.array(self.start),
             "end": pyarrow.array(self.end),
             "embedding": nested(self.embeddings),
@@ -97,7 +98,8 @@ class VideoFeatures:
             columns["frame_embeddings"] = nested(self.frame_embeddings)
         errors = json.dumps([{"path": video.path, "error": video.reason} for video in self.skipped])
         table = pyarrow.table(columns).replace_schema_metadata({"skipped": errors})
-        parquet.write_table(table, target, row_group_size=_ROW_GROUP)
+        with target.open("wb") as file:  # the library takes no path that is not UTF-8
+            parquet.write_table(table, file, row_group_size=_ROW_GROUP)
 
 
 def extract_features(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 from uniformerv2.errors import RecipeError
 from uniformerv2.pages.curves import Points, last_epoch
+from uniformerv2.text import parse_json
 from uniformerv2.train.log import TIMINGS, read_metrics
 from uniformerv2.train.recipe import MONITORED, Recipe, disagreements
 from uniformerv2.train.run_folder import RunFolder, is_locked
@@ -150,7 +150,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
 def _read_json(file: Path, wanted: Set[str]) -> dict[str, Any]:
     """The object in a JSON file, which must have these keys."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON, or of its encoding
         raise RecipeError(f"{file}: not a file of a run ({error})") from error
     return _check(value, wanted, file)

@@ -20,7 +20,7 @@ from uniformerv2.data.loader import VideoLoader
 from uniformerv2.data.manifest import note_root
 from uniformerv2.data.sources import Classes, data_root, read_annotations
 from uniformerv2.data.split import split_annotations, with_groups
-from uniformerv2.data.tables import csv_writer, relative_to
+from uniformerv2.data.tables import check_names, csv_writer, relative_to
 from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks, rank_device, reporting_lost_ranks
 from uniformerv2.errors import RecipeError
@@ -140,6 +140,8 @@ def split_data(
     """Read the annotations and split them, with the seed of the recipe; see `train_classifier`."""
     annotations = read_annotations(data, root=root, classes=classes)
     root = data_root(data, annotations, root)
+    shorten = relative_to(root)
+    check_names(name for row in annotations for name in (shorten(str(row.path)), row.label))
     if group is not None:
         annotations = with_groups(annotations, group, root)
     labels = class_names(annotations, minimum=find_task(task).min_classes)

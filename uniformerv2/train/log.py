@@ -25,6 +25,7 @@ from uniformerv2.device import peak_memory_mib
 from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import RecipeError
 from uniformerv2.progress import LineTimer, say, stderr_console
+from uniformerv2.text import parse_json
 from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.train.step import StepResult
 
@@ -60,8 +61,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            records.append(parse_json(line))
+        except ValueError:
             break
     return records
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shlex
 import shutil
@@ -21,6 +20,7 @@ from uniformerv2.atomic import write_text
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.manifest import ROOT_FILE
 from uniformerv2.errors import RecipeError
+from uniformerv2.text import parse_json
 from uniformerv2.train.recipe import Recipe, differences
 from uniformerv2.train.state import PARTIAL, unwritable
 
@@ -149,7 +149,7 @@ class RunFolder:
         if before == text:
             return True
         if file == self.recipe:
-            changed = "; ".join(differences(_parse(before, file), json.loads(text)))
+            changed = "; ".join(differences(_parse(before, file), parse_json(text)))
             raise RecipeError(
                 f"{self.path}: resume with the options that it was started with ({changed}), or start another run, "
                 f"which goes on from the model of this one: --checkpoint {self.last}"
@@ -196,7 +196,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def _parse(text: str, file: Path) -> dict[str, Any]:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise RecipeError(f"{file}: not the recipe of a run ({error}); start again with --overwrite") from error
 

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 
 from uniformerv2.distributed import Ranks, is_lost_connection
 from uniformerv2.errors import CheckpointError
+from uniformerv2.text import parse_json
 
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # one process is meant
 
@@ -111,7 +112,7 @@ class StateFolder:
         if self.newest is None:
             return None
         with self.reading():
-            return json.loads((self.newest / FACTS).read_text(encoding="utf-8"))
+            return parse_json((self.newest / FACTS).read_text(encoding="utf-8"))
 
     def shapes(self) -> dict[str, torch.Size]:
         """Of all tensors in the newest state, by name. Raises CheckpointError."""

@@ -20,6 +20,7 @@ from uniformerv2.errors import CheckpointError
 from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.model.wrappers import plain_model
+from uniformerv2.text import parse_json
 from uniformerv2.weights.download import hub_file, is_repository
 from uniformerv2.weights.files import HUB_FILE, read_tensors, write_safetensors
 from uniformerv2.weights.image_recognise import read_image_model
@@ -257,9 +258,9 @@ def _parse_info(source: str, metadata: Mapping[str, str], options: Mapping[str, 
         raise CheckpointError(f"{source}: checkpoint version {metadata.get('version')}, this package reads {VERSION}")
     try:
         info = CheckpointInfo(
-            ModelConfig.from_fields({**json.loads(metadata["config"]), **options}),
-            Preprocessing.from_fields(json.loads(metadata["preprocessing"])),
-            tuple(json.loads(metadata["labels"])),
+            ModelConfig.from_fields({**parse_json(metadata["config"]), **options}),
+            Preprocessing.from_fields(parse_json(metadata["preprocessing"])),
+            tuple(parse_json(metadata["labels"])),
             metadata.get("origin", ""),
             metadata.get("licence", ""),
             metadata.get("label_note", ""),

@@ -106,7 +106,7 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata:
         start, end = end, end + tensors[key].nbytes
         shape, dtype = list(tensors[key].shape), SAFETENSORS_DTYPES[tensors[key].dtype]
         header[key] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     with whole_file(path) as partial, partial.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)

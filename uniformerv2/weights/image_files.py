@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model.wrappers import unwrapped
+from uniformerv2.text import parse_json
 from uniformerv2.weights.download import FileNotOnServerError, UnreachableError, hub_file, is_repository
 from uniformerv2.weights.files import HUB_FILE, read_tensors
 from uniformerv2.weights.image_hints import (
@@ -121,7 +121,7 @@ def _in_repository(repository: str, unreachable: list[UnreachableError]) -> Find
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
     return content if isinstance(content, dict) else {}

@@ -6,7 +6,6 @@ in, `Hints` out; neither timm nor transformers is imported.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,6 +14,7 @@ from typing import Any, cast
 from torch import nn
 
 from uniformerv2.model.config import Pool
+from uniformerv2.text import parse_json
 
 # other names of gelu_tanh, quick_gelu and gelu
 ACTIVATIONS = {
@@ -187,7 +187,7 @@ def _module_activation(module: object) -> str | None:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 
