@@ -155,9 +155,22 @@ def test_the_colours_of_an_avif_are_read_not_its_alpha(tmp_path: Path) -> None:
         assert (reader.frames_at([4]).float() - 128).abs().max() < 10
 
 
+def test_the_animation_of_an_avif_is_read_not_the_picture_before_it(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as output:
+        streams = [output.add_stream("mpeg4", rate=10) for _ in range(2)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 48, 48, "yuv420p"
+        for stream, count in zip(streams, (1, 5), strict=True):
+            for image in noise(count):
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            output.mux(stream.encode(None))
+    with VideoReader((tmp_path / "a.mp4").read_bytes().replace(b"isom", b"avis", 1)) as reader:
+        assert len(reader) == 5
+
+
 def test_pictures_in_tiles_are_refused(tmp_path: Path) -> None:
     with av.open(str(write_video(tmp_path / "a.mp4", noise(5)))) as container:
-        container.streams.video[0].disposition = Disposition.dependent
+        container.streams.video[0].disposition = Disposition.dependent.value  # type: ignore[assignment]
         with pytest.raises(VideoError, match="a picture in tiles"):
             main_stream(container, "a.heic")
 

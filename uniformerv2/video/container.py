@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import mmap
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ _NO_PNG = {"codec_whitelist": ",".join(sorted(av.codecs_available - PNG_CODECS))
 _SIZES_ALONE = "mjpeg,h264,hevc,webp,tiff,jpeg2000,mpeg1video,mpeg2video,mpeg4,vp8,vp9,libdav1d"
 # earlier versions free memory that they do not have where they hand options to streams that come later
 _HAS_STREAM_OPTIONS = tuple(map(int, av.__version__.split(".")[:2])) >= (17, 1)
+_PACKED_SWF = b"CWS"  # and 5 bytes, then zlib's (SWF file format, 19)
 _BEGINNING = 4096  # bytes of a file that are looked at
 _ASF_ENCRYPTION = bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e")  # Content Encryption Object, ASF 3.14
 
@@ -186,8 +188,20 @@ def _inspected(source: str | Path | bytes, name: str, limits: Limits) -> str | P
             width, height = (int.from_bytes(beginning[start : start + 4], "big") for start in (16, 20))
             _check_pixels(width, height, name, limits)
             return without_inflated(source)
+        if beginning.startswith(_PACKED_SWF):
+            _check_unpacked(read(len(_PACKED_SWF) + 5, 1 << 60), name, limits)
         check_boxes(read, name)
     return source
+
+
+def _check_unpacked(content: bytes, name: str, limits: Limits) -> None:
+    """A packet of an SWF file may be all that it unpacks to."""
+    unpacking, size = zlib.decompressobj(), 0
+    with suppress(zlib.error):  # FFmpeg reads as far
+        while piece := unpacking.decompress(content, 1 << 20):
+            content, size = unpacking.unconsumed_tail, size + len(piece)
+            if size > limits.chunk_bytes:
+                raise limits.exceeded("chunk_bytes", size, name)
 
 
 @contextmanager

@@ -54,7 +54,9 @@ def _main_stream(container: InputContainer, name: str) -> VideoStream:
     if any(stream.disposition & Disposition.dependent for stream in streams if is_picture or len(streams) == 1):
         raise VideoError(f"{name}: a picture in tiles, which are not put together; convert it to JPEG or PNG")
     best = container.streams.best("video")
-    stream = best if best in streams and not is_picture else streams[0]  # alpha is a stream behind that of the colours
+    stream = best if best in streams else streams[0]
+    if is_picture:  # beside an animation there may be a picture of one frame, and alpha behind the colours
+        stream = max(streams, key=lambda stream: stream.frames)
     if stream.codec_context is None:
         raise VideoError(f"{name}: no decoder for this kind of video")
     if _MATROSKA_KEY in stream.metadata:
