@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "video": {"errors", "model.config"},
     "inference": {"errors", "device", "model"},
     "weights": {"errors", "text", "atomic", "device", "progress", "model"},
-    "data": {"errors", "text", "atomic", "ahead", "model.config", "video"},
+    "data": {"errors", "text", "atomic", "ahead", "progress", "model.config", "video"},
     "curation": {"errors", "text", "atomic", "progress", "video", "data", "weights.labels"},
     "train": {"errors", "text", "atomic", "device", "distributed", "progress", "model", "weights", "video", "data"},
     "measuring": {

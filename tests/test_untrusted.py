@@ -167,3 +167,46 @@ def test_records_of_a_journal_that_are_nested_deeply_are_skipped(tmp_path: Path)
     (tmp_path / "journal").write_text("[" * 100_000 + '\n{"number": 1}\n' + "1" * 5000 + "\n")
     with Journal(tmp_path / "journal") as journal:
         assert list(journal.records()) == [{"number": 1}]
+
+
+# --- folders
+
+
+def test_a_loop_of_links_is_walked_once(
+    data: Path, checkpoint: Path, tmp_path: Path, uniformerv2: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uniformerv2.progress.LINE_EVERY_SECONDS", 0.0)
+    root = tmp_path / "root"
+    for name in ("red", "blue"):
+        (root / name).mkdir(parents=True)
+        shutil.copy(data / name / f"{name}0.mp4", root / name)
+        (root / name / "up").symlink_to("..")
+        (root / name / "self").symlink_to("self")
+        (root / name / "other").symlink_to(f"../{'red' if name == 'blue' else 'blue'}")
+        os.mkfifo(root / name / "pipe.txt")
+    with pytest.warns(UserWarning, match=r"link\(s\) to folders that are read already"):
+        status, output, errors = uniformerv2("predict", checkpoint, root, "--json")
+    assert status == 0
+    assert [Path(json.loads(line)["video"]).name for line in output.splitlines()] == ["blue0.mp4", "red0.mp4"]
+    assert f"{root}: 0 videos in 1 folders so far" in errors
+
+
+# --- shards
+
+
+def test_a_member_of_a_shard_is_not_read_beyond_the_limit(data: Path, checkpoint: Path, uniformerv2: Run) -> None:
+    shard = data.parent / "small.tar"
+    with tarfile.open(shard, "w") as tar:
+        for number, name in enumerate(("red", "blue")):
+            video = bytes(100_000) if number else (data / name / f"{name}0.mp4").read_bytes()
+            for suffix, content in (("mp4", video), ("cls", name.encode())):
+                member = tarfile.TarInfo(f"{number}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    status, output, errors = uniformerv2("predict", checkpoint, shard, "--limit", "chunk_bytes=50kB", "--json")
+    assert status == 2
+    assert ["error" in json.loads(line) for line in output.splitlines()] == [False, True]
+    assert "1.mp4: chunk_bytes is 100000, and the limit 50000; if you trust the file" in errors
+    status, _, errors = uniformerv2("data", "shards", data, "-o", data.parent / "out", "--limit", "chunk_bytes=1kB")
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "chunk_bytes" in errors

@@ -168,6 +168,7 @@ class Shards:
     classes: Classes = None
     shuffle: int | None = None
     """Seed to shuffle the videos by, for programs that stream shards; None: in the order of the manifest."""
+    limit: Limit = ()
 
     def run(self) -> int:
         import random

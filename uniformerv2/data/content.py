@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from uniformerv2.data.shards import member_size, video_source
+from uniformerv2.errors import VideoError
 
 _HASHED = 1 << 20  # bytes that are hashed at once
 _BLOCK = 1 << 12  # bytes from the middle, which tell most files of one size apart
@@ -44,7 +45,7 @@ def same_content(paths: Iterable[Path]) -> dict[Path, Path]:
     for read in (_size, _middle, lambda path: content_sha256(video_source(path))):
         alike: dict[Hashable, list[Hashable]] = defaultdict(list)
         for key, path in videos.items():
-            with suppress(OSError):
+            with suppress(OSError, VideoError):  # or over a limit
                 if found := read(path):
                     alike[found].append(key)
         same = {key: found for found, members in alike.items() if len(members) > 1 for key in members}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from uniformerv2.data.annotations import SPLIT_NAMES, Annotation
 from uniformerv2.errors import AnnotationError
+from uniformerv2.progress import LineTimer, say
 from uniformerv2.text import normalised
 from uniformerv2.video.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
@@ -28,6 +29,8 @@ class FolderListing:
 def list_folder(folder: str | Path) -> FolderListing:
     """Find the videos below a folder. Hidden files and folders are skipped; one warning tells of repeated folders.
 
+    A line from time to time tells how far a large folder is read.
+
     A folder of images without videos is one video. Links are followed, but each folder is read once: where it lies,
     if that is below this folder, and not at all if it holds this folder.
 
@@ -38,12 +41,15 @@ def list_folder(folder: str | Path) -> FolderListing:
     seen: set[str] = set()
     folders = [("", root)]  # names from the root, and real paths
     links: list[str] = []  # that wait for what lies here itself
+    timer = LineTimer()
     while folders or links:
         name, real = folders.pop() if folders else (links[0], os.path.realpath(os.path.join(root, links.pop(0))))
         if real in seen or (name and os.path.join(root, "").startswith(os.path.join(real, ""))):
             found.repeated.append(name)
             continue
         seen.add(real)
+        if timer.passed():
+            say(f"{folder}: {len(found.videos)} videos in {len(seen)} folders so far")
         inside, files = [], []
         with os.scandir(real) as entries:
             for entry in entries:

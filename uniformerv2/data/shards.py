@@ -28,6 +28,7 @@ from uniformerv2.data.annotations import SPLITS, Annotation, parse_interval
 from uniformerv2.data.tables import check_names, check_target, relative_to, utf8_text
 from uniformerv2.errors import AnnotationError
 from uniformerv2.text import parse_json, short_json
+from uniformerv2.video.limits import Limits
 from uniformerv2.video.suffixes import VIDEO_SUFFIXES
 
 CLASSES = "classes.txt"
@@ -80,6 +81,7 @@ def video_source(path: Path) -> Path | bytes:
     Raises:
         AnnotationError: the shard cannot be read.
         FileNotFoundError: it has no such member.
+        VideoError: the member is larger than what may be held in memory (`Limits.chunk_bytes`).
     """
     shard = _shard_of(path)
     if shard is None:
@@ -88,9 +90,16 @@ def video_source(path: Path) -> Path | bytes:
     if name not in _video_extents(shard):
         raise FileNotFoundError(f"no video {name} in {shard}")
     offset, size = _video_extents(shard)[name]
+    _check_size(size, path)
     with shard.open("rb") as file:
         file.seek(offset)
         return file.read(size)
+
+
+def _check_size(size: int, path: Path) -> None:
+    limits = Limits.from_environment()
+    if size > limits.chunk_bytes:
+        raise limits.exceeded("chunk_bytes", size, str(path))
 
 
 def is_member(path: Path) -> bool:
@@ -242,7 +251,8 @@ def write_shards(
         The shards.
 
     Raises:
-        AnnotationError: a video that is missing, a folder of frames, or two videos of one key.
+        AnnotationError: a video that is missing, a folder of frames, two videos of one key, or a label not in UTF-8.
+        VideoError: a video that is larger than what may be held in memory (`Limits.chunk_bytes`).
     """
     if per_shard < 1:
         raise AnnotationError(f"a shard holds at least 1 video, got {per_shard}")
@@ -296,6 +306,8 @@ def _content(key: str, path: Path, rows: Sequence[Annotation], classes: Sequence
         raise AnnotationError(f"{path}: no suffix of a video; known are {', '.join(sorted(VIDEO_SUFFIXES))}")
     try:
         source = video_source(path)
+        if isinstance(source, Path):
+            _check_size(source.stat().st_size, source)  # the library takes the whole of it
         video = source if isinstance(source, bytes) else source.read_bytes()
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read ({error.strerror or error})") from None
