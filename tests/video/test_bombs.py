@@ -123,10 +123,10 @@ def test_a_header_that_unpacks_to_much_is_refused(form: str, within: bytes, tmp_
         VideoReader(tmp_path / "b.mov" if form == "file" else content)
 
 
-def test_a_packed_flash_film_is_unpacked_to_the_limit_alone(tmp_path: Path) -> None:
+def test_a_packed_flash_film_is_read_to_its_end_within_the_limit(tmp_path: Path) -> None:
     film = write_video(tmp_path / "a.swf", noise(5), codec="flv").read_bytes()
     with VideoReader(b"CWS" + film[3:8] + zlib.compress(film[8:])) as reader, VideoReader(film) as expected:
-        assert reader.frames_at([0, 3]).equal(expected.frames_at([0, 3]))
+        assert reader.frames_at(range(5)).equal(expected.frames_at(range(5)))
     picture = struct.pack("<HI", 61 << 6 | 63, 64 << 20) + bytes(64 << 20)
     packed_tag = b"CWS" + film[3:8] + zlib.compress(film[8:-2] + picture)
     with pytest.raises(VideoError, match="chunk_bytes is"):

@@ -54,7 +54,8 @@ _NO_PNG = {"codec_whitelist": ",".join(sorted(av.codecs_available - PNG_CODECS))
 _SIZES_ALONE = "mjpeg,h264,hevc,webp,tiff,jpeg2000,mpeg1video,mpeg2video,mpeg4,vp8,vp9,libdav1d"
 # earlier versions free memory that they do not have where they hand options to streams that come later
 _HAS_STREAM_OPTIONS = tuple(map(int, av.__version__.split(".")[:2])) >= (17, 1)
-_PACKED_SWF = b"CWS"  # and 5 bytes, then zlib's (SWF file format, 19)
+_PACKED_SWF = b"CWS"  # SWF file format 19, chapter 2
+_SWF_SIZES = 5  # bytes of version and size, which are not packed
 _BEGINNING = 4096  # bytes of a file that are looked at
 _ASF_ENCRYPTION = bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e")  # Content Encryption Object, ASF 3.14
 
@@ -189,19 +190,22 @@ def _inspected(source: str | Path | bytes, name: str, limits: Limits) -> str | P
             _check_pixels(width, height, name, limits)
             return without_inflated(source)
         if beginning.startswith(_PACKED_SWF):
-            _check_unpacked(read(len(_PACKED_SWF) + 5, 1 << 60), name, limits)
+            rest = len(_PACKED_SWF) + _SWF_SIZES
+            return b"FWS" + beginning[len(_PACKED_SWF) : rest] + _unpacked(read(rest, 1 << 60), name, limits)
         check_boxes(read, name)
     return source
 
 
-def _check_unpacked(content: bytes, name: str, limits: Limits) -> None:
-    """A packet of an SWF file may be all that it unpacks to."""
-    unpacking, size = zlib.decompressobj(), 0
-    with suppress(zlib.error):  # FFmpeg reads as far
+def _unpacked(content: bytes, name: str, limits: Limits) -> bytes:
+    """Of an SWF file, as far as it goes: FFmpeg would lose its end, and make a packet of any size from it."""
+    unpacking, pieces = zlib.decompressobj(), []
+    with suppress(zlib.error):
         while piece := unpacking.decompress(content, 1 << 20):
-            content, size = unpacking.unconsumed_tail, size + len(piece)
-            if size > limits.chunk_bytes:
-                raise limits.exceeded("chunk_bytes", size, name)
+            content = unpacking.unconsumed_tail
+            pieces.append(piece)
+            if len(pieces) << 20 > limits.chunk_bytes:
+                raise limits.exceeded("chunk_bytes", len(pieces) << 20, name)
+    return b"".join(pieces)
 
 
 @contextmanager
