@@ -183,7 +183,7 @@ def _note(result: Result, item: Any) -> None:
     elif result.made:
         result.verdict = Verdict("crash", failures=[f"crash, {item.cause}: {result.question}"])
     else:
-        print(f"{result.task}: FFmpeg crashed when it wrote the file ({item.cause})", flush=True)
+        print(f"{result.task}: FFmpeg ended or hung when it wrote the file ({item.cause})", flush=True)
 
 
 def kind_of(result: Result, failure: str) -> str:
