@@ -37,6 +37,7 @@ WAITING_SECONDS = 20  # by the clock, for one question
 SMALL = 1920 * 1080  # pixels of a frame, up to which these two have to hold
 ENDED_SECONDS = 60  # of the processor, after which a question ends the process
 PIXELS = 40_000_000  # that one question asks for at most
+CONTENT = "the content, at once"
 MOMENTS = (0.0, 0.3, 0.5, 0.9, 1.1)  # shares of the duration
 
 
@@ -117,7 +118,7 @@ def _questions(case: Case, verdict: Verdict) -> Iterator[str]:
     some = sorted(dice.sample(known, min(6, len(known))))
     content = case.path.read_bytes()
     others: dict[str, Callable[[], Answer]] = {
-        "the content, at once": partial(read, content, at_once, known),
+        CONTENT: partial(read, content, at_once, known),
         "automatic threads": partial(read, case.path, at_once, known, threads=0),
         "two threads, packets read again": partial(read, case.path, at_once, some, threads=2, kept=False),
         "reversed with repeats": partial(read, case.path, at_once, [*some[::-1], some[0], some[-1]]),
@@ -217,10 +218,12 @@ def _answer(verdict: Verdict, name: str, question: Callable[[], Answer]) -> Answ
 
 def _compare(whole: Answer, answer: Answer, name: str, verdict: Verdict) -> None:
     """The same frames and facts, whatever was asked; the answer is about frames that the whole has, if it has any."""
-    if bool(answer.refused) != bool(whole.refused and not whole.images):
+    # FFmpeg seeks in a damaged file otherwise than in its content
+    of_content = name == CONTENT and (answer.refused or whole.refused)
+    if not of_content and bool(answer.refused) != bool(whole.refused and not whole.images):
         said = f"{whole.refused or 'read'}, but {answer.refused or 'read'}"
         verdict.failures.append(f"depends on the question, read or not: {said} ({name})")
-    if whole.before and answer.before and whole.before != answer.before:
+    if not of_content and whole.before and answer.before and whole.before != answer.before:
         verdict.failures.append(f"facts depend on the question: {whole.before}, but {answer.before} ({name})")
     wrong = [index for index, image in answer.images.items() if whole.images.get(index, image) != image]
     if wrong:

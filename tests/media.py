@@ -54,11 +54,12 @@ def with_alpha(image: np.ndarray) -> np.ndarray:
 
 def shown(frame: av.VideoFrame, **size: int) -> np.ndarray:
     """uint8 RGB (height, width, 3) of a frame, over white where it is transparent."""
+    colours = frame.to_ndarray(format="rgb24", **size)
     if frame.format.name != "pal8" and not any(component.is_alpha for component in frame.format.components):
-        return frame.to_ndarray(format="rgb24", **size)
-    image = frame.to_ndarray(format="rgba", **size)
-    opacity = image[..., 3:] / 255 if image[..., 3].any() else 1.0
-    return np.rint(image[..., :3] * opacity + 255 * (1 - opacity)).astype(np.uint8)
+        return colours
+    alpha = frame.to_ndarray(format="gbrap", **size)[..., 3:]  # as "rgba" its last columns may be left unwritten
+    opacity = alpha / 255 if alpha.any() else 1.0
+    return np.rint(colours * opacity + 255 * (1 - opacity)).astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ class Pictures:
 
     def __init__(self, threads: int = 0) -> None:
         self._threads = threads
-        self._reformatter = VideoReformatter()  # without it every frame would make a new one
+        # without these every frame would make a new one
+        self._reformatters = {"rgb24": VideoReformatter(), "gbrap": VideoReformatter()}
         self._orientations: dict[int, Orientation] = {}  # by rotation: matrices that only mirror belong to whole files
 
     def orientation(self, frame: VideoFrame) -> Orientation:
@@ -47,11 +48,15 @@ class Pictures:
             uint8 RGB (height, width, 3).
         """
         orientation = orientation or self.orientation(frame)
-        transparent = _has_alpha(frame.format.name)
-        image = self._reformatter.reformat(
-            frame, width, height, format="rgba" if transparent else "rgb24", threads=self._threads
-        ).to_ndarray()
-        return orientation.upright(_over_white(image) if transparent else image)
+        image = self._converted(frame, width, height, "rgb24")
+        if _has_alpha(frame.format.name):
+            # in "rgba" FFmpeg leaves the last columns unwritten at some widths
+            image = _over_white(image, self._converted(frame, width, height, "gbrap")[..., 3:])
+        return orientation.upright(image)
+
+    def _converted(self, frame: VideoFrame, width: int | None, height: int | None, format: str) -> np.ndarray:
+        reformatter = self._reformatters[format]
+        return reformatter.reformat(frame, width, height, format=format, threads=self._threads).to_ndarray()
 
 
 @cache
@@ -59,9 +64,8 @@ def _has_alpha(format: str) -> bool:
     return format == "pal8" or any(component.is_alpha for component in VideoFormat(format).components)
 
 
-def _over_white(image: np.ndarray) -> np.ndarray:
-    """RGB of RGBA; where nothing is opaque at all, as in raw videos of 32 bits, alpha means nothing."""
-    colours, alpha = image[..., :3], image[..., 3:]
+def _over_white(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """RGB over white; where nothing is opaque at all, as in raw videos of 32 bits, alpha means nothing."""
     if alpha.min() == 255 or not alpha.any():
         return colours
     alpha = alpha.astype(np.uint16)
