@@ -42,10 +42,13 @@ def picture_headers(codec: VideoCodecContext) -> Callable[[bytes], Picture | Non
 
     It returns None of a packet that shows nothing, and raises NotCovered. None: not known for this codec.
     """
-    if codec.name == "h264":
-        return _H264(codec.extradata).picture
-    if codec.name == "hevc":
-        return _Hevc(codec.extradata).picture
+    try:
+        if codec.name == "h264":
+            return _H264(codec.extradata).picture
+        if codec.name == "hevc":
+            return _Hevc(codec.extradata).picture
+    except (IndexError, KeyError, NotCovered):
+        return None
     if codec.name in _MPEG:
         return _Mpeg(codec.name).picture
     if codec.name == "vp8":  # some frames are only referred to
