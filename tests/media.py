@@ -184,7 +184,8 @@ def decode(source: Path | bytes, *, quarter_turns: int = 0) -> Decoded:
         quarter_turns: to the left, that make its frames upright.
     """
     images, times, errors = [], [], 0
-    with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+    file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+    with av.open(file, metadata_errors="replace") as container:
         stream = container.streams.best("video")
         stream.thread_type, stream.thread_count = "NONE", 1
         for packet in container.demux(stream):
