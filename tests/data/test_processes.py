@@ -18,7 +18,7 @@ from uniformerv2.data.processes import Crash, Worker, run_tasks
 from uniformerv2.errors import RecipeError, VideoError
 
 FUNCTIONS = """
-import faulthandler, os, signal
+import faulthandler, os, signal, time
 import torch
 from pathlib import Path
 from uniformerv2.errors import RecipeError, VideoError
@@ -57,7 +57,7 @@ def take_tensor(size):
 
 def compute(task):
     yield "begun"
-    while task:
+    while task and time.process_time() < 30:
         pass
 """
 
