@@ -132,6 +132,7 @@ class Forge:
                     return Made(Case(path, sound=True), [kind], origin)
             except CANNOT:
                 pass
+            path.unlink(missing_ok=True)
         return None
 
     def _mutate(self, number: int, dice: random.Random) -> Made:
