@@ -1,0 +1,148 @@
+"""What the packets of a file say, what they cannot hide, and what reading them may cost."""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from helpers import write_video
+from media import decode, pictures
+from uniformerv2.errors import VideoError
+from uniformerv2.video import video_file
+from uniformerv2.video.limits import Limits
+from uniformerv2.video.reader import VideoReader
+
+
+def with_packets(content: bytes, container: str, *more: bytes) -> bytes:
+    """The packets of a video, and more behind them, each a twenty-fifth of a second later."""
+    memory = io.BytesIO()
+    with av.open(io.BytesIO(content)) as source, av.open(memory, "w", format=container) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        last = packets[-1]
+        for number, data in enumerate(more, start=1):
+            packet = av.Packet(data)
+            packet.time_base = last.time_base
+            packet.pts = packet.dts = last.pts + round(number / 25 / last.time_base)
+            packets.append(packet)
+        for packet in packets:
+            packet.stream = stream
+            target.mux(packet)
+    return memory.getvalue()
+
+
+def test_a_packet_without_a_slice_is_no_frame(tmp_path: Path) -> None:
+    """As at the end of files that an editor of Mozilla wrote."""
+    content = write_video(tmp_path / "a.mp4", pictures(12), codec="libx264", rate=25, bf=0).read_bytes()
+    end_of_sequence = b"\x00\x00\x00\x01\x0a"
+    longer = with_packets(content, "mp4", end_of_sequence)
+    with VideoReader(longer) as reader:
+        assert (len(reader), reader.duration) == (12, pytest.approx(12 / 25))
+        assert reader.statistics.indexed
+        assert len(reader.frames_at(range(12))) == 12
+
+
+def test_a_comment_behind_a_gif_is_no_frame(tmp_path: Path) -> None:
+    content = write_video(tmp_path / "a.gif", pictures(5), codec="gif", pixels="rgb8", rate=10).read_bytes()
+    assert content[-1:] == b";"
+    with VideoReader(content[:-1] + b"\x21\xfe\x05words\x00;") as reader:
+        assert len(reader) == 5
+        assert len(reader.frames_at(range(5))) == 5
+
+
+def test_one_recording_behind_another(tmp_path: Path) -> None:
+    """The clock of the second begins within the first, as where a camera connected again."""
+    first = write_video(tmp_path / "a.flv", pictures(40), codec="libx264", rate=25, g=10, bf=2)
+    times = [40 * number + 13 for number in range(40)]
+    upside_down = (image[::-1].copy() for image in pictures(40))
+    second = write_video(tmp_path / "b.flv", upside_down, codec="libx264", rate=25, times=times, g=10, bf=2)
+    content = first.read_bytes() + second.read_bytes()[13:]  # without another header of the file
+    expected = decode(content).images
+    for threads in (0, 1, 2):
+        for indices in ([60], [5, 79], range(80), [79, 41, 3]):
+            with VideoReader(content, threads=threads) as reader:
+                assert len(reader) == len(expected) == 80
+                frames = reader.frames_at(list(indices)).permute(0, 2, 3, 1).numpy()
+                assert np.array_equal(frames, np.stack([expected[i] for i in indices]))
+                assert reader.rate == pytest.approx(25, rel=0.01)
+                assert reader.duration == pytest.approx(80 / 25, rel=0.01)
+                assert reader.index_at(1.0) == 25
+
+
+def damaged(path: Path) -> bytes:
+    """Noise in the middle of every tenth packet."""
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as source:
+        for packet in [packet for packet in source.demux(video=0) if packet.size][5::10]:
+            start, size = packet.pos + packet.size // 2, packet.size // 4
+            content[start : start + size] = np.random.default_rng(0).bytes(size)
+    return bytes(content)
+
+
+@pytest.mark.filterwarnings("ignore:.*damaged video")
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4", "libvpx"])
+def test_a_damaged_video_is_the_same_whatever_is_asked(codec: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", pictures(60, 96, 128), codec=codec, rate=25, g=12, bf=0)
+    content = damaged(path)
+    plain = decode(content).images
+    with VideoReader(content) as reader:
+        expected = reader.frames_at(range(len(reader)))
+    if len(plain) == len(expected):
+        assert np.array_equal(expected.permute(0, 2, 3, 1).numpy(), np.stack(plain))
+    for threads in (0, 1, 2):
+        for indices in (range(60), [59], [7], [6, 40, 20]):
+            with VideoReader(content, threads=threads) as reader:
+                assert torch.equal(reader.frames_at(indices), expected[list(indices)])
+
+
+@pytest.mark.parametrize("kept", [video_file.KEPT_BYTES, 0])
+def test_a_closed_reader_holds_nothing(kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its decoder and its pictures are gone without the collector of garbage."""
+    monkeypatch.setattr(video_file, "KEPT_BYTES", kept)
+    path = write_video(tmp_path / "a.mp4", pictures(8, 1080, 1920), codec="libx264", rate=25, g=4, bf=0)
+    frames_of: list[weakref.ref[object]] = []
+
+    def memory() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("the memory of a process is read from /proc")
+    gc.disable()
+    try:
+        for turn in range(30):
+            with VideoReader(path, threads=1) as reader:
+                reader.frames_at([3, 6])
+                next(iter(reader.iter_frames(range(8))))
+            frames_of.append(weakref.ref(reader))
+            if turn == 4:
+                before = memory()
+        assert all(reference() is None for reference in frames_of[:-1])
+        assert memory() - before < 50e6  # thirty pictures have 93 MB, and a decoder more than one
+    finally:
+        gc.enable()
+
+
+LIMITS: dict[str, tuple[Limits, Callable[[VideoReader], object]]] = {
+    "frames": (Limits(frames=20), lambda reader: reader.frames_at([39])),
+    "seconds": (Limits(seconds=1e-9), lambda reader: reader.frames_at([39])),
+    "chunk_bytes": (Limits(chunk_bytes=100), lambda reader: reader.frames_at([39])),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_video_over_a_limit_is_one_line(limit: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", pictures(40), codec="libx264", rate=25, g=40, bf=0)
+    limits, ask = LIMITS[limit]
+    with pytest.raises(VideoError, match=rf"a\.mkv: {limit} is .*UNIFORMERV2_MAX_{limit.upper()}=VALUE") as error:
+        with VideoReader(path, limits=limits) as reader:
+            ask(reader)
+    assert "\n" not in str(error.value)
