@@ -8,9 +8,10 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
+from av import CodecContext
 
 from uniformerv2.errors import VideoError
 from uniformerv2.video.cleaning import clean_packet
@@ -20,7 +21,7 @@ from uniformerv2.video.limits import Limits, out_of_memory
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
-    from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
 
     Packets = Generator[Packet[VideoStream], None, None]
 
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 # H.264 conceal damage in other ways in threads; all others leave in a picture what its memory held before.
 _ANY_THREADS = frozenset({"hevc", "vp9", "av1", "libdav1d", "rawvideo"})
 _FLUSHED = _ANY_THREADS | {"h264"}
+# what a new decoder is told of a stream; not its display matrix, which no property of PyAV has
+_PARAMETERS = (
+    *("width", "height", "pix_fmt", "codec_tag", "extradata", "bits_per_coded_sample"),
+    *("color_range", "colorspace", "color_primaries", "color_trc"),
+)
 
 
 class Undecodable(Exception):
@@ -92,34 +98,39 @@ class PacketSource:
     """
 
     def __init__(self, source: str | Path | bytes, reading: Reading, *, threads: int, strict: bool) -> None:
-        self._source, self._reading, self._threads, self._strict = source, reading, threads, strict
-        self._container, self._stream = self._open()
-        self._decoding = self._container  # the file of the decoder, where that had to be opened again
+        self._reading, self._threads = reading, threads
+        self._container = open_media(source, reading.name, limits=reading.limits)
+        self._stream = main_stream(self._container, reading.name)
+        self.codec: VideoCodecContext = self._stream.codec_context
+        self.is_renewed = self.codec.name not in _FLUSHED
         self._used = False  # whether the decoder has been given a packet
-        self.codec = self._stream.codec_context
         self.tick = float(self._stream.time_base or 1)  # seconds
         self.stated_rate = float(self._stream.average_rate or self._stream.guessed_rate or UNTIMED_RATE)
+        self._options = dict(self.codec.options)  # opening a decoder takes them out
+        if strict and self.codec.name != "h264":  # whose decoder takes open groups for damage
+            self._options["err_detect"] = "crccheck+explode"
+        self._prepare(self.codec)
         self.packets: Packets = self._demux()
-
-    def _open(self) -> tuple[InputContainer, VideoStream]:
-        container = open_media(self._source, self._reading.name, limits=self._reading.limits)
-        stream = main_stream(container, self._reading.name)
-        codec = stream.codec_context
-        stream.thread_type = "AUTO"
-        stream.thread_count = self._threads if codec.name in _ANY_THREADS else 1
-        if self._strict and codec.name != "h264":  # whose decoder takes open groups for damage
-            codec.options |= {"err_detect": "crccheck+explode"}
-        return container, stream
 
     def renew_decoder(self) -> None:
         """From here on, what was decoded before makes no difference."""
-        if self._used and self.codec.name in _FLUSHED:
-            self.codec.flush_buffers()
+        if self._used and self.is_renewed:
+            former = self._stream.codec_context
+            codec: Any = CodecContext.create(former.codec, "r")
+            for name in _PARAMETERS:
+                value = getattr(former, name)
+                if value is not None:
+                    setattr(codec, name, value)
+            self._prepare(codec)
+            self.codec = codec
         elif self._used:
-            self._close_decoder()
-            self._decoding, stream = self._open()
-            self.codec = stream.codec_context
+            self.codec.flush_buffers()
         self._used = False
+
+    def _prepare(self, codec: VideoCodecContext) -> None:
+        codec.thread_type = "AUTO"
+        codec.thread_count = self._threads if codec.name in _ANY_THREADS else 1
+        codec.options = dict(self._options)
 
     def seek(self, tick: int) -> bool:
         """Go to a packet of this time, or to one before; False where the file does not support that."""
@@ -150,13 +161,8 @@ class PacketSource:
     def close(self) -> None:
         """Give back the file, the decoder and its packets, which refer to each other."""
         self.packets.close()
-        self._close_decoder()
         self._container.close()
         del self._stream, self.codec
-
-    def _close_decoder(self) -> None:
-        if self._decoding is not self._container:
-            self._decoding.close()
 
     def _demux(self) -> Packets:
         """Packets in the order of decoding, up to the end or to where the file cannot be read on."""

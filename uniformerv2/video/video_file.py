@@ -64,7 +64,8 @@ class VideoFile:
             _, first = next(frames)
         self._coded_size = (first.height, first.width)
         with guarded(name):
-            self.size = self._pictures.orientation(first).upright_size(*self._coded_size)
+            self._orientation = self._pictures.orientation(first)
+            self.size = self._orientation.upright_size(*self._coded_size)
 
     def __len__(self) -> int:
         return len(self._frame_times()) if self._index is None else len(self._index.shown)
@@ -91,8 +92,10 @@ class VideoFile:
         self._reading.begin()
         with closing(self._decode(wanted)) as frames:
             for index, frame in frames:
+                # a new decoder does not know of the display matrix of its file
+                orientation = self._orientation if self._opened.is_renewed and not frame.rotation else None
                 with guarded(self._reading.name):
-                    image = self._pictures.image(frame, width=width, height=height)
+                    image = self._pictures.image(frame, width=width, height=height, orientation=orientation)
                 del frame  # or what damage leaves in memory that is used again would depend on the question
                 yield index, image
                 if self._passes != this:  # the only decoder has moved on
