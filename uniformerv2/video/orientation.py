@@ -8,6 +8,7 @@ tell mirroring. So a filter graph says whether a frame has a display matrix, and
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -92,6 +93,8 @@ def orientation_of_frame(frame: VideoFrame) -> Orientation:
 def _filtered(frame: VideoFrame, *side_data: str) -> Any:
     """A tiny copy of a frame behind filters of its side data; None for one that does not pass."""
     graph = Graph()
+    with suppress(AttributeError):  # before PyAV 18
+        graph.threads = 1  # starting threads takes longer than all the rest
     source = last = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
     )

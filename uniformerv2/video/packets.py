@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +33,15 @@ _PARAMETERS = (
     *("width", "height", "pix_fmt", "codec_tag", "extradata", "bits_per_coded_sample"),
     *("color_range", "colorspace", "color_primaries", "color_trc"),
 )
+_RAISED = (av.FFmpegError, *FOREIGN)
 
 
 class Undecodable(Exception):
     """What cannot be read or decoded, in words."""
+
+
+# codecs and containers of which frames can have a display matrix
+_TURNED = frozenset({"h264", "hevc", "vvc", "mjpeg", "png", "apng", "webp", "mov", "matroska"})
 
 
 @dataclass
@@ -49,7 +53,8 @@ class Reading:
     damage: str = ""  # its first sign, in words
     statistics: Counter[str] = field(default_factory=Counter)
     _frames: int = 0  # decoded for the present answer
-    _seconds: float = 0.0  # of the processor, for the present answer
+    _seconds: float = 0.0  # in the library, for the present answer
+    _start: float = 0.0  # of the present call of the library
 
     def note(self, sign: str) -> None:
         self.damage = self.damage or sign
@@ -62,18 +67,16 @@ class Reading:
         self._frames += frames
         self._check("frames", self._frames)
 
-    @contextmanager
-    def library(self) -> Iterator[None]:
-        """Its time counts, and whatever it raises is an Undecodable, except a lack of memory."""
-        start = time.thread_time()
-        try:
-            yield
-        except MemoryError:
+    def __enter__(self) -> None:
+        """Calls of the library: their time counts, and whatever they raise is an Undecodable, except lack of memory."""
+        self._start = time.perf_counter()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._seconds += time.perf_counter() - self._start
+        if isinstance(error, MemoryError):
             raise VideoError(f"{self.name}: {out_of_memory()}") from None
-        except (av.FFmpegError, *FOREIGN) as error:
+        if isinstance(error, _RAISED):
             raise Undecodable(str(getattr(error, "strerror", None) or error)) from None
-        finally:
-            self._seconds += time.thread_time() - start
         self._check("seconds", self._seconds)
 
     def check_chunk(self, size: int) -> None:
@@ -103,6 +106,9 @@ class PacketSource:
         self._stream = main_stream(self._container, reading.name)
         self.codec: VideoCodecContext = self._stream.codec_context
         self.is_renewed = self.codec.name not in _FLUSHED
+        self.may_be_turned = self.codec.name in _TURNED or not _TURNED.isdisjoint(
+            self._container.format.name.split(",")
+        )
         self._used = False  # whether the decoder has been given a packet
         self.tick = float(self._stream.time_base or 1)  # seconds
         self.stated_rate = float(self._stream.average_rate or self._stream.guessed_rate or UNTIMED_RATE)
@@ -136,7 +142,7 @@ class PacketSource:
         """Go to a packet of this time, or to one before; False where the file does not support that."""
         self._reading.statistics["seeks"] += 1
         try:
-            with self._reading.library():
+            with self._reading:
                 self._container.seek(tick, stream=self._stream)
         except Undecodable:
             return False
@@ -151,7 +157,7 @@ class PacketSource:
             Undecodable: a damaged packet.
         """
         self._used = True
-        with self._reading.library():
+        with self._reading:
             frames = self.codec.decode(clean_packet(packet, self.codec.name) if packet else None)
         self._reading.statistics["packets"] += packet is not None
         self._reading.statistics["frames"] += len(frames)
@@ -169,7 +175,7 @@ class PacketSource:
         packets = self._container.demux(self._stream)
         try:
             while True:
-                with self._reading.library():
+                with self._reading:
                     packet = next(packets, None)
                 if packet is None:
                     return

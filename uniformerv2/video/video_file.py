@@ -16,6 +16,7 @@ from uniformerv2.errors import VideoError
 from uniformerv2.video.container import guarded
 from uniformerv2.video.decoding import ROUNDING, ReadStatistics
 from uniformerv2.video.limits import Limits
+from uniformerv2.video.orientation import Orientation
 from uniformerv2.video.packet_index import PacketIndex, index_packets
 from uniformerv2.video.packets import PacketSource, Reading, Undecodable
 from uniformerv2.video.pictures import Pictures
@@ -58,13 +59,16 @@ class VideoFile:
         self._damaged: set[int] = set()  # positions of key frames, up to the next of which the index proved wrong
         self._times: list[float] | None = None  # of the frames that decoding from the start gives, once it was done
         self._open()
+        # a new decoder does not know of the display matrix of its file
+        self._is_stated_by_frames = self._opened.may_be_turned and not self._opened.is_renewed
         self._tick, self._stated_rate = self._opened.tick, self._opened.stated_rate
         self._index = self._read_index()
         with closing(self._decode([0])) as frames:
             _, first = next(frames)
         self._coded_size = (first.height, first.width)
         with guarded(name):
-            self._orientation = self._pictures.orientation(first)
+            is_turned = self._opened.may_be_turned or first.rotation
+            self._orientation = self._pictures.orientation(first) if is_turned else Orientation()
             self.size = self._orientation.upright_size(*self._coded_size)
 
     def __len__(self) -> int:
@@ -92,8 +96,7 @@ class VideoFile:
         self._reading.begin()
         with closing(self._decode(wanted)) as frames:
             for index, frame in frames:
-                # a new decoder does not know of the display matrix of its file
-                orientation = self._orientation if self._opened.is_renewed and not frame.rotation else None
+                orientation = None if frame.rotation or self._is_stated_by_frames else self._orientation
                 with guarded(self._reading.name):
                     image = self._pictures.image(frame, width=width, height=height, orientation=orientation)
                 del frame  # or what damage leaves in memory that is used again would depend on the question
