@@ -109,6 +109,10 @@ def index_packets(packets: Iterable[Packet[VideoStream]], codec: VideoCodecConte
             hidden.add(position)
         else:
             shown.append((picture.period, picture.order, position))
+    if codec.name == "hevc" and _has_gaps(
+        shown
+    ):  # its decoder puts something in place of a lost picture, and is silent
+        return None
     times = list(checksums)
     order = [position for *_, position in sorted(shown)]
     if not order or keys[:1] != [0] or times[0] != min(times):  # else frames refer to others before the first
@@ -117,3 +121,12 @@ def index_packets(packets: Iterable[Packet[VideoStream]], codec: VideoCodecConte
         return None
     positions: dict[int | None, int] = {time: position for position, time in enumerate(times)}
     return PacketIndex(times, list(checksums.values()), positions, keys, order, hidden, unreferenced)
+
+
+def _has_gaps(pictures: Iterable[tuple[int, int, int]]) -> bool:
+    """Whether the order counts of any period do not rise by equal steps."""
+    steps: dict[int, set[int]] = {}
+    for (period, order, _), (following, next_order, _) in pairwise(sorted(pictures)):
+        if period == following:
+            steps.setdefault(period, set()).add(next_order - order)
+    return any(len(found) > 1 for found in steps.values())

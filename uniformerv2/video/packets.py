@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,6 @@ _PARAMETERS = (
     *("width", "height", "pix_fmt", "codec_tag", "extradata", "bits_per_coded_sample"),
     *("color_range", "colorspace", "color_primaries", "color_trc"),
 )
-_RAISED = (av.FFmpegError, *FOREIGN)
 
 
 class Undecodable(Exception):
@@ -52,39 +52,43 @@ class Reading:
     limits: Limits
     damage: str = ""  # its first sign, in words
     statistics: Counter[str] = field(default_factory=Counter)
+    _packets: int = 0  # read for the present answer
     _frames: int = 0  # decoded for the present answer
-    _seconds: float = 0.0  # in the library, for the present answer
-    _start: float = 0.0  # of the present call of the library
+    _seconds: float = 0.0  # of decoding, for the present answer
 
     def note(self, sign: str) -> None:
         self.damage = self.damage or sign
 
     def begin(self) -> None:
         """Another answer begins."""
-        self._frames, self._seconds = 0, 0.0
+        self._packets, self._frames, self._seconds = 0, 0, 0.0
 
-    def count(self, frames: int) -> None:
+    def read(self, size: int) -> None:
+        """A packet of so many bytes was read."""
+        self._packets += 1
+        if size > self.limits.chunk_bytes:
+            raise self.limits.exceeded("chunk_bytes", size, self.name)
+        if self._packets > self.limits.frames:
+            raise self.limits.exceeded("frames", self._packets, self.name)
+
+    def decoded(self, frames: int, seconds: float) -> None:
+        """A packet was given to the decoder, which took so long."""
         self._frames += frames
-        self._check("frames", self._frames)
+        self._seconds += seconds
+        if self._frames > self.limits.frames:
+            raise self.limits.exceeded("frames", self._frames, self.name)
+        if self._seconds > self.limits.seconds:
+            raise self.limits.exceeded("seconds", self._seconds, self.name)
 
-    def __enter__(self) -> None:
-        """Calls of the library: their time counts, and whatever they raise is an Undecodable, except lack of memory."""
-        self._start = time.perf_counter()
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self._seconds += time.perf_counter() - self._start
-        if isinstance(error, MemoryError):
+    @contextmanager
+    def library(self) -> Iterator[None]:
+        """Whatever it raises is an Undecodable, except a lack of memory."""
+        try:
+            yield
+        except MemoryError:
             raise VideoError(f"{self.name}: {out_of_memory()}") from None
-        if isinstance(error, _RAISED):
+        except (av.FFmpegError, *FOREIGN) as error:
             raise Undecodable(str(getattr(error, "strerror", None) or error)) from None
-        self._check("seconds", self._seconds)
-
-    def check_chunk(self, size: int) -> None:
-        self._check("chunk_bytes", size)
-
-    def _check(self, limit: str, found: float) -> None:
-        if found > getattr(self.limits, limit):
-            raise self.limits.exceeded(limit, found, self.name)
 
 
 class PacketSource:
@@ -142,7 +146,7 @@ class PacketSource:
         """Go to a packet of this time, or to one before; False where the file does not support that."""
         self._reading.statistics["seeks"] += 1
         try:
-            with self._reading:
+            with self._reading.library():
                 self._container.seek(tick, stream=self._stream)
         except Undecodable:
             return False
@@ -157,12 +161,18 @@ class PacketSource:
             Undecodable: a damaged packet.
         """
         self._used = True
-        with self._reading:
+        start = time.perf_counter()
+        with self._reading.library():
             frames = self.codec.decode(clean_packet(packet, self.codec.name) if packet else None)
         self._reading.statistics["packets"] += packet is not None
         self._reading.statistics["frames"] += len(frames)
-        self._reading.count(len(frames))
+        self._reading.decoded(len(frames), time.perf_counter() - start)
         return frames
+
+    def recover(self) -> None:
+        """After an error, let the decoder go on, where it would not by itself."""
+        if self.codec.name == "libdav1d":
+            self.codec.flush_buffers()
 
     def close(self) -> None:
         """Give back the file, the decoder and its packets, which refer to each other."""
@@ -174,15 +184,12 @@ class PacketSource:
         """Packets in the order of decoding, up to the end or to where the file cannot be read on."""
         packets = self._container.demux(self._stream)
         try:
-            while True:
-                with self._reading:
-                    packet = next(packets, None)
-                if packet is None:
-                    return
-                if packet.is_corrupt:
-                    self._reading.note("a packet is incomplete")
-                self._reading.check_chunk(packet.size)
-                if packet.size:  # an empty one would tell the decoder that the stream has ended
-                    yield packet
+            with self._reading.library():
+                for packet in packets:
+                    if packet.is_corrupt:
+                        self._reading.note("a packet is incomplete")
+                    self._reading.read(packet.size)
+                    if packet.size:  # an empty one would tell the decoder that the stream has ended
+                        yield packet
         except Undecodable as error:
             self._reading.note(f"reading stops early: {error}")

@@ -67,9 +67,9 @@ class _Mpeg:
         self._others = 0
 
     def picture(self, packet: bytes) -> Picture | None:
-        if self._is_mpeg4 and (len(packet) < _SHORTEST_MPEG4_PICTURE or packet.count(self._start_code) != 1):
-            raise NotCovered("a packet of two frames, or in place of one")
         start = packet.find(self._start_code) + 4
+        if self._is_mpeg4 and (len(packet) < _SHORTEST_MPEG4_PICTURE or packet.find(self._start_code, start) >= 0):
+            raise NotCovered("a packet of two frames, or in place of one")
         if start < 4 or start + 1 >= len(packet):
             return None
         is_b = packet[start] >> 6 == 2 if self._is_mpeg4 else packet[start + 1] >> 3 & 7 == 3

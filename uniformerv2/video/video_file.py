@@ -212,6 +212,7 @@ class VideoFile:
                     frames = opened.feed(packet)
                 except Undecodable as error:
                     self._reading.note(f"packet {position} cannot be decoded: {error}")
+                    opened.recover()
                     continue
                 for frame in frames:
                     if frame.is_corrupt:
