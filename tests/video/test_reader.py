@@ -255,7 +255,6 @@ COSTS: dict[str, tuple[str, str, int, Sequence[int], int, int]] = {
     "one group, once, up to the last wanted frame": ("libx264", "keyint=300:bframes=0", 120, range(0, 101, 10), 101, 1),
     "neighbouring groups": ("libx264", "keyint=5:min-keyint=5:scenecut=0:bframes=0", 60, range(60), 60, 1),
     "frames that no other refers to": ("libx264", DISPOSABLE, 61, [60], 21, 1),
-    "packets marked disposable": ("libx265", DISPOSABLE + ":log-level=none", 61, [60], 21, 1),
 }
 
 
@@ -270,11 +269,6 @@ def test_no_more_is_decoded_than_wanted_frames_need(name: str, tmp_path: Path, p
     assert (after.packets - before.packets, after.frames - before.frames) == (decoded, decoded)
     assert after.seeks - before.seeks <= (seeks if packets == "read again" else 0)
     assert (after.restarts, after.indexed) == (0, True)
-
-
-def test_the_encoder_marks_packets_as_disposable(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.mp4", 61, codec="libx265", x265_params=DISPOSABLE + ":log-level=none")
-    assert sum(packet.is_disposable for packet in packets_of(path)) == 40
 
 
 def test_a_key_frame_that_is_none_is_found_out(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     Packets = Generator[Packet[VideoStream], None, None]
 
 # Decoders that give the same pictures of a damaged stream with any number of threads, and after any flush. Those of
-# H.264 conceal damage in other ways in threads; all others leave in a picture what its memory held before.
-_ANY_THREADS = frozenset({"hevc", "vp9", "av1", "libdav1d", "rawvideo"})
-_FLUSHED = _ANY_THREADS | {"h264"}
+# H.264 and HEVC conceal damage in other ways in threads; all others leave in a picture what its memory held before.
+_ANY_THREADS = frozenset({"vp9", "av1", "libdav1d", "rawvideo"})
+_FLUSHED = _ANY_THREADS | {"h264", "hevc"}
 # what a new decoder is told of a stream; not its display matrix, which no property of PyAV has
 _PARAMETERS = (
     *("width", "height", "pix_fmt", "codec_tag", "extradata", "bits_per_coded_sample"),

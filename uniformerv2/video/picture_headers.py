@@ -179,7 +179,7 @@ class _Hevc:
 
     def __init__(self, extradata: bytes | None) -> None:
         self._width = 0
-        self._sequences: dict[int, tuple[int, int]] = {}  # bits of the order count, and highest layer
+        self._order_bits: dict[int, int] = {}  # by number of the sequence parameter set
         self._pictures: dict[int, tuple[int, int, int]] = {}  # picture parameters: sequence, extra bits, output flag
         self._period = 0
         self._before = (0, 0)
@@ -232,7 +232,7 @@ class _Hevc:
                     bits.golomb()
             bits.golomb()
             bits.golomb()
-            self._sequences[number] = bits.golomb() + 4, layers
+            self._order_bits[number] = bits.golomb() + 4
 
     def _slice(self, unit: bytes, kind: int) -> Picture:
         bits = _Bits(unit[2:_HEADER_BYTES])
@@ -248,16 +248,16 @@ class _Hevc:
         if kind in (19, 20):
             self._period, self._before = self._period + 1, (0, 0)
             return Picture(self._period, 0)
-        order_bits, highest_layer = self._sequences[sequence]
+        order_bits = self._order_bits[sequence]
         low = bits.number(order_bits)
         if 16 <= kind <= 18:  # a broken link: counting begins anew
             self._period, self._before = self._period + 1, (0, low)
         high = _high_part(low, self._before, 1 << order_bits)
-        layer, is_referenced = (unit[1] & 7) - 1, kind > 15 or kind % 2 == 1  # within its layer
         # what may be left out of a stream is not counted from: upper layers, pictures that lead a key frame
-        if layer == 0 and is_referenced and kind not in (7, 9):
+        if unit[1] & 7 == 1 and (kind > 15 or kind in (1, 3, 5)):
             self._before = high, low
-        return Picture(self._period, high + low, is_referenced or layer < highest_layer)
+        # its decoder silently puts pictures at hand in place of lost ones, so none is left out
+        return Picture(self._period, high + low)
 
 
 def _high_part(low: int, before: tuple[int, int], size: int) -> int:
