@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,15 +79,13 @@ class Reading:
         if self._seconds > self.limits.seconds:
             raise self.limits.exceeded("seconds", self._seconds, self.name)
 
-    @contextmanager
-    def library(self) -> Iterator[None]:
-        """Whatever it raises is an Undecodable, except a lack of memory."""
-        try:
-            yield
-        except MemoryError:
-            raise VideoError(f"{self.name}: {out_of_memory()}") from None
-        except (av.FFmpegError, *FOREIGN) as error:
-            raise Undecodable(str(getattr(error, "strerror", None) or error)) from None
+    def failed(self, error: Exception) -> Exception:
+        """What is raised instead of an error of the library: an Undecodable, except for a lack of memory."""
+        if isinstance(error, MemoryError):
+            return VideoError(f"{self.name}: {out_of_memory()}")
+        if isinstance(error, (av.FFmpegError, *FOREIGN)):
+            return Undecodable(str(getattr(error, "strerror", None) or error))
+        return error
 
 
 class PacketSource:
@@ -146,9 +143,8 @@ class PacketSource:
         """Go to a packet of this time, or to one before; False where the file does not support that."""
         self._reading.statistics["seeks"] += 1
         try:
-            with self._reading.library():
-                self._container.seek(tick, stream=self._stream)
-        except Undecodable:
+            self._container.seek(tick, stream=self._stream)
+        except (av.FFmpegError, *FOREIGN):
             return False
         self.packets.close()
         self.packets = self._demux()
@@ -162,8 +158,10 @@ class PacketSource:
         """
         self._used = True
         start = time.perf_counter()
-        with self._reading.library():
+        try:
             frames = self.codec.decode(clean_packet(packet, self.codec.name) if packet else None)
+        except Exception as error:
+            raise self._reading.failed(error) from None
         self._reading.statistics["packets"] += packet is not None
         self._reading.statistics["frames"] += len(frames)
         self._reading.decoded(len(frames), time.perf_counter() - start)
@@ -183,13 +181,19 @@ class PacketSource:
     def _demux(self) -> Packets:
         """Packets in the order of decoding, up to the end or to where the file cannot be read on."""
         packets = self._container.demux(self._stream)
-        try:
-            with self._reading.library():
-                for packet in packets:
-                    if packet.is_corrupt:
-                        self._reading.note("a packet is incomplete")
-                    self._reading.read(packet.size)
-                    if packet.size:  # an empty one would tell the decoder that the stream has ended
-                        yield packet
-        except Undecodable as error:
-            self._reading.note(f"reading stops early: {error}")
+        while True:
+            try:
+                packet = next(packets, None)
+            except Exception as error:
+                failure = self._reading.failed(error)
+                if not isinstance(failure, Undecodable):
+                    raise failure from None
+                self._reading.note(f"reading stops early: {failure}")
+                return
+            if packet is None:
+                return
+            if packet.is_corrupt:
+                self._reading.note("a packet is incomplete")
+            self._reading.read(packet.size)
+            if packet.size:  # an empty one would tell the decoder that the stream has ended
+                yield packet

@@ -20,7 +20,7 @@ _PLAIN = frozenset(
 )
 _START_CODE = re.compile(rb"\x00\x00\x01")
 _UNIT_BYTES = 1024  # more than parameter sets have
-_HEADER_BYTES = 48  # of a slice: more than what is read of it
+_HEADER_BYTES = 32  # of a slice: more than what is read of it
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 _SHORTEST_MPEG4_PICTURE = 10  # bytes; a shorter one marks a missing frame
 
@@ -108,7 +108,7 @@ class _H264:
                     return self._slice(unit)
                 if kind in (7, 8):
                     self._parameters(unit)
-        except (IndexError, KeyError) as error:
+        except (IndexError, KeyError, ValueError) as error:
             raise NotCovered(f"{error!r}") from None
         return None
 
@@ -142,21 +142,31 @@ class _H264:
         self._sequences[number] = _H264Sequence(separate_planes, frame_num_bits, order_bits, frames_only)
 
     def _slice(self, unit: bytes) -> Picture:
-        bits = _Bits(unit[1:_HEADER_BYTES])
         is_referenced, is_start = bool(unit[0] & 0x60), unit[0] & 31 == 5
-        bits.golomb()
-        bits.golomb()
-        sequence = self._sequences[self._sequence_of[bits.golomb()]]
-        bits.number(2 * sequence.separate_planes + sequence.frame_num_bits)
-        if not sequence.frames_only and bits.number(1):
-            raise NotCovered("pictures in two fields")
+        # as `_Bits` does, but many times faster
+        header = unit[1:_HEADER_BYTES].replace(b"\x00\x00\x03", b"\x00\x00")
+        value, left, number = int.from_bytes(header, "big"), 8 * len(header), 0
+        for _ in range(3):  # first_mb_in_slice, slice_type, pic_parameter_set_id
+            left -= 2 * (left - value.bit_length()) + 1
+            if left < 0:
+                raise NotCovered("the header is cut off")
+            number = (value >> left) - 1
+            value &= (1 << left) - 1
+        sequence = self._sequences[self._sequence_of[number]]
+        left -= 2 * sequence.separate_planes + sequence.frame_num_bits
+        if not sequence.frames_only:
+            left -= 1
+            if value >> left & 1:
+                raise NotCovered("pictures in two fields")
+        value &= (1 << left) - 1
         if is_start:
-            bits.golomb()
+            left -= 2 * (left - value.bit_length()) + 1  # idr_pic_id
             self._period, self._before = self._period + 1, (0, 0)
         self._count += 1
         if not sequence.order_bits:
             return Picture(self._period, self._count, is_referenced)
-        low = bits.number(sequence.order_bits)
+        left -= sequence.order_bits
+        low = value >> left & (1 << sequence.order_bits) - 1
         high = _high_part(low, self._before, 1 << sequence.order_bits)
         if is_referenced:
             self._before = high, low

@@ -244,7 +244,7 @@ class VideoFile:
 
     def _next_packet(self, index: PacketIndex) -> Packet[VideoStream]:
         packet = self._kept[self._position] if self._kept else next(self._opened.packets, None)
-        if packet is None or index.position_of(packet) != self._position:
+        if packet is None or (not self._kept and index.position_of(packet) != self._position):
             raise _IndexWrong
         self._position += 1
         return packet
