@@ -28,7 +28,7 @@ class Limits:
     chunk_bytes: int = 512 << 20  # of a packet, or of any other part of a file that is held in memory as one
     duration_seconds: float = 31 * 86400.0  # of a video that is divided by time
     frames: int = 5_000_000  # decoded for one answer
-    seconds: float = 4 * 3600.0  # of reading for one answer; of the processor, in worker processes
+    seconds: float = 4 * 3600.0  # of decoding for one answer; of the processor, in worker processes
     memory_bytes: int | None = None  # that a worker process may take beyond what it starts with; None: any
 
     def __post_init__(self) -> None:
