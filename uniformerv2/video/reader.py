@@ -8,7 +8,8 @@ The packets are trusted where each has a time of its own and the times have the 
 state; else frames, count, rate and times are those of decoding the file from its start. While decoding, the frames are
 checked against the index: key frames where it has them, every frame found, no decoding error. Where a check fails, the
 frames of that group are those of decoding the file from its start, on one thread, which conceals damage best; of a
-frame that is lost even so, the one before it is shown. So a frame does not depend on what else is asked for.
+frame that is lost even so, the one before it is shown, for a second at most. So a frame does not depend on what else
+is asked for.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class VideoReader:
         """Number of frames that a full sequential decode gives.
 
         Free where the packets can be trusted; else the video is decoded once to count. Frames that only decoding
-        shows to be lost count too; the frame before is shown for them.
+        shows to be lost count too; the frame before is shown for them, for a second.
         """
         return len(self._frames)
 

@@ -40,7 +40,7 @@ class VideoFile:
 
     Where the packets tell the frames, a wanted frame is decoded from the key frame before it. Where that shows damage
     after all, the frames from that key frame to the next are those of decoding from the start, which conceals damage
-    best; a frame that is lost even so is shown as the one before it.
+    best; a frame that is lost even so is shown as the one before it, for a second at most.
     """
 
     def __init__(self, source: str | Path | bytes, name: str, threads: int, limits: Limits) -> None:
@@ -146,11 +146,14 @@ class VideoFile:
         """Seconds from the first frame to each that decoding from the start gives; at least one frame."""
         if self._times is None:
             self._reading.begin()
-            stamps = [frame.pts for frame in self._decode_all()]
-            steps = [0 if a is None or b is None else (b - a) * self._tick for a, b in pairwise(stamps)]
+            stamps = [(frame.pts, frame.dts) for frame in self._decode_all()]
+            presented, decoded = (_steps(times) for times in zip(*stamps, strict=True)) if stamps else ([], [])
+            # B-frames that AVI packs have wrong times of presentation, but right ones of decoding
+            steps = presented if _rises(presented) or not _rises(decoded) else decoded
             # a clock that stands still or goes back, as where one recording follows another, does not tell a step
-            usual = median([step for step in steps if step > 0] or [1 / self._stated_rate])
-            self._times = list(accumulate((step if step > 0 else usual for step in steps), initial=0.0))
+            usual = median([step for step in steps if step and step > 0] or [1 / self._stated_rate / self._tick])
+            ticks = accumulate((step if step and step > 0 else usual for step in steps), initial=0.0)
+            self._times = [tick * self._tick for tick in ticks]
         return self._times
 
     def _decode(self, wanted: Sequence[int]) -> Frames:
@@ -171,11 +174,12 @@ class VideoFile:
                 yield from self._picked(from_start, group)
 
     def _picked(self, frames: Frames, wanted: Sequence[int]) -> Frames:
+        """Those of the frames that are wanted. Raises VideoError where one is not among them."""
         left = iter(wanted)
         number = next(left, None)
         while number is not None:
             found, frame = next(frames, (None, None))
-            if found is None or frame is None:
+            if found is None or frame is None or found > number:
                 cause = f" ({self.damage})" if self.damage else ""
                 raise VideoError(f"{self._reading.name}: frame {number} cannot be decoded{cause}")
             if found == number:
@@ -183,20 +187,21 @@ class VideoFile:
                 number = next(left, None)
 
     def _decode_timed(self, index: PacketIndex) -> Frames:
-        """The frames of the index; for one that cannot be decoded, the one that is shown before it."""
-        expected, before = 0, None
+        """The frames of the index; for one that cannot be decoded, the one that is shown before it, for a second."""
+        expected, before, longest = 0, None, max(round(self.rate), 1)
         for frame in self._decode_all():
             number = index.frame_of(frame.pts)
             if number < expected:
                 continue
-            for lost in range(expected, number):
-                self._reading.note(f"frame {lost} cannot be decoded, another stands for it")
+            if number > expected:
+                self._reading.note(f"frame {expected} cannot be decoded")
+            for lost in range(expected, min(expected + longest, number)):
                 yield lost, before or frame
             yield number, frame
             expected, before = number + 1, frame
-        if before is not None:
-            for lost in range(expected, len(index.shown)):
-                self._reading.note(f"frame {lost} cannot be decoded, nor any after it")
+        if before is not None and expected < len(index.shown):
+            self._reading.note(f"frame {expected} cannot be decoded, nor any after it")
+            for lost in range(expected, min(expected + longest, len(index.shown))):
                 yield lost, before
 
     def _decode_counted(self) -> Frames:
@@ -282,3 +287,12 @@ def _led(
 ) -> Generator[Packet[VideoStream], None, None]:
     yield first
     yield from others
+
+
+def _steps(times: Sequence[int | None]) -> list[int | None]:
+    """From each time to the next, in ticks; None where one of them is missing."""
+    return [None if one is None or following is None else following - one for one, following in pairwise(times)]
+
+
+def _rises(steps: Sequence[int | None]) -> bool:
+    return all(step is None or step > 0 for step in steps)
