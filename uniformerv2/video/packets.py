@@ -33,14 +33,12 @@ _PARAMETERS = (
     *("width", "height", "pix_fmt", "codec_tag", "extradata", "bits_per_coded_sample"),
     *("color_range", "colorspace", "color_primaries", "color_trc"),
 )
+# codecs and containers of which frames can have a display matrix
+_TURNED = frozenset({"h264", "hevc", "vvc", "mjpeg", "png", "apng", "webp", "mov", "matroska"})
 
 
 class Undecodable(Exception):
     """What cannot be read or decoded, in words."""
-
-
-# codecs and containers of which frames can have a display matrix
-_TURNED = frozenset({"h264", "hevc", "vvc", "mjpeg", "png", "apng", "webp", "mov", "matroska"})
 
 
 @dataclass

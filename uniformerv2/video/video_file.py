@@ -24,6 +24,8 @@ from uniformerv2.video.pictures import Pictures
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
 
+    from uniformerv2.video.packets import Packets
+
     Frames = Generator[tuple[int, VideoFrame], None, None]
 
 KEPT_BYTES = 8 << 20  # of packets that are kept once they are read; of a longer video they are read again
@@ -282,9 +284,7 @@ class VideoFile:
         return True
 
 
-def _led(
-    first: Packet[VideoStream], others: Generator[Packet[VideoStream], None, None]
-) -> Generator[Packet[VideoStream], None, None]:
+def _led(first: Packet[VideoStream], others: Packets) -> Packets:
     yield first
     yield from others
 
