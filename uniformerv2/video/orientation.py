@@ -8,6 +8,7 @@ tell mirroring. So a filter graph says whether a frame has a display matrix, and
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -74,10 +75,12 @@ def orientation_of_image(content: bytes) -> Orientation:
 
 def orientation_of_frame(frame: VideoFrame) -> Orientation:
     """By its display matrix, to the nearest quarter turn."""
-    if _filtered(frame, f"mode=select:type={_DISPLAY_MATRIX}") is None:
+    if _filtered(frame, [("sidedata", f"mode=select:type={_DISPLAY_MATRIX}")]) is None:
         return Orientation()
-    others = (f"mode=delete:type={number}" for number in range(_SIDE_DATA_TYPES) if number != _DISPLAY_MATRIX)
-    copy = _filtered(frame, *others)
+    others = (number for number in range(_SIDE_DATA_TYPES) if number != _DISPLAY_MATRIX)
+    # a tiny copy, since reading side data keeps the picture until garbage is collected
+    tiny = ("scale", "2:2:flags=neighbor")
+    copy = _filtered(frame, [*(("sidedata", f"mode=delete:type={number}") for number in others), tiny])
     side_data = copy.side_data if copy else {}
     matrix = side_data.get("DISPLAYMATRIX")
     if matrix is None or matrix.buffer_size < _MATRIX_BYTES:
@@ -90,20 +93,15 @@ def orientation_of_frame(frame: VideoFrame) -> Orientation:
     return Orientation(exchanged, d < 0, a < 0)
 
 
-def _filtered(frame: VideoFrame, *side_data: str) -> Any:
-    """A tiny copy of a frame behind filters of its side data; None for one that does not pass."""
+def _filtered(frame: VideoFrame, filters: Sequence[tuple[str, str]]) -> Any:
+    """A frame behind filters; None for one that does not pass."""
     graph = Graph()
     with suppress(AttributeError):  # before PyAV 18
         graph.threads = 1  # starting threads takes longer than all the rest
     source = last = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
     )
-    filters = [
-        *(("sidedata", arguments) for arguments in side_data),
-        ("scale", "2:2:flags=neighbor"),
-        ("buffersink", None),
-    ]
-    for name, arguments in filters:
+    for name, arguments in [*filters, ("buffersink", None)]:
         following = graph.add(name, arguments)
         last.link_to(following)
         last = following
