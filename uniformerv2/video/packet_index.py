@@ -38,12 +38,13 @@ class PacketIndex:
         """Time from the first frame to the last."""
         return self.times[self.shown[-1]] - self.start
 
-    def frame_at(self, time: float) -> int:
-        return bisect_right(self.shown, time, key=self.times.__getitem__) - 1
+    def shown_at(self) -> list[int]:
+        """Ticks from the first frame to each."""
+        return [self.times[position] - self.start for position in self.shown]
 
     def frame_of(self, time: int | None) -> int:
         """The frame of exactly this time; -1 if there is none."""
-        frame = -1 if time is None else self.frame_at(time)
+        frame = -1 if time is None else bisect_right(self.shown, time, key=self.times.__getitem__) - 1
         return frame if frame >= 0 and self.times[self.shown[frame]] == time else -1
 
     def position_of(self, packet: Packet[VideoStream]) -> int:

@@ -171,12 +171,11 @@ class VideoReader:
 
     def index_at(self, seconds: float) -> int:
         """Index of the frame shown `seconds` after the start of the first one, clamped to the video."""
-        return min(max(self._frames.index_at(seconds), 0), len(self) - 1)
+        return int(self.indices_at(np.array(seconds)))
 
     def indices_at(self, seconds: np.ndarray) -> np.ndarray:
         """`index_at` of many times: int64, in the shape of `seconds`."""
-        indices = np.fromiter(map(self._frames.index_at, seconds.ravel().tolist()), dtype=np.int64, count=seconds.size)
-        return indices.clip(0, len(self) - 1).reshape(seconds.shape)
+        return self._frames.indices_at(seconds).clip(0, len(self) - 1)
 
     def frames_between(self, start: float | None, end: float | None) -> tuple[int, int]:
         """First frame and number of frames of an interval; the frames shown at its two ends belong to it.
@@ -224,8 +223,8 @@ class _FrameFolder:
     def __len__(self) -> int:
         return len(self._paths)
 
-    def index_at(self, seconds: float) -> int:
-        return int(seconds * self.rate + ROUNDING)
+    def indices_at(self, seconds: np.ndarray) -> np.ndarray:
+        return (seconds * self.rate + ROUNDING).astype(np.int64)
 
     def images(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         """Index and uint8 RGB image (height, width, 3) of the wanted frames."""

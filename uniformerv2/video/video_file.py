@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import accumulate, chain, pairwise, zip_longest
@@ -60,6 +59,7 @@ class VideoFile:
         self._kept: list[Packet[VideoStream]] = []  # all packets, or none
         self._damaged: set[int] = set()  # positions of key frames, up to the next of which the index proved wrong
         self._times: list[float] | None = None  # of the frames that decoding from the start gives, once it was done
+        self._shown_at: np.ndarray | None = None  # ticks from the first frame to each, once they were asked for
         self._open()
         # a new decoder does not know of the display matrix of its file
         self._is_stated_by_frames = self._opened.may_be_turned and not self._opened.is_renewed
@@ -82,10 +82,13 @@ class VideoFile:
         spread = self._frame_times()[-1] if self._index is None else self._index.spread * self._tick
         return (len(self) - 1) / spread if spread > 0 else self._stated_rate
 
-    def index_at(self, seconds: float) -> int:
-        if self._index is None:
-            return bisect_right(self._frame_times(), seconds + ROUNDING * self._tick) - 1
-        return self._index.frame_at(self._index.start + seconds / self._tick + ROUNDING)
+    def indices_at(self, seconds: np.ndarray) -> np.ndarray:
+        """The frame that is shown at each moment; -1 before the first."""
+        if self._shown_at is None:
+            index = self._index
+            ticks = [time / self._tick for time in self._frame_times()] if index is None else index.shown_at()
+            self._shown_at = np.array(ticks, dtype=np.float64)
+        return np.searchsorted(self._shown_at, seconds / self._tick + ROUNDING, side="right") - 1
 
     def images(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         """Index and uint8 RGB image (height, width, 3) of the wanted frames, which increase.
