@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from media import Decoded, decode
 from uniformerv2.errors import VideoError
-from uniformerv2.video import video_file
+from uniformerv2.video import groups
 from uniformerv2.video.decoding import ROUNDING
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.suffixes import IMAGE_SUFFIXES
@@ -177,7 +177,8 @@ def read(
     answer = Answer()
     with (
         warnings.catch_warnings(record=True) as caught,
-        patch.object(video_file, "KEPT_BYTES", video_file.KEPT_BYTES if kept else 0),
+        patch.object(groups, "KEPT_BYTES", groups.KEPT_BYTES if kept else 0),
+        patch.object(groups, "WORTH_A_THREAD", 0),
     ):
         warnings.simplefilter("always")
         try:

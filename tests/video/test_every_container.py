@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from media import TIMES, Decoded, Drawing, decode, draw, retimed
-from uniformerv2.video import video_file
+from uniformerv2.video import groups
 from uniformerv2.video.reader import VideoReader
 
 FILES = [
@@ -62,8 +62,9 @@ def assert_every_question_is_answered_by(decoded: Decoded, path: Path, monkeypat
     some = sorted(dice.sample(range(count), min(5, count)))
     spread = [round(i * (count - 1) / 3) for i in range(4)]
     questions = [[*range(count)], [0], [count - 1], spread, some, [*some[::-1], some[0], some[-1]]]
-    for kept_bytes, threads in ((video_file.KEPT_BYTES, 0), (video_file.KEPT_BYTES, 1), (0, 1), (0, 2)):
-        monkeypatch.setattr(video_file, "KEPT_BYTES", kept_bytes)
+    for kept_bytes, threads in ((groups.KEPT_BYTES, 0), (groups.KEPT_BYTES, 1), (0, 1), (0, 2)):
+        monkeypatch.setattr(groups, "KEPT_BYTES", kept_bytes)
+        monkeypatch.setattr(groups, "WORTH_A_THREAD", 0)
         for indices in questions:
             with VideoReader(path, threads=threads) as reader:
                 assert len(reader) == count

@@ -16,7 +16,7 @@ import torch
 from helpers import write_video
 from media import decode, pictures
 from uniformerv2.errors import VideoError
-from uniformerv2.video import video_file
+from uniformerv2.video import groups
 from uniformerv2.video.limits import Limits
 from uniformerv2.video.reader import VideoReader
 
@@ -103,12 +103,12 @@ def test_a_damaged_video_is_the_same_whatever_is_asked(codec: str, tmp_path: Pat
                 assert torch.equal(reader.frames_at(indices), expected[list(indices)])
 
 
-@pytest.mark.parametrize("kept", [video_file.KEPT_BYTES, 0])
+@pytest.mark.parametrize("kept", [groups.KEPT_BYTES, 0])
 def test_a_closed_reader_holds_nothing(kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its decoder and its pictures are gone without the collector of garbage."""
     if int(av.__version__.split(".")[0]) < 18:
         pytest.skip("PyAV 17 keeps a decoder in a cycle of references when its packets were kept")
-    monkeypatch.setattr(video_file, "KEPT_BYTES", kept)
+    monkeypatch.setattr(groups, "KEPT_BYTES", kept)
     path = write_video(tmp_path / "a.mp4", pictures(8, 1080, 1920), codec="libx264", rate=25, g=4, bf=0)
     frames_of: list[weakref.ref[object]] = []
 

@@ -20,7 +20,7 @@ import torch
 from helpers import Target, write_video
 from media import pictures, turned
 from uniformerv2.errors import VideoError
-from uniformerv2.video import video_file
+from uniformerv2.video import groups
 from uniformerv2.video.decoding import UNTIMED_RATE
 from uniformerv2.video.reader import VideoReader, VideoWarning
 
@@ -86,7 +86,7 @@ def assert_exact(source: Path | bytes, expected: list[np.ndarray], **options: in
 def packets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every test with the packets of a short video, which are kept, and of one too long for that."""
     if request.param == "read again":
-        monkeypatch.setattr(video_file, "KEPT_BYTES", 0)
+        monkeypatch.setattr(groups, "KEPT_BYTES", 0)
     return request.param
 
 
@@ -268,7 +268,7 @@ def test_no_more_is_decoded_than_wanted_frames_need(name: str, tmp_path: Path, p
         after = reader.statistics
     assert (after.packets - before.packets, after.frames - before.frames) == (decoded, decoded)
     assert after.seeks - before.seeks <= (seeks if packets == "read again" else 0)
-    assert (after.restarts, after.indexed) == (0, True)
+    assert (after.opened, after.indexed) == (1, True)
 
 
 def test_a_key_frame_that_is_none_is_found_out(tmp_path: Path) -> None:

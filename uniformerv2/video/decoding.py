@@ -28,7 +28,7 @@ class ReadStatistics:
     packets: int = 0  # given to the decoder
     frames: int = 0  # decoded, among them those that only others refer to
     seeks: int = 0
-    restarts: int = 0  # times that the file was opened anew, to be read from its start
+    opened: int = 0  # times that a file was opened: anew to be read from its start, or by more threads
     indexed: bool = True  # whether frames are found by the packets; else by decoding the file from its start
 
 

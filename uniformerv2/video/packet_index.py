@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -59,12 +59,13 @@ class PacketIndex:
             numbers.setdefault(self._key_before(self.shown[number]), []).append(number)
         return list(numbers.items())
 
-    def needed(self, key: int, wanted: Mapping[int, int]) -> list[int]:
-        """Positions of the packets that have to be decoded for frames at wanted positions of one group, in order."""
-        last = max(wanted)
+    def needed(self, key: int, wanted: Iterable[int]) -> list[int]:
+        """Positions of the packets that have to be decoded for the wanted frames of one group, in order."""
+        positions = {self.shown[number] for number in wanted}
+        last = max(positions)
         # frames shown before the key frame lead into an open group and could not be decoded
         spare = {p for p in range(key, last + 1) if p in self.unreferenced or self.times[p] < self.times[key]}
-        return [p for p in range(key, last + 1) if p in wanted or p not in spare]
+        return [p for p in range(key, last + 1) if p in positions or p not in spare]
 
     def _key_before(self, position: int) -> int:
         """The last key frame that comes before a packet in decode order and in time.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -52,6 +53,7 @@ class Reading:
     _packets: int = 0  # read for the present answer
     _frames: int = 0  # decoded for the present answer
     _seconds: float = 0.0  # of decoding, for the present answer
+    _lock: Lock = field(default_factory=Lock)
 
     def note(self, sign: str) -> None:
         self.damage = self.damage or sign
@@ -68,10 +70,13 @@ class Reading:
         if self._packets > self.limits.frames:
             raise self.limits.exceeded("frames", self._packets, self.name)
 
-    def decoded(self, frames: int, seconds: float) -> None:
-        """A packet was given to the decoder, which took so long."""
-        self._frames += frames
-        self._seconds += seconds
+    def decoded(self, packets: int, frames: int, seconds: float) -> None:
+        """Packets were given to a decoder, of any thread, which took so long."""
+        with self._lock:
+            self.statistics["packets"] += packets
+            self.statistics["frames"] += frames
+            self._frames += frames
+            self._seconds += seconds
         if self._frames > self.limits.frames:
             raise self.limits.exceeded("frames", self._frames, self.name)
         if self._seconds > self.limits.seconds:
@@ -104,10 +109,12 @@ class PacketSource:
         self._container = open_media(source, reading.name, limits=reading.limits)
         self._stream = main_stream(self._container, reading.name)
         self.codec: VideoCodecContext = self._stream.codec_context
+        self.has_threads = self.codec.name in _ANY_THREADS
         self.is_renewed = self.codec.name not in _FLUSHED
         self.may_be_turned = self.codec.name in _TURNED or not _TURNED.isdisjoint(
             self._container.format.name.split(",")
         )
+        reading.statistics["opened"] += 1
         self._used = False  # whether the decoder has been given a packet
         self.tick = float(self._stream.time_base or 1)  # seconds
         self.stated_rate = float(self._stream.average_rate or self._stream.guessed_rate or UNTIMED_RATE)
@@ -117,25 +124,12 @@ class PacketSource:
         self._prepare(self.codec)
         self.packets: Packets = self._demux()
 
-    def renew_decoder(self) -> None:
-        """From here on, what was decoded before makes no difference."""
-        if self._used and self.is_renewed:
-            former = self._stream.codec_context
-            codec: Any = CodecContext.create(former.codec, "r")
-            for name in _PARAMETERS:
-                value = getattr(former, name)
-                if value is not None:
-                    setattr(codec, name, value)
-            self._prepare(codec)
-            self.codec = codec
-        elif self._used:
-            self.codec.flush_buffers()
-        self._used = False
-
-    def _prepare(self, codec: VideoCodecContext) -> None:
-        codec.thread_type = "AUTO"
-        codec.thread_count = self._threads if codec.name in _ANY_THREADS else 1
-        codec.options = dict(self._options)
+    def decode(self, packets: Iterable[Packet[VideoStream]]) -> Iterator[VideoFrame]:
+        """The frames of packets, whatever was decoded before. Raises Undecodable."""
+        self._renew_decoder()
+        for packet in packets:
+            yield from self.feed(packet)
+        yield from self.feed(None)
 
     def seek(self, tick: int) -> bool:
         """Go to a packet of this time, or to one before; False where the file does not support that."""
@@ -160,9 +154,7 @@ class PacketSource:
             frames = self.codec.decode(clean_packet(packet, self.codec.name) if packet else None)
         except Exception as error:
             raise self._reading.failed(error) from None
-        self._reading.statistics["packets"] += packet is not None
-        self._reading.statistics["frames"] += len(frames)
-        self._reading.decoded(len(frames), time.perf_counter() - start)
+        self._reading.decoded(packet is not None, len(frames), time.perf_counter() - start)
         return frames
 
     def recover(self) -> None:
@@ -175,6 +167,25 @@ class PacketSource:
         self.packets.close()
         self._container.close()
         del self._stream, self.codec
+
+    def _renew_decoder(self) -> None:
+        if self._used and self.is_renewed:
+            former = self._stream.codec_context
+            codec: Any = CodecContext.create(former.codec, "r")
+            for name in _PARAMETERS:
+                value = getattr(former, name)
+                if value is not None:
+                    setattr(codec, name, value)
+            self._prepare(codec)
+            self.codec = codec
+        elif self._used:
+            self.codec.flush_buffers()
+        self._used = False
+
+    def _prepare(self, codec: VideoCodecContext) -> None:
+        codec.thread_type = "AUTO"
+        codec.thread_count = self._threads if self.has_threads else 1
+        codec.options = dict(self._options)
 
     def _demux(self) -> Packets:
         """Packets in the order of decoding, up to the end or to where the file cannot be read on."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from itertools import accumulate, chain, pairwise, zip_longest
+from functools import partial
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -14,26 +16,17 @@ import numpy as np
 from uniformerv2.errors import VideoError
 from uniformerv2.video.container import guarded
 from uniformerv2.video.decoding import ROUNDING, ReadStatistics
+from uniformerv2.video.groups import GroupDamaged, GroupDecoder, read_index
 from uniformerv2.video.limits import Limits
 from uniformerv2.video.orientation import Orientation
-from uniformerv2.video.packet_index import PacketIndex, index_packets
+from uniformerv2.video.packet_index import PacketIndex
 from uniformerv2.video.packets import PacketSource, Reading, Undecodable
 from uniformerv2.video.pictures import Pictures
 
 if TYPE_CHECKING:
-    from av import Packet, VideoFrame, VideoStream
-
-    from uniformerv2.video.packets import Packets
+    from av import VideoFrame
 
     Frames = Generator[tuple[int, VideoFrame], None, None]
-
-KEPT_BYTES = 8 << 20  # of packets that are kept once they are read; of a longer video they are read again
-
-_SHORT_GAP = 16  # packets that are read over rather than sought past
-
-
-class _IndexWrong(Exception):
-    """Decoding contradicts the index."""
 
 
 class VideoFile:
@@ -51,25 +44,30 @@ class VideoFile:
             raise VideoError(f"{name}: {error.strerror}") from None
         if size == 0:
             raise VideoError(f"{name}: the file is empty")
-        self._source, self._threads = source, threads
+        self._source = source
         self._reading = Reading(name, limits)
         self._pictures = Pictures(threads)
         self._passes = 0  # how often images were asked for
-        self._seeks = True  # until a seek lands behind its target, or in the middle of a packet
-        self._kept: list[Packet[VideoStream]] = []  # all packets, or none
-        self._damaged: set[int] = set()  # positions of key frames, up to the next of which the index proved wrong
         self._times: list[float] | None = None  # of the frames that decoding from the start gives, once it was done
         self._shown_at: np.ndarray | None = None  # ticks from the first frame to each, once they were asked for
-        self._open()
+        open_strictly = partial(PacketSource, source, self._reading, threads=threads, strict=True)
+        opened = open_strictly()
         # a new decoder does not know of the display matrix of its file
-        self._is_stated_by_frames = self._opened.may_be_turned and not self._opened.is_renewed
-        self._tick, self._stated_rate = self._opened.tick, self._opened.stated_rate
-        self._index = self._read_index()
+        self._is_stated_by_frames = opened.may_be_turned and not opened.is_renewed
+        self._tick, self._stated_rate = opened.tick, opened.stated_rate
+        self._index, kept = read_index(opened)
+        self._groups: GroupDecoder | None = None
+        if self._index is None or self._reading.damage:
+            self._index = None
+            opened.close()
+        else:
+            at_once = 1 if opened.has_threads else threads or os.cpu_count() or 1
+            self._groups = GroupDecoder(open_strictly, opened, self._index, kept, at_once=at_once)
         with closing(self._decode([0])) as frames:
             _, first = next(frames)
         self._coded_size = (first.height, first.width)
         with guarded(name):
-            is_turned = self._opened.may_be_turned or first.rotation
+            is_turned = opened.may_be_turned or first.rotation
             self._orientation = self._pictures.orientation(first) if is_turned else Orientation()
             self.size = self._orientation.upright_size(*self._coded_size)
 
@@ -116,36 +114,13 @@ class VideoFile:
 
     @property
     def statistics(self) -> ReadStatistics:
-        return ReadStatistics(**self._reading.statistics, indexed=self._index is not None and not self._damaged)
+        indexed = self._groups is not None and not self._groups.damaged
+        return ReadStatistics(**self._reading.statistics, indexed=indexed)
 
     def close(self) -> None:
         """Give back all that is held."""
-        self._kept = []
-        self._opened.close()
-
-    def _open(self) -> None:
-        self._opened = PacketSource(self._source, self._reading, threads=self._threads, strict=True)
-        self._position = 0  # of the next packet
-
-    def _read_index(self) -> PacketIndex | None:
-        """Index of the packets, all of which are read; they are kept where they are few."""
-        kept, space = [], KEPT_BYTES
-
-        def noted() -> Iterator[Packet[VideoStream]]:
-            nonlocal space
-            for packet in self._opened.packets:
-                space -= packet.size
-                kept.append(packet)
-                if space < 0:
-                    kept.clear()
-                self._position += 1
-                yield packet
-
-        index = index_packets(noted(), self._opened.codec)
-        if self._reading.damage or index is None:
-            return None
-        self._kept = kept if space >= 0 else []
-        return index
+        if self._groups:
+            self._groups.close()
 
     def _frame_times(self) -> list[float]:
         """Seconds from the first frame to each that decoding from the start gives; at least one frame."""
@@ -163,20 +138,19 @@ class VideoFile:
 
     def _decode(self, wanted: Sequence[int]) -> Frames:
         """Number and frame of the wanted frames, which increase."""
-        index = self._index
-        if index is None:
-            with closing(self._decode_counted()) as frames:
-                yield from self._picked(frames, wanted)
+        if self._groups is None or self._index is None:
+            with closing(self._decode_counted()) as counted:
+                yield from self._picked(counted, wanted)
             return
-        with closing(self._decode_timed(index)) as from_start:
-            for key, group in index.groups(wanted):
-                if key not in self._damaged:
-                    try:
-                        yield from self._decode_group(index, key, group)
-                        continue
-                    except (_IndexWrong, Undecodable):
-                        self._damaged.add(key)
-                yield from self._picked(from_start, group)
+        with (
+            closing(self._decode_timed(self._index)) as from_start,
+            closing(self._groups.decode(wanted)) as groups,
+        ):
+            for numbers, frames in groups:
+                try:
+                    yield from frames
+                except GroupDamaged:
+                    yield from self._picked(from_start, numbers)
 
     def _picked(self, frames: Frames, wanted: Sequence[int]) -> Frames:
         """Those of the frames that are wanted. Raises VideoError where one is not among them."""
@@ -214,7 +188,6 @@ class VideoFile:
 
     def _decode_all(self) -> Iterator[VideoFrame]:
         """Every frame that decoding from the start gives, stepping over what cannot be decoded."""
-        self._reading.statistics["restarts"] += 1
         # how lost parts are concealed depends on the threads
         with closing(PacketSource(self._source, self._reading, threads=1, strict=False)) as opened:
             for position, packet in enumerate(chain(opened.packets, [None])):  # None: flush
@@ -228,68 +201,6 @@ class VideoFile:
                     if frame.is_corrupt:
                         self._reading.note(f"packet {position} is damaged")
                     yield frame
-
-    def _decode_group(self, index: PacketIndex, key: int, wanted: Sequence[int]) -> Frames:
-        """Decode from a key frame no more than the wanted frames need, and check it against the index."""
-        wanted_at = {index.shown[i]: i for i in wanted}  # frame number by position
-        needed = index.needed(key, wanted_at)
-        due = sorted(set(needed) - index.hidden, key=index.times.__getitem__)
-        for position, frame in zip_longest(due, self._decode_packets(index, needed)):
-            if position is None or frame is None or frame.pts != index.times[position] or frame.is_corrupt:
-                raise _IndexWrong
-            if position == key and not frame.key_frame:
-                raise _IndexWrong
-            if position in wanted_at:
-                yield wanted_at[position], frame
-
-    def _decode_packets(self, index: PacketIndex, positions: Sequence[int]) -> Iterator[VideoFrame]:
-        """The frames of packets at rising positions, decoded from the first of them on."""
-        self._go_to(index, positions[0])
-        self._opened.renew_decoder()
-        for position in positions:
-            while self._position < position:
-                self._next_packet(index)
-            yield from self._opened.feed(self._next_packet(index))
-        yield from self._opened.feed(None)
-
-    def _next_packet(self, index: PacketIndex) -> Packet[VideoStream]:
-        packet = self._kept[self._position] if self._kept else next(self._opened.packets, None)
-        if packet is None or (not self._kept and index.position_of(packet) != self._position):
-            raise _IndexWrong
-        self._position += 1
-        return packet
-
-    def _go_to(self, index: PacketIndex, position: int) -> None:
-        """Move to the packet at a position: by reading on, by a seek, or from the start."""
-        if self._kept:
-            self._position = position
-            return
-        is_near = 0 <= position - self._position <= _SHORT_GAP
-        if self._seeks and not is_near:
-            self._seeks = self._seek(index, position)
-        if self._position > position:
-            self._reading.statistics["restarts"] += 1
-            self._opened.close()
-            self._open()
-        while self._position < position:
-            self._next_packet(index)
-
-    def _seek(self, index: PacketIndex, position: int) -> bool:
-        """Seek to the packet at a position or one before it; False where that fails."""
-        self._position = len(index.times)  # until found
-        if not self._opened.seek(index.times[position]):
-            return False
-        landing = next(self._opened.packets, None)
-        if landing is None or not 0 <= index.position_of(landing) <= position:
-            return False
-        self._opened.packets = _led(landing, self._opened.packets)
-        self._position = index.position_of(landing)
-        return True
-
-
-def _led(first: Packet[VideoStream], others: Packets) -> Packets:
-    yield first
-    yield from others
 
 
 def _steps(times: Sequence[int | None]) -> list[int | None]:
