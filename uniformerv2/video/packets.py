@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     Packets = Generator[Packet[VideoStream], None, None]
 
 # Decoders that give the same pictures of a damaged stream with any number of threads, and after any flush. Those of
-# H.264 and HEVC conceal damage in other ways in threads; all others leave in a picture what its memory held before.
+# H.264 and HEVC conceal damage in other ways in threads, but several may decode a group each. All others leave in a
+# picture what memory held before.
 _ANY_THREADS = frozenset({"vp9", "av1", "libdav1d", "rawvideo"})
-_FLUSHED = _ANY_THREADS | {"h264", "hevc"}
+_APART = frozenset({"h264", "hevc"})
+_FLUSHED = _ANY_THREADS | _APART
 # what a new decoder is told of a stream; not its display matrix, which no property of PyAV has
 _PARAMETERS = (
     *("width", "height", "pix_fmt", "codec_tag", "extradata", "bits_per_coded_sample"),
@@ -109,7 +111,7 @@ class PacketSource:
         self._container = open_media(source, reading.name, limits=reading.limits)
         self._stream = main_stream(self._container, reading.name)
         self.codec: VideoCodecContext = self._stream.codec_context
-        self.has_threads = self.codec.name in _ANY_THREADS
+        self.is_apart = self.codec.name in _APART
         self.is_renewed = self.codec.name not in _FLUSHED
         self.may_be_turned = self.codec.name in _TURNED or not _TURNED.isdisjoint(
             self._container.format.name.split(",")
@@ -184,7 +186,7 @@ class PacketSource:
 
     def _prepare(self, codec: VideoCodecContext) -> None:
         codec.thread_type = "AUTO"
-        codec.thread_count = self._threads if self.has_threads else 1
+        codec.thread_count = self._threads if codec.name in _ANY_THREADS else 1
         codec.options = dict(self._options)
 
     def _demux(self) -> Packets:

@@ -61,7 +61,7 @@ class VideoFile:
             self._index = None
             opened.close()
         else:
-            at_once = 1 if opened.has_threads else threads or os.cpu_count() or 1
+            at_once = (threads or os.cpu_count() or 1) if opened.is_apart else 1
             self._groups = GroupDecoder(open_strictly, opened, self._index, kept, at_once=at_once)
         with closing(self._decode([0])) as frames:
             _, first = next(frames)
