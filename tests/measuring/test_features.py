@@ -61,6 +61,26 @@ def test_a_window_has_the_middle_frames_of_its_parts(long: Path) -> None:
             assert torch.equal(clip, crops_of(reader.frames_at(indices), preprocessing)[0])
 
 
+def test_windows_in_a_gap_are_computed_once(
+    model: UniFormerV2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = write_video(tmp_path / "gap.mkv", noise(11), times=[*range(0, 2000, 200), 3_600_000])
+    clips = []
+
+    def counted(self: UniFormerV2, batch: torch.Tensor) -> Any:
+        clips.extend(batch)
+        return forward_features(self, batch)
+
+    forward_features = UniFormerV2.forward_features
+    monkeypatch.setattr(UniFormerV2, "forward_features", counted)
+    found = embed(model, [Annotation(film, "red")], window_seconds=2, batch_size=4)
+    assert len(found.embeddings) > 1800
+    assert len(clips) < 10
+    assert (found.embeddings[1:1800] == found.embeddings[1]).all()
+    assert not (found.embeddings[0] == found.embeddings[1]).all()
+
+
+
 def test_a_video_is_decoded_once_however_windows_overlap(long: Path) -> None:
     windows = Windows(2, 0.25)
     with decoded_frames() as decoded:

@@ -184,9 +184,9 @@ def _embed(model: UniFormerV2, batch: WindowBatch, frame_embeddings: bool) -> Re
         features = model.forward_features(torch.from_numpy(np.stack(batch.clips)).to(model_device(model)))
         if not features.pooled.isfinite().all():
             raise CheckpointError("the model gives NaN, so its weights or its clips are no numbers")
-        result["embeddings"] = packed(features.pooled)
+        result["embeddings"] = packed(features.pooled[batch.clip_of])
         if frame_embeddings:
-            result["frame_embeddings"] = packed(features.frame_embeddings)
+            result["frame_embeddings"] = packed(features.frame_embeddings[batch.clip_of])
             result["frames"] = features.frame_embeddings.shape[1]
     return result
 

@@ -20,6 +20,7 @@ from uniformerv2.video.clips import Windows, window_frames
 from uniformerv2.video.reader import VideoReader
 
 LAST = -1  # number of the last batch of a group
+_MOST_WINDOWS = 4096  # of a batch, however few clips they have
 
 Group = tuple[int, range]  # its number and its videos, which are read one after the other
 _Task = tuple[int, range, dict[int, str]]  # and those of its videos that must not be opened, and why
@@ -31,7 +32,8 @@ class WindowBatch:
 
     item: WorkItem  # (group, number of the batch)
     windows: list[tuple[int, float, float]] = field(default_factory=list)  # video, start and end in seconds
-    clips: list[np.ndarray] = field(default_factory=list)  # float32 (3, frames, height, width), one for each window
+    clips: list[np.ndarray] = field(default_factory=list)  # float32 (3, frames, height, width)
+    clip_of: list[int] = field(default_factory=list)  # of each window; in a gap of a video, windows are alike
     skipped: list[tuple[int, str]] = field(default_factory=list)  # video, reason
     damaged: list[tuple[str, str]] = field(default_factory=list)  # path, what is damaged
 
@@ -84,13 +86,17 @@ class WindowReader:
                 continue
             damage: list[str] = []
             try:
+                former = None
                 for start, end, clip in read_windows(self.rows[video], self.windows, self.preprocessing, damage):
-                    if len(batch.clips) == self.batch_size:
-                        yield batch
-                        number += 1
-                        batch = WindowBatch((group, number))
+                    if clip is not former or len(batch.windows) == _MOST_WINDOWS:
+                        if len(batch.clips) == self.batch_size or len(batch.windows) == _MOST_WINDOWS:
+                            yield batch
+                            number += 1
+                            batch = WindowBatch((group, number))
+                        batch.clips.append(clip.numpy())
                     batch.windows.append((video, start, end))
-                    batch.clips.append(clip.numpy())
+                    batch.clip_of.append(len(batch.clips) - 1)
+                    former = clip
             except VideoError as error:
                 batch.skipped.append((video, str(error)))
             except (AnnotationError, OSError) as error:  # a shard that has changed
@@ -113,7 +119,8 @@ def read_windows(
         damage: receives, at the end, what is damaged in a video that was read all the same.
 
     Yields:
-        (start and end in seconds, float32 (3, frames, height, width), normalised, the centre crop).
+        (start and end in seconds, float32 (3, frames, height, width), normalised, the centre crop). Windows of the same
+        frames, as in a gap, have the same tensor.
 
     Raises:
         VideoError: the video, or a frame of it, cannot be read.
@@ -121,8 +128,12 @@ def read_windows(
     with VideoReader(video_source(row.path), threads=1, name=str(row.path)) as reader:
         plan = windows.plan(reader, preprocessing.num_frames, start=row.start, end=row.end)
         frames_of_windows = window_frames(reader, plan.indices, preprocessing)
+        former, clip = None, torch.empty(0)
         for start, end, indices, frames in zip(*plan, frames_of_windows, strict=True):
-            # frames x (3, height, width) -> (3, frames, height, width)
-            yield float(start), float(end), torch.stack([frames[index] for index in indices], dim=1)
+            if former is None or not np.array_equal(indices, former):
+                # frames x (3, height, width) -> (3, frames, height, width)
+                clip = torch.stack([frames[index] for index in indices], dim=1)
+            yield float(start), float(end), clip
+            former = indices
         if reader.damage:
             damage.append(reader.damage)

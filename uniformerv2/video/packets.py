@@ -113,6 +113,8 @@ class PacketSource:
         self.codec: VideoCodecContext = self._stream.codec_context
         self.is_apart = self.codec.name in _APART
         self.is_renewed = self.codec.name not in _FLUSHED
+        stated = ((name, getattr(self.codec, name)) for name in _PARAMETERS if self.is_renewed)
+        self._stated = {name: value for name, value in stated if value is not None}
         self.may_be_turned = self.codec.name in _TURNED or not _TURNED.isdisjoint(
             self._container.format.name.split(",")
         )
@@ -172,12 +174,9 @@ class PacketSource:
 
     def _renew_decoder(self) -> None:
         if self._used and self.is_renewed:
-            former = self._stream.codec_context
-            codec: Any = CodecContext.create(former.codec, "r")
-            for name in _PARAMETERS:
-                value = getattr(former, name)
-                if value is not None:
-                    setattr(codec, name, value)
+            codec: Any = CodecContext.create(self.codec.codec, "r")
+            for name, value in self._stated.items():
+                setattr(codec, name, value)
             self._prepare(codec)
             self.codec = codec
         elif self._used:
