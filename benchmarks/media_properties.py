@@ -25,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from media import Decoded, decode
+from media import CANNOT, Decoded, decode
 from uniformerv2.errors import VideoError
 from uniformerv2.video import groups
 from uniformerv2.video.decoding import ROUNDING
@@ -160,7 +160,11 @@ def is_repeatable(content: bytes) -> bool:
     fill = ctypes.CDLL(None).mallopt
     for value in (1, 85, 170):
         fill(M_PERTURB, value)  # what is allocated has other bytes each time
-        found.add(blake2b(b"".join(image.tobytes() for image in decode(content).images)).digest())
+        try:
+            images = decode(content).images
+        except CANNOT:  # a file that a plain decode does not open
+            images = []
+        found.add(blake2b(b"".join(image.tobytes() for image in images)).digest())
     fill(M_PERTURB, 0)
     return len(found) == 1
 
