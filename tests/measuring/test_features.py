@@ -80,7 +80,6 @@ def test_windows_in_a_gap_are_computed_once(
     assert not (found.embeddings[0] == found.embeddings[1]).all()
 
 
-
 def test_a_video_is_decoded_once_however_windows_overlap(long: Path) -> None:
     windows = Windows(2, 0.25)
     with decoded_frames() as decoded:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from uniformerv2.video.picture_headers import NotCovered, picture_headers
+from uniformerv2.video.picture_headers import NotCovered, Picture, picture_headers
 
 if TYPE_CHECKING:
     from av import Packet, VideoStream
@@ -56,7 +56,7 @@ class PacketIndex:
         """The wanted frames, which increase, by the position of the key frame that each is decoded from."""
         numbers: dict[int, list[int]] = {}
         for number in wanted:
-            numbers.setdefault(self._key_before(self.shown[number]), []).append(number)
+            numbers.setdefault(self.key_before(self.shown[number]), []).append(number)
         return list(numbers.items())
 
     def needed(self, key: int, wanted: Iterable[int]) -> list[int]:
@@ -67,7 +67,7 @@ class PacketIndex:
         spare = {p for p in range(key, last + 1) if p in self.unreferenced or self.times[p] < self.times[key]}
         return [p for p in range(key, last + 1) if p in positions or p not in spare]
 
-    def _key_before(self, position: int) -> int:
+    def key_before(self, position: int) -> int:
         """The last key frame that comes before a packet in decode order and in time.
 
         In an open group the frames that follow the key frame in the file but are shown before it refer to the group
@@ -94,6 +94,7 @@ def index_packets(packets: Iterable[Packet[VideoStream]], codec: VideoCodecConte
         return None
     checksums: dict[int, int] = {}  # by time, in decode order
     keys, hidden, unreferenced, shown = [], set(), set(), []
+    kept: list[tuple[int, Picture]] = []  # positions and pictures that state which others they need
     for position, packet in enumerate(packets):
         if packet.pts is None or packet.pts in checksums:
             return None
@@ -107,14 +108,12 @@ def index_packets(packets: Iterable[Packet[VideoStream]], codec: VideoCodecConte
             keys.append(position)
         elif picture and not picture.is_referenced:
             unreferenced.add(position)
+        if picture and picture.kept:
+            kept.append((position, picture))
         if packet.is_discard or picture is None:
             hidden.add(position)
         else:
             shown.append((picture.period, picture.order, position))
-    if codec.name == "hevc" and _has_gaps(
-        shown
-    ):  # its decoder puts something in place of a lost picture, and is silent
-        return None
     times = list(checksums)
     order = [position for *_, position in sorted(shown)]
     if not order or keys[:1] != [0] or times[0] != min(times):  # else frames refer to others before the first
@@ -122,16 +121,27 @@ def index_packets(packets: Iterable[Packet[VideoStream]], codec: VideoCodecConte
     if any(times[one] >= times[following] for one, following in pairwise(order)):
         return None
     positions: dict[int | None, int] = {time: position for position, time in enumerate(times)}
-    return PacketIndex(times, list(checksums.values()), positions, keys, order, hidden, unreferenced)
+    index = PacketIndex(times, list(checksums.values()), positions, keys, order, hidden, unreferenced)
+    if codec.name == "hevc":  # its decoder puts something in place of a lost picture, and is silent
+        position_of = {(period, number): position for period, number, position in shown}
+        if not _are_groups_whole(index, kept, position_of):
+            return None
+        referenced = {position_of.get((picture.period, other)) for _, picture in kept for other in picture.kept}
+        unreferenced |= set(order) - set(keys) - referenced
+    return index
 
 
-def _has_gaps(pictures: Iterable[tuple[int, int, int]]) -> bool:
-    """Whether the order counts of any period do not rise by equal steps."""
-    steps: dict[int, set[int]] = {}
-    for (period, order, _), (following, next_order, _) in pairwise(sorted(pictures)):
-        if period == following:
-            steps.setdefault(period, set()).add(next_order - order)
-    return any(len(found) > 1 for found in steps.values())
+def _are_groups_whole(
+    index: PacketIndex, kept: Iterable[tuple[int, Picture]], position_of: Mapping[tuple[int, int], int]
+) -> bool:
+    """Whether every picture needs only what is decoded before it from its key frame on."""
+    for position, picture in kept:
+        key = index.key_before(position)
+        for order, is_needed in picture.kept.items():
+            other = position_of.get((picture.period, order), -1)
+            if is_needed and not (key <= other < position and index.times[key] <= index.times[other]):
+                return False
+    return True
 
 
 def _checksum(content: bytes) -> int:

@@ -7,7 +7,8 @@ Decoders go by these headers; the timestamps of a file may say something else. S
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -20,17 +21,19 @@ _PLAIN = frozenset(
 )
 _START_CODE = re.compile(rb"\x00\x00\x01")
 _UNIT_BYTES = 1024  # more than parameter sets have
-_HEADER_BYTES = 32  # of a slice: more than what is read of it
+_HEADER_BYTES = 64  # of a slice: more than what is read of it
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 _SHORTEST_MPEG4_PICTURE = 10  # bytes; a shorter one marks a missing frame
 
 
 class Picture(NamedTuple):
-    """A picture's place in the order of showing, by (period, order), and whether others refer to it."""
+    """A picture's place in the order of showing, by (period, order), and how pictures depend on each other."""
 
     period: int
     order: int
-    is_referenced: bool = True
+    is_referenced: bool = True  # by others
+    # HEVC alone: the pictures of its period that are kept for it or for later ones, by order: whether it needs them
+    kept: Mapping[int, bool] = MappingProxyType({})
 
 
 class NotCovered(Exception):
@@ -189,7 +192,7 @@ class _Hevc:
 
     def __init__(self, extradata: bytes | None) -> None:
         self._width = 0
-        self._order_bits: dict[int, int] = {}  # by number of the sequence parameter set
+        self._sequences: dict[int, _HevcSequence] = {}
         self._pictures: dict[int, tuple[int, int, int]] = {}  # picture parameters: sequence, extra bits, output flag
         self._period = 0
         self._before = (0, 0)
@@ -233,16 +236,7 @@ class _Hevc:
             for has_profile, has_level in present:
                 bits.number(88 * has_profile + 8 * has_level)
             number = bits.golomb()
-            if bits.golomb() == 3 and bits.number(1):
-                raise NotCovered("separate colour planes")
-            bits.golomb()
-            bits.golomb()
-            if bits.number(1):
-                for _ in range(4):
-                    bits.golomb()
-            bits.golomb()
-            bits.golomb()
-            self._order_bits[number] = bits.golomb() + 4
+            self._sequences[number] = _hevc_sequence(bits, layers)
 
     def _slice(self, unit: bytes, kind: int) -> Picture:
         bits = _Bits(unit[2:_HEADER_BYTES])
@@ -258,16 +252,78 @@ class _Hevc:
         if kind in (19, 20):
             self._period, self._before = self._period + 1, (0, 0)
             return Picture(self._period, 0)
-        order_bits = self._order_bits[sequence]
+        order_bits, kept_sets, has_long_term = self._sequences[sequence]
         low = bits.number(order_bits)
+        if not bits.number(1):
+            kept = _kept_set(bits, kept_sets, in_slice=True)
+        else:
+            kept = kept_sets[bits.number((len(kept_sets) - 1).bit_length())]
+        if has_long_term and bits.golomb():
+            raise NotCovered("long-term reference pictures")
         if 16 <= kind <= 18:  # a broken link: counting begins anew
             self._period, self._before = self._period + 1, (0, low)
         high = _high_part(low, self._before, 1 << order_bits)
+        order = high + low
         # what may be left out of a stream is not counted from: upper layers, pictures that lead a key frame
         if unit[1] & 7 == 1 and (kind > 15 or kind in (1, 3, 5)):
             self._before = high, low
-        # its decoder silently puts pictures at hand in place of lost ones, so none is left out
-        return Picture(self._period, high + low)
+        is_key = 16 <= kind <= 23
+        return Picture(self._period, order, kept={order + step: needs and not is_key for step, needs in kept.items()})
+
+
+class _HevcSequence(NamedTuple):
+    order_bits: int
+    kept_sets: list[dict[int, bool]]  # steps in order to pictures that are kept: whether the picture needs them
+    has_long_term: bool
+
+
+def _hevc_sequence(bits: _Bits, layers: int) -> _HevcSequence:
+    """The rest of a sequence parameter set (7.3.2.2), from the format of its colours on."""
+    if bits.golomb() == 3 and bits.number(1):
+        raise NotCovered("separate colour planes")
+    bits.golombs(2)
+    if bits.number(1):
+        bits.golombs(4)
+    bits.golombs(2)
+    order_bits = bits.golomb() + 4
+    bits.golombs(3 * (layers + 1 if bits.number(1) else 1))
+    bits.golombs(6)
+    if bits.number(1) and bits.number(1):
+        raise NotCovered("scaling lists in the sequence parameters")
+    bits.number(2)
+    if bits.number(1):
+        bits.number(8)
+        bits.golombs(2)
+        bits.number(1)
+    kept_sets: list[dict[int, bool]] = []
+    for _ in range(bits.golomb()):
+        kept_sets.append(_kept_set(bits, kept_sets))
+    has_long_term = bool(bits.number(1))
+    if has_long_term and bits.golomb():
+        raise NotCovered("long-term reference pictures")
+    return _HevcSequence(order_bits, kept_sets, has_long_term)
+
+
+def _kept_set(bits: _Bits, former: list[dict[int, bool]], *, in_slice: bool = False) -> dict[int, bool]:
+    """A short-term reference picture set (7.3.7): the negative steps first, the nearest first, as others count them."""
+    kept = {}
+    if former and bits.number(1):  # told by its difference from another
+        other = former[-1 - (bits.golomb() if in_slice else 0)]
+        sign = bits.number(1)
+        difference = (1 - 2 * sign) * (bits.golomb() + 1)
+        for step in (*other, 0):
+            needs = bool(bits.number(1))
+            if needs or bits.number(1):
+                kept[step + difference] = needs
+        kept.pop(0, None)
+    else:
+        counts = bits.golomb(), bits.golomb()
+        for direction, count in zip((-1, 1), counts, strict=True):
+            step = 0
+            for _ in range(count):
+                step += direction * (bits.golomb() + 1)
+                kept[step] = bool(bits.number(1))
+    return {step: kept[step] for step in sorted(kept, key=lambda step: (step > 0, abs(step)))}
 
 
 def _high_part(low: int, before: tuple[int, int], size: int) -> int:
@@ -321,3 +377,8 @@ class _Bits:
     def golomb(self) -> int:
         """An unsigned Exp-Golomb code."""
         return self.number(2 * (self._left - self._value.bit_length()) + 1) - 1
+
+    def golombs(self, count: int) -> None:
+        """Pass over so many."""
+        for _ in range(count):
+            self.golomb()
