@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
     Packets = Generator[Packet[VideoStream], None, None]
 
-# Decoders that give the same pictures of a damaged stream with any number of threads, and after any flush. Those of
-# H.264 and HEVC conceal damage in other ways in threads, but several may decode a group each. All others leave in a
-# picture what memory held before.
+# Decoders that give the same pictures of a damaged stream with any number of threads; those of H.264 and HEVC conceal
+# damage in other ways in threads, but several of them may decode a group each.
 _ANY_THREADS = frozenset({"vp9", "av1", "libdav1d", "rawvideo"})
 _APART = frozenset({"h264", "hevc"})
-_FLUSHED = _ANY_THREADS | _APART
+# And after a flush; all others leave in a damaged picture what was in memory before.
+_FLUSHED = _ANY_THREADS | {"h264"}
 # what a new decoder is told of a stream; not its display matrix, which no property of PyAV has
 _PARAMETERS = (
     *("width", "height", "pix_fmt", "codec_tag", "extradata", "bits_per_coded_sample"),
