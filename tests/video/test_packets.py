@@ -21,13 +21,15 @@ from uniformerv2.video.limits import Limits
 from uniformerv2.video.reader import VideoReader
 
 
-def with_packets(content: bytes, container: str, *more: bytes) -> bytes:
-    """The packets of a video, and more behind them, each a twenty-fifth of a second later."""
+def with_packets(content: bytes, container: str, *more: bytes, without: int | None = None) -> bytes:
+    """The packets of a video but one, and more behind them, each a twenty-fifth of a second later."""
     memory = io.BytesIO()
     with av.open(io.BytesIO(content)) as source, av.open(memory, "w", format=container) as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         packets = [packet for packet in source.demux(video=0) if packet.size]
         last = packets[-1]
+        if without is not None:
+            del packets[without]
         for number, data in enumerate(more, start=1):
             packet = av.Packet(data)
             packet.time_base = last.time_base
@@ -89,7 +91,10 @@ def damaged(path: Path) -> bytes:
 
 @pytest.mark.filterwarnings("ignore:.*damaged video")
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4", "libvpx"])
-def test_a_damaged_video_is_the_same_whatever_is_asked(codec: str, tmp_path: Path) -> None:
+def test_a_damaged_video_is_the_same_whatever_is_asked(
+    codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "WORTH_A_THREAD", 0)
     path = write_video(tmp_path / "a.mkv", pictures(60, 96, 128), codec=codec, rate=25, g=12, bf=0)
     content = damaged(path)
     plain = decode(content).images
@@ -103,8 +108,37 @@ def test_a_damaged_video_is_the_same_whatever_is_asked(codec: str, tmp_path: Pat
                 assert torch.equal(reader.frames_at(indices), expected[list(indices)])
 
 
+HEVC = "open-gop=1:keyint=12:min-keyint=12:scenecut=0:bframes=2:b-adapt=0:b-pyramid=0:log-level=none"
+
+
+def test_pictures_of_hevc_that_no_other_needs_are_not_decoded(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", pictures(36), codec="libx265", rate=25, x265_params=HEVC)
+    expected = decode(path.read_bytes()).images
+    with VideoReader(path, threads=1) as reader:
+        before = reader.statistics.packets
+        assert np.array_equal(reader.frames_at([11])[0].permute(1, 2, 0).numpy(), expected[11])
+        assert reader.statistics.packets - before <= 6  # two of three are B-frames
+
+
+@pytest.mark.filterwarnings("ignore:.*damaged video")
+@pytest.mark.parametrize("lost", [3, 13, 16])
+def test_a_lost_picture_of_hevc_is_missing_in_every_answer(lost: int, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", pictures(36), codec="libx265", rate=25, x265_params=HEVC)
+    content = with_packets(path.read_bytes(), "matroska", without=lost)
+    expected = decode(content).images
+    for threads in (0, 1, 2):
+        for indices in (range(len(expected)), [len(expected) - 1], [16, 20], [5, 15, 24]):
+            with VideoReader(content, threads=threads) as reader:
+                assert len(reader) == len(expected)
+                frames = reader.frames_at(indices).permute(0, 2, 3, 1).numpy()
+                assert np.array_equal(frames, np.stack([expected[i] for i in indices]))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kept", [groups.KEPT_BYTES, 0])
-def test_a_closed_reader_holds_nothing(kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_reader_holds_nothing(
+    kept: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its decoder and its pictures are gone without the collector of garbage."""
     if int(av.__version__.split(".")[0]) < 18:
         pytest.skip("PyAV 17 keeps a decoder in a cycle of references when its packets were kept")
@@ -120,7 +154,7 @@ def test_a_closed_reader_holds_nothing(kept: int, tmp_path: Path, monkeypatch: p
     gc.disable()
     try:
         for turn in range(30):
-            with VideoReader(path, threads=1) as reader:
+            with VideoReader(path, threads=threads) as reader:
                 reader.frames_at([3, 6])
                 next(iter(reader.iter_frames(range(8))))
             frames_of.append(weakref.ref(reader))
