@@ -89,9 +89,11 @@ class _H264:
 
     def __init__(self, extradata: bytes | None) -> None:
         self._width = 0  # bytes of the length before each unit; 0: start codes
+        self._sets: dict[tuple[int, int], bytes] = {}
         self._sequences: dict[int, _H264Sequence] = {}
         self._sequence_of: dict[int, int] = {}  # by number of the picture parameter set
         self._period = self._count = 0
+        self._frame_num = 0  # of the last picture that others refer to
         self._before = (0, 0)  # of the reference picture before: multiple of the low part's range, and low part
         if extradata and extradata[0] == 1:
             self._width = (extradata[4] & 3) + 1
@@ -118,11 +120,14 @@ class _H264:
     def _parameters(self, unit: bytes) -> None:
         bits = _Bits(unit[1:])
         if unit[0] & 31 == 8:
-            self._sequence_of[bits.golomb()] = bits.golomb()
+            number = bits.golomb()
+            _remember(self._sets, unit, number)
+            self._sequence_of[number] = bits.golomb()
             return
         profile = bits.number(8)
         bits.number(16)
         number = bits.golomb()
+        _remember(self._sets, unit, number)
         separate_planes = False
         if profile in _HIGH_PROFILES:
             if bits.golomb() == 3:  # chroma_format_idc
@@ -138,11 +143,10 @@ class _H264:
             raise NotCovered("pic_order_cnt_type 1")
         order_bits = bits.golomb() + 4 if kind == 0 else 0
         bits.golomb()
-        bits.number(1)
-        bits.golomb()
-        bits.golomb()
+        may_have_gaps = bool(bits.number(1))
+        bits.golombs(2)
         frames_only = bool(bits.number(1))
-        self._sequences[number] = _H264Sequence(separate_planes, frame_num_bits, order_bits, frames_only)
+        self._sequences[number] = _H264Sequence(separate_planes, frame_num_bits, order_bits, frames_only, may_have_gaps)
 
     def _slice(self, unit: bytes) -> Picture:
         is_referenced, is_start = bool(unit[0] & 0x60), unit[0] & 31 == 5
@@ -157,6 +161,12 @@ class _H264:
             value &= (1 << left) - 1
         sequence = self._sequences[self._sequence_of[number]]
         left -= 2 * sequence.separate_planes + sequence.frame_num_bits
+        frame_num = value >> left & (1 << sequence.frame_num_bits) - 1
+        step = (frame_num - self._frame_num) % (1 << sequence.frame_num_bits)
+        if step != 1 and not is_start and not sequence.may_have_gaps:
+            raise NotCovered("a lost picture, in whose place the decoder puts what it has")
+        if is_referenced:
+            self._frame_num = frame_num
         if not sequence.frames_only:
             left -= 1
             if value >> left & 1:
@@ -181,6 +191,7 @@ class _H264Sequence(NamedTuple):
     frame_num_bits: int
     order_bits: int  # 0: shown in the order of decoding
     frames_only: bool
+    may_have_gaps: bool  # in the numbers of frames
 
 
 class _Hevc:
@@ -192,6 +203,7 @@ class _Hevc:
 
     def __init__(self, extradata: bytes | None) -> None:
         self._width = 0
+        self._sets: dict[tuple[int, int], bytes] = {}
         self._sequences: dict[int, _HevcSequence] = {}
         self._pictures: dict[int, tuple[int, int, int]] = {}  # picture parameters: sequence, extra bits, output flag
         self._period = 0
@@ -224,6 +236,7 @@ class _Hevc:
         kind, bits = unit[0] >> 1 & 63, _Bits(unit[2:])
         if kind == 34:
             number, sequence = bits.golomb(), bits.golomb()
+            _remember(self._sets, unit, number)
             bits.number(1)
             output_flag = bits.number(1)
             self._pictures[number] = sequence, bits.number(3), output_flag
@@ -236,6 +249,7 @@ class _Hevc:
             for has_profile, has_level in present:
                 bits.number(88 * has_profile + 8 * has_level)
             number = bits.golomb()
+            _remember(self._sets, unit, number)
             self._sequences[number] = _hevc_sequence(bits, layers)
 
     def _slice(self, unit: bytes, kind: int) -> Picture:
@@ -324,6 +338,13 @@ def _kept_set(bits: _Bits, former: list[dict[int, bool]], *, in_slice: bool = Fa
                 step += direction * (bits.golomb() + 1)
                 kept[step] = bool(bits.number(1))
     return {step: kept[step] for step in sorted(kept, key=lambda step: (step > 0, abs(step)))}
+
+
+def _remember(sets: dict[tuple[int, int], bytes], unit: bytes, number: int) -> None:
+    """Raises NotCovered where a parameter set takes the place of another: pictures depend on which was read last."""
+    content = unit.partition(b"\x00\x00\x01")[0].rstrip(b"\0")
+    if sets.setdefault((unit[0], number), content) != content:
+        raise NotCovered("parameter sets that change")
 
 
 def _high_part(low: int, before: tuple[int, int], size: int) -> int:
