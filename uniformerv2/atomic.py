@@ -22,7 +22,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        partial.chmod(0o666 & ~_umask())  # temporary files are private
+        partial.chmod(0o666 & ~umask())  # temporary files are private
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -35,7 +35,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     partial = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=".partial"))
     try:
         yield partial
-        partial.chmod(0o777 & ~_umask())
+        partial.chmod(0o777 & ~umask())
         os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -47,7 +47,8 @@ def write_text(path: str | Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that new files of this process lack."""
     current = os.umask(0)
     os.umask(current)
     return current

@@ -8,8 +8,6 @@ does not depend on the processes or on how often the check was stopped.
 from __future__ import annotations
 
 import math
-import os
-import stat
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from uniformerv2.curation.findings import FINDING_KINDS, KEPT, Finding, FindingK
 from uniformerv2.curation.judging import intervals_of, judge
 from uniformerv2.curation.probe import Probe, probe_video
 from uniformerv2.data.annotations import Interval
+from uniformerv2.data.content import file_stamp
 from uniformerv2.data.folders import read_class_folders
 from uniformerv2.data.journal import Journal
 from uniformerv2.data.manifest import (
@@ -223,7 +222,7 @@ def _probe_all(
     def tasks() -> Iterator[tuple[Path, tuple[Interval, ...], int]]:
         for name, path in paths.items():
             try:
-                state = (name, *_stamp(path), num_frames, intervals[name])
+                state = (name, *file_stamp(path), num_frames, intervals[name])
             except OSError as error:
                 missing[name] = error.strerror or str(error)
                 advance(1)
@@ -247,21 +246,6 @@ def _probe_all(
 
 def _probe(probe: ProbeVideo, task: tuple[Any, ...]) -> Probe:
     return probe(*task)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Bytes and the time of the last change in nanoseconds, of a file or of a folder with its files.
-
-    Raises:
-        OSError: it is not there.
-    """
-    status = path.stat()
-    if stat.S_ISREG(status.st_mode):
-        return status.st_size, status.st_mtime_ns
-    if not stat.S_ISDIR(status.st_mode):
-        raise OSError(0, "neither a file nor a folder")
-    parts = [entry.stat() for entry in os.scandir(path)]
-    return sum(part.st_size for part in parts), max(part.st_mtime_ns for part in (status, *parts))
 
 
 def _record(state: _FileState, found: Probe) -> dict[str, Any]:

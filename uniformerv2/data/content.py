@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from contextlib import suppress
@@ -27,6 +28,26 @@ def content_sha256(video: Path | bytes) -> str:
                 while content := file.read(_HASHED):
                     digest.update(content)
     return digest.hexdigest()
+
+
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Bytes and the time of the last change in nanoseconds, of a file, a folder with its files or a member of a shard.
+
+    Raises:
+        OSError: it is not there.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        if not (size := member_size(path)):
+            raise
+        return size, next(shard for shard in path.parents if shard.exists()).stat().st_mtime_ns
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size, status.st_mtime_ns
+    if not stat.S_ISDIR(status.st_mode):
+        raise OSError(0, "neither a file nor a folder")
+    parts = [entry.stat() for entry in os.scandir(path)]
+    return sum(part.st_size for part in parts), max(part.st_mtime_ns for part in (status, *parts))
 
 
 def same_files(paths: Iterable[Path]) -> dict[Path, Path]:

@@ -322,3 +322,38 @@ def write_manifest(target: Path, annotations: Iterable[Annotation], *, root: str
     shorten = relative_to(target.parent if root is None else root)
     rows = ((shorten(str(row.path)), row.label, row.start, row.end, row.split) for row in annotations)
     return write_table(target, MANIFEST_COLUMNS, rows, exact=True)
+
+
+def copy_manifest(source: Path | None, target: Path, rows: Sequence[Annotation | None]) -> int:
+    """Write the rows of a manifest with other values, and all of its other columns cell by cell.
+
+    Args:
+        source: the manifest; None, or a list: the columns are those that the rows need.
+        target: a CSV file, whose folder paths are relative to.
+        rows: the rows of the manifest in order, with their new values; None: left out.
+
+    Returns:
+        The number of rows that were written.
+
+    Raises:
+        AnnotationError: a name that is not UTF-8, or a manifest that names a column twice.
+    """
+    shorten = relative_to(target.parent)
+    table = open_table(source) if source else None
+    columns = (*MANIFEST_COLUMNS, "group")
+    kept = [row for row in rows if row is not None]
+    if table is None or not table.header:
+        needed = [name for name in columns if name in ("path", "label") or any(getattr(row, name) for row in kept)]
+        cells = ([shorten(str(row.path)) if name == "path" else getattr(row, name) for name in needed] for row in kept)
+        return write_table(target, dict.fromkeys(needed, str), cells, exact=True)
+    if len(set(table.header)) < len(table.header):
+        raise AnnotationError(f"{source}: line 1 names a column twice: {', '.join(table.header)}")
+
+    def copied(cells: list[str], row: Annotation) -> list[object]:
+        whole: list[object] = [*cells, *[""] * (len(table.header) - len(cells))]
+        for column, place in table.places.items():
+            whole[place] = shorten(str(row.path)) if column == "path" else getattr(row, column)
+        return whole
+
+    of_rows = (copied(cells, row) for (_, cells), row in zip(table.cells(), rows, strict=True) if row is not None)
+    return write_table(target, dict.fromkeys(table.header, str), of_rows, exact=True)

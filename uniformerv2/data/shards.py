@@ -17,7 +17,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -124,7 +124,7 @@ def _shards(source: str) -> list[Path]:
     if Path(source).is_dir():
         found = sorted(Path(source).glob("*.tar"))
     else:
-        found = [Path(name) for name in _webdataset().shardlists.expand_urls(source)]
+        found = [Path(name) for name in webdataset_module().shardlists.expand_urls(source)]
     missing = [str(shard) for shard in found if not shard.is_file()]
     if missing or not found:
         raise AnnotationError(f"{missing[0] if missing else source}: no such shard; expected .tar files")
@@ -191,7 +191,7 @@ def _class_name(content: bytes, names: Sequence[str]) -> str:
 
 def _entries(shard: Path) -> dict[str, _Entry]:
     """By key, in the order of the shard; members that are neither video nor label are skipped."""
-    split_name = _webdataset().tariterators.base_plus_ext
+    split_name = webdataset_module().tariterators.base_plus_ext
     entries: dict[str, _Entry] = {}
     for member, tar in _members(shard):
         key, extension = split_name(member.name)
@@ -263,17 +263,31 @@ def write_shards(
     classes = sorted({row.label for row in annotations})
     check_names(classes)
     videos = list(rows.items())
-    output, writer = Path(output), _webdataset().TarWriter
+    output = Path(output)
     check_target(output)
     names = [f"shard-{number:06d}.tar" for number in range(-(-len(videos) // per_shard))]
     with whole_folder(output) as partial:
         for number, name in enumerate(names):
-            # equal content gives equal files
-            with writer(str(partial / name), encoder=False, mtime=0.0, user="", group="") as shard:
-                for path, labels in videos[number * per_shard : (number + 1) * per_shard]:
-                    shard.write(_content(keys[path], path, labels, classes))
+            part = videos[number * per_shard : (number + 1) * per_shard]
+            write_shard(partial / name, [(keys[path], path, labels) for path, labels in part], classes)
         (partial / CLASSES).write_text("".join(f"{label}\n" for label in classes), encoding="utf-8")
     return [output / name for name in names]
+
+
+def write_shard(target: Path, videos: Iterable[tuple[str, Path, Sequence[Annotation]]], classes: Sequence[str]) -> None:
+    """Write one shard; equal videos give equal files.
+
+    Args:
+        target: the file, in place of which half of one may stand after an error.
+        videos: key, file and rows of each.
+        classes: every label.
+
+    Raises:
+        AnnotationError, VideoError: as of `write_shards`.
+    """
+    with webdataset_module().TarWriter(str(target), encoder=False, mtime=0.0, user="", group="") as shard:
+        for key, path, rows in videos:
+            shard.write(_content(key, path, rows, classes))
 
 
 def _keys(paths: Sequence[Path], root: str | Path | None) -> dict[Path, str]:
@@ -318,7 +332,8 @@ def _content(key: str, path: Path, rows: Sequence[Annotation], classes: Sequence
     return {"__key__": key, suffix[1:]: video, "json": text.encode(), "cls": number.encode()}
 
 
-def _webdataset() -> Any:
+def webdataset_module() -> Any:
+    """The library of the convention. Raises AnnotationError where it is not installed."""
     try:
         import webdataset
         import webdataset.shardlists

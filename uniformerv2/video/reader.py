@@ -110,6 +110,16 @@ class VideoReader:
         """Height of an upright frame in pixels."""
         return self._frames.size[0]
 
+    @property
+    def tick(self) -> float:
+        """The unit of time that the video counts in, in seconds."""
+        return self._frames.tick
+
+    @property
+    def ticks(self) -> np.ndarray:
+        """When each frame is shown: float64 (len(self),), ticks after the first frame, which rise."""
+        return self._frames.ticks
+
     def frames_at(self, indices: Sequence[int]) -> torch.Tensor:
         """Frames in the order asked for; an index may come more than once.
 
@@ -206,6 +216,7 @@ class _FrameFolder:
 
     damage = ""
     rate = UNTIMED_RATE
+    tick = 1 / UNTIMED_RATE
 
     def __init__(self, folder: Path, threads: int, limits: Limits) -> None:
         images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
@@ -222,6 +233,10 @@ class _FrameFolder:
 
     def __len__(self) -> int:
         return len(self._paths)
+
+    @property
+    def ticks(self) -> np.ndarray:
+        return np.arange(len(self), dtype=np.float64)
 
     def indices_at(self, seconds: np.ndarray) -> np.ndarray:
         return (seconds * self.rate + ROUNDING).astype(np.int64)

@@ -49,12 +49,12 @@ class VideoFile:
         self._pictures = Pictures(threads)
         self._passes = 0  # how often images were asked for
         self._times: list[float] | None = None  # of the frames that decoding from the start gives, once it was done
-        self._shown_at: np.ndarray | None = None  # ticks from the first frame to each, once they were asked for
+        self._ticks: np.ndarray | None = None  # from the first frame to each, once they were asked for
         open_strictly = partial(PacketSource, source, self._reading, threads=threads, strict=True)
         opened = open_strictly()
         # a new decoder does not know of the display matrix of its file
         self._is_stated_by_frames = opened.may_be_turned and not opened.is_renewed
-        self._tick, self._stated_rate = opened.tick, opened.stated_rate
+        self.tick, self._stated_rate = opened.tick, opened.stated_rate
         self._index, kept = read_index(opened)
         self._groups: GroupDecoder | None = None
         if self._index is None or self._reading.damage:
@@ -77,16 +77,21 @@ class VideoFile:
     @property
     def rate(self) -> float:
         """Frames per second by the times of the frames, else as the file states it."""
-        spread = self._frame_times()[-1] if self._index is None else self._index.spread * self._tick
+        spread = self._frame_times()[-1] if self._index is None else self._index.spread * self.tick
         return (len(self) - 1) / spread if spread > 0 else self._stated_rate
+
+    @property
+    def ticks(self) -> np.ndarray:
+        """From the first frame to each."""
+        if self._ticks is None:
+            index = self._index
+            ticks = [time / self.tick for time in self._frame_times()] if index is None else index.shown_at()
+            self._ticks = np.array(ticks, dtype=np.float64)
+        return self._ticks
 
     def indices_at(self, seconds: np.ndarray) -> np.ndarray:
         """The frame that is shown at each moment; -1 before the first."""
-        if self._shown_at is None:
-            index = self._index
-            ticks = [time / self._tick for time in self._frame_times()] if index is None else index.shown_at()
-            self._shown_at = np.array(ticks, dtype=np.float64)
-        return np.searchsorted(self._shown_at, seconds / self._tick + ROUNDING, side="right") - 1
+        return np.searchsorted(self.ticks, seconds / self.tick + ROUNDING, side="right") - 1
 
     def images(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         """Index and uint8 RGB image (height, width, 3) of the wanted frames, which increase.
@@ -131,9 +136,9 @@ class VideoFile:
             # B-frames that AVI packs have wrong times of presentation, but right ones of decoding
             steps = presented if _rises(presented) or not _rises(decoded) else decoded
             # a clock that stands still or goes back, as where one recording follows another, does not tell a step
-            usual = median([step for step in steps if step and step > 0] or [1 / self._stated_rate / self._tick])
+            usual = median([step for step in steps if step and step > 0] or [1 / self._stated_rate / self.tick])
             ticks = accumulate((step if step and step > 0 else usual for step in steps), initial=0.0)
-            self._times = [tick * self._tick for tick in ticks]
+            self._times = [tick * self.tick for tick in ticks]
         return self._times
 
     def _decode(self, wanted: Sequence[int]) -> Frames:
