@@ -7,11 +7,12 @@ import platform
 import re
 import sys
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from uniformerv2.errors import RecipeError
 
@@ -40,6 +41,34 @@ def pick_device(name: str) -> torch.device:
 def model_device(model: nn.Module) -> torch.device:
     """The device that a model's parameters are on."""
     return next(model.parameters()).device
+
+
+def number_type(device: torch.device) -> torch.dtype:
+    """The type that Python computes with, float64, for numbers on a device; float32 on Apple's, which has no other."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def read_later(tensor: Tensor) -> Callable[[], list[float]]:
+    """Start to copy a few numbers (n) from the device that computes; what is returned waits for them and gives them."""
+    if tensor.device.type != "cuda":
+        return tensor.tolist
+    numbers = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    numbers.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def read() -> list[float]:
+        copied.synchronize()
+        return numbers.tolist()
+
+    return read
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device; to a GPU it goes from pinned memory, so that the host need not wait."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def peak_memory_mib(device: torch.device) -> float:

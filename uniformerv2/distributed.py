@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from uniformerv2.device import pick_device
 from uniformerv2.errors import ProcessError, UniFormerV2Error
@@ -74,6 +74,11 @@ class Ranks:
         total = torch.tensor(values, dtype=torch.float64)
         distributed.all_reduce(total)
         return total.tolist()
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Sum a tensor over the ranks, in place, on the device that it is on. All ranks have to call it."""
+        if self.world > 1:
+            distributed.all_reduce(tensor)
 
 
 def current_ranks() -> Ranks:

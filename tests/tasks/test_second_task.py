@@ -46,7 +46,7 @@ class Presence(VideoTask):
             return None
         logits = model(self.unpack(batch.clips.flatten(0, 1)))
         targets = F.one_hot(batch.labels, logits.shape[1]).float()
-        present, absent = logits[targets > 0].mean().item(), logits[targets == 0].mean().item()
+        present, absent = (logits.detach()[where].mean() for where in (targets > 0, targets == 0))
         loss = F.binary_cross_entropy_with_logits(logits, targets)
         return BatchLoss(loss, {"present": present, "absent": absent}, len(logits))
 

@@ -66,7 +66,7 @@ class Regression:
         self.before_step(self.steps, model)
         points, targets = batch
         error = model(points) - targets
-        return BatchLoss(error.square().mean() * self.scale, {"error": error.abs().mean().item()}, len(points))
+        return BatchLoss(error.square().mean() * self.scale, {"error": error.detach().abs().mean()}, len(points))
 
     def empty_input(self, model: nn.Module) -> torch.Tensor:
         return torch.empty(0, 3)

@@ -372,7 +372,7 @@ def _try_size(task: VideoTask, size: int) -> float:
     train_mode(model)
     for _ in range(2):
         start = time.perf_counter()
-        step([batch], lr=optimization.lr)
+        _ = step([batch], lr=optimization.lr).means  # waits for it
     return size / (time.perf_counter() - start)
 
 

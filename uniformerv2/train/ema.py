@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from uniformerv2.device import model_device, number_type
 from uniformerv2.train.parallel import local_tensor
 
 
@@ -20,30 +21,42 @@ class WeightAverage:
 
     Args:
         model: what to average.
-        decay: in [0, 1); what the average keeps of itself in a step.
-
-    Attributes:
-        updates: how many there were; with `average`, all that has to be kept to go on.
-    """
+        decay: in [0, 1); what the average keeps of itself in a step."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay = model, decay
-        self.updates = 0
         self.average: dict[str, Tensor] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        device = model_device(model)
+        self._updates = torch.zeros((), dtype=number_type(device), device=device)
+
+    @property
+    def updates(self) -> int:
+        """How many there were; with `average`, all that has to be kept to go on. Waits for the device."""
+        return int(self._updates.item())
+
+    @updates.setter
+    def updates(self, count: int) -> None:
+        self._updates.fill_(count)
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Count the weights as they are now."""
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        self.updates += 1
+    def update(self, skipped: Tensor | None = None) -> None:
+        """Count the weights as they are now.
+
+        Args:
+            skipped: float32 () on the device of the model; where it is 1, nothing is counted. The device decides.
+        """
+        share = 1 - ((1 + self._updates) / (10 + self._updates)).clamp(max=self.decay)
+        counted = torch.ones_like(share) if skipped is None else (1 - skipped).to(share.dtype)
+        self._updates += counted
+        share = (share * counted).float()
         averages, weights = [], []
         for name, tensor in self.model.state_dict().items():
             if tensor.is_floating_point():
                 averages.append(local_tensor(self.average[name]))
                 weights.append(local_tensor(tensor))
             else:
-                self.average[name].copy_(tensor)
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+                self.average[name].copy_(torch.where(counted > 0, tensor, self.average[name]))
+        torch._foreach_lerp_(averages, weights, [share] * len(weights))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from types import FrameType, MappingProxyType
@@ -95,6 +96,7 @@ class Trainer:
         self.stalled = 0  # evaluations since then
         self._states = StateFolder(run.states, self.ranks)
         self._epoch = EpochProgress()  # of the epoch that runs
+        self._unread: Callable[[], None] | None = None  # logs the latest step, whose numbers are read a step later
         self._generators: list[Tensor] = []  # as they were when a resumed epoch was broken off
         self._termination = Termination()
         self._saved = time.perf_counter()
@@ -169,17 +171,41 @@ class Trainer:
                 break
             result = self._take_step(epoch, chain([batch], islice(batches, self.optimization.accumulate - 1)))
             self._epoch.steps += 1
-            if result.clips:
-                self._epoch.add(result.means, result.clips)
-            log.step(epoch, self.finished_steps, result, self._epoch.means, speed)
+            self._read_step()
+            self._unread = partial(self._log_step, log, epoch, self.finished_steps, result, *_timings(speed, result))
             due, stop = result.signals
             if stop:
                 raise self._termination.asked or Terminated
             if due and self._epoch.steps < self.steps_per_epoch:
                 self._save_state()
                 self._saved = time.perf_counter()
+        self._read_step()
+        speed.step(0)  # a device may have computed until now
         if not self._epoch.clips:
             raise AnnotationError(f"nothing to train on in epoch {epoch}: no file could be read; the reasons are above")
+
+    def _read_step(self) -> None:
+        """Read and log the numbers of the latest step. Raises NotFiniteError."""
+        unread, self._unread = self._unread, None
+        if unread is not None:
+            unread()
+
+    def _log_step(
+        self,
+        log: RunLog,
+        epoch: int,
+        number: int,
+        result: StepResult,
+        figures: Mapping[str, float],
+        speed: Mapping[str, float],
+    ) -> None:
+        try:
+            if result.clips:
+                self._epoch.add(result.means, result.clips)
+        except NotFiniteError as error:
+            kept = f"the files of the run hold the {epoch - 1} epochs before"
+            raise NotFiniteError(f"{self.run.path}: {error}; {kept}") from error
+        log.step(epoch, number, result, self._epoch.means, figures, speed)
 
     def _stopping_at_once(self) -> AbstractContextManager[None]:
         """Around what SIGTERM may break off. Several processes stop together, after a step."""
@@ -199,20 +225,16 @@ class Trainer:
     def _take_step(self, epoch: int, batches: Iterator[Any]) -> StepResult:
         """A step, with what all ranks have to decide together: whether a save is due, and whether to stop."""
         accumulate, number = self.optimization.accumulate, (epoch - 1) * self.steps_per_epoch + self._epoch.steps
-        try:
-            return self.step(
-                batches,
-                count=min(accumulate, len(self.loader) - self._epoch.steps * accumulate),
-                lr=learning_rate(number, steps_per_epoch=self.steps_per_epoch, optimization=self.optimization),
-                name=f" at step {number + 1}, epoch {epoch}",
-                signals=lambda: (
-                    self.ranks.first and time.perf_counter() - self._saved > self.save_every_seconds,
-                    self._termination.asked is not None and self.ranks.world > 1,
-                ),
-            )
-        except NotFiniteError as error:
-            kept = f"the files of the run hold the {epoch - 1} epochs before"
-            raise NotFiniteError(f"{self.run.path}: {error}; {kept}") from error
+        return self.step(
+            batches,
+            count=min(accumulate, len(self.loader) - self._epoch.steps * accumulate),
+            lr=learning_rate(number, steps_per_epoch=self.steps_per_epoch, optimization=self.optimization),
+            name=f" at step {number + 1}, epoch {epoch}",
+            signals=lambda: (
+                self.ranks.first and time.perf_counter() - self._saved > self.save_every_seconds,
+                self._termination.asked is not None and self.ranks.world > 1,
+            ),
+        )
 
     def _evaluate(self, model: nn.Module, epoch: int) -> dict[str, float]:
         last = epoch == self.optimization.epochs
@@ -238,6 +260,7 @@ class Trainer:
 
     def _save_state(self) -> None:
         """What resuming needs, after an epoch or after a step of the next."""
+        self._read_step()  # so that no bad step is saved, and metrics.jsonl has all that is
         facts = {
             "epoch": self.finished_epochs,
             "best": self.best,
@@ -268,6 +291,12 @@ class Trainer:
             if facts["world"] == self.ranks.world:
                 own = strip_prefix(str(self.ranks.rank), generators)
                 self._generators = [own[name] for name in sorted(own)]  # a state has no order
+
+
+def _timings(speed: Speed, result: StepResult) -> tuple[dict[str, float], dict[str, float]]:
+    """The figures of a step and of the epoch so far, now that it is given to the device."""
+    figures = speed.step(result.clips) if result.clips else {}
+    return figures, speed.total
 
 
 # --- SIGTERM and Ctrl-C: a run that is asked to end stops where it can go on later

@@ -214,12 +214,27 @@ class RunLog(ExitStack):
             )
             self.push(stack.pop_all())
 
-    def step(self, epoch: int, number: int, result: StepResult, means: Mapping[str, float], speed: Speed) -> None:
-        """Step `number` of the run, from 1, is done; `means` are those of the epoch so far."""
+    def step(
+        self,
+        epoch: int,
+        number: int,
+        result: StepResult,
+        means: Mapping[str, float],
+        figures: Mapping[str, float],
+        speed: Mapping[str, float],
+    ) -> None:
+        """Step `number` of the run, from 1, is done.
+
+        Args:
+            epoch, number, result: which, and what it did.
+            means: of the epoch so far.
+            figures: of `Speed`, of the step.
+            speed: the same of the epoch so far.
+        """
         if result.clips:
-            numbers = {**result.means, **result.facts, **speed.step(result.clips)}
+            numbers = {**result.means, **result.facts, **figures}
             self._record({"kind": "step", "epoch": epoch, "step": number}, numbers, number)
-        self._display.step(epoch, means, result.facts, speed.total)
+        self._display.step(epoch, means, result.facts, speed)
 
     def epoch(self, epoch: int, means: Mapping[str, float], speed: Speed) -> None:
         """An epoch is done and evaluated."""

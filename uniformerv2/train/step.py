@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from uniformerv2.device import keep_freed_memory, model_device
+from uniformerv2.device import keep_freed_memory, model_device, number_type, read_later
 from uniformerv2.distributed import Ranks, current_ranks
 from uniformerv2.errors import RecipeError
 from uniformerv2.train.ema import WeightAverage
@@ -59,12 +59,29 @@ class Totals:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did, over all ranks. Without a clip nothing was updated."""
+    """What a step did, over all ranks. Without a clip nothing was updated.
+
+    `means` and `facts` wait for the device that computes: ask once it has something else to do. All ranks ask together.
+    Raises NotFiniteError when asked.
+    """
 
     clips: int
-    means: dict[str, float] = field(default_factory=dict)  # over the clips: the loss and the scalars of the task
-    facts: dict[str, Any] = field(default_factory=dict)  # lr, clips, and grad_norm or overflow
     signals: tuple[bool, ...] = ()  # which signals any rank has given
+    read: Callable[[], tuple[dict[str, float], dict[str, Any]]] = lambda: ({}, {})
+
+    @cached_property
+    def _numbers(self) -> tuple[dict[str, float], dict[str, Any]]:
+        return self.read()
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Over the clips: the loss and the scalars of the task."""
+        return self._numbers[0]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """lr, clips, and grad_norm or overflow."""
+        return self._numbers[1]
 
 
 class TrainingStep:
@@ -74,6 +91,11 @@ class TrainingStep:
     What micro-batches share differs from one large batch: BatchNorm normalises each with its own statistics, which are
     those of all ranks. A rank whose batch is empty runs the model on the task's `empty_input`, as gradients are
     exchanged in the backward pass.
+
+    Nothing is read back from the device at once. The device itself decides whether loss and gradient are finite, and
+    leaves out the update where they are not, and all updates after it; so the weights are as they were before the bad
+    step when it is read, however late, and raises NotFiniteError. (The statistics of BatchNorm belong to the forward
+    pass: they have seen those clips.)
 
     All ranks make a step of equal models, and call it together.
 
@@ -108,6 +130,7 @@ class TrainingStep:
         self.optimizer = build_optimizer(model, optimization)
         self.scaler = loss_scaler(optimization.precision, self.device)
         self.average = WeightAverage(model, optimization.ema) if optimization.ema else None
+        self._failed = torch.zeros((), device=self.device)  # 1 from a step on that was not finite
 
     def __call__(
         self,
@@ -127,34 +150,68 @@ class TrainingStep:
             name: of the step, for errors: " at step 3, epoch 1".
             signals: asked once the micro-batches are through; as many on every rank.
 
+        Returns:
+            What it did; its numbers raise NotFiniteError if the loss or the gradient is not finite.
+
         Raises:
-            NotFiniteError: the loss or the gradient is not finite.
             RecipeError: the model cannot be compiled here.
         """
-        seen, total = [], Totals()
+        seen, clips, sums = [], 0, self._no_sums()
         self.optimizer.zero_grad()
         for batch in batches:
             seen.append((batch, get_generators()))
             with self.shared.gradient_sync(len(seen) == count):
                 found = self._loss(self.shared.called, batch)
                 if found is not None:
-                    total.add({"loss": found.loss.item(), **found.scalars}, found.clips)
+                    clips += found.clips
+                    means = [found.loss.detach(), *(found.scalars[name] for name in self.task.scalars)]
+                    sums += torch.stack(means).to(sums.dtype) * found.clips
                     self.scaler.scale(found.loss * (found.clips / self.batch_size)).backward()
-        total, given = self._over_ranks(total, signals())
-        if not total.clips:
-            return StepResult(0, signals=given)
+        total, *counts = self.ranks.sums([clips, *signals()])
+        given = tuple(number > 0 for number in counts)
+        if not total:
+            return StepResult(0, given)
+        self.ranks.add_up(sums)
         set_learning_rate(self.optimizer, lr)
         # the gradient is a sum over micro-batches and a mean over ranks
-        loss, norm = total.means["loss"], self._clip_gradient(total.clips / (self.batch_size * self.ranks.world))
-        finite = math.isfinite(norm)
-        if not math.isfinite(loss) or not (finite or self._may_overflow()):
+        norm = self._clip_gradient(total / (self.batch_size * self.ranks.world))
+        self._update(sums[0], norm)
+        numbers = read_later(torch.cat([sums, torch.stack([norm, self._failed]).to(sums.dtype)]))
+        return StepResult(int(total), given, lambda: self._read(numbers(), int(total), lr, name, seen))
+
+    def _no_sums(self) -> Tensor:
+        """Zeros (1 + scalars), to add up the loss and the scalars of the task in."""
+        return torch.zeros(1 + len(self.task.scalars), dtype=number_type(self.device), device=self.device)
+
+    def _update(self, loss: Tensor, norm: Tensor) -> None:
+        """Update the weights and their average, unless the device finds the loss, the gradient or a step before bad."""
+        bad = ~norm.isfinite()
+        failed = bad
+        if (
+            self.scaler.is_enabled()
+        ):  # the gradient may only have overflowed: the scale is lowered, and training goes on
+            scale = self.scaler._get_scale_async()
+            assert scale is not None
+            failed = bad & (scale <= 1)
+        self._failed = torch.maximum(self._failed, (failed | ~loss.isfinite()).float())
+        skipped = torch.maximum(self._failed, bad.float())
+        self.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # what GradScaler sets
+        self.optimizer.step()
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        if self.average is not None:
+            self.average.update(skipped)
+
+    def _read(
+        self, numbers: Sequence[float], clips: int, lr: float, name: str, seen: Sequence[tuple[Any, list[Tensor]]]
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """Means and facts of a step."""
+        *sums, norm, failed = numbers
+        means = {key: total / clips for key, total in zip(("loss", *self.task.scalars), sums, strict=True)}
+        if failed:
+            loss = means["loss"]
             raise NotFiniteError(f"loss {loss} and gradient norm {norm}{name}; {self._first_not_finite(seen)}")
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.average is not None and finite:
-            self.average.update()
-        facts = {"lr": lr, "clips": total.clips} | ({"grad_norm": norm} if finite else {"overflow": True})
-        return StepResult(total.clips, total.means, facts, given)
+        return means, {"lr": lr, "clips": clips} | ({"grad_norm": norm} if math.isfinite(norm) else {"overflow": True})
 
     def _loss(self, model: nn.Module, batch: Any) -> BatchLoss | None:
         try:
@@ -170,27 +227,16 @@ class TrainingStep:
     def _empty_loss(self, model: nn.Module) -> BatchLoss:
         """Of no clip, with a gradient of zeros for every parameter."""
         outputs = tensors_of(model(self.task.empty_input(self.model)))
-        return BatchLoss(
-            torch.stack([output.float().sum() for output in outputs]).sum(), dict.fromkeys(self.task.scalars, 0.0), 0
-        )
+        loss = torch.stack([output.float().sum() for output in outputs]).sum()
+        return BatchLoss(loss, dict.fromkeys(self.task.scalars, torch.zeros_like(loss.detach())), 0)
 
-    def _over_ranks(self, total: Totals, signals: Sequence[bool]) -> tuple[Totals, tuple[bool, ...]]:
-        """The totals of all ranks and the signals of any, in one exchange."""
-        clips, *numbers = self.ranks.sums([total.clips, *signals, *total.sums.values()])
-        given, sums = numbers[: len(signals)], numbers[len(signals) :]
-        return Totals(int(clips), dict(zip(total.sums, sums, strict=True))), tuple(count > 0 for count in given)
-
-    def _clip_gradient(self, weight: float) -> float:
+    def _clip_gradient(self, weight: float) -> Tensor:
         """Divide the gradient by a weight and scale it down to the largest norm; returns the norm before."""
         self.scaler.unscale_(self.optimizer)
         if weight != 1:
             gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
             torch._foreach_div_(gradients, weight)
-        return whole_tensor(clip_grad_norm_(self.model.parameters(), self.optimization.clip_norm)).item()
-
-    def _may_overflow(self) -> bool:
-        """Whether the loss was scaled, so that the gradient may only have overflowed; the scaler skips such a step."""
-        return self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        return whole_tensor(clip_grad_norm_(self.model.parameters(), self.optimization.clip_norm))
 
     def _first_not_finite(self, seen: Sequence[tuple[Any, list[Tensor]]]) -> str:
         """Which layer turned bad first, on which files, and what to do about it."""

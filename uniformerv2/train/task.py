@@ -14,7 +14,7 @@ class BatchLoss:
     """The loss of a batch."""
 
     loss: Tensor  # scalar: the mean over the clips
-    scalars: Mapping[str, float]  # means over the clips, to be logged: those that the task names
+    scalars: Mapping[str, Tensor]  # () each, on the device of the loss: means over the clips, those that the task names
     clips: int
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.loader import Batch
 from uniformerv2.data.order import inverse_frequencies
-from uniformerv2.device import model_device
+from uniformerv2.device import model_device, upload
 from uniformerv2.measuring.evaluation import HeldOut
 from uniformerv2.measuring.results import Evaluation
 from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -74,15 +74,15 @@ class Classification(VideoTask):
             return None
         device, views = model_device(model), batch.clips.shape[1]
         # (videos, views, ...) -> (clips, ...)
-        clips = batch.clips.flatten(0, 1).to(device, non_blocking=True)
-        labels = batch.labels.repeat_interleave(views).to(device, non_blocking=True)
+        clips = upload(batch.clips.flatten(0, 1), device)
+        labels = upload(batch.labels.repeat_interleave(views), device)
         clips, others, kept = mix(clips, self.mixing)
         logits = model(self.unpack(clips)).float()
         loss = self._cross_entropy(logits, labels)
         if self.mixing:  # cross entropy is linear in the target: this is that of the mixed target
             loss = kept * loss + (1 - kept) * self._cross_entropy(logits, labels[others])
         wanted = labels if kept >= 0.5 else labels[others]
-        accuracy = (logits.argmax(1) == wanted).float().mean().item()
+        accuracy = (logits.argmax(1) == wanted).float().mean()
         return BatchLoss(loss, {"accuracy": accuracy}, len(clips))
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -90,7 +90,9 @@ class Classification(VideoTask):
             return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         # torch's own weights divide by the sum of those in a batch, which differs from batch to batch
         each = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction="none")
-        return (each * self.class_weights.to(each)[labels]).mean()
+        if self.class_weights.device != each.device:
+            self.class_weights = self.class_weights.to(each)
+        return (each * self.class_weights[labels]).mean()
 
     def _balanced_weights(self) -> Tensor:
         """float32 (classes); 1 for classes that are not trained."""
@@ -143,7 +145,7 @@ def mix(clips: Tensor, mixing: Mixing) -> Mixed:
     cuts = bool(mixing.cutmix) and (not mixing.mixup or torch.rand(()).item() < 0.5)
     alpha = mixing.cutmix if cuts else mixing.mixup
     kept = torch.distributions.Beta(alpha, alpha).sample().item()
-    others = torch.randperm(len(clips)).to(clips.device)
+    others = upload(torch.randperm(len(clips)), clips.device)
     if not cuts:
         return Mixed(clips.lerp(clips[others], 1 - kept), others, kept)
     rows, columns = draw_rectangle(clips.shape[-2:], 1 - kept)
