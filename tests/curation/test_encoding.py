@@ -90,8 +90,8 @@ def test_every_frame_is_there_at_its_time(source: Callable[[Path], Path], keyfra
 def test_hostile_times_are_kept_or_refused(kind: str, seed: int, tmp_path: Path) -> None:
     content = write_video(io.BytesIO(), pictures(20), codec="libx264", container="matroska", rate=25).getvalue()
     (tmp_path / "a.mkv").write_bytes(retimed(content, "matroska", kind, random.Random(seed)))
-    too_far = (kind, seed) in {("far", 0), ("far", 1)}  # 30 years; MP4 has 32 bits for the time of a frame
-    with pytest.raises(VideoError, match="cannot be encoded again") if too_far else nullcontext():
+    too_far = (kind, seed) in {("far", 0), ("far", 1)}  # 30 years; MP4 has 31 bits for the time of a frame
+    with pytest.raises(VideoError, match="s between two frames") if too_far else nullcontext():
         original, result = packed(tmp_path / "a.mkv", tmp_path / "packed.mp4")
         assert_same_times(original, result)
 

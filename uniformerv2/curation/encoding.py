@@ -21,7 +21,7 @@ from uniformerv2.video.reader import VideoReader
 ENCODER = "libx264"
 
 _FINEST = 10**4  # parts of a tick; ticks are whole where packets state them, and else halves and the like
-_MOST_TICKS = 2**31 - 1  # of a second, in MP4
+_MOST_TICKS = 2**31 - 1  # of a second, and from one frame to the next, as FFmpeg writes MP4
 _PRECISE = 1e-6  # of a tick, as frames are looked up by `VideoReader.index_at`
 
 
@@ -113,6 +113,9 @@ def _clock(reader: VideoReader) -> tuple[list[int], Fraction]:
     if unit.denominator > _MOST_TICKS:
         raise VideoError(f"{reader.name}: cannot be encoded again (MP4 cannot tell times of {reader.tick:g} s)")
     times = np.rint(ticks * (tick.numerator * finer)).astype(np.int64).tolist()
+    if max(np.diff(times), default=0) >= _MOST_TICKS:
+        gap = np.diff(ticks).max() * reader.tick
+        raise VideoError(f"{reader.name}: cannot be encoded again (MP4 cannot hold {gap:.6g} s between two frames)")
     usual = tick.numerator if len(times) == 1 else max(round(times[-1] / (len(times) - 1)), 1)
     return [*times, times[-1] + usual], unit
 
