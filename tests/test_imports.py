@@ -21,29 +21,33 @@ MAY_IMPORT = {
     "text": set(),
     "atomic": set(),
     "ahead": set(),
+    "machine": set(),
     "device": {"errors"},
     "distributed": {"errors", "device"},
     "progress": {"distributed", "text"},
     "model": {"text"},
-    "video": {"errors", "model.config"},
+    "video": {"errors", "machine", "model.config"},
     "inference": {"errors", "device", "model"},
     "weights": {"errors", "text", "atomic", "device", "progress", "model"},
     "data": {"errors", "text", "atomic", "ahead", "progress", "model.config", "video"},
-    "curation": {"errors", "text", "atomic", "progress", "video", "data", "weights.labels"},
-    "train": {"errors", "text", "atomic", "device", "distributed", "progress", "model", "weights", "video", "data"},
+    "curation": {"errors", "machine", "text", "atomic", "progress", "video", "data", "weights.labels"},
+    "train": {
+        *("errors", "machine", "text", "atomic", "device", "distributed", "progress"),
+        *("model", "weights", "video", "data"),
+    },
     "measuring": {
-        *("errors", "text", "atomic", "device", "distributed", "progress"),
+        *("errors", "machine", "text", "atomic", "device", "distributed", "progress"),
         *("model", "inference", "weights", "video", "data"),
     },
     "tasks": {
-        *("errors", "text", "atomic", "device", "distributed", "progress"),
+        *("errors", "machine", "text", "atomic", "device", "distributed", "progress"),
         *("model", "weights", "video", "data", "train", "measuring"),
     },
     "benchmark": {"errors", "atomic", "device", "progress", "model", "weights", "inference", "data.processes"},
     "timeline": {"errors", "atomic", "data.tables"},
     "predictions": {"errors", "atomic", "data"},
     "predict": {
-        *("errors", "ahead", "device", "progress", "timeline", "predictions"),
+        *("errors", "machine", "ahead", "device", "progress", "timeline", "predictions"),
         *("model", "weights", "video", "data", "inference"),
     },
     "stream": {"errors", "device", "model", "video", "timeline", "predict", "inference"},
@@ -51,6 +55,7 @@ MAY_IMPORT = {
     "runs": {"errors", "text", "atomic", "train", "pages"},
     "fine_tuning": {
         "errors",
+        "machine",
         "predictions",
         "device",
         "progress",
@@ -62,7 +67,7 @@ MAY_IMPORT = {
         "predict",
     },
     "demo": {
-        *("errors", "atomic", "progress", "pages"),
+        *("errors", "machine", "atomic", "progress", "pages"),
         *("model", "weights", "video", "data", "train", "measuring", "tasks", "predict"),
     },
 }
@@ -72,6 +77,7 @@ OUTSIDE = {  # third-party packages that a part may use
     "video": {"torch", "numpy", "av"},
     "errors": set(),
     "ahead": set(),
+    "machine": set(),
 }
 
 

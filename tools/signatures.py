@@ -84,6 +84,8 @@ def default(parameter: inspect.Parameter) -> str:
     """As in the source, as far as that is short; "" of none."""
     if parameter.default is inspect.Parameter.empty:
         return ""
+    if parameter.name == "workers":  # which differs from machine to machine
+        return "WORKERS"
     if parameter.default == Views():
         return "Views()"
     return getattr(parameter.default, "__name__", repr(parameter.default))

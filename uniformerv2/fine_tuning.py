@@ -11,6 +11,7 @@ from uniformerv2.data.annotations import Annotation, class_names
 from uniformerv2.data.sources import Classes, read_annotations
 from uniformerv2.device import pick_device
 from uniformerv2.errors import RecipeError
+from uniformerv2.machine import WORKERS
 from uniformerv2.measuring.results import Evaluation
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predict import Predictor, Video
@@ -65,7 +66,7 @@ def fine_tune(
     holdout_list: str | Path | None = None,
     group: str | None = None,
     device: str = "auto",
-    workers: int = 2,
+    workers: int = WORKERS,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = False,

@@ -24,6 +24,7 @@ from uniformerv2.inference.optimize import Backend, optimize, rewritten
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.inference.reduction import Reduction
 from uniformerv2.inference.sharing import SharedFrames, classify_shared, sharing_obstacle
+from uniformerv2.machine import WORKERS
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.predictions import Prediction, check_threshold
@@ -115,7 +116,7 @@ class Predictor:
         return self._prediction(video, scores, top_k, threshold)
 
     def predict_all(
-        self, videos: Iterable[Video], *, workers: int = 2, top_k: int | None = 5, threshold: float = 0.0
+        self, videos: Iterable[Video], *, workers: int = WORKERS, top_k: int | None = 5, threshold: float = 0.0
     ) -> Generator[Prediction | Unreadable, None, None]:
         """Rank the classes for many videos, while the next ones are read.
 

@@ -21,6 +21,7 @@ from uniformerv2.cli.output import FAILED, INTERRUPTED, print_error, print_line
 from uniformerv2.cli.prediction import Predict, Stream, Timeline
 from uniformerv2.cli.training import Demo, Recipes, Rehearse, Runs, Train, recipe_by_videos, with_defaults
 from uniformerv2.errors import UniFormerV2Error
+from uniformerv2.machine import prepare_threads
 from uniformerv2.text import printable
 from uniformerv2.video.limits import limits_set
 
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0; 2 for errors that the user can fix, printed as one line on stderr; 130 after Ctrl-C.
     """
+    prepare_threads()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # what cannot be shown here becomes an escape, not an error
             stream.reconfigure(errors="backslashreplace")

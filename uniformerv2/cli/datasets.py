@@ -15,6 +15,7 @@ from uniformerv2.cli.options import Classes, Data, Json, Limit, NumFrames, Optio
 from uniformerv2.cli.output import note, print_line, print_table
 from uniformerv2.curation.findings import KEPT, FindingKind
 from uniformerv2.errors import RecipeError
+from uniformerv2.machine import WORKERS
 
 if TYPE_CHECKING:
     from uniformerv2.curation.check import CheckReport
@@ -128,7 +129,7 @@ class Check:
     """A row must last so long."""
     keep: tuple[FindingKind, ...] = KEPT
     """Findings that are reported, but leave a row in the manifest."""
-    workers: Workers = 2
+    workers: Workers = WORKERS
     limit: Limit = ()
     json: Json = False
 
@@ -209,7 +210,7 @@ class Pack:
     """Videos of a shard."""
     root: Root = None
     classes: Classes = None
-    workers: Workers = 2
+    workers: Workers = WORKERS
     limit: Limit = ()
     json: Json = False
 

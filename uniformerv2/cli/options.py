@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
+from uniformerv2.machine import WORKERS
+
 if TYPE_CHECKING:
     from uniformerv2.model.uniformerv2 import UniFormerV2
 
@@ -133,7 +135,7 @@ class Measuring(Loading):
     classes: Classes = None
     resume: Resume = False
     batch_size: BatchSize = 8
-    workers: Workers = 2
+    workers: Workers = WORKERS
     limit: Limit = ()
     precision: Precision = "fp32"
     device: Device = "auto"

@@ -31,6 +31,7 @@ from uniformerv2.cli.options import (
 from uniformerv2.cli.output import FAILED, note, note_checkpoint, print_error, print_line
 from uniformerv2.data.annotations import Annotation, Unreadable
 from uniformerv2.errors import RecipeError, VideoError
+from uniformerv2.machine import WORKERS
 from uniformerv2.text import printable
 from uniformerv2.video.views import Views
 
@@ -54,7 +55,7 @@ class Predict(Classifying):
     views: Views = Views()
     batch_size: int | None = None
     """Clips that the model computes at once, of several videos together; None: 1 on a CPU, 8 on a GPU."""
-    workers: Workers = 2
+    workers: Workers = WORKERS
     precision: Literal["auto", "fp32", "bf16", "int8"] = "fp32"
     """auto: the fastest of fp32 and bf16 on this processor. int8: by OpenVINO, needs --calibration-videos."""
     backend: Literal["torch", "compile", "openvino", "onnxruntime"] = "torch"

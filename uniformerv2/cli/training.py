@@ -26,6 +26,7 @@ from uniformerv2.cli.options import (
 )
 from uniformerv2.cli.output import FAILED, in_every_process, note, print_line
 from uniformerv2.errors import RecipeError
+from uniformerv2.machine import WORKERS
 from uniformerv2.train.recipe import (
     AugmentationOptions,
     ClipRecipe,
@@ -74,7 +75,7 @@ class Setup:
     group: str | None = None
     """Regular expression for the source of a video (person, film, camera) in its path from DATA: its first group, or
     all that it matches. A drawn holdout has whole sources, so that none is on both sides."""
-    workers: Workers = 2
+    workers: Workers = WORKERS
     limit: Limit = ()
     device: Device = "auto"
     verbose: FlagCreatePairsOff[bool] = False
@@ -308,7 +309,7 @@ class Demo:
     seed: int = 0
     """Decides the videos and both trainings."""
     overwrite: Overwrite = False
-    workers: Workers = 2
+    workers: Workers = WORKERS
 
     def run(self) -> int:
         from uniformerv2.demo.run import print_result, run_demo

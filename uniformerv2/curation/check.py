@@ -34,6 +34,7 @@ from uniformerv2.data.processes import Crash, run_tasks
 from uniformerv2.data.sources import Classes
 from uniformerv2.data.tables import PARQUET_SUFFIXES, check_names, check_target, relative_to, write_table
 from uniformerv2.errors import AnnotationError, RecipeError
+from uniformerv2.machine import WORKERS
 from uniformerv2.progress import bar
 
 TABLE_COLUMNS = {"line": int} | MANIFEST_COLUMNS | {"finding": str, "left_out": str, "detail": str}
@@ -122,7 +123,7 @@ def check_manifest(
     num_frames: int = 8,
     minimum_seconds: float = 0.0,
     keep: Collection[FindingKind] = KEPT,
-    workers: int = 2,
+    workers: int = WORKERS,
     progress: bool = False,
     probe: ProbeVideo = probe_video,
 ) -> CheckReport:

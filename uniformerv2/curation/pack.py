@@ -21,6 +21,7 @@ from uniformerv2.data.shards import is_shards, webdataset_module
 from uniformerv2.data.sources import Classes, data_root, read_annotations
 from uniformerv2.data.tables import check_names, check_target, relative_to
 from uniformerv2.errors import AnnotationError, RecipeError
+from uniformerv2.machine import WORKERS
 from uniformerv2.text import normalised
 from uniformerv2.video.suffixes import VIDEO_SUFFIXES
 
@@ -59,7 +60,7 @@ def pack(
     per_shard: int = 1000,
     root: str | Path | None = None,
     classes: Classes | None = None,
-    workers: int = 2,
+    workers: int = WORKERS,
     progress: bool = False,
 ) -> PackReport:
     """Encode every video of a manifest once, so that clips of it are read fast, and write a manifest of the result.

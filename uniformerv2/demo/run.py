@@ -5,7 +5,6 @@ Everything goes the public way: H.264 files, a manifest, `train_classifier`, `ev
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import time
@@ -26,6 +25,7 @@ from rich.table import Table
 from uniformerv2.demo.motions import MOTIONS, PAIRS, draw, write_dataset, write_video
 from uniformerv2.demo.report import Column, Example, Report, write_report
 from uniformerv2.errors import RecipeError
+from uniformerv2.machine import WORKERS, available_cores
 from uniformerv2.measuring.evaluation import evaluate
 from uniformerv2.measuring.results import Evaluation
 from uniformerv2.predict import Prediction, Predictor
@@ -77,7 +77,7 @@ def run_demo(
     seed: int = 0,
     overwrite: bool = False,
     effort: Effort | None = None,
-    workers: int = 2,
+    workers: int = WORKERS,
     progress: bool = False,
 ) -> DemoResult:
     """Run the demo and write its videos, both runs and the report into a folder.
@@ -113,7 +113,7 @@ def _run(folder: DemoFolder, effort: Effort, *, seed: int, workers: int, progres
             train_clips=effort.train_clips,
             held_out_clips=effort.held_out_clips,
             seed=seed,
-            processes=os.cpu_count() or 1,
+            processes=available_cores(),
             progress=progress,
         )
     runs = [folder.run(contender) for contender in CONTENDERS]
@@ -301,7 +301,7 @@ def _facts(effort: Effort, recipe: Recipe, watch: Stopwatch, *, seed: int, devic
         f"{optimization.lr:g}, {NUM_FRAMES} random frames a clip, no other augmentation; both models alike",
         "times": ", ".join(f"{stage} {_clock(seconds)}" for stage, seconds in watch.seconds.items()),
         "total": _clock(watch.total),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        "machine": f"{platform.system()} {platform.machine()}, {available_cores()} cores, "
         f"{torch.get_num_threads()} thread for the model on {device}",
         "versions": f"Python {platform.python_version()}, "
         + ", ".join(f"{name} {_version(name)}" for name in ("uniformerv2", "torch", "av")),

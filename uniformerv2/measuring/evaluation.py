@@ -20,6 +20,7 @@ from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks, forward_passes
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.inference.precision import InferencePrecision
+from uniformerv2.machine import WORKERS
 from uniformerv2.measuring.digests import videos_digest, weights_digest
 from uniformerv2.measuring.labels import match_labels, order_warning
 from uniformerv2.measuring.models import in_precision, on_rank_device
@@ -179,7 +180,7 @@ def evaluate(
     head: str | None = None,
     precision: InferencePrecision | Literal["auto"] = "fp32",
     device: str = "auto",
-    workers: int = 2,
+    workers: int = WORKERS,
     journal: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
@@ -276,7 +277,7 @@ class HeldOut:
         *,
         views: Views = Views(),
         batch_size: int = 8,
-        workers: int = 2,
+        workers: int = WORKERS,
     ) -> None:
         self.annotations, self._scoring, self._ranks = annotations, Scoring(views, batch_size), current_ranks()
         self._items = self._scoring.work_items(len(annotations))[self._ranks.rank :: self._ranks.world]

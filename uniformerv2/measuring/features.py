@@ -19,6 +19,7 @@ from uniformerv2.data.tables import PARQUET_SUFFIXES, check_suffix, parquet_modu
 from uniformerv2.device import model_device
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.inference.precision import InferencePrecision
+from uniformerv2.machine import WORKERS
 from uniformerv2.measuring.digests import videos_digest, weights_digest
 from uniformerv2.measuring.models import in_precision, on_rank_device
 from uniformerv2.measuring.shared_work import Result, SharedWork, WorkItem, packed, unpacked
@@ -115,7 +116,7 @@ def extract_features(
     frame_embeddings: bool = False,
     precision: InferencePrecision | Literal["auto"] = "fp32",
     device: str = "auto",
-    workers: int = 2,
+    workers: int = WORKERS,
     journal: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,

@@ -23,6 +23,7 @@ from uniformerv2.data.sources import Classes, read_annotations
 from uniformerv2.device import peak_memory_mib, pick_device
 from uniformerv2.distributed import current_ranks, rank_device
 from uniformerv2.errors import RecipeError, VideoError
+from uniformerv2.machine import WORKERS
 from uniformerv2.progress import say, track
 from uniformerv2.tasks.run import RunComponents, Videos, build_run, split_data, with_precision
 from uniformerv2.tasks.start import build_model, micro_batch
@@ -81,7 +82,7 @@ def dry_run(
     holdout_list: str | Path | None = None,
     group: str | None = None,
     device: str = "auto",
-    workers: int = 2,
+    workers: int = WORKERS,
     progress: bool = False,
     parallel: Parallel = "ddp",
     task: str = "classification",
@@ -173,7 +174,7 @@ def overfit_batch(
     holdout_list: str | Path | None = None,
     group: str | None = None,
     device: str = "auto",
-    workers: int = 2,
+    workers: int = WORKERS,
     progress: bool = False,
     steps: int = 200,
     task: str = "classification",

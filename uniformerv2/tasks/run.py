@@ -24,6 +24,7 @@ from uniformerv2.data.tables import check_names, csv_writer, relative_to
 from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks, rank_device, reporting_lost_ranks
 from uniformerv2.errors import RecipeError
+from uniformerv2.machine import WORKERS
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.progress import say
 from uniformerv2.tasks.feature_cache import FeatureCache
@@ -67,7 +68,7 @@ def train_model(
     holdout_list: str | Path | None = None,
     group: str | None = None,
     device: str = "auto",
-    workers: int = 2,
+    workers: int = WORKERS,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = False,
@@ -177,7 +178,7 @@ def build_run(
     *,
     task: str,
     device: torch.device,
-    workers: int = 2,
+    workers: int = WORKERS,
     progress: bool = False,
 ) -> RunComponents:
     """Build model, loader and task of a recipe. Raises as `train_classifier`."""

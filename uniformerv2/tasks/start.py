@@ -12,6 +12,7 @@ from uniformerv2.data.loader import VideoLoader
 from uniformerv2.data.order import inverse_frequencies
 from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import CheckpointError, RecipeError
+from uniformerv2.machine import WORKERS
 from uniformerv2.model.config import Preprocessing, named_config
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.text import normalised
@@ -144,7 +145,7 @@ def micro_batch(recipe: Recipe) -> int:
 
 
 def training_loader(
-    recipe: Recipe, model: UniFormerV2, training: Sequence[Annotation], *, workers: int = 2
+    recipe: Recipe, model: UniFormerV2, training: Sequence[Annotation], *, workers: int = WORKERS
 ) -> VideoLoader:
     """Batches of `micro_batch` clips, in an order that does not depend on how many of them make a step.
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from uniformerv2.distributed import Ranks
 from uniformerv2.errors import AnnotationError
+from uniformerv2.machine import starved
 from uniformerv2.progress import say
 from uniformerv2.train.log import LoggerName, RunLog, Speed
 from uniformerv2.train.optim import learning_rate, train_mode
@@ -32,6 +33,7 @@ from uniformerv2.train.step import NotFiniteError, StepResult, Totals, TrainingS
 from uniformerv2.train.task import Task, TrainingLoader
 
 SAVE_EVERY_SECONDS = 600.0
+STARVED_SECONDS = 5.0  # of an epoch, after which its processor time tells something
 TERMINATED = 128 + signal.SIGTERM  # the exit status that shells report of a process that was terminated
 
 
@@ -98,6 +100,7 @@ class Trainer:
         self._epoch = EpochProgress()  # of the epoch that runs
         self._unread: Callable[[], None] | None = None  # logs the latest step, whose numbers are read a step later
         self._generators: list[Tensor] = []  # as they were when a resumed epoch was broken off
+        self._starved = ""  # what was said of too little processor time
         self._termination = Termination()
         self._saved = time.perf_counter()
 
@@ -162,7 +165,7 @@ class Trainer:
         self._save_state()
 
     def _train_epoch(self, epoch: int, log: RunLog, speed: Speed) -> None:
-        self._saved = time.perf_counter()
+        self._saved, processor = time.perf_counter(), time.process_time()
         batches = speed.waiting(self._batches(epoch))
         while True:
             with self._stopping_at_once():
@@ -181,8 +184,16 @@ class Trainer:
                 self._saved = time.perf_counter()
         self._read_step()
         speed.step(0)  # a device may have computed until now
+        self._say_if_starved(speed, time.process_time() - processor)
         if not self._epoch.clips:
             raise AnnotationError(f"nothing to train on in epoch {epoch}: no file could be read; the reasons are above")
+
+    def _say_if_starved(self, speed: Speed, processor: float) -> None:
+        """Once, and only of a CPU that has computed for some seconds."""
+        if self.step.device.type != "cpu" or self._starved or speed.computing < STARVED_SECONDS:
+            return
+        self._starved = starved(processor, speed.computing, torch.get_num_threads())
+        say(self._starved, progress=self.progress and bool(self._starved) and self.ranks.first, style="yellow")
 
     def _read_step(self) -> None:
         """Read and log the numbers of the latest step. Raises NotFiniteError."""

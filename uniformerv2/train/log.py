@@ -99,6 +99,11 @@ class Speed:
         return figures
 
     @property
+    def computing(self) -> float:
+        """Seconds from the start to the last step that did not pass waiting."""
+        return self._last - self._start - self._waited_before
+
+    @property
     def total(self) -> dict[str, float]:
         """The figures from the start to the last step."""
         return self._figures(self._clips, self._last - self._start, self._waited_before)

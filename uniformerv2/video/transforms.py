@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -153,8 +154,13 @@ class _Taps(NamedTuple):
 
 def _taps(pixels: int, wanted: int, window: slice = _WHOLE) -> _Taps:
     """Where `wanted` pixels, or a window of them, lie on a line of `pixels`; pixels are areas, not points."""
+    return _Taps(*(tap[window] for tap in _line(pixels, wanted)))
+
+
+@lru_cache(maxsize=256)  # of small frames, these tensors cost as much as their interpolation
+def _line(pixels: int, wanted: int) -> _Taps:
     scale = torch.tensor(float(pixels)).div(wanted).double()  # a float32 as in torch's own kernels
-    centres = torch.arange(wanted, dtype=torch.float64)[window] + 0.5
+    centres = torch.arange(wanted, dtype=torch.float64) + 0.5
     positions = (centres * scale - 0.5).float().clamp_(min=0)  # rounded once, as by a fused multiply-add
     before = positions.long().clamp_(max=pixels - 1)
     return _Taps(before, (before + 1).clamp_(max=pixels - 1), positions - before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from uniformerv2.errors import VideoError
+from uniformerv2.machine import available_cores
 from uniformerv2.video.container import guarded
 from uniformerv2.video.decoding import ROUNDING, ReadStatistics
 from uniformerv2.video.groups import GroupDamaged, GroupDecoder, read_index
@@ -61,7 +61,7 @@ class VideoFile:
             self._index = None
             opened.close()
         else:
-            at_once = (threads or os.cpu_count() or 1) if opened.is_apart else 1
+            at_once = (threads or available_cores()) if opened.is_apart else 1
             self._groups = GroupDecoder(open_strictly, opened, self._index, kept, at_once=at_once)
         with closing(self._decode([0])) as frames:
             _, first = next(frames)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.sources import Classes
+from uniformerv2.machine import WORKERS
 from uniformerv2.measuring.results import Evaluation
 from uniformerv2.tasks.run import TrainingResult, train_model
 from uniformerv2.train.engine import SAVE_EVERY_SECONDS
@@ -27,7 +28,7 @@ def train_classifier(
     holdout_list: str | Path | None = None,
     group: str | None = None,
     device: str = "auto",
-    workers: int = 2,
+    workers: int = WORKERS,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = False,
