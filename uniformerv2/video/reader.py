@@ -51,8 +51,9 @@ class VideoReader:
 
     Args:
         source: path of a file or folder, or the content of a file.
-        threads: of conversion, and of decoding VP9, AV1 and raw video, whose frames do not depend on it; other codecs
-            are decoded on one. 0 for as many as the machine has, 1 where many readers run side by side.
+        threads: of conversion, and of decoding where frames do not depend on it: VP9, AV1 and raw video, and several
+            groups of pictures of H.264 and HEVC at once; other codecs are decoded on one. 0 for as many as the machine
+            has, 1 where many readers run side by side.
         name: used in messages; None: the path.
         limits: what the video may cost; None: those of the environment, see `Limits`.
 
