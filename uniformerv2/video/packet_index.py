@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from uniformerv2.video.picture_headers import NotCovered, Picture, picture_headers
+from uniformerv2.video.picture_headers import MPEG, picture_headers
+from uniformerv2.video.units import NotCovered, Picture
 
 if TYPE_CHECKING:
     from av import Packet, VideoStream
@@ -27,6 +28,7 @@ class PacketIndex:
     shown: list[int]  # position of each frame, in presentation order
     hidden: set[int]  # positions of packets that are decoded, but not shown
     unreferenced: set[int]  # positions of packets that no other packet refers to
+    held_back: bool = False  # whether the decoder gives a picture only with a later packet, and loses it if that is bad
 
     @property
     def start(self) -> int:
@@ -63,6 +65,9 @@ class PacketIndex:
         """Positions of the packets that have to be decoded for the wanted frames of one group, in order."""
         positions = {self.shown[number] for number in wanted}
         last = max(positions)
+        if self.held_back:  # damage of the next one has to be found whichever frame is asked for
+            following = next((p for p in range(last + 1, len(self.times)) if p not in self.unreferenced), last)
+            last = last if following in self.keys else following
         # frames shown before the key frame lead into an open group and could not be decoded
         spare = {p for p in range(key, last + 1) if p in self.unreferenced or self.times[p] < self.times[key]}
         return [p for p in range(key, last + 1) if p in positions or p not in spare]
@@ -121,7 +126,8 @@ def index_packets(packets: Iterable[Packet[VideoStream]], codec: VideoCodecConte
     if any(times[one] >= times[following] for one, following in pairwise(order)):
         return None
     positions: dict[int | None, int] = {time: position for position, time in enumerate(times)}
-    index = PacketIndex(times, list(checksums.values()), positions, keys, order, hidden, unreferenced)
+    held_back = codec.name in MPEG and order != sorted(order)
+    index = PacketIndex(times, list(checksums.values()), positions, keys, order, hidden, unreferenced, held_back)
     if codec.name == "hevc":  # its decoder puts something in place of a lost picture, and is silent
         position_of = {(period, number): position for period, number, position in shown}
         if not _are_groups_whole(index, kept, position_of):
