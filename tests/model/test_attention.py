@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from models import architecture, randn, randomised
-from uniformerv2.model.attention import CrossAttention, attend
+from uniformerv2.model.attention import CrossAttention
+from uniformerv2.model.kernels import attend
 from uniformerv2.model.vit import AttentionPool
 
 

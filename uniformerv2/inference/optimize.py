@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from uniformerv2.attention_choice import measured_choices
 from uniformerv2.device import model_device
 from uniformerv2.errors import RecipeError
 from uniformerv2.inference.cpu import can_pack, compute_in_chunks, pack
@@ -18,6 +19,7 @@ from uniformerv2.inference.fold import Rewrite, fold
 from uniformerv2.inference.mapped import release_mapped_weights
 from uniformerv2.inference.precision import InferencePrecision, pick_inference_precision, to_bfloat16
 from uniformerv2.inference.reduction import Reduction, reduce_tokens
+from uniformerv2.model.attention import attention_cases, choose_kernels
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.model.wrappers import inference_copy, plain_model
 
@@ -233,7 +235,12 @@ def in_torch(model: UniFormerV2, precision: InferencePrecision) -> UniFormerV2:
     on_cpu = model_device(model).type == "cpu"
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     rewrites = [compute_in_chunks] if on_cpu else []
-    return _folded(model, precision, *rewrites, *([pack] if on_cpu and can_pack(dtype) else []))
+    fast = _folded(model, precision, *rewrites, *([pack] if on_cpu and can_pack(dtype) else []))
+    if on_cpu and dtype == torch.bfloat16:
+        clip = model.preprocessing
+        cases = attention_cases(model.config, clip.num_frames, clip.size, training=False)
+        choose_kernels(fast, measured_choices(cases))
+    return fast
 
 
 def _folded(model: UniFormerV2, precision: InferencePrecision, *rewrites: Rewrite) -> UniFormerV2:

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from uniformerv2.errors import RecipeError
 from uniformerv2.inference.sharing import sharing_obstacle
-from uniformerv2.model.attention import Attention, attend
+from uniformerv2.model.attention import Attention
 from uniformerv2.model.config import ModelConfig, Preprocessing
+from uniformerv2.model.kernels import attend
 from uniformerv2.model.positions import TokenLayout
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.model.vit import ImageTransformer, split_into_patches
@@ -147,7 +148,7 @@ class MergedAttention:
         first = self.merged.class_tokens
         registers = key.shape[2] - first - self.merged.sizes.shape[1]
         bias = F.pad(self.merged.sizes.log(), (first, registers))[:, None, None].to(query.dtype)
-        mixed = attend(query, key, value, scale=self.attention.scale, bias=bias)
+        mixed = attend(query, key, value, scale=self.attention.scale, bias=bias, choices=self.attention.choices)
         return self.attention.join(mixed).unflatten(0, qkv.shape[:2])
 
 

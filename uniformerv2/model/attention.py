@@ -1,58 +1,15 @@
-"""Attention within a frame and to a clip, its kernels, and activations that training computes twice to keep fewer."""
+"""Attention within a frame, and to a clip."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from uniformerv2.model.config import ModelConfig
+from uniformerv2.model.kernels import AttentionCase, AttentionChoices, attend
 from uniformerv2.model.positions import TokenLayout, apply_rotary, interpolate_relative_bias
-
-
-def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """function(*inputs), of which only the inputs are kept; the backward pass computes it again.
-
-    A checkpoint stops before its last operation, as only the inputs of that are needed. Where it is a product, as in
-    most uses here, only the cheap operations before it are computed twice.
-    """
-    return checkpoint(function, *inputs, use_reentrant=False) if torch.is_grad_enabled() else function(*inputs)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention by the fastest kernel for device, dtype and length.
-
-    Args:
-        query: (batch, heads, queries, dim).
-        key, value: (batch, heads, tokens, dim).
-        scale: factor on the dot products.
-        bias: added to the scaled dot products; broadcast to (batch, heads, queries, tokens).
-
-    Returns:
-        (batch, heads, queries, dim).
-    """
-    if _plain_is_faster(query, key):
-        inputs = (query, key, value) if bias is None else (query, key, value, bias)
-        return recomputed(partial(_plain_attention, scale=scale), *inputs)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
-
-
-def _plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, *, scale: float) -> Tensor:
-    scaled = query if scale == 1 else query * scale
-    scores = scaled @ key.transpose(-1, -2)
-    return (scores if bias is None else scores + bias).softmax(-1) @ value
-
-
-def _plain_is_faster(query: Tensor, key: Tensor) -> bool:
-    """Fused attention in bfloat16 on a CPU takes 1.5 to 2 times as long as plain products, its backward 2 to 4 times.
-
-    Measured up to 1024 tokens (benchmarks/attention.py); beyond, the attention weights take too much memory.
-    """
-    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[-2] <= 1024
 
 
 class Attention(nn.Module):
@@ -63,6 +20,7 @@ class Attention(nn.Module):
         width = config.width
         self.heads = config.heads
         self.scale = (width // config.heads) ** -0.5
+        self.choices: AttentionChoices = {}
         self.grid = config.grid
         self.rotary = config.rotary
         self.qkv = nn.Linear(width, 3 * width)
@@ -81,7 +39,7 @@ class Attention(nn.Module):
         query, key, value = self.split(qkv)
         if self.rotary is not None:
             query, key = (apply_rotary(x, layout, halves=self.rotary.halves) for x in (query, key))
-        mixed = attend(query, key, value, scale=self.scale, bias=self._bias(layout))
+        mixed = attend(query, key, value, scale=self.scale, bias=self._bias(layout), choices=self.choices)
         return self.join(mixed).unflatten(0, qkv.shape[:2])
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,6 +78,7 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
+        self.choices: AttentionChoices = {}
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
@@ -151,7 +110,38 @@ class CrossAttention(nn.Module):
             averaged = scores.mean((1, 2))
             summed = scores @ tokens
         else:
-            summed = attend(absorbed, tokens, tokens, scale=scale)
+            summed = attend(absorbed, tokens, tokens, scale=scale, choices=self.choices)
         # (batch, heads, queries, width) @ (heads, width, dim) -> (batch, heads, queries, dim)
         values = summed.view(batch, self.heads, queries, width) @ value_weight.transpose(-1, -2) + value_bias
         return self.proj(values.transpose(1, 2).reshape(batch, queries, width)), averaged
+
+
+def attention_cases(
+    config: ModelConfig, num_frames: int, size: tuple[int, int], *, training: bool
+) -> set[AttentionCase]:
+    """The kinds of attention in a forward pass for which the faster kernel is worth measuring.
+
+    Args:
+        config: of the model.
+        num_frames: of a clip.
+        size: (height, width) of its frames.
+        training: whether there is a backward pass.
+    """
+    patches = (size[0] // config.patch_size) * (size[1] // config.patch_size)
+    tokens = int(config.class_token) + patches
+    frames = math.ceil(num_frames / 2) if config.temporal_downsample else num_frames
+    shapes = [
+        (tokens + config.register_tokens, tokens + config.register_tokens, config.width // config.heads),
+        (config.heads * config.num_queries, frames * tokens, config.width),
+    ]
+    if config.pool == "attention":
+        shapes.append((config.pool_heads or config.heads, tokens, config.width))
+    cases = {AttentionCase.of(*shape, training=training) for shape in shapes}
+    return {case for case in cases if case is not None}
+
+
+def choose_kernels(model: nn.Module, choices: AttentionChoices) -> None:
+    """Let the attentions of a model be computed by these kernels; see `attend`."""
+    for module in model.modules():
+        if isinstance(module, Attention | CrossAttention):
+            module.choices = choices

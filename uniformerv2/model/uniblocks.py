@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uniformerv2.model.attention import CrossAttention, recomputed
+from uniformerv2.model.attention import CrossAttention
 from uniformerv2.model.config import ModelConfig
+from uniformerv2.model.kernels import depthwise_in_space_time, depthwise_in_time, recomputed
 from uniformerv2.model.positions import TokenLayout
 from uniformerv2.model.vit import MLP, Block, DropPath
 
@@ -39,17 +40,8 @@ class LocalAggregator(nn.Module):
         return recomputed(self._mix_and_expand, self._normalise_and_reduce(patches))
 
     def _mix_and_expand(self, reduced: Tensor) -> Tensor:
-        # a Conv2d over (frames, patches) of a channels-last view: no copy, and on a CPU faster than shifted
-        # multiply-adds and than a Conv3d in channels_last_3d (benchmarks/depthwise.py)
-        mixed = F.conv2d(
-            reduced.permute(0, 3, 1, 2),
-            self.temporal.weight.unsqueeze(-1),
-            self.temporal.bias,
-            padding=(self.temporal.kernel_size[0] // 2, 0),
-            groups=self.temporal.groups,
-        )
-        # (batch, channels, frames, patches) -> (batch, frames, patches, width)
-        return self.expand(mixed.permute(0, 2, 3, 1))
+        assert self.temporal.bias is not None
+        return self.expand(depthwise_in_time(reduced, self.temporal.weight, self.temporal.bias))
 
     def _normalise_and_reduce(self, patches: Tensor) -> Tensor:
         if self.norm is None:
@@ -98,25 +90,8 @@ class DynamicPositionEncoding(nn.Conv3d):
 
     def forward(self, patches: Tensor) -> Tensor:
         """(batch, frames, rows, columns, width) -> the same shape."""
-        if patches.device.type == "cpu" and torch.is_grad_enabled() and self.weight.requires_grad:
-            return self._by_frames(patches)
-        # contiguous channels-last tokens are a channels_last_3d tensor already: the permutes copy nothing
-        return super().forward(patches.contiguous().permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
-
-    def _by_frames(self, patches: Tensor) -> Tensor:
-        """The same sum, one Conv2d for each of the three frames: its backward is 2 to 10 times faster on a CPU."""
-        centre = self._plane(patches, 1, self.bias)
-        if patches.shape[1] == 1:
-            return centre
-        past, future = self._plane(patches[:, :-1], 0), self._plane(patches[:, 1:], 2)
-        # pad the frame axis, fourth from the end
-        return centre + F.pad(past, (0,) * 6 + (1, 0)) + F.pad(future, (0,) * 6 + (0, 1))
-
-    def _plane(self, frames: Tensor, tap: int, bias: Tensor | None = None) -> Tensor:
-        # (batch, frames, rows, columns, width) -> (batch·frames, width, rows, columns), channels last in memory
-        flat = frames.flatten(0, 1).permute(0, 3, 1, 2)
-        out = F.conv2d(flat, self.weight[:, :, tap], bias, padding=1, groups=self.groups)
-        return out.permute(0, 2, 3, 1).unflatten(0, frames.shape[:2])
+        assert self.bias is not None
+        return depthwise_in_space_time(patches, self.weight, self.bias)
 
 
 class GlobalUniBlock(nn.Module):

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from uniformerv2.model.attention import Attention, CrossAttention, recomputed
+from uniformerv2.model.attention import Attention, CrossAttention
 from uniformerv2.model.config import ModelConfig, Preprocessing
+from uniformerv2.model.kernels import recomputed
 from uniformerv2.model.positions import (
     TokenLayout,
     interpolate_position_embedding,
