@@ -187,9 +187,7 @@ class TrainingStep:
         """Update the weights and their average, unless the device finds the loss, the gradient or a step before bad."""
         bad = ~norm.isfinite()
         failed = bad
-        if (
-            self.scaler.is_enabled()
-        ):  # the gradient may only have overflowed: the scale is lowered, and training goes on
+        if self.scaler.is_enabled():  # the gradient may only have overflowed: the scale is lowered for the next step
             scale = self.scaler._get_scale_async()
             assert scale is not None
             failed = bad & (scale <= 1)
