@@ -6,6 +6,7 @@ Decoders go by these headers; the timestamps of a file may say something else. S
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,7 +38,7 @@ def picture_headers(codec: VideoCodecContext) -> Callable[[bytes], Picture | Non
     except (IndexError, KeyError, NotCovered):
         return None
     if codec.name in MPEG:
-        return _Mpeg(codec.name).picture
+        return _Mpeg(codec.name, codec.extradata).picture
     if codec.name == "vp8":  # some frames are only referred to
         return lambda packet: Picture(0, 0) if packet[0] & 0x10 else None
     return (lambda _: Picture(0, 0)) if codec.name in _PLAIN else None
@@ -49,9 +50,10 @@ MPEG = {"mpeg1video": b"\x00\x00\x01\x00", "mpeg2video": b"\x00\x00\x01\x00", "m
 class _Mpeg:
     """MPEG-1, -2 and -4: a B picture is shown at once, any other when the next of them comes."""
 
-    def __init__(self, codec: str) -> None:
+    def __init__(self, codec: str, extradata: bytes | None) -> None:
         self._is_mpeg4, self._start_code = codec == "mpeg4", MPEG[codec]
         self._others = 0
+        self._may_be_interlaced = self._is_mpeg4 and not _is_progressive(extradata or b"")
 
     def picture(self, packet: bytes) -> Picture | None:
         start = packet.find(self._start_code) + 4
@@ -60,8 +62,42 @@ class _Mpeg:
         if start < 4 or start + 1 >= len(packet):
             return None
         is_b = packet[start] >> 6 == 2 if self._is_mpeg4 else packet[start + 1] >> 3 & 7 == 3
+        if is_b and self._may_be_interlaced:
+            raise NotCovered("fields of B-frames, which are scaled by the time of the first B-frame that was decoded")
         self._others += not is_b
         return Picture(self._others, not is_b, is_referenced=not is_b)
+
+
+def _is_progressive(extradata: bytes) -> bool:
+    """Whether the video object layer of MPEG-4 (ISO/IEC 14496-2, 6.2.3) says so; False where it cannot be read."""
+    start = re.search(rb"\x00\x00\x01[\x20-\x2f]", extradata)
+    if start is None:
+        return False
+    value, left = int.from_bytes(extradata[start.end() : start.end() + 40].ljust(40, b"\0"), "big"), 320
+
+    def number(bits: int) -> int:
+        nonlocal left
+        left -= bits
+        return value >> left & (1 << bits) - 1
+
+    number(9)
+    if number(1):
+        number(7)
+    if number(4) == 15:
+        number(16)
+    if number(1):
+        number(3)
+        if number(1):
+            number(79)
+    if number(2):  # another shape than a rectangle
+        return False
+    number(1)
+    resolution = number(16)
+    number(1)
+    if number(1):
+        number(max((resolution - 1).bit_length(), 1))
+    number(29)
+    return not number(1)
 
 
 class _H264:
