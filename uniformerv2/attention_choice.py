@@ -6,7 +6,6 @@ With AMX the fused kernel is, without it plain products are, and it depends on l
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uniformerv2.atomic import write_text
+from uniformerv2.machine import processor_name
 from uniformerv2.model.kernels import AttentionCase, AttentionChoices, AttentionKernel, plain_attention
 
 ROUNDS = 3
@@ -108,15 +108,6 @@ def _machine() -> str:
     """What a measurement depends on."""
     amx = "with" if torch.cpu._is_amx_tile_supported() else "without"
     return (
-        f"{_processor()} ({torch.backends.cpu.get_cpu_capability()}, {amx} AMX), {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}"
+        f"{processor_name()} ({torch.backends.cpu.get_cpu_capability()}, {amx} AMX), "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -28,6 +28,7 @@ from uniformerv2.errors import ProcessError, RecipeError, UniFormerV2Error
 from uniformerv2.inference.cpu import PackedLinear, can_pack
 from uniformerv2.inference.optimize import PRECISIONS, Backend, optimize
 from uniformerv2.inference.precision import InferencePrecision, has_bf16
+from uniformerv2.machine import processor_name
 from uniformerv2.model.counting import count_multiply_adds
 from uniformerv2.progress import say
 from uniformerv2.weights.loading import load_model
@@ -336,15 +337,6 @@ def _seconds(run: Callable[[Tensor], object], argument: Tensor, device: torch.de
 def machine() -> str:
     """The machine, its threads and the versions that matter, in one line."""
     return (
-        f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"Python {platform.python_version()}, {platform.system()}"
     )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

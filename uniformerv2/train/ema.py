@@ -21,7 +21,8 @@ class WeightAverage:
 
     Args:
         model: what to average.
-        decay: in [0, 1); what the average keeps of itself in a step."""
+        decay: in [0, 1); what the average keeps of itself in a step.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay = model, decay

@@ -73,13 +73,7 @@ def _is_progressive(extradata: bytes) -> bool:
     start = re.search(rb"\x00\x00\x01[\x20-\x2f]", extradata)
     if start is None:
         return False
-    value, left = int.from_bytes(extradata[start.end() : start.end() + 40].ljust(40, b"\0"), "big"), 320
-
-    def number(bits: int) -> int:
-        nonlocal left
-        left -= bits
-        return value >> left & (1 << bits) - 1
-
+    number = Bits(extradata[start.end() :].ljust(40, b"\0"), escaped=False).number
     number(9)
     if number(1):
         number(7)

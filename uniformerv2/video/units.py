@@ -67,10 +67,16 @@ def counted(content: bytes, count: int) -> tuple[list[bytes], bytes]:
 
 
 class Bits:
-    """Numbers out of a unit. Raises IndexError at its end."""
+    """Numbers out of a unit. Raises IndexError at its end.
 
-    def __init__(self, content: bytes) -> None:
-        content = content.replace(b"\x00\x00\x03", b"\x00\x00")  # what keeps start codes out of a unit
+    Args:
+        content: of the unit.
+        escaped: whether bytes were put into it that keep start codes out, as in H.264 and HEVC.
+    """
+
+    def __init__(self, content: bytes, *, escaped: bool = True) -> None:
+        if escaped:
+            content = content.replace(b"\x00\x00\x03", b"\x00\x00")
         self._value, self._left = int.from_bytes(content, "big"), 8 * len(content)
 
     def number(self, bits: int) -> int:
