@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "distributed": {"errors", "device"},
     "progress": {"distributed", "text"},
     "model": {"text"},
-    "attention_choice": {"atomic", "model"},
+    "attention_choice": {"atomic", "machine", "model"},
     "video": {"errors", "machine", "model.config"},
     "inference": {"errors", "attention_choice", "device", "model"},
     "weights": {"errors", "text", "atomic", "device", "progress", "model"},
@@ -44,7 +44,10 @@ MAY_IMPORT = {
         *("errors", "machine", "text", "atomic", "device", "distributed", "progress"),
         *("model", "weights", "video", "data", "train", "measuring"),
     },
-    "benchmark": {"errors", "atomic", "device", "progress", "model", "weights", "inference", "data.processes"},
+    "benchmark": {
+        *("errors", "machine", "atomic", "device", "progress", "model", "weights", "inference"),
+        "data.processes",
+    },
     "timeline": {"errors", "atomic", "data.tables"},
     "predictions": {"errors", "atomic", "data"},
     "predict": {
