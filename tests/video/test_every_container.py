@@ -34,6 +34,7 @@ FILES = [
     Drawing("webm", "libvpx", 30, options="auto-alt-ref=1,lag-in-frames=10,arnr-maxframes=3"),
     Drawing("mpeg", "mpeg1video", 20, b_frames=1),
     Drawing("avi", "mpeg4", 20, b_frames=1),
+    Drawing("3g2", "mpeg4", 34, 80, 68, group=4, b_frames=1, irregular=True, options="flags=+ilme+ildct"),
     Drawing("avi", "ffv1", 10, 52, 32, pixels="yuva420p"),
     Drawing("asf", "wmv2", 20),
     Drawing("flv", "flv", 20),

@@ -131,10 +131,10 @@ class GroupDecoder:
                 space -= packet.size
                 if space < 0:
                     return None
-            return pool.submit(self._decode_apart, key, wanted, packets).result
+            return pool.submit(self._decode_apart, wanted, needed, packets).result
         return None
 
-    def _decode_apart(self, key: int, wanted: list[int], packets: list[Packet[VideoStream]]) -> Frames:
+    def _decode_apart(self, wanted: list[int], needed: list[int], packets: list[Packet[VideoStream]]) -> Frames:
         try:
             source = self._helpers.pop()
         except IndexError:
@@ -142,20 +142,20 @@ class GroupDecoder:
             for _ in source.decode([next(source.packets)]):  # some decoders mistrust groups before they have seen it
                 pass
         try:
-            return list(self._checked(key, wanted, source.decode(packets)))
+            return list(self._checked(wanted, needed, source.decode(packets)))
         finally:
             self._helpers.append(source)
 
     def _decode_here(self, key: int, wanted: list[int]) -> Frames:
         needed = self._index.needed(key, wanted)
         self._go_to(needed[0])
-        return self._checked(key, wanted, self._opened.decode(self._at(needed)))
+        return self._checked(wanted, needed, self._opened.decode(self._at(needed)))
 
-    def _checked(self, key: int, wanted: list[int], frames: Iterable[VideoFrame]) -> Frames:
+    def _checked(self, wanted: list[int], needed: list[int], frames: Iterable[VideoFrame]) -> Frames:
         """Number and frame of the wanted ones among all that decoding a group from its key frame gives."""
-        index = self._index
+        index, key = self._index, needed[0]
         number_of = {index.shown[number]: number for number in wanted}  # by position
-        due = sorted(set(index.needed(key, wanted)) - index.hidden, key=index.times.__getitem__)
+        due = sorted(set(needed) - index.hidden, key=index.times.__getitem__)
         for position, frame in zip_longest(due, frames):
             if position is None or frame is None or frame.pts != index.times[position] or frame.is_corrupt:
                 raise _IndexWrong

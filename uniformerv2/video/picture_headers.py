@@ -16,10 +16,11 @@ from uniformerv2.video.units import HEADER_BYTES, Bits, NotCovered, Picture, cou
 if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext
 
-# every packet is a picture, shown in the order of decoding
+# Every packet is a picture, shown in the order of decoding. H.263 is not here: in a lost part of a picture its decoder
+# leaves what was in memory, and its videos are small enough to be decoded from their start.
 _PLAIN = frozenset(
     {"vp9", "av1", "libdav1d", "mjpeg", "prores", "dnxhd", "ffv1", "huffyuv", "ffvhuff", "rawvideo", "dvvideo"}
-    | {"h263", "flv", "wmv1", "wmv2", "msmpeg4", "msmpeg4v2", "msmpeg4v1"}
+    | {"flv", "wmv1", "wmv2", "msmpeg4", "msmpeg4v2", "msmpeg4v1"}
 )
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 _SHORTEST_MPEG4_PICTURE = 10  # bytes; a shorter one marks a missing frame
