@@ -36,6 +36,7 @@ def test_prints_the_recipe_a_line_per_epoch_and_the_result(
     recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert recipe["augmentation"]["flip"] == 0.0
     assert recipe["optimization"]["warmup_epochs"] == 0.5
+    assert recipe["optimization"]["compile"] is False  # what auto means on a CPU
     assert (recipe["clip"]["num_frames"], recipe["clip"]["size"]) == (4, 32)
 
 

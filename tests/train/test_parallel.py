@@ -40,19 +40,19 @@ WAYS = [(2, "ddp"), (3, "ddp"), (2, "fsdp")]
 train = partial(train_classifier, workers=0)
 
 
-def small_model() -> UniFormerV2:
+def small_model(depth: int = 3) -> UniFormerV2:
     """With local blocks, whose BatchNorm couples the clips of a batch, and recomputed activations."""
     torch.manual_seed(3)
     config = ModelConfig(
         width=24,
-        depth=3,
+        depth=depth,
         heads=2,
         patch_size=8,
         image_size=(16, 16),
         local_blocks="attention+mlp",
         temporal_downsample=True,
-        global_after=(1, 2),
-        checkpoint_blocks=2,
+        global_after=tuple(range(depth))[-2:],
+        checkpoint_blocks=min(2, depth),
         num_classes=5,
     )
     model = UniFormerV2(config).train()
@@ -389,3 +389,24 @@ def test_what_torchrun_starts_again_goes_on_where_it_was(
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert uniformerv2(*command)[0] == 0
     assert (run / "metrics.jsonl").read_text() == finished  # nothing was left to be done
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_what_is_compiled_has_the_gradients_of_one_process(together: Together, way: Any) -> None:
+    clips, labels = clips_and_labels(4)
+    alone = small_model(depth=1)
+    loss_share(alone, clips, labels, 4, 1).backward()
+    expected = gradients_and_statistics(alone)
+
+    def work() -> dict[str, torch.Tensor]:
+        torch.compile = partial(torch.compile, backend="aot_eager")  # type: ignore[assignment]
+        model, rank = small_model(depth=1), current_ranks().rank
+        called = SharedModel(model, current_ranks(), parallel=way, precision="fp32", compile=True).called
+        own = slice(2 * rank, 2 * rank + 2)
+        loss_share(called, clips[own], labels[own], 4, 2).backward()
+        return gradients_and_statistics(model)
+
+    for found in together(2, work):
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert (found[name] - tensor).abs().max() <= 1e-5 * max(1.0, float(tensor.abs().max())), name

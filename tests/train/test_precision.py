@@ -7,7 +7,14 @@ import torch
 
 from uniformerv2.errors import RecipeError
 from uniformerv2.train import precision
-from uniformerv2.train.precision import BF16_MIN_WIDTH, allow_tf32, autocast, loss_scaler, pick_training_precision
+from uniformerv2.train.precision import (
+    BF16_MIN_WIDTH,
+    allow_tf32,
+    autocast,
+    loss_scaler,
+    pick_compile,
+    pick_training_precision,
+)
 
 
 @pytest.mark.parametrize("hardware", [True, False])
@@ -25,6 +32,16 @@ def test_what_only_gpus_compute_is_refused_elsewhere(precision: Any) -> None:
     with pytest.raises(RecipeError, match=rf"precision {precision} needs a GPU of NVIDIA's, got device cpu; take fp32"):
         pick_training_precision(precision, torch.device("cpu"), width=768)
     assert pick_training_precision(precision, torch.device("cuda"), width=768) == precision
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_auto_compiles_on_a_gpu_where_that_works(monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
+    monkeypatch.setattr(precision, "can_compile", lambda device: works)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [pick_compile("auto", device) for device in (cpu, gpu)] == [False, works]
+    assert [pick_compile(wanted, device) for wanted in (True, False) for device in (cpu, gpu)] == [True] * 2 + [
+        False
+    ] * 2
 
 
 def test_autocast_and_scaler_are_those_of_the_precision() -> None:

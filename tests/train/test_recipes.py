@@ -197,7 +197,7 @@ NO_KEY_OF_THEIRS = {  # what they cannot do otherwise, as their code does it
     "model": None,
     "accumulate": 1,
     "layer_decay": 1.0,
-    "compile": False,
+    "compile": "auto",
     "evaluate_every": 1,
     "early_stop": 0,
     "op_probability": 0.5,

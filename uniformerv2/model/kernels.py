@@ -120,7 +120,7 @@ def _plane(frames: Tensor, *, weight: Tensor, tap: int, bias: Tensor | None = No
 
 def _by_shifts(x: Tensor) -> bool:
     if _convolution == "auto":
-        return x.device.type == "cuda" and (torch.compiler.is_compiling() or _can_compile(x.device.index))
+        return x.device.type == "cuda" and (torch.compiler.is_compiling() or can_compile(x.device))
     return _convolution == "shifts"
 
 
@@ -207,7 +207,7 @@ def _compile(function: Callable[..., Any], case: Any) -> Callable[..., Any]:
 
 
 def _call_compiled(function: Callable[..., Any], x: Tensor, *others: Any) -> Any:
-    if not _can_compile(x.device.index if x.device.type == "cuda" else None):
+    if not can_compile(x.device):
         return function(x, *others)
     case = [(other.dtype, other.shape) if isinstance(other, Tensor) and other.ndim < 5 else None for other in others]
     # compiled code is bound to whether a tensor needs a gradient, which nothing here computes
@@ -216,6 +216,11 @@ def _call_compiled(function: Callable[..., Any], x: Tensor, *others: Any) -> Any
         if isinstance(tensor, Tensor) and tensor.ndim == x.ndim and tensor.shape[0] == x.shape[0]:
             torch._dynamo.maybe_mark_dynamic(tensor, 0)  # another batch size compiles nothing again
     return _compile(function, (x.device, x.dtype, x.shape[1:], *case))(*inputs)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile works on a device of CUDA, or on the CPU."""
+    return _can_compile(torch.empty(0, device=device).device.index if device.type == "cuda" else None)
 
 
 @cache

@@ -34,7 +34,7 @@ from uniformerv2.tasks.video_task import Measurement, VideoTask
 from uniformerv2.train.engine import SAVE_EVERY_SECONDS, Trainer
 from uniformerv2.train.log import LoggerName, check_loggers, read_metrics
 from uniformerv2.train.parallel import Parallel, check_parallel
-from uniformerv2.train.precision import pick_training_precision
+from uniformerv2.train.precision import pick_compile, pick_training_precision
 from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.weights.checkpoint import save_model
@@ -83,7 +83,7 @@ def train_model(
     check_parallel(parallel)
     ranks.on_rank_zero(lambda: run.check(resume=resume, overwrite=overwrite))
     if resume:
-        recipe = _precision_as_begun(run, recipe)
+        recipe = _as_begun(run, recipe)
     videos = split_data(
         data, recipe, task=task, root=root, classes=classes, holdout=holdout, holdout_list=holdout_list, group=group
     )
@@ -195,20 +195,23 @@ def build_run(
 
 
 def with_precision(recipe: Recipe, device: torch.device, *, width: int) -> Recipe:
-    """The recipe that is run and saved: with the precision that "auto" means here, the same on all ranks."""
-    precision = pick_training_precision(recipe.optimization.precision, device, width=width)
-    return replace(recipe, optimization=replace(recipe.optimization, precision=current_ranks().gather(precision)[0]))
+    """The recipe that is run and saved: with what "auto" means here, the same on all ranks."""
+    wanted = recipe.optimization
+    chosen = pick_training_precision(wanted.precision, device, width=width), pick_compile(wanted.compile, device)
+    precision, compiled = current_ranks().gather(chosen)[0]
+    return replace(recipe, optimization=replace(wanted, precision=precision, compile=compiled))
 
 
 # --- what is written and shown around a training
 
 
-def _precision_as_begun(run: RunFolder, recipe: Recipe) -> Recipe:
-    """The recipe with the precision that "auto" meant when the run began."""
-    if recipe.optimization.precision != "auto":
+def _as_begun(run: RunFolder, recipe: Recipe) -> Recipe:
+    """The recipe with what "auto" meant when the run began."""
+    auto = [name for name in ("precision", "compile") if getattr(recipe.optimization, name) == "auto"]
+    if not auto:
         return recipe
-    begun = current_ranks().on_rank_zero(run.read_recipe)
-    return recipe.vary(precision=begun.optimization.precision)
+    begun = current_ranks().on_rank_zero(run.read_recipe).optimization
+    return recipe.vary(**{name: getattr(begun, name) for name in auto})
 
 
 def _begin(run: RunFolder, stack: ExitStack, recipe: Recipe, videos: TrainingData, *, resume: bool) -> None:

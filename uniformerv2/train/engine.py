@@ -62,7 +62,7 @@ class Trainer:
         model: on the device that computes.
         task: what to train it for.
         loader: training batches; a batch of its sampler is a step.
-        optimization: rates, lengths, and a precision that is no longer "auto".
+        optimization: rates, lengths; precision and compile are no longer "auto".
         run: the folder, already created.
         save: writes a model to a file.
         parallel: how several processes share the model, see `SharedModel`.

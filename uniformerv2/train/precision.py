@@ -1,13 +1,15 @@
-"""In which precision a model is trained."""
+"""In which precision a model is trained, and whether it is compiled."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 
 from uniformerv2.device import bf16_gain
 from uniformerv2.errors import RecipeError
+from uniformerv2.model.kernels import can_compile
 from uniformerv2.train.recipe import TrainingPrecision
 
 BF16_MIN_WIDTH = 192  # of a model on a CPU: below, the casts cost more than the faster products save
@@ -33,6 +35,11 @@ def pick_training_precision(wanted: TrainingPrecision, device: torch.device, *, 
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     gains = device.type == "cpu" and width >= BF16_MIN_WIDTH and bf16_gain(device) > BF16_MARGIN
     return "bf16" if gains else "fp32"
+
+
+def pick_compile(wanted: Literal["auto"] | bool, device: torch.device) -> bool:
+    """What "auto" means: compiled on a GPU where torch.compile works. On a CPU it costs a minute and gains little."""
+    return wanted if wanted != "auto" else device.type == "cuda" and can_compile(device)
 
 
 def autocast(precision: TrainingPrecision, device: torch.device) -> AbstractContextManager[object]:

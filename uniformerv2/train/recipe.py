@@ -212,8 +212,8 @@ class Optimization:
     auto: bf16 where the device computes with it and the model is wide enough to gain."""
     ema: float = 0.0
     """Decay of a running average of the weights, which is then evaluated and saved beside them. 0: none."""
-    compile: bool = False
-    """Compile the model with torch.compile."""
+    compile: Literal["auto"] | bool = "auto"
+    """Compile the model with torch.compile. auto: on a GPU where that works."""
     evaluate_every: int = 1
     """Epochs between evaluations of the held-out files; the last epoch is always evaluated."""
     monitor: Monitor = "top1"

@@ -102,7 +102,7 @@ class TrainingStep:
     Args:
         model: on the device that computes; it may be changed, see `SharedModel`.
         task: what it is trained for.
-        optimization: learning rates are given to each step; the precision is no longer "auto".
+        optimization: learning rates are given to each step; precision and compile are no longer "auto".
         batch_size: clips of a full micro-batch.
         parallel: how several processes share the model.
 
@@ -125,7 +125,7 @@ class TrainingStep:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.shared = SharedModel(
-            model, self.ranks, parallel=parallel, precision=optimization.precision, compile=optimization.compile
+            model, self.ranks, parallel=parallel, precision=optimization.precision, compile=optimization.compile is True
         )
         self.optimizer = build_optimizer(model, optimization)
         self.scaler = loss_scaler(optimization.precision, self.device)
