@@ -108,6 +108,25 @@ def test_a_damaged_video_is_the_same_whatever_is_asked(
                 assert torch.equal(reader.frames_at(indices), expected[list(indices)])
 
 
+@pytest.mark.filterwarnings("ignore:.*damaged video")
+@pytest.mark.parametrize("b_frames", [0, 1])
+@pytest.mark.parametrize("codec", ["mpeg1video", "mpeg2video"])
+def test_a_picture_that_goes_with_the_damaged_one_after_it_goes_in_every_answer(
+    codec: str, b_frames: int, tmp_path: Path
+) -> None:
+    """These decoders give a picture with the next that is referred to, if that can be decoded."""
+    content = write_video(
+        tmp_path / "a", pictures(20), codec=codec, container=codec, rate=25, g=30, bf=b_frames
+    ).read_bytes()
+    content += b"\0\0\1\x40" + bytes(range(1, 100))  # the last picture has a slice below its end
+    with VideoReader(content, threads=1) as reader:
+        expected = reader.frames_at(range(len(reader)))
+        assert reader.damage
+    for index, frame in enumerate(expected):
+        with VideoReader(content, threads=1) as reader:
+            assert torch.equal(reader.frames_at([index])[0], frame), index
+
+
 HEVC = "open-gop=1:keyint=12:min-keyint=12:scenecut=0:bframes=2:b-adapt=0:b-pyramid=0:log-level=none"
 
 

@@ -126,7 +126,7 @@ def index_packets(packets: Iterable[Packet[VideoStream]], codec: VideoCodecConte
     if any(times[one] >= times[following] for one, following in pairwise(order)):
         return None
     positions: dict[int | None, int] = {time: position for position, time in enumerate(times)}
-    held_back = codec.name in MPEG and order != sorted(order)
+    held_back = codec.name in MPEG and (codec.has_b_frames or order != sorted(order))
     index = PacketIndex(times, list(checksums.values()), positions, keys, order, hidden, unreferenced, held_back)
     if codec.name == "hevc":  # its decoder puts something in place of a lost picture, and is silent
         position_of = {(period, number): position for period, number, position in shown}
