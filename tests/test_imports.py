@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "distributed": {"errors", "device"},
     "progress": {"distributed", "text"},
     "model": {"text"},
-    "attention_choice": {"atomic", "machine", "model"},
+    "attention_choice": {"errors", "atomic", "machine", "model"},
     "video": {"errors", "machine", "model.config"},
     "inference": {"errors", "attention_choice", "device", "model"},
     "weights": {"errors", "text", "atomic", "device", "progress", "model"},
@@ -41,7 +41,7 @@ MAY_IMPORT = {
         *("model", "inference", "weights", "video", "data"),
     },
     "tasks": {
-        *("errors", "machine", "text", "atomic", "device", "distributed", "progress"),
+        *("errors", "machine", "text", "atomic", "device", "distributed", "progress", "attention_choice"),
         *("model", "weights", "video", "data", "train", "measuring"),
     },
     "benchmark": {

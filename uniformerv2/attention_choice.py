@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uniformerv2.atomic import write_text
+from uniformerv2.errors import RecipeError
 from uniformerv2.machine import processor_name
-from uniformerv2.model.kernels import AttentionCase, AttentionChoices, AttentionKernel, plain_attention
+from uniformerv2.model.kernels import AttentionCase, AttentionChoices, AttentionKernel, plain_attention, recomputed
 
 ROUNDS = 3
 WORK = 2**25  # multiply-adds of the scores in a measured call, at least those of one head: milliseconds
@@ -54,7 +56,7 @@ def measure(case: AttentionCase) -> AttentionKernel:
     )
     kernels: dict[AttentionKernel, Callable[[], Tensor]] = {
         "fused": lambda: F.scaled_dot_product_attention(query, key, value, scale=0.1),
-        "plain": lambda: plain_attention(query, key, value, scale=0.1),
+        "plain": lambda: recomputed(partial(plain_attention, scale=0.1), query, key, value),  # as `attend` has it
     }
     seconds: dict[AttentionKernel, float] = dict.fromkeys(kernels, float("inf"))
     for number in range(ROUNDS + 1):  # the first one warms up
@@ -67,6 +69,17 @@ def measure(case: AttentionCase) -> AttentionKernel:
             if number:
                 seconds[name] = min(seconds[name], time.perf_counter() - start)
     return "fused" if seconds["fused"] * MIN_GAIN < seconds["plain"] else "plain"
+
+
+def read_record(file: Path) -> AttentionChoices:
+    """The choices that a run keeps, as `written` gives them; none without the file. Raises RecipeError if damaged."""
+    if not file.is_file():
+        return {}
+    texts = _read(file)
+    choices = parsed(texts)
+    if len(choices) != len(texts) or not choices:
+        raise RecipeError(f"{file}: not the kernels that a run chose; restore it, or start again with --overwrite")
+    return choices
 
 
 def written(choices: AttentionChoices) -> dict[str, str]:

@@ -19,9 +19,10 @@ import pytest
 import torch
 
 from helpers import before_call, kill_this_process, start_process
-from uniformerv2 import load_model
+from uniformerv2 import attention_choice, load_model
 from uniformerv2.distributed import Ranks
 from uniformerv2.errors import CheckpointError, RecipeError
+from uniformerv2.model import kernels
 from uniformerv2.tasks.classification.task import Classification
 from uniformerv2.tasks.classification.training import train_classifier
 from uniformerv2.train.engine import TERMINATED
@@ -224,3 +225,51 @@ def test_a_state_of_something_else_is_no_traceback(
     states.finish()
     with pytest.raises(CheckpointError, match=r"state/000009-0+: damaged, or of .* another model \(.*--overw"):
         train(colours, recipe, tmp_path, resume=True)
+
+
+def test_a_run_goes_on_with_the_attention_kernels_that_it_chose(
+    colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 on a CPU. Without a record, as of an older version, all stay plain."""
+    narrow = recipe.vary(precision="bf16", epochs=1, warmup_epochs=0.0)
+    run, unbroken = tmp_path / "run", tmp_path / "unbroken"
+    used: list[str] = []
+    plain = kernels.plain_attention
+    monkeypatch.setattr(kernels, "plain_attention", lambda *x, **y: (used.append("plain"), plain(*x, **y))[1])
+    monkeypatch.setattr(kernels, "MEASURED_WORK", 1)
+    monkeypatch.setattr(attention_choice, "cache_file", lambda: tmp_path / "attention.json")
+    monkeypatch.setattr(attention_choice, "measure", lambda case: "fused" if case.training else "plain")
+    train(colours, narrow, unbroken)
+    assert "plain" not in used
+
+    monkeypatch.setattr(attention_choice, "measure", lambda case: "plain")  # another machine
+    (tmp_path / "attention.json").unlink()
+    shutil.copytree(unbroken, run)
+    for name in ("state", "metrics.jsonl"):
+        remove(run / name)
+    with monkeypatch.context() as patch:
+        before_call(patch, Classification, "loss", 5, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            train(colours, narrow, run, resume=True)
+    train(colours, narrow, run, resume=True)
+    assert "plain" not in used
+    assert_same_run(run, unbroken)
+
+    for name in ("state", "metrics.jsonl", "attention.json"):
+        remove(run / name)
+    train(colours, narrow, run, resume=True)
+    assert "plain" in used
+    assert not (run / "attention.json").exists()
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_a_damaged_record_of_kernels_is_refused(colours: Path, recipe: Recipe, unbroken: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run)
+    assert not (run / "attention.json").exists()  # of float32
+    (run / "attention.json").write_text('{"16x16x16 training": "fastest"}')
+    with pytest.raises(RecipeError, match=r"attention.json: not the kernels that a run chose; restore it"):
+        train(colours, recipe, run, resume=True)

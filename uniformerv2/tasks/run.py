@@ -15,6 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 
 from uniformerv2.atomic import write_text
+from uniformerv2.attention_choice import read_record, written
 from uniformerv2.data.annotations import Annotation, Unreadable, class_names
 from uniformerv2.data.loader import VideoLoader
 from uniformerv2.data.manifest import note_root
@@ -25,10 +26,12 @@ from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks, rank_device, reporting_lost_ranks
 from uniformerv2.errors import RecipeError
 from uniformerv2.machine import WORKERS
+from uniformerv2.model.attention import choose_kernels
+from uniformerv2.model.kernels import AttentionChoices
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.progress import say
 from uniformerv2.tasks.feature_cache import FeatureCache
-from uniformerv2.tasks.start import build_model, training_loader
+from uniformerv2.tasks.start import build_model, fastest_attention, training_loader
 from uniformerv2.tasks.table import find_task
 from uniformerv2.tasks.video_task import Measurement, VideoTask
 from uniformerv2.train.engine import SAVE_EVERY_SECONDS, Trainer
@@ -82,15 +85,17 @@ def train_model(
     check_loggers(loggers)
     check_parallel(parallel)
     ranks.on_rank_zero(lambda: run.check(resume=resume, overwrite=overwrite))
+    attention = None
     if resume:
-        recipe = _as_begun(run, recipe)
+        recipe, attention = _as_begun(run, recipe), ranks.on_rank_zero(lambda: read_record(run.attention))
     videos = split_data(
         data, recipe, task=task, root=root, classes=classes, holdout=holdout, holdout_list=holdout_list, group=group
     )
-    parts = build_run(recipe, videos, task=task, device=rank_device(device), workers=workers, progress=progress)
+    options: Any = {"task": task, "device": rank_device(device), "workers": workers, "progress": progress}
+    parts = build_run(recipe, videos, attention=attention, **options)
     cache = _feature_cache(parts, Path(feature_cache or run.path / "features"))
     with reporting_lost_ranks(ranks, "its own message says why; continue with --resume"), ExitStack() as stack:
-        ranks.on_rank_zero(lambda: _begin(run, stack, parts.recipe, videos, resume=resume))
+        ranks.on_rank_zero(lambda: _begin(run, stack, parts, videos, resume=resume))
         _announce(parts, videos, run, progress=progress)
         trainer = Trainer(
             parts.model,
@@ -164,6 +169,7 @@ class RunComponents(NamedTuple):
     model: UniFormerV2
     loader: VideoLoader
     task: VideoTask
+    attention: AttentionChoices
 
 
 def _feature_cache(parts: RunComponents, folder: Path) -> FeatureCache | None:
@@ -180,18 +186,26 @@ def build_run(
     device: torch.device,
     workers: int = WORKERS,
     progress: bool = False,
+    attention: AttentionChoices | None = None,
 ) -> RunComponents:
-    """Build model, loader and task of a recipe. Raises as `train_classifier`."""
+    """Build model, loader and task of a recipe. Raises as `train_classifier`.
+
+    Args:
+        recipe, videos, task, device, workers, progress: as there.
+        attention: the kernels of a run that goes on; None: they are measured, where that is worth while.
+    """
     recipe = recipe.resolved()
     torch.manual_seed(recipe.optimization.seed)
     model = build_model(recipe, videos.labels).to(device)
     clip = recipe.clip.filled(model.preprocessing.num_frames, model.preprocessing.size)
     recipe = with_precision(replace(recipe, clip=clip), device, width=model.config.width)
+    attention = fastest_attention(recipe, model) if attention is None else attention
+    choose_kernels(model, attention)
     loader = training_loader(recipe, model, videos.training, workers=workers)
     built = find_task(task)(
         recipe, model, videos.held_out, training=videos.training, workers=workers, progress=progress
     )
-    return RunComponents(recipe, model, loader, built)
+    return RunComponents(recipe, model, loader, built, attention)
 
 
 def with_precision(recipe: Recipe, device: torch.device, *, width: int) -> Recipe:
@@ -214,8 +228,8 @@ def _as_begun(run: RunFolder, recipe: Recipe) -> Recipe:
     return recipe.vary(**{name: getattr(begun, name) for name in auto})
 
 
-def _begin(run: RunFolder, stack: ExitStack, recipe: Recipe, videos: TrainingData, *, resume: bool) -> None:
-    """Lock the folder until the stack ends, and write recipe and split: paths from the root, which is noted beside."""
+def _begin(run: RunFolder, stack: ExitStack, parts: RunComponents, videos: TrainingData, *, resume: bool) -> None:
+    """Lock the folder until the stack ends, and write what the run is given: paths from the root, noted beside it."""
     stack.enter_context(run.locked())
     shorten = relative_to(videos.root)
 
@@ -229,7 +243,10 @@ def _begin(run: RunFolder, stack: ExitStack, recipe: Recipe, videos: TrainingDat
 
     split = {run.train: videos.training, run.held_out: videos.held_out}
     manifests = {file: manifest(rows) for file, rows in split.items() if rows}
-    run.start({run.recipe: recipe.to_json(), **manifests}, resume=resume)
+    texts = {run.recipe: parts.recipe.to_json(), **manifests}
+    if parts.attention and not resume:  # what has no record goes on without
+        texts[run.attention] = json.dumps(written(parts.attention), indent=2) + "\n"
+    run.start(texts, resume=resume)
     note_root(videos.root, manifests)
 
 

@@ -6,14 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from uniformerv2.attention_choice import measured_choices
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.loader import VideoLoader
 from uniformerv2.data.order import inverse_frequencies
+from uniformerv2.device import model_device
 from uniformerv2.distributed import current_ranks
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.machine import WORKERS
+from uniformerv2.model.attention import attention_cases
 from uniformerv2.model.config import Preprocessing, named_config
+from uniformerv2.model.kernels import AttentionChoices
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.text import normalised
 from uniformerv2.train.optim import freeze_backbone, freeze_unused
@@ -126,6 +130,17 @@ def _normalising_as(model: UniFormerV2, clip: ClipRecipe) -> UniFormerV2:
     other.load_state_dict(model.state_dict())
     other.loading_report = model.loading_report
     return other
+
+
+def fastest_attention(recipe: Recipe, model: UniFormerV2) -> AttentionChoices:
+    """The attention kernels that rank zero measures to be the fastest, for a training in bfloat16 on a CPU."""
+    if recipe.optimization.precision != "bf16" or model_device(model).type != "cpu":
+        return {}
+    clip = model.preprocessing
+    cases = attention_cases(model.config, clip.num_frames, clip.size, training=True)
+    if recipe.model.frozen_backbone:
+        cases |= attention_cases(model.config, clip.num_frames, clip.size, training=False)
+    return current_ranks().on_rank_zero(lambda: measured_choices(cases))
 
 
 def micro_batch(recipe: Recipe) -> int:

@@ -38,6 +38,7 @@ class RunFolder:
     recipe.json         what ran
     train.csv, held_out.csv  manifests of the split; no held_out.csv where nothing is held out
     data.json           the folder that their paths are relative to
+    attention.json      the attention kernels that were measured to be fast, in bfloat16 on a CPU
     metrics.jsonl       one JSON object a line: a record of each step and each epoch
     evaluation.json     of the last model, video by video; written at the end, if something is held out
     last.safetensors    the model after the last finished epoch
@@ -54,14 +55,15 @@ class RunFolder:
         self.train = self.path / "train.csv"
         self.held_out = self.path / "held_out.csv"
         self.root_note = self.path / ROOT_FILE
+        self.attention = self.path / "attention.json"
         self.metrics = self.path / "metrics.jsonl"
         self.evaluation = self.path / "evaluation.json"
         self.last = self.path / "last.safetensors"
         self.best = self.path / "best.safetensors"
         self.states = self.path / "state"
         # all that a run writes, beside what is in folders
-        self.files = [self.recipe, self.train, self.held_out, self.root_note, self.metrics, self.evaluation]
-        self.files += [self.last, self.best]
+        self.files = [self.recipe, self.train, self.held_out, self.root_note, self.attention, self.metrics]
+        self.files += [self.evaluation, self.last, self.best]
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Whether this folder may be used so. Raises RecipeError and touches nothing."""
