@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.distributed import TCPStore
 
+from card import Card
 from helpers import coloured, start_process, write_image_model, write_video
 from models import randomised
 from uniformerv2 import arm, cli
@@ -57,6 +58,12 @@ def shared() -> Path:
 def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """File of a tiny image transformer (width 32, three blocks, 32x32) to arm."""
     return write_image_model(tmp_path_factory.mktemp("image") / "tiny.safetensors")
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Card:
+    """In the place of a GPU, which the tests' machine may lack."""
+    return Card(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "atomic": set(),
     "ahead": set(),
     "machine": set(),
-    "device": {"errors"},
+    "device": {"errors", "ahead"},
     "distributed": {"errors", "device"},
     "progress": {"distributed", "text"},
     "model": {"text"},
@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "video": {"errors", "machine", "model.config"},
     "inference": {"errors", "attention_choice", "device", "model"},
     "weights": {"errors", "text", "atomic", "device", "progress", "model"},
-    "data": {"errors", "text", "atomic", "ahead", "progress", "model.config", "video"},
+    "data": {"errors", "text", "atomic", "device", "progress", "model.config", "video"},
     "curation": {"errors", "machine", "text", "atomic", "progress", "video", "data", "weights.labels"},
     "train": {
         *("errors", "machine", "text", "atomic", "device", "distributed", "progress"),

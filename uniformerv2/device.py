@@ -7,13 +7,17 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import cache
+from itertools import repeat
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from uniformerv2.ahead import ahead
 from uniformerv2.errors import RecipeError
 
 try:
@@ -23,6 +27,22 @@ except ImportError:  # Windows
 
 # parameters of glibc's mallopt (malloc.h)
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+
+
+class Movable(Protocol):
+    """A batch of data."""
+
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """All that it has."""
+
+    def to(self, device: torch.device) -> Any:
+        """The same batch with each of its tensors as of `upload`."""
+
+
+Batches = TypeVar("Batches", bound=Movable)
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 def pick_device(name: str) -> torch.device:
@@ -48,20 +68,48 @@ def number_type(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def read_later(tensor: Tensor) -> Callable[[], list[float]]:
-    """Start to copy a few numbers (n) from the device that computes; what is returned waits for them and gives them."""
+def fetch_later(tensor: Tensor) -> Callable[[], Tensor]:
+    """Start to copy a tensor from the device that computes; what is returned waits for the copy and gives it."""
     if tensor.device.type != "cuda":
-        return tensor.tolist
-    numbers = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    numbers.copy_(tensor, non_blocking=True)
+        return tensor.cpu
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    copy.copy_(tensor, non_blocking=True)
     copied = torch.cuda.Event()
     copied.record()
 
-    def read() -> list[float]:
+    def fetch() -> Tensor:
         copied.synchronize()
-        return numbers.tolist()
+        return copy
 
-    return read
+    return fetch
+
+
+def read_later(tensor: Tensor) -> Callable[[], list[float]]:
+    """The same of a few numbers (n)."""
+    fetch = fetch_later(tensor)
+    return lambda: fetch().tolist()
+
+
+def one_late(begun: Iterable[tuple[Key, Callable[[], Value]]]) -> Iterator[tuple[Key, Value]]:
+    """Results of which each is waited for once the next is begun, so that the device has something to do.
+
+    Where beginning the next fails, the result before comes first.
+
+    Args:
+        begun: (key, what waits for the result), begun as they are taken.
+    """
+    coming, waiting = iter(begun), list[tuple[Key, Callable[[], Value]]]()
+    while True:
+        try:
+            waiting.append(next(coming))
+        except BaseException as error:
+            yield from ((key, wait()) for key, wait in waiting)
+            if isinstance(error, StopIteration):
+                return
+            raise
+        if len(waiting) > 1:
+            key, wait = waiting.pop(0)
+            yield key, wait()
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
@@ -69,6 +117,37 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def on_device(batches: Iterator[Batches], device: torch.device) -> Generator[Batches, None, None]:
+    """The same batches on a GPU, each read and uploaded while the one before is computed; as they are elsewhere.
+
+    A thread takes them and copies them through pinned memory, on a stream of their own, for which the stream of the
+    consumer waits, not the host. The GPU holds up to two batches more than the one in use. Not run on a GPU yet.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    stream = torch.cuda.Stream(device)
+
+    def upload_next(batches: Iterator[Batches]) -> tuple[Batches, torch.cuda.Event] | None:
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        with torch.cuda.stream(stream):  # and its device, which a thread does not have by itself
+            return batch.to(device), stream.record_event()
+
+    with closing(ahead(upload_next, repeat(batches), count=1)) as uploads:
+        for _, future in uploads:
+            found = future.result()
+            if found is None:
+                return
+            batch, uploaded = found
+            computing = torch.cuda.current_stream(device)
+            computing.wait_event(uploaded)
+            for tensor in batch.tensors:  # or its memory could be used again while it is computed with
+                tensor.record_stream(computing)
+            yield batch
 
 
 def peak_memory_mib(device: torch.device) -> float:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from card import Card
 from uniformerv2.data import loader as module
 from uniformerv2.data import processes
 from uniformerv2.data.annotations import Annotation
@@ -155,24 +157,21 @@ def test_too_little_shared_memory_is_told_before_it_kills(
         list(load(good, workers=1))
 
 
-def test_batches_are_pinned_one_ahead(good: list[Annotation], monkeypatch: pytest.MonkeyPatch) -> None:
-    pinned: list[list[int]] = []
-
-    def pin(batch: Batch) -> Batch:
-        pinned.append(batch.indices)
-        batch.clips = batch.clips.clone()  # as in page-locked memory, which a machine without a GPU lacks
-        return batch
-
-    monkeypatch.setattr(Batch, "pin_memory", pin)
+def test_batches_are_uploaded_ahead_of_the_computing_by_another_thread(
+    good: list[Annotation], card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "upload", card.upload)
     expected = list(load(good, workers=0))
-    loader = load(good, workers=2)
-    loader.pin_memory = True
+    loader = load(good, workers=2, device=card.device)
     for _ in range(2):
         batches = list(loader)
-        assert pinned == [batch.indices for batch in batches] == [batch.indices for batch in expected]
+        assert [batch.indices for batch in batches] == [batch.indices for batch in expected]
         assert torch.equal(clips(iter(batches)), clips(iter(expected)))
-        pinned.clear()
+        assert list(map(id, card.uploaded)) == [id(tensor) for batch in batches for tensor in batch.tensors]
+        assert card.threads.isdisjoint({threading.current_thread()})
+        card.uploaded.clear()
     next(iter(loader))  # and no more
+    assert not any(thread.is_alive() for thread in card.threads)
 
 
 # failures in training

@@ -142,6 +142,7 @@ def make_loader(
     fixed_views: int = 0,
     weights: Sequence[float] = (),
     max_failures: float = 0.01,
+    device: torch.device | None = None,
 ) -> VideoLoader:
     """A loader of `Batch`es.
 
@@ -161,6 +162,7 @@ def make_loader(
         weights: training only: how often each row comes, see `EpochSampler`.
         max_failures: training only: share of the videos that may be unreadable; where this process finds more (and
             more than one), iterating ends with a VideoError that names the first.
+        device: that computes, see `VideoLoader`; None: batches stay in the memory of the host.
     """
     sampler: EpochSampler | range = range(len(dataset))
     training = dataset.augmentation is not None
@@ -181,5 +183,5 @@ def make_loader(
         sampler=sampler,
         workers=workers,
         max_failures=max_failures if training else None,
-        pin_memory=torch.cuda.is_available(),
+        device=device,
     )

@@ -9,16 +9,16 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice, repeat
+from itertools import islice
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from uniformerv2.ahead import ahead
 from uniformerv2.data.annotations import Damaged, Unreadable
 from uniformerv2.data.order import EpochSampler
 from uniformerv2.data.processes import Crash, Workers
+from uniformerv2.device import on_device, upload
 from uniformerv2.errors import RecipeError, VideoError
 
 
@@ -35,6 +35,7 @@ class Sample:
     clips: Tensor | None = None  # float32 (views, 3, frames, height, width), normalised
     error: str | None = None  # why there are no clips
     damage: list[str] = field(default_factory=list)  # what is damaged in a video that was read
+    seconds: tuple[float, float] = (0.0, 0.0)  # start and end of what was read, where the dataset tells
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Batch:
     paths: list[str]  # n of them
     unreadable: list[Unreadable] = field(default_factory=list)
     damaged: list[Damaged] = field(default_factory=list)
+    seconds: list[tuple[float, float]] = field(default_factory=list)  # n of them, as of `Sample`
 
     @classmethod
     def of(cls, samples: Sequence[Sample], clips: Tensor) -> Batch:
@@ -66,14 +68,19 @@ class Batch:
                 Unreadable(sample.path, sample.error, sample.index) for sample in samples if sample.error is not None
             ],
             damaged=[Damaged(sample.path, damage) for sample in samples for damage in sample.damage],
+            seconds=[sample.seconds for sample in read],
         )
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def pin_memory(self) -> Batch:
-        """Move it to page-locked memory, from which copying to a GPU overlaps with computing."""
-        self.clips, self.labels = self.clips.pin_memory(), self.labels.pin_memory()
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        return self.clips, self.labels
+
+    def to(self, device: torch.device) -> Batch:
+        """Move it, as `upload` does."""
+        self.clips, self.labels = upload(self.clips, device), upload(self.labels, device)
         return self
 
 
@@ -123,7 +130,8 @@ class VideoLoader:
     workers: int = 0  # processes that read ahead; 0: this process reads, and a video that crashes the decoder ends it
     max_failures: float | None = None
     """Share of the rows that may be unreadable before iterating ends with an error; one always may. None: all may."""
-    pin_memory: bool = False  # batches are page-locked, each while the one before is computed
+    device: torch.device | None = None
+    """That computes. To a GPU batches are uploaded, each while the one before is computed if there are workers."""
     unreadable: dict[int, Unreadable] = field(default_factory=dict, init=False)
     """By row, every video that could not be read so far."""
     _pool: _Pool | None = field(default=None, init=False, repr=False)  # while it is idle
@@ -134,15 +142,14 @@ class VideoLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         # closed by name: from Python 3.12 on, a generator that is left early keeps those that it iterates over
-        with closing(self._batches()) as read, closing(self._pinned(read)) as batches:
+        with closing(self._batches()) as read, closing(self._moved(read)) as batches:
             for batch in batches:
                 self._count(batch)
                 yield batch
 
-    def _pinned(self, batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
-        if not self.pin_memory:
-            return batches
-        return _pinned_ahead(batches) if self.workers else (batch.pin_memory() for batch in batches)
+    def _moved(self, batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
+        # without workers, this thread reads
+        return on_device(batches, self.device) if self.device is not None and self.workers else batches
 
     def set_epoch(self, epoch: int, *, first_batch: int = 0) -> None:
         """Choose the epoch of a training loader; see `EpochSampler.set_epoch`."""
@@ -177,21 +184,6 @@ class VideoLoader:
             pool.stop()
             raise
         self._pool = pool
-
-
-def _pinned_ahead(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
-    """The same in page-locked memory, each made while the one before is computed."""
-    with closing(ahead(_pinned, repeat(batches), count=1)) as pinned:
-        for _, coming in pinned:
-            batch = coming.result()
-            if batch is None:
-                return
-            yield batch
-
-
-def _pinned(batches: Iterator[Batch]) -> Batch | None:
-    batch = next(batches, None)
-    return batch and batch.pin_memory()
 
 
 @dataclass

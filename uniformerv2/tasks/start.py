@@ -180,6 +180,7 @@ def training_loader(
         world=ranks.world,
         fixed_views=recipe.augmentation.fixed_views,
         weights=_sampling_weights(dataset.labels, optimization.sampling),
+        device=model_device(model),
     )
     # fewer videos than a step needs are divided as well as they can be
     return replace(whole, batch_size=math.ceil(whole.batch_size / min(optimization.accumulate, whole.batch_size)))
