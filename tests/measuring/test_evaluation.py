@@ -68,7 +68,7 @@ def test_accuracy_is_counted_per_class_and_over_five_guesses() -> None:
     rows = [Annotation(Path(path), labels[label]) for path, label in zip(batch.paths, batch.labels, strict=True)]
     probabilities = [0.3, 0.2, 0.15, 0.12, 0.11, 0.1, 0.02]
     model: Any = Constant([math.log(share) for share in probabilities])
-    result = summarise(labels, rows, [Scoring().score(model, batch, range(4))], Views())
+    result = summarise(labels, rows, [Scoring().score(model, batch, range(4))()], Views())
     assert result.top1 == 0.5
     assert result.top5 == 0.75  # class 4 is the fifth guess, class 5 the sixth
     assert [(one.videos, one.correct, one.recall) for one in result.classes] == [
@@ -88,13 +88,13 @@ def test_accuracy_is_counted_per_class_and_over_five_guesses() -> None:
 def test_numbers_that_are_none_are_no_result() -> None:
     model: Any = Constant([math.nan, 0.0])
     with pytest.raises(CheckpointError, match="NaN"):
-        Scoring().score(model, batch_of([0]), range(1))
+        Scoring().score(model, batch_of([0]), range(1))()
 
 
 def test_of_equally_likely_classes_the_first_is_said() -> None:
     model: Any = Constant([0.0] * 4)
     rows = [Annotation(Path("0.mp4"), "d")]
-    result = summarise("abcd", rows, [Scoring().score(model, batch_of([3]), range(1))], Views())
+    result = summarise("abcd", rows, [Scoring().score(model, batch_of([3]), range(1))()], Views())
     assert result.videos[0].labels == ("a", "b", "c", "d")
     assert result.confusions[0].taken_for == "a"
 

@@ -15,7 +15,7 @@ import torch
 
 from helpers import decoded_frames, noise, write_video
 from uniformerv2 import arm, save_model
-from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.annotations import Annotation, Damaged
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.measuring.evaluation import evaluate
 from uniformerv2.measuring.features import extract_features
@@ -162,19 +162,30 @@ def test_a_video_that_ends_in_the_middle_leaves_no_windows(
 
 
 @pytest.mark.parametrize("window", [None, 1.0])
+def test_damaged_videos_are_embedded_and_named(
+    model: UniFormerV2, long: Path, colours: Path, monkeypatch: pytest.MonkeyPatch, window: float | None
+) -> None:
+    monkeypatch.setattr(VideoReader, "damage", property(lambda self: "a packet" if self.name == str(long) else ""))
+    features = embed(model, [colours / "red" / "red0.mp4", long], window_seconds=window)
+    assert features.damaged == (Damaged(str(long), "a packet"),)
+    assert set(features.video.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("window", [None, 1.0])
 def test_a_video_that_ends_the_process_is_found_out_and_left_out(
     model: UniFormerV2, long: Path, colours: Path, monkeypatch: pytest.MonkeyPatch, window: float | None
 ) -> None:
     deadly = colours / "red" / "red0.mp4"
     good = [long, colours / "red" / "red1.mp4", colours / "red" / "red2.mp4"]
-    iter_frames = VideoReader.iter_frames
+    read = "frames_at" if window is None else "iter_frames"
+    frames = getattr(VideoReader, read)
 
-    def crash(self: VideoReader, wanted: list[int]):  # type: ignore[no-untyped-def]
+    def crash(self: VideoReader, wanted: list[int]) -> Any:
         if self.name == str(deadly):
             os.kill(os.getpid(), signal.SIGKILL)
-        yield from iter_frames(self, wanted)
+        return frames(self, wanted)
 
-    monkeypatch.setattr(VideoReader, "iter_frames", crash)
+    monkeypatch.setattr(VideoReader, read, crash)
     features = embed(model, [*good[:2], deadly, good[2]], window_seconds=window, workers=2)
     assert [(one.row, one.reason) for one in features.skipped] == [
         (2, f"{deadly}: reading it ended a process (SIGKILL)")
@@ -202,15 +213,16 @@ def test_a_process_that_is_ended_by_chance_costs_nothing(
     assert np.array_equal(features.embeddings, embed(model, [long], window_seconds=0.5, batch_size=2).embeddings)
 
 
+@pytest.mark.parametrize(("window", "read"), [(None, "frames_at"), (1.0, "iter_frames")])
 def test_programming_errors_of_other_processes_are_raised(
-    model: UniFormerV2, long: Path, monkeypatch: pytest.MonkeyPatch
+    model: UniFormerV2, long: Path, monkeypatch: pytest.MonkeyPatch, window: float | None, read: str
 ) -> None:
     def fail(self: VideoReader, wanted: list[int]) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(VideoReader, "iter_frames", fail)
+    monkeypatch.setattr(VideoReader, read, fail)
     with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
-        embed(model, [long], workers=1)
+        embed(model, [long], window_seconds=window, workers=1)
 
 
 def test_nan_is_an_error(model: UniFormerV2, long: Path, image_model: Path) -> None:

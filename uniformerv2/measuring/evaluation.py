@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from uniformerv2.data.annotations import Annotation, Damaged, Split, Unreadable
 from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.loader import Batch, VideoLoader
 from uniformerv2.data.sources import Classes, read_annotations
-from uniformerv2.device import model_device
+from uniformerv2.device import fetch_later, model_device, one_late, upload
 from uniformerv2.distributed import current_ranks, forward_passes
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.inference.precision import InferencePrecision
@@ -61,10 +61,10 @@ class Scoring:
             CheckpointError: the model has no labels.
         """
         dataset = VideoDataset(rows, model_labels(model), model.preprocessing, views=self.views)
-        return make_loader(dataset, batch_size=self.videos_at_once, workers=workers)
+        return make_loader(dataset, batch_size=self.videos_at_once, workers=workers, device=model_device(model))
 
-    def score(self, model: UniFormerV2, batch: Batch, rows: Sequence[int], *, first: int = 0) -> Result:
-        """The result of a work item, of values that JSON keeps bit by bit.
+    def score(self, model: UniFormerV2, batch: Batch, rows: Sequence[int], *, first: int = 0) -> Callable[[], Result]:
+        """Begin a work item; what is returned waits for its result, of values that JSON keeps bit by bit.
 
         Args:
             model: in eval mode.
@@ -72,8 +72,7 @@ class Scoring:
             rows: numbers of the annotations that the batch was made of, in order.
             first: row of the dataset where the batch begins.
 
-        Raises:
-            CheckpointError: the model computes NaN.
+        What is returned raises CheckpointError where the model computes NaN.
         """
         read = [rows[index - first] for index in batch.indices]
         result: Result = {
@@ -82,12 +81,17 @@ class Scoring:
             "damaged": [[video.path, video.reason] for video in batch.damaged],
         }
         if not read:
-            return result
-        clips = batch.clips.to(model_device(model), non_blocking=True)
-        scores = average_views(model, clips, batch_size=self.batch_size, average=self.views.average).cpu()
-        if not scores.isfinite().all():
-            raise CheckpointError(f"{batch.paths[0]}: the model gives NaN, so its weights or its clips are no numbers")
-        return result | {"videos": read, "scores": packed(scores)}
+            return lambda: result
+        clips, path = upload(batch.clips, model_device(model)), batch.paths[0]
+        fetch = fetch_later(average_views(model, clips, batch_size=self.batch_size, average=self.views.average))
+
+        def finish() -> Result:
+            scores = fetch()
+            if not scores.isfinite().all():
+                raise CheckpointError(f"{path}: the model gives NaN, so its weights or its clips are no numbers")
+            return result | {"videos": read, "scores": packed(scores)}
+
+        return finish
 
 
 def model_labels(model: UniFormerV2) -> tuple[str, ...]:
@@ -239,9 +243,13 @@ def _score(
     if not share:
         return
     loader = scoring.loader(model, share, workers=workers)
-    for place, (number, batch) in enumerate(zip(numbers, track(loader, "evaluating", progress=progress), strict=True)):
-        first = place * scoring.videos_at_once
-        work.add((number,), scoring.score(model, batch, items[number], first=first))
+    batches = enumerate(zip(numbers, track(loader, "evaluating", progress=progress), strict=True))
+    begun = (
+        (number, scoring.score(model, batch, items[number], first=place * scoring.videos_at_once))
+        for place, (number, batch) in batches
+    )
+    for number, result in one_late(begun):
+        work.add((number,), result)
 
 
 def _identity(
@@ -291,11 +299,12 @@ class HeldOut:
         batches = self._loader if self._rows else ()
 
         def results() -> list[Result]:
+            begun = (
+                (place, self._scoring.score(model, batch, item, first=place * self._scoring.videos_at_once))
+                for place, (item, batch) in enumerate(zip(self._items, batches, strict=True))
+            )
             with forward_passes(model):
-                return [
-                    self._scoring.score(model, batch, item, first=place * self._scoring.videos_at_once)
-                    for place, (item, batch) in enumerate(zip(self._items, batches, strict=True))
-                ]
+                return [result for _, result in one_late(begun)]
 
         of_all = [result for some in self._ranks.on_all_ranks(results) for result in some]
         return summarise(model.labels, self.annotations, of_all, self._scoring.views)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from uniformerv2.atomic import whole_file
 from uniformerv2.data.annotations import Annotation, Damaged, Split, Unreadable
 from uniformerv2.data.sources import Classes, find_videos
 from uniformerv2.data.tables import PARQUET_SUFFIXES, check_suffix, parquet_modules
-from uniformerv2.device import model_device
+from uniformerv2.device import fetch_later, model_device, on_device, one_late, upload
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.machine import WORKERS
@@ -171,25 +172,36 @@ def _embed_share(
     step = reader.batch_size if reader.windows.seconds is None else 1  # videos that are computed together
     groups = [range(first, min(first + step, count)) for first in range(0, count, step)]
     left = [(number, groups[number]) for number in work.share(len(groups)) if (number, LAST) not in work.done]
-    with bar("embedding", len(left), progress=progress) as advance:
-        for batch in reader.read(left, workers=workers):
-            work.add(batch.item, _embed(model, batch, frame_embeddings))
-            advance(batch.item[1] == LAST)
+    batches = reader.read(left, workers=workers)
+    if workers:  # without, this thread reads
+        batches = on_device(batches, model_device(model))
+    with closing(batches), bar("embedding", len(left), progress=progress) as advance:
+        begun = ((batch.item, _embed(model, batch, frame_embeddings)) for batch in batches)
+        for item, result in one_late(begun):
+            work.add(item, result)
+            advance(item[1] == LAST)
 
 
 @torch.inference_mode()
-def _embed(model: UniFormerV2, batch: WindowBatch, frame_embeddings: bool) -> Result:
-    """The result of a batch, as JSON has it."""
+def _embed(model: UniFormerV2, batch: WindowBatch, frame_embeddings: bool) -> Callable[[], Result]:
+    """Begin a batch; what is returned waits for its result, as JSON has it."""
     result: Result = {"windows": batch.windows, "skipped": batch.skipped, "damaged": batch.damaged}
-    if batch.clips:
-        features = model.forward_features(torch.from_numpy(np.stack(batch.clips)).to(model_device(model)))
-        if not features.pooled.isfinite().all():
+    if batch.clips is None:
+        return lambda: result
+    features, clip_of = model.forward_features(upload(batch.clips, model_device(model))), batch.clip_of
+    wanted = [features.pooled, features.frame_embeddings] if frame_embeddings else [features.pooled]
+    fetches = [fetch_later(tensor) for tensor in wanted]
+
+    def finish() -> Result:
+        pooled, *frames = (fetch() for fetch in fetches)
+        if not pooled.isfinite().all():
             raise CheckpointError("the model gives NaN, so its weights or its clips are no numbers")
-        result["embeddings"] = packed(features.pooled[batch.clip_of])
-        if frame_embeddings:
-            result["frame_embeddings"] = packed(features.frame_embeddings[batch.clip_of])
-            result["frames"] = features.frame_embeddings.shape[1]
-    return result
+        result["embeddings"] = packed(pooled[clip_of])
+        for of_frames in frames:
+            result.update(frame_embeddings=packed(of_frames[clip_of]), frames=of_frames.shape[1])
+        return result
+
+    return finish
 
 
 def _joined(rows: Sequence[Annotation], results: Mapping[WorkItem, Result]) -> VideoFeatures:

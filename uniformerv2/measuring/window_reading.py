@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,13 +12,16 @@ import torch
 from torch import Tensor
 
 from uniformerv2.data.annotations import Annotation
+from uniformerv2.data.loader import Sample, SampleKey, VideoLoader
 from uniformerv2.data.processes import ATTEMPTS, Crash, run_tasks
 from uniformerv2.data.shards import video_source
+from uniformerv2.device import upload
 from uniformerv2.errors import AnnotationError, VideoError
 from uniformerv2.measuring.shared_work import WorkItem
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.clips import Windows, window_frames
-from uniformerv2.video.reader import VideoReader
+from uniformerv2.video.reader import VideoReader, VideoWarning
+from uniformerv2.video.transforms import test_crops
 
 LAST = -1  # number of the last batch of a group
 _MOST_WINDOWS = 4096  # of a batch, however few clips they have
@@ -32,10 +36,20 @@ class WindowBatch:
 
     item: WorkItem  # (group, number of the batch)
     windows: list[tuple[int, float, float]] = field(default_factory=list)  # video, start and end in seconds
-    clips: list[np.ndarray] = field(default_factory=list)  # float32 (3, frames, height, width)
+    clips: Tensor | None = None  # float32 (n, 3, frames, height, width), normalised
     clip_of: list[int] = field(default_factory=list)  # of each window; in a gap of a video, windows are alike
     skipped: list[tuple[int, str]] = field(default_factory=list)  # video, reason
     damaged: list[tuple[str, str]] = field(default_factory=list)  # path, what is damaged
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [] if self.clips is None else [self.clips]
+
+    def to(self, device: torch.device) -> WindowBatch:
+        """Move it, as `upload` does."""
+        if self.clips is not None:
+            self.clips = upload(self.clips, device)
+        return self
 
 
 @dataclass(frozen=True)
@@ -52,8 +66,26 @@ class WindowReader:
     batch_size: int
     done: set[WorkItem]  # batches that are not needed
 
-    def read(self, groups: Sequence[Group], *, workers: int) -> Iterator[WindowBatch]:
+    def read(self, groups: Sequence[Group], *, workers: int) -> Generator[WindowBatch, None, None]:
         """The batches of the groups that are not done yet; those of a group in order."""
+        return self._whole(groups, workers) if self.windows.seconds is None else self._divided(groups, workers)
+
+    def _whole(self, groups: Sequence[Group], workers: int) -> Generator[WindowBatch, None, None]:
+        """Videos that are one window each: single videos for the workers, and clips in memory that is shared."""
+        wanted = [video for _, videos in groups for video in videos]
+        videos = _WholeVideos([self.rows[video] for video in wanted], self.windows, self.preprocessing)
+        loader = VideoLoader(videos, self.batch_size, range(len(wanted)), workers)
+        for (number, _), batch in zip(groups, loader, strict=True):
+            yield WindowBatch(
+                (number, LAST),
+                [(wanted[index], *span) for index, span in zip(batch.indices, batch.seconds, strict=True)],
+                batch.clips[:, 0] if len(batch) else None,
+                list(range(len(batch))),
+                [(wanted[video.row], video.reason) for video in batch.unreadable],
+                [(video.path, video.reason) for video in batch.damaged],
+            )
+
+    def _divided(self, groups: Sequence[Group], workers: int) -> Generator[WindowBatch, None, None]:
         tasks: list[_Task] = [(*group, {}) for group in groups]
         current: dict[int, int] = {}  # the video that is being read, by group
         crashes: Counter[int] = Counter()  # by video
@@ -69,16 +101,19 @@ class WindowReader:
                         reason = f"{self.rows[video].path}: reading it ended a process ({result.cause})"
                         deadly = deadly | {video: reason}
                     again.append((number, videos, deadly))
-                elif result.item not in self.done:
-                    yield result
+                else:
+                    batch, clips = result
+                    if batch.item not in self.done:
+                        batch.clips = None if clips is None else torch.from_numpy(clips)
+                        yield batch
             tasks = again
 
-    def _batches(self, task: _Task) -> Iterator[int | WindowBatch]:
-        """The number of each video, before it is opened, and the batches."""
+    def _batches(self, task: _Task) -> Iterator[int | tuple[WindowBatch, np.ndarray | None]]:
+        """The number of each video, before it is opened, and the batches, with their clips as an array."""
         # A group that was begun is decoded from its beginning: of a damaged video, other ways of reading could give
         # other frames. What is in the journal is only not computed again.
         group, videos, deadly = task
-        batch, number = WindowBatch((group, 0)), 0
+        batch, clips, number = WindowBatch((group, 0)), list[Tensor](), 0
         for video in videos:
             yield video
             if video in deadly:
@@ -89,13 +124,13 @@ class WindowReader:
                 former = None
                 for start, end, clip in read_windows(self.rows[video], self.windows, self.preprocessing, damage):
                     if clip is not former or len(batch.windows) == _MOST_WINDOWS:
-                        if len(batch.clips) == self.batch_size or len(batch.windows) == _MOST_WINDOWS:
-                            yield batch
+                        if len(clips) == self.batch_size or len(batch.windows) == _MOST_WINDOWS:
+                            yield batch, torch.stack(clips).numpy()
                             number += 1
-                            batch = WindowBatch((group, number))
-                        batch.clips.append(clip.numpy())
+                            batch, clips = WindowBatch((group, number)), []
+                        clips.append(clip)
                     batch.windows.append((video, start, end))
-                    batch.clip_of.append(len(batch.clips) - 1)
+                    batch.clip_of.append(len(clips) - 1)
                     former = clip
             except VideoError as error:
                 batch.skipped.append((video, str(error)))
@@ -104,7 +139,48 @@ class WindowReader:
             else:
                 batch.damaged += [(str(self.rows[video].path), what) for what in damage]
         batch.item = (group, LAST)
-        yield batch
+        yield batch, torch.stack(clips).numpy() if clips else None
+
+
+@dataclass(frozen=True)
+class _WholeVideos:
+    """Videos as one window each, for a loader."""
+
+    rows: Sequence[Annotation]
+    windows: Windows
+    preprocessing: Preprocessing
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def clips_shape(self) -> tuple[int, int, int, int, int]:
+        return 1, 3, self.preprocessing.num_frames, *self.preprocessing.size
+
+    def read(self, key: SampleKey, *, out: Tensor | None = None) -> Sample:
+        row, sample = self._empty(key)
+        try:
+            with warnings.catch_warnings(), VideoReader(video_source(row.path), threads=1, name=sample.path) as reader:
+                warnings.simplefilter("ignore", VideoWarning)  # told as `damage`
+                plan = self.windows.plan(reader, self.preprocessing.num_frames, start=row.start, end=row.end)
+                sample.seconds = float(plan.start[0]), float(plan.end[0])
+                sample.clips = test_crops(reader.frames_at(plan.indices[0]), self.preprocessing, out=out)
+                sample.damage += [reader.damage] if reader.damage else []
+        except VideoError as error:
+            sample.error = str(error)
+        except (AnnotationError, OSError) as error:  # a shard that has changed
+            sample.error = f"{row.path}: {error}"
+        return sample
+
+    def unreadable(self, key: SampleKey, reason: str) -> Sample:
+        row, sample = self._empty(key)
+        sample.error = f"{row.path}: {reason}"
+        return sample
+
+    def _empty(self, key: SampleKey) -> tuple[Annotation, Sample]:
+        assert isinstance(key, int)
+        row = self.rows[key]
+        return row, Sample(index=key, path=str(row.path), label=0)
 
 
 def read_windows(
