@@ -28,4 +28,4 @@ class RecipeError(UniFormerV2Error):
 
 
 class ProcessError(UniFormerV2Error):
-    """Another process of the same group has ended."""
+    """Another process of the same group, or the device that computes, is gone."""

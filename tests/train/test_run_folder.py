@@ -67,6 +67,15 @@ def test_a_file_is_no_folder_for_a_run(tmp_path: Path) -> None:
         RunFolder(tmp_path / "file").check(resume=False, overwrite=True)
 
 
+def test_the_parts_of_a_step_may_change(tmp_path: Path) -> None:
+    run = started(tmp_path, {"optimization": {"epochs": 20, "accumulate": 1}})
+    other = json.dumps({"optimization": {"epochs": 20, "accumulate": 2}})
+    run.start({run.recipe: other}, resume=True)
+    assert run.recipe.read_text() == other
+    with pytest.raises(RecipeError, match="epochs 20 is now 21"):
+        run.start({run.recipe: json.dumps({"optimization": {"epochs": 21, "accumulate": 1}})}, resume=True)
+
+
 def test_resuming_something_else_says_what_changed(tmp_path: Path) -> None:
     run = started(tmp_path, {"optimization": {"epochs": 20, "lr": 0.1}})
     before = contents(tmp_path)

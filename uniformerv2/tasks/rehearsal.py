@@ -30,6 +30,7 @@ from uniformerv2.tasks.start import build_model, micro_batch
 from uniformerv2.tasks.table import find_task
 from uniformerv2.tasks.video_task import VideoTask
 from uniformerv2.train.engine import Trainer
+from uniformerv2.train.failures import reporting_device_failures
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.optim import train_mode
 from uniformerv2.train.parallel import Parallel
@@ -105,7 +106,7 @@ def dry_run(
     few = videos._replace(training=training, held_out=held_out)
     short = recipe.vary(epochs=1, warmup_epochs=0.0)
     parts = build_run(short, few, task=task, device=rank_device(device), workers=workers, progress=progress)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, reporting_device_failures("dry run", parts.recipe):
         run = RunFolder(current_ranks().gather(folder)[0])
         options: Any = {"run": run, "save": save_model, "parallel": parallel}
         trainer = Trainer(parts.model, parts.task, parts.loader, parts.recipe.optimization, **options)

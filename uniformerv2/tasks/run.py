@@ -35,6 +35,7 @@ from uniformerv2.tasks.start import build_model, fastest_attention, training_loa
 from uniformerv2.tasks.table import find_task
 from uniformerv2.tasks.video_task import Measurement, VideoTask
 from uniformerv2.train.engine import SAVE_EVERY_SECONDS, Trainer
+from uniformerv2.train.failures import reporting_device_failures
 from uniformerv2.train.log import LoggerName, check_loggers, read_metrics
 from uniformerv2.train.parallel import Parallel, check_parallel
 from uniformerv2.train.precision import pick_compile, pick_training_precision
@@ -96,6 +97,7 @@ def train_model(
     cache = _feature_cache(parts, Path(feature_cache or run.path / "features"))
     with reporting_lost_ranks(ranks, "its own message says why; continue with --resume"), ExitStack() as stack:
         ranks.on_rank_zero(lambda: _begin(run, stack, parts, videos, resume=resume))
+        stack.enter_context(reporting_device_failures(run.path, parts.recipe))
         _announce(parts, videos, run, progress=progress)
         trainer = Trainer(
             parts.model,

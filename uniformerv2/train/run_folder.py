@@ -21,7 +21,7 @@ from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.manifest import ROOT_FILE
 from uniformerv2.errors import RecipeError
 from uniformerv2.text import parse_json
-from uniformerv2.train.recipe import Recipe, differences
+from uniformerv2.train.recipe import Recipe, differences, disagreements
 from uniformerv2.train.state import PARTIAL, unwritable
 
 try:
@@ -29,6 +29,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+MAY_CHANGE = {"accumulate"}  # of a recipe, when its run is resumed: the steps stay the same
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system, which must not stop a run
 
 
@@ -126,7 +127,7 @@ class RunFolder:
 
         Args:
             texts: what the run is given, file by file.
-            resume: compare instead, and write only what is missing because a kill came at the beginning.
+            resume: compare instead, and write only what is missing because a kill came at the beginning, or may change.
 
         Raises:
             RecipeError: the run that is to be resumed was given something else.
@@ -144,14 +145,20 @@ class RunFolder:
                 write_text(file, text)
 
     def _has_same(self, file: Path, text: str) -> bool:
-        """Whether a file of the run has this text; False if it is missing. Raises RecipeError if it has another."""
+        """Whether a file of the run has this text; False if it is missing, or has another that may change.
+
+        Raises RecipeError if it has another that may not.
+        """
         if not file.is_file():
             return False
         before = file.read_text(encoding="utf-8")
         if before == text:
             return True
         if file == self.recipe:
-            changed = "; ".join(differences(_parse(before, file), parse_json(text)))
+            recipes = _parse(before, file), parse_json(text)
+            if disagreements(recipes).keys() <= MAY_CHANGE:
+                return False
+            changed = "; ".join(differences(*recipes))
             raise RecipeError(
                 f"{self.path}: resume with the options that it was started with ({changed}), or start another run, "
                 f"which goes on from the model of this one: --checkpoint {self.last}"
