@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "model": {"text"},
     "attention_choice": {"errors", "atomic", "machine", "model"},
     "video": {"errors", "machine", "model.config"},
-    "inference": {"errors", "attention_choice", "device", "model"},
+    "inference": {"errors", "atomic", "attention_choice", "device", "model"},
     "weights": {"errors", "text", "atomic", "device", "progress", "model"},
     "data": {"errors", "text", "atomic", "device", "progress", "model.config", "video"},
     "curation": {"errors", "machine", "text", "atomic", "progress", "video", "data", "weights.labels"},

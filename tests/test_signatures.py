@@ -42,6 +42,7 @@ OPTIONS_APART = {
     ("Optimization", "batch-size"): "of a training step",
     ("Optimization", "precision"): "of training, which has other number formats",
     ("Predict", "batch-size"): PARAMETERS_APART["Predictor", "batch_size"],
+    ("Predict", "backend"): "exported graphs give logits alone, which is all that it needs",
     ("Predict", "precision"): "int8 is for it alone, since it needs videos to calibrate on",
     ("Timeline", "window-seconds"): PARAMETERS_APART["Predictor.timeline", "window_seconds"],
 }

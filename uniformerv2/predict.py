@@ -73,7 +73,7 @@ class Predictor:
         batch_size: int | None = None,
         head: str | None = None,
         precision: InferencePrecision | Literal["auto"] = "fp32",
-        backend: Backend = "torch",
+        backend: Backend | Literal["auto"] = "torch",
         reduction: Reduction | None = None,
         calibration_videos: Sequence[str | Path] = (),
         device: str = "auto",
@@ -93,8 +93,10 @@ class Predictor:
             calibration_clips=clips,
             validation_clips=clips,
         )
-        # other backends compute whole clips only, and where tokens are reduced, a frame may depend on the one before it
-        self._shares = backend == "torch" and reduction is None and not sharing_obstacle(self.model.config)
+        # exported graphs compute whole clips, and a compiled one gains nothing by another number of frames in each
+        # batch; where tokens are reduced, a frame may depend on the one before it
+        eager = self.optimized.backend == "torch"
+        self._shares = eager and reduction is None and not sharing_obstacle(self.model.config)
 
     def predict(self, video: Video, *, top_k: int | None = 5, threshold: float = 0.0) -> Prediction:
         """Rank the classes for one video.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from uniformerv2.errors import RecipeError, VideoError
-from uniformerv2.inference.optimize import rewritten
+from uniformerv2.inference.optimize import Backend, rewritten
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.inference.reduction import Reduction
 from uniformerv2.inference.sharing import SharedFrames, sharing_report
@@ -74,13 +74,14 @@ class StreamPredictor:
         timeout_seconds: after so long without a frame a source has failed; None: never.
         queue_size: frames that may wait for the model; the oldest are dropped when more come.
         head, precision, device: as of `Predictor`.
+        backend: "torch", "compile" or "auto", as of `optimize`.
         reduction: as of `Predictor`; "merge", since each frame is computed by itself.
 
     Attributes:
-        report: the precision that "auto" chose and why, and how windows are computed, one line each.
+        report: the backend and the precision that "auto" chose and why, and how windows are computed, one line each.
 
     Raises:
-        RecipeError: numbers or a device that are not possible.
+        RecipeError: numbers or a device that are not possible, or a backend that gives logits of whole clips alone.
         CheckpointError: as of `Predictor`.
     """
 
@@ -95,6 +96,7 @@ class StreamPredictor:
         queue_size: int = 2,
         head: str | None = None,
         precision: InferencePrecision | Literal["auto"] = "fp32",
+        backend: Backend | Literal["auto"] = "torch",
         reduction: Reduction | None = None,
         device: str = "auto",
     ) -> None:
@@ -109,7 +111,10 @@ class StreamPredictor:
                 raise RecipeError(f"{name} must be positive, got {value:g}")
         if reduction is not None and reduction.method != "merge":
             raise RecipeError(f"each frame of a stream is computed by itself, so {reduction} saves nothing; take merge")
-        predictor = Predictor(model, head=head, precision=precision, reduction=reduction, device=device)
+        predictor = Predictor(
+            model, head=head, precision=precision, backend=backend, reduction=reduction, device=device
+        )
+        rewritten(predictor.optimized)
         self.model, self.device, self._optimized = predictor.model, predictor.device, predictor.optimized
         self.window_frames = window_frames or self.model.preprocessing.num_frames
         self.stride_frames, self.frames_per_second = stride_frames, frames_per_second

@@ -119,7 +119,7 @@ def test_a_comparison_counts_flips_and_nan_is_beyond_all_limits() -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"backend": "nonsense"}, "backend must be one of torch, compile, openvino, onnxruntime"),
+        ({"backend": "nonsense"}, "backend must be one of auto, torch, compile, openvino, onnxruntime"),
         ({"precision": "int8"}, "openvino would"),
         ({"precision": "int8", "backend": "openvino"}, "clips to calibrate on"),
         ({"precision": "bf16", "backend": "onnxruntime"}, "does not run in bf16; torch and compile and openvino would"),

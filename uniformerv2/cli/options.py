@@ -76,6 +76,10 @@ Precision = Annotated[
     Literal["fp32", "bf16", "auto"],
     arg(help="Number format that the model computes in; auto: the fastest of fp32 and bf16 on this processor."),
 ]
+FeatureBackend = Annotated[
+    Literal["auto", "torch", "compile"],
+    arg(help="What runs the model; auto: compile on a GPU where that works, else torch (docs/inference.md)."),
+]
 ReductionText = Annotated[
     str | None,
     arg(
@@ -138,6 +142,7 @@ class Measuring(Loading):
     workers: Workers = WORKERS
     limit: Limit = ()
     precision: Precision = "fp32"
+    backend: FeatureBackend = "torch"
     device: Device = "auto"
 
 

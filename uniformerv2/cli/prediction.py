@@ -15,6 +15,7 @@ from tyro.conf import Positional, arg
 
 from uniformerv2.cli.options import (
     Classifying,
+    FeatureBackend,
     ManyVideos,
     OptionalOutput,
     Output,
@@ -58,8 +59,8 @@ class Predict(Classifying):
     workers: Workers = WORKERS
     precision: Literal["auto", "fp32", "bf16", "int8"] = "fp32"
     """auto: the fastest of fp32 and bf16 on this processor. int8: by OpenVINO, needs --calibration-videos."""
-    backend: Literal["torch", "compile", "openvino", "onnxruntime"] = "torch"
-    """What runs the model (docs/inference.md)."""
+    backend: Literal["auto", "torch", "compile", "openvino", "onnxruntime"] = "torch"
+    """What runs the model; auto: compile on a GPU where that works, else torch (docs/inference.md)."""
     calibration_videos: Annotated[tuple[Path, ...], arg(metavar="VIDEO...")] = ()
     """Some dozen videos like those to come: for int8, and to compare any precision with the plain model."""
 
@@ -107,6 +108,7 @@ class Timeline(Classifying):
     window_seconds: WindowSeconds = 2.0
     stride_seconds: StrideSeconds = None
     precision: Precision = "fp32"
+    backend: FeatureBackend = "torch"
 
     def run(self) -> int:
         _check_videos(self.videos)
@@ -153,6 +155,7 @@ class Stream(Classifying):
     timeout_seconds: float = 10.0
     """After so long without a frame the source has failed."""
     precision: Precision = "fp32"
+    backend: FeatureBackend = "torch"
 
     def run(self) -> int:
         from uniformerv2.stream import StreamPredictor

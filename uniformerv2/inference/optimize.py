@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from uniformerv2.attention_choice import measured_choices
 from uniformerv2.device import model_device
 from uniformerv2.errors import RecipeError
+from uniformerv2.inference.compile_cache import use_cache
+from uniformerv2.inference.compiled import compiled
 from uniformerv2.inference.cpu import can_pack, compute_in_chunks, pack
 from uniformerv2.inference.fold import Rewrite, fold
 from uniformerv2.inference.mapped import release_mapped_weights
 from uniformerv2.inference.precision import InferencePrecision, pick_inference_precision, to_bfloat16
 from uniformerv2.inference.reduction import Reduction, reduce_tokens
 from uniformerv2.model.attention import attention_cases, choose_kernels
+from uniformerv2.model.kernels import can_compile
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.model.wrappers import inference_copy, plain_model
 
@@ -99,7 +102,7 @@ class Optimized:
     precision: InferencePrecision
     reduction: Reduction | None
     comparison: Comparison | None  # with the plain model; None without validation clips
-    note: str  # why "auto" is this precision
+    note: str  # why "auto" is this backend and this precision
     _classify: Classifier = field(repr=False)
     _versions: tuple[int, ...] = field(repr=False)  # of the model's weights
 
@@ -127,12 +130,18 @@ def rewritten(optimized: Optimized) -> UniFormerV2:
     """The copy that computes, for parts of the forward pass; it can be neither saved nor trained.
 
     Raises:
-        RecipeError: its backend computes whole clips only, or the weights of the model changed since.
+        RecipeError: its backend gives logits of whole clips alone, or the weights of the model changed since.
     """
     _check_current(optimized)
-    if not isinstance(optimized._classify, UniFormerV2):
-        raise RecipeError(f"backend {optimized.backend} cannot share frames between windows; take torch")
+    check_gives_features(optimized.backend)
+    assert isinstance(optimized._classify, UniFormerV2)
     return optimized._classify
+
+
+def check_gives_features(backend: Backend) -> None:
+    """Raises RecipeError for a backend that gives logits of whole clips alone: no features, no frames to share."""
+    if backend not in ("torch", "compile"):
+        raise RecipeError(f"backend {backend} gives the logits of whole clips alone; take torch, compile or auto")
 
 
 def _check_current(optimized: Optimized) -> None:
@@ -151,7 +160,7 @@ def _versions(model: nn.Module) -> tuple[int, ...]:
 def optimize(
     model: nn.Module,
     *,
-    backend: Backend = "torch",
+    backend: Backend | Literal["auto"] = "torch",
     precision: InferencePrecision | Literal["auto"] = "fp32",
     reduction: Reduction | None = None,
     calibration_clips: Sequence[Tensor] = (),
@@ -164,7 +173,8 @@ def optimize(
         model: not changed, nor its mode; may be wrapped as for `Predictor`. "torch" and "compile" run on its device,
             the others on the CPU only.
         backend: "torch" (exact rewrites, oneDNN's layout), "compile" (torch.compile, needs a C++ compiler),
-            "openvino" or "onnxruntime" (an exported graph, for clips of the preprocessing's shape).
+            "openvino" or "onnxruntime" (an exported graph, for clips of the preprocessing's shape); or "auto", see
+            `pick_backend`.
         precision: "fp32"; "bf16" (norms, softmax and classifier in float32); "int8" (linear layers, calibrated); or
             "auto", see `pick_inference_precision`.
         reduction: compute fewer tokens, with backend "torch".
@@ -178,9 +188,8 @@ def optimize(
         RecipeError: the backend is not installed or cannot run in this precision, the processor lacks it, no clips to
             calibrate on, the model cannot reduce its tokens, or differences beyond the limits.
     """
-    if backend not in PRECISIONS:
-        raise RecipeError(f"backend must be one of {', '.join(PRECISIONS)}, got {backend!r}")
     chosen, note = pick_inference_precision(precision, model_device(model))
+    backend, why = pick_backend(backend, model_device(model), reduces=reduction is not None)
     if chosen not in PRECISIONS[backend]:
         able = [name for name, precisions in PRECISIONS.items() if chosen in precisions]
         raise RecipeError(f"backend {backend} does not run in {chosen}; {' and '.join(able)} would")
@@ -204,7 +213,35 @@ def optimize(
                 f"{variant} is refused: {comparison}; at most {allowed.deviation:g} and {allowed.flips:.1%} of "
                 "the clips are allowed; take another precision, other calibration clips or wider limits"
             )
-    return Optimized(given, backend, chosen, reduction, comparison, note, classify, _versions(given))
+    notes = "; ".join(filter(None, (why, note)))
+    return Optimized(given, backend, chosen, reduction, comparison, notes, classify, _versions(given))
+
+
+def pick_backend(wanted: Backend | Literal["auto"], device: torch.device, *, reduces: bool) -> tuple[Backend, str]:
+    """The backend to run, and why "auto" is that, in a line; empty for any other backend.
+
+    "auto" is "compile" on a GPU where torch.compile works, else "torch".
+
+    Args:
+        wanted: by name, or "auto".
+        device: that computes.
+        reduces: whether tokens are reduced, which "torch" alone does.
+
+    Raises:
+        RecipeError: no such backend.
+    """
+    if wanted not in (*PRECISIONS, "auto"):
+        raise RecipeError(f"backend must be one of auto, {', '.join(PRECISIONS)}, got {wanted!r}")
+    if wanted != "auto":
+        return wanted, ""
+    if reduces:
+        return "torch", "backend auto is torch, which alone reduces tokens"
+    if device.type != "cuda":
+        return "torch", f"backend auto is torch: compiling gains nothing on device {device}"
+    use_cache()
+    if not can_compile(device):
+        return "torch", f"backend auto is torch: torch.compile does not work on device {device}"
+    return "compile", f"backend auto is compile: torch.compile works on device {device}; the first batch takes a minute"
 
 
 def _build(
@@ -220,8 +257,10 @@ def _build(
     if backend == "compile":
         if shutil.which("g++") is None and shutil.which("clang++") is None:
             raise RecipeError("backend compile needs a C++ compiler (g++ or clang++) on the PATH; take backend torch")
-        # freezing: weights are constants, whose layout may change, as in `pack`
-        return torch.compile(_folded(model, precision), options={"freezing": True})
+        device, _ = model_device(model), use_cache()
+        if device.type == "cuda" and not can_compile(device):
+            raise RecipeError(f"torch.compile does not work on device {device}; take backend torch")
+        return compiled(_folded(model, precision))
     if model_device(model).type != "cpu":
         raise RecipeError(f"backend {backend} runs on the CPU here, and the model is on another device; move it")
     # imports large packages

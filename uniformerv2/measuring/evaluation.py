@@ -19,11 +19,12 @@ from uniformerv2.data.sources import Classes, read_annotations
 from uniformerv2.device import fetch_later, model_device, one_late, upload
 from uniformerv2.distributed import current_ranks, forward_passes
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
+from uniformerv2.inference.optimize import Backend
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.machine import WORKERS
 from uniformerv2.measuring.digests import videos_digest, weights_digest
 from uniformerv2.measuring.labels import match_labels, order_warning
-from uniformerv2.measuring.models import in_precision, on_rank_device
+from uniformerv2.measuring.models import Computing, computing, on_rank_device
 from uniformerv2.measuring.published_figures import published_figure
 from uniformerv2.measuring.results import TOP, Evaluation, VideoResult
 from uniformerv2.measuring.shared_work import Result, SharedWork, packed, unpacked
@@ -183,6 +184,7 @@ def evaluate(
     batch_size: int = 8,
     head: str | None = None,
     precision: InferencePrecision | Literal["auto"] = "fp32",
+    backend: Backend | Literal["auto"] = "torch",
     device: str = "auto",
     workers: int = WORKERS,
     journal: str | Path | None = None,
@@ -201,6 +203,7 @@ def evaluate(
         batch_size: clips that the model sees at once.
         head: as of `resolve_model`.
         precision: "fp32", "bf16", or "auto" for the faster of both here.
+        backend: "torch", "compile" or "auto", as of `optimize`.
         device: as of `resolve_model`; each process of a group takes a GPU.
         workers: processes that read videos; 0 reads in this one.
         journal: file that every result is added to, for `resume`.
@@ -217,19 +220,19 @@ def evaluate(
     model = on_rank_device(model, device=device, head=head)
     rows, renamed = match_labels(read_annotations(data, root=root, classes=classes, split=split), model_labels(model))
     scoring.loader(model, rows)  # errors in the rows show before anything is written
-    computing, chosen = in_precision(model, precision)
+    chosen = computing(model, precision=precision, backend=backend)
     identity = _identity(model, rows, scoring, chosen) if journal else {}
     with SharedWork(journal, identity, resume=resume) as work:
-        _score(computing, rows, scoring, work, workers=workers, progress=progress)
+        _score(chosen.model, rows, scoring, work, workers=workers, progress=progress)
         results = work.collect()
     result = summarise(model.labels, rows, results.values(), views)
     index = {name: number for number, name in enumerate(model.labels)}
     return replace(
         result,
-        precision=chosen,
+        precision=chosen.precision,
         warning=order_warning(model.labels, [(index[video.labels[0]], video.label) for video in result.videos]),
         renamed=tuple(renamed.items()),
-        published=published_figure(model, rows, views=views, precision=chosen, skipped=len(result.skipped)),
+        published=published_figure(model, rows, views=views, precision=chosen.precision, skipped=len(result.skipped)),
     )
 
 
@@ -252,9 +255,7 @@ def _score(
         work.add((number,), result)
 
 
-def _identity(
-    model: UniFormerV2, rows: Sequence[Annotation], scoring: Scoring, precision: InferencePrecision
-) -> dict[str, str]:
+def _identity(model: UniFormerV2, rows: Sequence[Annotation], scoring: Scoring, chosen: Computing) -> dict[str, str]:
     """What decides the results."""
     return {
         "weights": weights_digest(model),
@@ -262,7 +263,7 @@ def _identity(
         "views": f"{scoring.views.clips} clips x {scoring.views.crops} crops",
         "average": scoring.views.average,
         "batch size": str(scoring.batch_size),
-        "precision": precision,
+        **chosen.identity,
     }
 
 

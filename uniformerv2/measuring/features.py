@@ -19,10 +19,11 @@ from uniformerv2.data.sources import Classes, find_videos
 from uniformerv2.data.tables import PARQUET_SUFFIXES, check_suffix, parquet_modules
 from uniformerv2.device import fetch_later, model_device, on_device, one_late, upload
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
+from uniformerv2.inference.optimize import Backend
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.machine import WORKERS
 from uniformerv2.measuring.digests import videos_digest, weights_digest
-from uniformerv2.measuring.models import in_precision, on_rank_device
+from uniformerv2.measuring.models import computing, on_rank_device
 from uniformerv2.measuring.shared_work import Result, SharedWork, WorkItem, packed, unpacked
 from uniformerv2.measuring.window_reading import LAST, WindowBatch, WindowReader
 from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -116,6 +117,7 @@ def extract_features(
     stride_seconds: float | None = None,
     frame_embeddings: bool = False,
     precision: InferencePrecision | Literal["auto"] = "fp32",
+    backend: Backend | Literal["auto"] = "torch",
     device: str = "auto",
     workers: int = WORKERS,
     journal: str | Path | None = None,
@@ -135,7 +137,7 @@ def extract_features(
         window_seconds: length of a window; None: each video is one window.
         stride_seconds: from the start of a window to that of the next; None: as `window_seconds`. See `Windows.times`.
         frame_embeddings: also keep the frame embeddings (after a stem that joins frames, those of the joined ones).
-        precision, device, workers, journal, resume, progress: as of `evaluate`.
+        precision, backend, device, workers, journal, resume, progress: as of `evaluate`.
 
     Raises:
         AnnotationError: as `find_videos`.
@@ -148,18 +150,18 @@ def extract_features(
         raise RecipeError(f"the batch size must be at least 1, got {batch_size}")
     rows = find_videos(data, root=root, classes=classes, split=split)
     model = on_rank_device(model, device=device, labels=())  # of a head that is not used
-    computing, chosen = in_precision(model, precision)
+    chosen = computing(model, precision=precision, backend=backend)
     identity = {
         "windows": str(windows),
         "frame embeddings": "yes" if frame_embeddings else "no",
         "batch size": str(batch_size),
-        "precision": chosen,
+        **chosen.identity,
     }
     if journal:
         identity |= {"weights": weights_digest(model), "videos": videos_digest(rows)}
     with SharedWork(journal, identity, resume=resume) as work:
         reader = WindowReader(rows, windows, model.preprocessing, batch_size, work.done)
-        _embed_share(computing, reader, work, frame_embeddings, workers=workers, progress=progress)
+        _embed_share(chosen.model, reader, work, frame_embeddings, workers=workers, progress=progress)
         results = work.collect()
     return _joined(rows, results)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
 from uniformerv2.device import model_device
 from uniformerv2.distributed import rank_device
-from uniformerv2.inference.optimize import optimize, rewritten
+from uniformerv2.inference.optimize import Backend, check_gives_features, optimize, pick_backend, rewritten
 from uniformerv2.inference.precision import InferencePrecision, pick_inference_precision
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.model.wrappers import inference_copy
@@ -24,17 +24,35 @@ def on_rank_device(
     return resolve_model(model, device=device if stays else str(rank_device(device)), head=head, **options)
 
 
-def in_precision(
-    model: UniFormerV2, precision: InferencePrecision | Literal["auto"]
-) -> tuple[UniFormerV2, InferencePrecision]:
-    """The model that computes in a precision, in eval mode, and which precision it is.
+class Computing(NamedTuple):
+    """What computes, in eval mode, and how."""
+
+    model: UniFormerV2
+    precision: InferencePrecision
+    backend: Backend
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What decides the last digits of its results."""
+        return {"precision": self.precision} | ({"backend": self.backend} if self.backend != "torch" else {})
+
+
+def computing(
+    model: UniFormerV2, *, precision: InferencePrecision | Literal["auto"], backend: Backend | Literal["auto"]
+) -> Computing:
+    """The model that computes in a precision, by a backend that gives features.
 
     Args:
         model: stays as it is, in its mode.
-        precision: "fp32", "bf16" or "auto".
+        precision, backend: as of `optimize`.
 
     Raises:
-        RecipeError: the device does not compute in this precision.
+        RecipeError: as `optimize`, or a backend that gives logits alone.
     """
-    chosen, _ = pick_inference_precision(precision, model_device(model))
-    return inference_copy(model) if chosen == "fp32" else rewritten(optimize(model, precision=chosen)), chosen
+    device = model_device(model)
+    chosen, _ = pick_inference_precision(precision, device)
+    by, _ = pick_backend(backend, device, reduces=False)
+    check_gives_features(by)
+    if by == "torch" and chosen == "fp32":
+        return Computing(inference_copy(model), chosen, by)
+    return Computing(rewritten(optimize(model, precision=chosen, backend=by)), chosen, by)
