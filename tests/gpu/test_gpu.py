@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uniformerv2 import Predictor, Views, arm, evaluate, optimize, save_model, train_classifier
+from uniformerv2 import Predictor, Views, arm, evaluate, extract_features, optimize, save_model, train_classifier
 from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.device import pick_device
@@ -140,12 +140,26 @@ def steps_of(run: Path) -> list[dict[str, Any]]:
     return [one for one in read_metrics(run / "metrics.jsonl") if one["kind"] == "step"]
 
 
-def test_batches_are_in_pinned_memory(model: UniFormerV2, colours: Path) -> None:
+def test_batches_come_on_the_gpu_and_are_those_of_the_cpu(model: UniFormerV2, colours: Path, gpu: torch.device) -> None:
     dataset = VideoDataset(read_annotations(colours), LABELS, model.preprocessing)
-    for workers in (0, 1):
-        batches = list(make_loader(dataset, batch_size=4, workers=workers))
-        assert sum(len(batch.labels) for batch in batches) == 15
-        assert all(batch.clips.is_pinned() for batch in batches)
+    busy, sums = torch.randn(2048, 2048, device=gpu), []
+    for batch in make_loader(dataset, batch_size=4, workers=1, device=gpu):
+        assert {tensor.device.type for tensor in batch.tensors} == {"cuda"}
+        for _ in range(20):  # work during which the next batches arrive, and memory is used again
+            busy = busy @ busy / 2048
+        sums.append(batch.clips.double().sum((1, 2, 3, 4, 5)))
+    expected = [batch.clips.double().sum((1, 2, 3, 4, 5)) for batch in make_loader(dataset, batch_size=4, workers=0)]
+    assert difference(sums, expected) < 1e-12
+
+
+def test_features_agree_with_those_of_the_cpu(model: UniFormerV2, colours: Path, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "model.safetensors")
+    for window in (None, 0.6):
+        found, expected = (
+            extract_features(tmp_path / "model.safetensors", colours, window_seconds=window, device=device, workers=1)
+            for device in ("cuda", "cpu")
+        )
+        assert difference([torch.from_numpy(found.embeddings)], [torch.from_numpy(expected.embeddings)]) < 1e-5
 
 
 def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, gpu: torch.device) -> None:
