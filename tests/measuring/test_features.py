@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -207,9 +208,18 @@ def test_a_process_that_is_ended_by_chance_costs_nothing(
             yield found
 
     monkeypatch.setattr(VideoReader, "iter_frames", crash_once)
+    computed: list[int] = []
+    forward = UniFormerV2.forward_features
+
+    def counted(self: UniFormerV2, clip: torch.Tensor) -> object:
+        computed.append(len(clip))
+        return forward(self, clip)
+
+    monkeypatch.setattr(UniFormerV2, "forward_features", counted)
     features = embed(model, [long], window_seconds=0.5, batch_size=2, workers=1)
     assert (tmp_path / "crashed").exists()
     assert features.skipped == ()
+    assert computed == [2] * 6  # each window once
     assert np.array_equal(features.embeddings, embed(model, [long], window_seconds=0.5, batch_size=2).embeddings)
 
 
@@ -228,8 +238,12 @@ def test_programming_errors_of_other_processes_are_raised(
 def test_nan_is_an_error(model: UniFormerV2, long: Path, image_model: Path) -> None:
     broken = arm(image_model, num_classes=3, num_frames=4, size=32)
     torch.nn.init.constant_(broken.backbone.class_token, float("nan"))
-    with pytest.raises(CheckpointError, match="NaN"):
-        embed(broken, [long])
+    before = set(multiprocessing.active_children())
+    for options in ({"workers": 0}, {"workers": 1}, {"workers": 1, "window_seconds": 1.0}):
+        with pytest.raises(CheckpointError, match="NaN") as caught:  # its traceback holds what was open
+            embed(broken, [long], **options)
+        assert caught
+        assert set(multiprocessing.active_children()) <= before
 
 
 def test_one_video_and_a_checkpoint_will_do_and_bf16_too(

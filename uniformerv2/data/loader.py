@@ -140,7 +140,7 @@ class VideoLoader:
         """Batches of an epoch."""
         return -(-len(self.sampler) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         # closed by name: from Python 3.12 on, a generator that is left early keeps those that it iterates over
         with closing(self._batches()) as read, closing(self._moved(read)) as batches:
             for batch in batches:

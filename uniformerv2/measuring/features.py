@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -174,10 +174,11 @@ def _embed_share(
     step = reader.batch_size if reader.windows.seconds is None else 1  # videos that are computed together
     groups = [range(first, min(first + step, count)) for first in range(0, count, step)]
     left = [(number, groups[number]) for number in work.share(len(groups)) if (number, LAST) not in work.done]
-    batches = reader.read(left, workers=workers)
-    if workers:  # without, this thread reads
-        batches = on_device(batches, model_device(model))
-    with closing(batches), bar("embedding", len(left), progress=progress) as advance:
+    with ExitStack() as stack:
+        batches = stack.enter_context(closing(reader.read(left, workers=workers)))
+        if workers:  # without, this thread reads
+            batches = stack.enter_context(closing(on_device(batches, model_device(model))))
+        advance = stack.enter_context(bar("embedding", len(left), progress=progress))
         begun = ((batch.item, _embed(model, batch, frame_embeddings)) for batch in batches)
         for item, result in one_late(begun):
             work.add(item, result)

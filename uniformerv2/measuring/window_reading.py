@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.loader import Sample, SampleKey, VideoLoader
-from uniformerv2.data.processes import ATTEMPTS, Crash, run_tasks
+from uniformerv2.data.processes import Crash, run_tasks
 from uniformerv2.data.shards import video_source
 from uniformerv2.device import upload
 from uniformerv2.errors import AnnotationError, VideoError
@@ -27,7 +27,6 @@ LAST = -1  # number of the last batch of a group
 _MOST_WINDOWS = 4096  # of a batch, however few clips they have
 
 Group = tuple[int, range]  # its number and its videos, which are read one after the other
-_Task = tuple[int, range, dict[int, str]]  # and those of its videos that must not be opened, and why
 
 
 @dataclass
@@ -75,70 +74,53 @@ class WindowReader:
         wanted = [video for _, videos in groups for video in videos]
         videos = _WholeVideos([self.rows[video] for video in wanted], self.windows, self.preprocessing)
         loader = VideoLoader(videos, self.batch_size, range(len(wanted)), workers)
-        for (number, _), batch in zip(groups, loader, strict=True):
-            yield WindowBatch(
-                (number, LAST),
-                [(wanted[index], *span) for index, span in zip(batch.indices, batch.seconds, strict=True)],
-                batch.clips[:, 0] if len(batch) else None,
-                list(range(len(batch))),
-                [(wanted[video.row], video.reason) for video in batch.unreadable],
-                [(video.path, video.reason) for video in batch.damaged],
-            )
+        with closing(iter(loader)) as batches:
+            for (number, _), batch in zip(groups, batches, strict=True):
+                yield WindowBatch(
+                    (number, LAST),
+                    [(wanted[index], *span) for index, span in zip(batch.indices, batch.seconds, strict=True)],
+                    batch.clips[:, 0] if len(batch) else None,
+                    list(range(len(batch))),
+                    [(wanted[video.row], video.reason) for video in batch.unreadable],
+                    [(video.path, video.reason) for video in batch.damaged],
+                )
 
     def _divided(self, groups: Sequence[Group], workers: int) -> Generator[WindowBatch, None, None]:
-        tasks: list[_Task] = [(*group, {}) for group in groups]
-        current: dict[int, int] = {}  # the video that is being read, by group
-        crashes: Counter[int] = Counter()  # by video
-        while tasks:
-            again: list[_Task] = []
-            for (number, videos, deadly), result in run_tasks(self._batches, tasks, workers=workers, attempts=1):
-                if isinstance(result, int):
-                    current[number] = result
-                elif isinstance(result, Crash):
-                    video = current.get(number, videos[0])
-                    crashes[video] += 1
-                    if crashes[video] == ATTEMPTS:
-                        reason = f"{self.rows[video].path}: reading it ended a process ({result.cause})"
-                        deadly = deadly | {video: reason}
-                    again.append((number, videos, deadly))
-                else:
-                    batch, clips = result
-                    if batch.item not in self.done:
-                        batch.clips = None if clips is None else torch.from_numpy(clips)
-                        yield batch
-            tasks = again
-
-    def _batches(self, task: _Task) -> Iterator[int | tuple[WindowBatch, np.ndarray | None]]:
-        """The number of each video, before it is opened, and the batches, with their clips as an array."""
-        # A group that was begun is decoded from its beginning: of a damaged video, other ways of reading could give
-        # other frames. What is in the journal is only not computed again.
-        group, videos, deadly = task
-        batch, clips, number = WindowBatch((group, 0)), list[Tensor](), 0
-        for video in videos:
-            yield video
-            if video in deadly:
-                batch.skipped.append((video, deadly[video]))
+        """Videos of many windows, one in a group, whose batches come through a pipe."""
+        known = set(self.done)
+        for (number, videos), result in run_tasks(self._batches, groups, workers=workers):
+            if isinstance(result, Crash):
+                reason = f"{self.rows[videos[0]].path}: reading it ended a process ({result.cause})"
+                yield WindowBatch((number, LAST), skipped=[(videos[0], reason)])
                 continue
-            damage: list[str] = []
-            try:
-                former = None
-                for start, end, clip in read_windows(self.rows[video], self.windows, self.preprocessing, damage):
-                    if clip is not former or len(batch.windows) == _MOST_WINDOWS:
-                        if len(clips) == self.batch_size or len(batch.windows) == _MOST_WINDOWS:
-                            yield batch, torch.stack(clips).numpy()
-                            number += 1
-                            batch, clips = WindowBatch((group, number)), []
-                        clips.append(clip)
-                    batch.windows.append((video, start, end))
-                    batch.clip_of.append(len(clips) - 1)
-                    former = clip
-            except VideoError as error:
-                batch.skipped.append((video, str(error)))
-            except (AnnotationError, OSError) as error:  # a shard that has changed
-                batch.skipped.append((video, f"{self.rows[video].path}: {error}"))
-            else:
-                batch.damaged += [(str(self.rows[video].path), what) for what in damage]
-        batch.item = (group, LAST)
+            batch, clips = result
+            if batch.item not in known:  # those of a second attempt come again
+                known.add(batch.item)
+                batch.clips = None if clips is None else torch.from_numpy(clips)
+                yield batch
+
+    def _batches(self, group: Group) -> Iterator[tuple[WindowBatch, np.ndarray | None]]:
+        """The batches of a video, with their clips as an array."""
+        # A video that was begun is decoded from its beginning: of a damaged one, other ways of reading could give
+        # other frames. What is in the journal is only not computed again.
+        number, [video] = group
+        row, damage = self.rows[video], list[str]()
+        batch, clips = WindowBatch((number, 0)), list[Tensor]()
+        try:
+            former = None
+            for start, end, clip in read_windows(row, self.windows, self.preprocessing, damage):
+                if clip is not former or len(batch.windows) == _MOST_WINDOWS:
+                    if len(clips) == self.batch_size or len(batch.windows) == _MOST_WINDOWS:
+                        yield batch, torch.stack(clips).numpy()
+                        batch, clips = WindowBatch((number, batch.item[1] + 1)), []
+                    clips.append(clip)
+                batch.windows.append((video, start, end))
+                batch.clip_of.append(len(clips) - 1)
+                former = clip
+        except (VideoError, AnnotationError, OSError) as error:
+            batch.skipped.append((video, _reason(row, error)))
+        batch.damaged = [(str(row.path), what) for what in damage]
+        batch.item = (number, LAST)
         yield batch, torch.stack(clips).numpy() if clips else None
 
 
@@ -166,10 +148,8 @@ class _WholeVideos:
                 sample.seconds = float(plan.start[0]), float(plan.end[0])
                 sample.clips = test_crops(reader.frames_at(plan.indices[0]), self.preprocessing, out=out)
                 sample.damage += [reader.damage] if reader.damage else []
-        except VideoError as error:
-            sample.error = str(error)
-        except (AnnotationError, OSError) as error:  # a shard that has changed
-            sample.error = f"{row.path}: {error}"
+        except (VideoError, AnnotationError, OSError) as error:
+            sample.error = _reason(row, error)
         return sample
 
     def unreadable(self, key: SampleKey, reason: str) -> Sample:
@@ -181,6 +161,11 @@ class _WholeVideos:
         assert isinstance(key, int)
         row = self.rows[key]
         return row, Sample(index=key, path=str(row.path), label=0)
+
+
+def _reason(row: Annotation, error: Exception) -> str:
+    """Why a video is skipped; other errors are those of a shard that has changed."""
+    return str(error) if isinstance(error, VideoError) else f"{row.path}: {error}"
 
 
 def read_windows(
