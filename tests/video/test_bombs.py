@@ -123,6 +123,19 @@ def test_a_header_that_unpacks_to_much_is_refused(form: str, within: bytes, tmp_
         VideoReader(tmp_path / "b.mov" if form == "file" else content)
 
 
+@pytest.mark.parametrize("number", [b"\x9f\0\0\1", None])
+def test_fragments_beside_a_track_without_a_number_are_refused(number: bytes | None, tmp_path: Path) -> None:
+    """FFmpeg would count to a billion at each of them."""
+    film = write_video(tmp_path / "a.mp4", noise(5), muxer={"movflags": "frag_keyframe+empty_moov"}).read_bytes()
+    with VideoReader(film) as reader:
+        assert len(reader) == 5
+    place = film.index(b"tkhd")
+    changed = film.replace(b"tkhd", b"tkhe") if number is None else film[: place + 16] + number + film[place + 20 :]
+    assert len(changed) == len(film)
+    with pytest.raises(VideoError, match="fragments, and a track without a number"):
+        VideoReader(changed)
+
+
 def test_a_packed_flash_film_is_read_to_its_end_within_the_limit(tmp_path: Path) -> None:
     film = write_video(tmp_path / "a.swf", noise(5), codec="flv").read_bytes()
     with VideoReader(b"CWS" + film[3:8] + zlib.compress(film[8:])) as reader, VideoReader(film) as expected:
