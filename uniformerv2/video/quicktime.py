@@ -22,7 +22,7 @@ _COMPRESSED = re.compile(rb"cmov....dcom.{8}cmvd(....)", re.DOTALL)  # QuickTime
 
 
 def check_boxes(read: Callable[[int, int], bytes], name: str) -> None:
-    """Refuse an encrypted film, a header that would unpack to more than `LARGEST_HEADER`, and fragments without a track.
+    """Refuse an encrypted film, a header that unpacks to more than `LARGEST_HEADER`, and fragments without a track.
 
     Where a track has no number, or one above 2^31, FFmpeg 8 counts to a billion at each fragment.
 
