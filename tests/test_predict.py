@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from readback import ReadBack
 from uniformerv2 import arm, save_model
 from uniformerv2.data.annotations import Annotation, Unreadable
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
@@ -225,7 +226,8 @@ def test_no_more_than_two_batches_are_held_and_the_thread_ends_early(model: UniF
         results = predictor.predict_all(endless(), workers=0)
         for number in range(1, 9):
             next(results)
-            assert taken == 2 * ((number + 1) // 2) + 2
+            # a batch is computed, and one read, before the results of the one before come
+            assert taken == 2 * ((number + 1) // 2) + 4
         [thread] = set(threading.enumerate()) - before
         results.close()
     assert not thread.is_alive()
@@ -261,3 +263,31 @@ def test_numbers_that_make_no_sense(model: UniFormerV2, video: Path) -> None:
         Predictor(model, batch_size=0)
     with pytest.raises(RecipeError, match="top_k must be at least 1, got 0"):
         next(Predictor(model).predict_all([video], top_k=0))
+
+
+def test_of_twenty_predictions_the_scores_are_read_once_each_and_late(
+    lively: UniFormerV2, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    def watched(scores: Tensor) -> Callable[[], Tensor]:
+        assert scores.shape == (1, 3)
+        happened.append("asked")
+
+        def fetch() -> Tensor:
+            happened.append("read")
+            return torch.from_numpy(scores.numpy().copy())  # it is on the host now
+
+        return fetch
+
+    monkeypatch.setattr("uniformerv2.inference.optimize.can_pack", lambda dtype: False)  # as on a GPU
+    predictor = Predictor(lively, batch_size=1)
+    expected = predictor.predict(video)
+    monkeypatch.setattr("uniformerv2.predict.fetch_later", watched)
+    mode = ReadBack(rewritten(predictor.optimized).parameters())
+    with mode:
+        for found in predictor.predict_all([video] * 20, workers=0):
+            happened.append("handed out")
+            assert found == expected
+    assert happened == ["asked", *["asked", "read", "handed out"] * 19, "read", "handed out"]
+    assert not mode.waits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -18,9 +18,10 @@ from uniformerv2.ahead import ahead
 from uniformerv2.data.annotations import Annotation, Interval, Unreadable
 from uniformerv2.data.processes import Crash, in_order
 from uniformerv2.data.shards import video_source
-from uniformerv2.device import model_device
+from uniformerv2.device import fetch_later, model_device, one_late, upload
 from uniformerv2.errors import AnnotationError, RecipeError, VideoError
 from uniformerv2.inference.optimize import Backend, optimize, rewritten
+from uniformerv2.inference.parts import in_parts
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.inference.reduction import Reduction
 from uniformerv2.inference.sharing import SharedFrames, classify_shared, sharing_obstacle
@@ -114,7 +115,7 @@ class Predictor:
         """
         check_top_k(top_k)
         check_threshold(threshold)
-        [scores] = self._scores([self._read(video)])
+        [scores] = self._scores([self._read(video)]).cpu()
         return self._prediction(video, scores, top_k, threshold)
 
     def predict_all(
@@ -123,8 +124,9 @@ class Predictor:
         """Rank the classes for many videos, while the next ones are read.
 
         The model computes clips of several videos at once, while others read the next batch; these two batches are
-        all that is held. What reads ends with the iteration, also where that is broken off. A video with more views
-        than a batch has clips is a batch of its own, computed in parts.
+        all that is held, and the scores of the one before, which come once the next is given to the device. What reads
+        ends with the iteration, also where that is broken off. A video with more views than a batch has clips is a
+        batch of its own, computed in parts.
 
         Args:
             videos: each as of `predict`; taken as they are needed.
@@ -141,14 +143,19 @@ class Predictor:
         check_top_k(top_k)
         check_threshold(threshold)
         count = max(1, self.batch_size // len(self.views))
-        first = 0
+        row = 0
         with closing(self._reads(videos, count, workers)) as reads:
-            while outcomes := self._outcomes(list(islice(reads, count)), first, top_k, threshold):
-                for outcome in outcomes:
-                    if isinstance(outcome, BaseException):
-                        raise outcome
-                    yield outcome
-                first += len(outcomes)
+            batches = iter(lambda: list(islice(reads, count)), [])
+            for batch, scores in one_late(map(self._begin, batches)):  # map keeps no batch
+                of_read = iter(scores)
+                for video, error in batch:
+                    if error is None:
+                        yield self._prediction(video, next(of_read), top_k, threshold)
+                    elif isinstance(error, VideoError):
+                        yield Unreadable(_title(video), str(error), row)
+                    else:
+                        raise error
+                    row += 1
 
     def _reads(
         self, videos: Iterable[Video], count: int, workers: int
@@ -173,23 +180,13 @@ class Predictor:
                         warnings.warn(message, VideoWarning, stacklevel=1)
                     yield video, SharedClips(torch.from_numpy(frames), torch.from_numpy(clips))
 
-    def _outcomes(
-        self,
-        reads: Sequence[tuple[Video, SharedClips | BaseException]],
-        first: int,
-        top_k: int | None,
-        threshold: float,
-    ) -> list[Prediction | Unreadable | BaseException]:
-        """The result or error of each video of a batch, whose first is number `first`."""
+    def _begin(
+        self, reads: Sequence[tuple[Video, SharedClips | BaseException]]
+    ) -> tuple[list[tuple[Video, BaseException | None]], Callable[[], Tensor]]:
+        """Begin a batch: its videos, each with its error if it has one, and what waits for the scores of the others."""
         clips = [read for _, read in reads if isinstance(read, SharedClips)]
-        scores = iter(self._scores(clips) if clips else ())
-        outcomes: list[Prediction | Unreadable | BaseException] = []
-        for row, (video, read) in enumerate(reads, first):
-            if isinstance(read, SharedClips):
-                outcomes.append(self._prediction(video, next(scores), top_k, threshold))
-            else:
-                outcomes.append(Unreadable(_title(video), str(read), row) if isinstance(read, VideoError) else read)
-        return outcomes
+        batch = [(video, None if isinstance(read, SharedClips) else read) for video, read in reads]
+        return batch, fetch_later(self._scores(clips)) if clips else partial(torch.empty, 0)
 
     def _prediction(self, video: Video, scores: Tensor, top_k: int | None, threshold: float) -> Prediction:
         labels, probabilities = ranked(self.model, scores, top_k)
@@ -198,16 +195,17 @@ class Predictor:
         )
 
     @torch.inference_mode()
-    def _scores(self, videos: Sequence[SharedClips]) -> Sequence[Tensor]:
-        """Probabilities (classes) of each video, averaged over its views."""
+    def _scores(self, videos: Sequence[SharedClips]) -> Tensor:
+        """Probabilities (videos, classes), averaged over the views of each video."""
         together = joined(videos)
-        frames = together.frames.to(self.device)
+        frames = upload(together.frames, self.device)
         clips, which = together.clips.unique(dim=0, return_inverse=True)  # of a very short video, many are equal
-        logits = torch.cat([self._logits(SharedClips(frames, some)) for some in clips.split(self.batch_size)])
+        parts = in_parts(lambda some: self._logits(SharedClips(frames, some)), clips, self.batch_size, by=self)
+        logits = torch.cat(parts)
         if self.views.average == "probabilities":
             logits = logits.softmax(-1)
-        means = [some.mean(0) for some in logits[which].split([len(video.clips) for video in videos])]
-        return means if self.views.average == "probabilities" else [mean.softmax(-1) for mean in means]
+        means = torch.stack([some.mean(0) for some in logits[which].split([len(video.clips) for video in videos])])
+        return means if self.views.average == "probabilities" else means.softmax(-1)
 
     def _logits(self, clips: SharedClips) -> Tensor:
         """Logits (clips, classes), from frames that are encoded once where that is possible and saves any."""

@@ -152,7 +152,7 @@ class StreamPredictor:
                 count += 1
                 first = count - self.window_frames
                 if first >= 0 and first % self.stride_frames == 0:
-                    labels, scores = ranked(self.model, self._scores(shared, first), top_k)
+                    labels, scores = ranked(self.model, self._scores(shared, first).cpu(), top_k)
                     latency = frames.clock() - frame.arrival
                     yield StreamPrediction(
                         frame.number, times[0], frame.time, labels, scores, latency, frames.dropped, frames.damaged

@@ -20,6 +20,7 @@ from uniformerv2.device import fetch_later, model_device, one_late, upload
 from uniformerv2.distributed import current_ranks, forward_passes
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.inference.optimize import Backend
+from uniformerv2.inference.parts import in_parts
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.machine import WORKERS
 from uniformerv2.measuring.digests import videos_digest, weights_digest
@@ -120,7 +121,7 @@ def average_views(model: UniFormerV2, clips: Tensor, *, batch_size: int, average
         float32 (videos, classes); rows sum to 1.
     """
     # (videos, views, ...) -> (videos·views, ...)
-    logits = torch.cat([model(some).float() for some in clips.flatten(0, 1).split(batch_size)])
+    logits = torch.cat(in_parts(lambda some: model(some).float(), clips.flatten(0, 1), batch_size, by=model))
     logits = logits.unflatten(0, clips.shape[:2])
     return logits.mean(1).softmax(-1) if average == "logits" else logits.softmax(-1).mean(1)
 

@@ -20,6 +20,7 @@ from uniformerv2.data.tables import PARQUET_SUFFIXES, check_suffix, parquet_modu
 from uniformerv2.device import fetch_later, model_device, on_device, one_late, upload
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.inference.optimize import Backend
+from uniformerv2.inference.parts import in_parts
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.machine import WORKERS
 from uniformerv2.measuring.digests import videos_digest, weights_digest
@@ -191,9 +192,12 @@ def _embed(model: UniFormerV2, batch: WindowBatch, frame_embeddings: bool) -> Ca
     result: Result = {"windows": batch.windows, "skipped": batch.skipped, "damaged": batch.damaged}
     if batch.clips is None:
         return lambda: result
-    features, clip_of = model.forward_features(upload(batch.clips, model_device(model))), batch.clip_of
-    wanted = [features.pooled, features.frame_embeddings] if frame_embeddings else [features.pooled]
-    fetches = [fetch_later(tensor) for tensor in wanted]
+    clips, clip_of = upload(batch.clips, model_device(model)), batch.clip_of
+    parts = in_parts(model.forward_features, clips, len(clips), by=model)
+    wanted = [[part.pooled for part in parts]]
+    if frame_embeddings:
+        wanted.append([part.frame_embeddings for part in parts])
+    fetches = [fetch_later(torch.cat(tensors)) for tensors in wanted]
 
     def finish() -> Result:
         pooled, *frames = (fetch() for fetch in fetches)
