@@ -3,36 +3,41 @@
     python benchmarks/attention.py
 
 `spatial` is one frame's self-attention, (batch·frames, heads, tokens, dim); `global` the absorbed query of a global
-stage, (batch, 1, heads, width) on (batch, 1, frames·tokens, width). `model.attention.attend` follows this.
+stage, (batch, 1, heads, width) on (batch, 1, frames·tokens, width). In bfloat16 a CPU takes what
+`uniformerv2/attention_choice.py` measures; that choice is printed, too.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from timing import alternate, machine
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
-
-def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return (query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)).softmax(-1) @ value
+from uniformerv2.attention_choice import measure
+from uniformerv2.model.kernels import AttentionCase, plain_attention
 
 
 def compare(title: str, query: Tensor, context: Tensor) -> None:
     query, context = query.requires_grad_(), context.requires_grad_()
-    ways = {"fused": F.scaled_dot_product_attention, "plain": plain}
+    scale = query.shape[-1] ** -0.5
+    ways = {
+        "fused": lambda: scaled_dot_product_attention(query, context, context, scale=scale),
+        "plain": lambda: plain_attention(query, context, context, scale=scale),
+    }
     gradient = torch.randn_like(query)
-
-    def forward(way) -> None:  # type: ignore[no-untyped-def]
-        with torch.no_grad():
-            way(query, context, context)
-
-    only = alternate({name: (lambda way=way: forward(way)) for name, way in ways.items()})
-    both = alternate(
-        {name: (lambda way=way: way(query, context, context).backward(gradient)) for name, way in ways.items()}
-    )
+    with torch.no_grad():
+        only = alternate(ways)
+    both = alternate({name: (lambda way=way: way().backward(gradient)) for name, way in ways.items()})
     for name in ways:
         print(f"  {title:28} {name} forward {only[name]:8.2f} ms   forward and backward {both[name]:8.2f} ms")
+    if query.dtype == torch.bfloat16:
+        cases = [
+            AttentionCase.of(query.shape[-2], context.shape[-2], query.shape[-1], training=training)
+            for training in (False, True)
+        ]
+        chosen = [measure(case) if case else "plain, not measured" for case in cases]
+        print(f"  {title:28} chosen: {chosen[0]}, with a backward pass {chosen[1]}")
 
 
 if __name__ == "__main__":
