@@ -73,8 +73,11 @@ Json = Annotated[FlagCreatePairsOff[bool], arg(name="json", help="Print JSON and
 
 BatchSize = Annotated[int, arg(help="Clips that the model sees at once.")]
 Precision = Annotated[
-    Literal["fp32", "bf16", "auto"],
-    arg(help="Number format that the model computes in; auto: the fastest of fp32 and bf16 on this processor."),
+    Literal["fp32", "bf16", "fp8", "auto"],
+    arg(
+        help="Number format that the model computes in; auto: the fastest of fp32 and bf16 on this processor. fp8: on "
+        "GPUs that have it."
+    ),
 ]
 FeatureBackend = Annotated[
     Literal["auto", "torch", "compile"],

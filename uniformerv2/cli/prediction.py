@@ -57,8 +57,9 @@ class Predict(Classifying):
     batch_size: int | None = None
     """Clips that the model computes at once, of several videos together; None: 1 on a CPU, 8 on a GPU."""
     workers: Workers = WORKERS
-    precision: Literal["auto", "fp32", "bf16", "int8"] = "fp32"
-    """auto: the fastest of fp32 and bf16 on this processor. int8: by OpenVINO, needs --calibration-videos."""
+    precision: Literal["auto", "fp32", "bf16", "fp8", "int8"] = "fp32"
+    """auto: the fastest of fp32 and bf16 on this processor. fp8: on GPUs that have it. int8: by OpenVINO, needs
+    --calibration-videos."""
     backend: Literal["auto", "torch", "compile", "openvino", "onnxruntime"] = "torch"
     """What runs the model; auto: compile on a GPU where that works, else torch (docs/inference.md)."""
     calibration_videos: Annotated[tuple[Path, ...], arg(metavar="VIDEO...")] = ()

@@ -17,6 +17,7 @@ from uniformerv2.errors import RecipeError
 from uniformerv2.inference.compile_cache import use_cache
 from uniformerv2.inference.compiled import compiled
 from uniformerv2.inference.cpu import can_pack, compute_in_chunks, pack
+from uniformerv2.inference.float8 import to_float8
 from uniformerv2.inference.fold import Rewrite, fold
 from uniformerv2.inference.mapped import release_mapped_weights
 from uniformerv2.inference.precision import InferencePrecision, pick_inference_precision, to_bfloat16
@@ -40,6 +41,7 @@ class Limits:
 LIMITS: dict[InferencePrecision, Limits] = {
     "fp32": Limits(1e-4, 0.0),  # sums in another order
     "bf16": Limits(0.02, 0.01),
+    "fp8": Limits(0.25, 0.02),
     "int8": Limits(0.25, 0.02),
 }
 REDUCED_LIMITS = Limits(float("inf"), 0.02)  # fewer tokens change every logit
@@ -80,8 +82,8 @@ Backend = Literal["torch", "compile", "openvino", "onnxruntime"]
 
 # what each backend can run
 PRECISIONS: dict[Backend, tuple[InferencePrecision, ...]] = {
-    "torch": ("fp32", "bf16"),
-    "compile": ("fp32", "bf16"),
+    "torch": ("fp32", "bf16", "fp8"),
+    "compile": ("fp32", "bf16", "fp8"),
     "openvino": ("fp32", "bf16", "int8"),
     "onnxruntime": ("fp32",),
 }
@@ -175,8 +177,8 @@ def optimize(
         backend: "torch" (exact rewrites, oneDNN's layout), "compile" (torch.compile, needs a C++ compiler),
             "openvino" or "onnxruntime" (an exported graph, for clips of the preprocessing's shape); or "auto", see
             `pick_backend`.
-        precision: "fp32"; "bf16" (norms, softmax and classifier in float32); "int8" (linear layers, calibrated); or
-            "auto", see `pick_inference_precision`.
+        precision: "fp32"; "bf16" (norms, softmax and classifier in float32); "fp8" (linear layers, the rest as in bf16;
+            on a GPU); "int8" (linear layers, calibrated); or "auto", see `pick_inference_precision`.
         reduction: compute fewer tokens, with backend "torch".
         calibration_clips: for "int8", some dozens of clips like those of the application, in batches (n, 3, frames,
             height, width).
@@ -283,6 +285,6 @@ def in_torch(model: UniFormerV2, precision: InferencePrecision) -> UniFormerV2:
 
 
 def _folded(model: UniFormerV2, precision: InferencePrecision, *rewrites: Rewrite) -> UniFormerV2:
-    cast = [to_bfloat16] if precision == "bf16" else []
+    casts: dict[str, list[Rewrite]] = {"fp8": [to_float8, to_bfloat16], "bf16": [to_bfloat16]}
     # otherwise the original weights would stay in memory
-    return fold(model, *cast, *rewrites, lambda _: release_mapped_weights(model))
+    return fold(model, *casts.get(precision, []), *rewrites, lambda _: release_mapped_weights(model))

@@ -12,7 +12,7 @@ from uniformerv2.device import bf16_gain
 from uniformerv2.errors import RecipeError
 from uniformerv2.model.uniformerv2 import Head
 
-InferencePrecision = Literal["fp32", "bf16", "int8"]
+InferencePrecision = Literal["fp32", "bf16", "fp8", "int8"]
 
 MIN_GAIN = 1.25  # "auto" takes bf16 where products are this many times as fast
 
@@ -22,14 +22,16 @@ def pick_inference_precision(
 ) -> tuple[InferencePrecision, str]:
     """The precision to run in, and why "auto" is that, in a line; empty for any other precision.
 
-    "auto" is bf16 where the processor multiplies it in hardware and measurably faster, else fp32; never int8, which
-    needs calibration.
+    "auto" is bf16 where the processor multiplies it in hardware and measurably faster, else fp32; never fp8 or int8,
+    which change more.
 
     Raises:
-        RecipeError: bf16 is wanted on a processor that lacks it.
+        RecipeError: bf16 or fp8 is wanted on a processor that lacks it.
     """
     if wanted == "bf16" and not has_bf16(device):
         raise RecipeError(f"{_processor(device)} does not multiply bf16 in hardware; take fp32 or auto")
+    if wanted == "fp8" and not has_fp8(device):
+        raise RecipeError(f"{_processor(device)} does not multiply fp8 in hardware; take bf16, fp32 or auto")
     if wanted != "auto":
         return wanted, ""
     if not has_bf16(device):
@@ -46,6 +48,11 @@ def has_bf16(device: torch.device) -> bool:
     if platform.machine() in ("x86_64", "AMD64"):
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def has_fp8(device: torch.device) -> bool:
+    """Whether a device multiplies float8_e4m3fn in hardware: NVIDIA's from Ada and Hopper on (capability 8.9)."""
+    return device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 def _processor(device: torch.device) -> str:
