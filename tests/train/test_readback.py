@@ -25,7 +25,7 @@ STEPS = 20
 
 @pytest.fixture
 def model() -> UniFormerV2:
-    return randomised(small_model("scene"))
+    return randomised(small_model("scene", checkpoint_blocks=2))
 
 
 @pytest.fixture
