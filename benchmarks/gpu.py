@@ -37,8 +37,9 @@ from training_steps import OPTIMIZATION, Case, Trained, build_model, measured_li
 
 from uniformerv2 import named_config, save_model
 from uniformerv2.benchmark.reference import load_reference
-from uniformerv2.device import pick_device
+from uniformerv2.device import model_device, pick_device
 from uniformerv2.inference.optimize import optimize
+from uniformerv2.inference.precision import has_fp8
 from uniformerv2.train.optim import parameter_groups
 from uniformerv2.train.precision import allow_tf32, autocast
 
@@ -90,6 +91,8 @@ def inference_ways(
     ways = {"ours": plain(model), "ours, optimize": optimize(model, precision=precision)}
     if compiled:
         ways["ours, compile"] = optimize(model, backend="compile", precision=precision)
+        if has_fp8(model_device(model)):
+            ways["ours, compile, fp8"] = optimize(model, backend="compile", precision="fp8")
     if official is not None:
         ways = {"official": plain(official)} | ways
         if compiled:

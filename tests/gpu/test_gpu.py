@@ -14,11 +14,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uniformerv2 import Predictor, Views, arm, evaluate, extract_features, optimize, save_model, train_classifier
+from uniformerv2 import (
+    Predictor,
+    StreamPredictor,
+    Views,
+    arm,
+    evaluate,
+    extract_features,
+    optimize,
+    save_model,
+    train_classifier,
+)
 from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.sources import read_annotations
 from uniformerv2.device import pick_device
 from uniformerv2.distributed import rank_device
+from uniformerv2.inference.precision import has_fp8
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.train.log import RunDisplay, read_metrics
 from uniformerv2.train.precision import allow_tf32, autocast
@@ -79,14 +90,33 @@ def test_a_training_step_is_that_of_the_cpu(
     assert difference(gradients, expected) < close
 
 
-@pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-4), ("bf16", 0.05)])
+@pytest.mark.parametrize("backend", ["torch", "compile"])
+@pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-4), ("bf16", 0.05), ("fp8", 0.3)])
 @torch.no_grad()
 def test_an_optimized_model_is_that_of_the_cpu(
-    model: UniFormerV2, clips: Tensor, gpu: torch.device, precision: Any, close: float
+    model: UniFormerV2, clips: Tensor, gpu: torch.device, backend: Any, precision: Any, close: float
 ) -> None:
+    if precision == "fp8" and not has_fp8(gpu):
+        pytest.skip("this GPU does not multiply fp8")
     moved = deepcopy(model).to(gpu)
     assert difference([moved(clips.to(gpu))], [model(clips)]) < 1e-4
-    assert difference([optimize(moved, precision=precision)(clips.to(gpu))], [model(clips)]) < close
+    fast = optimize(moved, backend=backend, precision=precision)
+    # the second is padded to the first, whose result it must not overwrite
+    found = [fast(some.to(gpu)) for some in (clips, clips[:4])]
+    assert difference(found, [model(clips), model(clips[:4])]) < close
+
+
+def test_a_compiled_stream_is_that_of_the_cpu(model: UniFormerV2, clips: Tensor, gpu: torch.device) -> None:
+    frames = list(clips[:2].transpose(1, 2).flatten(0, 1))
+    predictors = [
+        StreamPredictor(deepcopy(model).to(device), backend=backend)
+        for device, backend in ((gpu, "auto"), (CPU, "torch"))
+    ]
+    streams = [list(predictor.run(frames, top_k=None)) for predictor in predictors]
+    assert len(streams[0]) == 5
+    for one, other in zip(*streams, strict=True):
+        expected = dict(zip(other.labels, other.scores, strict=True))
+        assert dict(zip(one.labels, one.scores, strict=True)) == pytest.approx(expected, abs=1e-4)
 
 
 def test_predictions_and_evaluations_are_those_of_the_cpu(
