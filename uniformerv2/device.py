@@ -116,7 +116,7 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on the device; to a GPU it goes from pinned memory, so that the host need not wait."""
     if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type == "cuda")  # elsewhere the host may change the memory too early
 
 
 def on_device(batches: Iterator[Batches], device: torch.device) -> Generator[Batches, None, None]:

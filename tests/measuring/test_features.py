@@ -20,7 +20,7 @@ from uniformerv2.data.annotations import Annotation, Damaged
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.measuring.evaluation import evaluate
 from uniformerv2.measuring.features import extract_features
-from uniformerv2.measuring.window_reading import read_windows
+from uniformerv2.measuring.window_reading import _Slots, read_windows
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.video.clips import Windows
@@ -349,3 +349,18 @@ def test_a_journal_of_other_work_is_refused(model: UniFormerV2, long: Path, tmp_
             embed(**options | changed, journal=journal, resume=True)
         assert part in str(caught.value)
     assert journal.read_bytes() == before
+
+
+def test_a_slot_is_written_once_it_is_empty_and_can_be_taken_from_the_dead() -> None:
+    slots = _Slots((2, 3), workers=0)
+    clips = [torch.zeros(3), torch.ones(3)]
+    assert slots.fill(slots.free.popleft(), clips) == 2
+    assert torch.equal(slots.memory[0], torch.stack(clips))
+    assert not slots.empty[0].acquire(block=False)  # the next batch waits
+    assert slots.fill(0, []) == 0  # nothing to wait for
+    for _ in range(2):  # full and empty
+        slots.take_back(0)
+        slots.free.popleft()
+        assert slots.empty[0].acquire(block=False)
+        slots.empty[0].release()
+    assert slots.fill(0, clips[:1]) == 1

@@ -209,7 +209,7 @@ class _Pool:
         self._dataset = dataset
         self._ahead = 1 + -(-2 * workers // batch_size)  # batches: enough that no worker waits
         slots = self._ahead + 2  # one for the batch in use, and one for the batch before it
-        self._memory = _shared((slots, batch_size, *dataset.clips_shape))
+        self._memory = shared_memory((slots, batch_size, *dataset.clips_shape))
         self._free = deque(range(slots))
         self._workers: Workers[_Task] = Workers(partial(_read, dataset, self._memory), workers, queue_size=_QUEUE_SIZE)
         self.stop = self._workers.stop
@@ -257,7 +257,7 @@ def _read(dataset: ClipDataset, memory: Tensor, task: _Task) -> Sample:
     return sample
 
 
-def _shared(shape: tuple[int, ...]) -> Tensor:
+def shared_memory(shape: tuple[int, ...]) -> Tensor:
     """Float32 memory for several processes. Raises RecipeError where the system has too little of it."""
     wanted = 4 * torch.Size(shape).numel()
     if os.path.isdir(SHARED_MEMORY):

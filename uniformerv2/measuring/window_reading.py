@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from uniformerv2.data.annotations import Annotation
-from uniformerv2.data.loader import Sample, SampleKey, VideoLoader
-from uniformerv2.data.processes import Crash, run_tasks
+from uniformerv2.data.loader import Sample, SampleKey, VideoLoader, shared_memory
+from uniformerv2.data.processes import ATTEMPTS, START_METHOD, Crash, run_tasks
 from uniformerv2.data.shards import video_source
 from uniformerv2.device import upload
 from uniformerv2.errors import AnnotationError, VideoError
@@ -86,24 +89,37 @@ class WindowReader:
                 )
 
     def _divided(self, groups: Sequence[Group], workers: int) -> Generator[WindowBatch, None, None]:
-        """Videos of many windows, one in a group, whose batches come through a pipe."""
-        known = set(self.done)
-        for (number, videos), result in run_tasks(self._batches, groups, workers=workers):
-            if isinstance(result, Crash):
-                reason = f"{self.rows[videos[0]].path}: reading it ended a process ({result.cause})"
-                yield WindowBatch((number, LAST), skipped=[(videos[0], reason)])
-                continue
-            batch, clips = result
-            if batch.item not in known:  # those of a second attempt come again
-                known.add(batch.item)
-                batch.clips = None if clips is None else torch.from_numpy(clips)
-                yield batch
+        """Videos of many windows, one in a group, whose batches are decoded one after the other."""
+        shape = self.preprocessing
+        slots = _Slots((self.batch_size, 3, shape.num_frames, *shape.size), workers)
+        known, read = set(self.done), partial(self._batches, slots)
+        for attempt in range(1, ATTEMPTS + 1):
+            again = []
+            tasks = ((group, slots.free.popleft()) for group in groups)
+            for (group, slot), result in run_tasks(read, tasks, workers=workers, attempts=1):
+                if isinstance(result, Crash):
+                    slots.take_back(slot)
+                    again.append(group)
+                    if attempt == ATTEMPTS:
+                        reason = f"{self.rows[group[1][0]].path}: reading it ended a process ({result.cause})"
+                        yield WindowBatch((group[0], LAST), skipped=[(group[1][0], reason)])
+                    continue
+                batch, clips = result
+                if batch.item not in known:  # those of a second attempt come again
+                    known.add(batch.item)
+                    batch.clips = slots.memory[slot, :clips] if clips else None
+                    yield batch
+                if batch.item[1] == LAST:
+                    slots.take_back(slot)
+                else:
+                    slots.empty[slot].release()
+            groups = again
 
-    def _batches(self, group: Group) -> Iterator[tuple[WindowBatch, np.ndarray | None]]:
-        """The batches of a video, with their clips as an array."""
+    def _batches(self, slots: _Slots, task: tuple[Group, int]) -> Iterator[tuple[WindowBatch, int]]:
+        """The batches of a video, with the number of their clips, which are in its slot."""
         # A video that was begun is decoded from its beginning: of a damaged one, other ways of reading could give
         # other frames. What is in the journal is only not computed again.
-        number, [video] = group
+        (number, [video]), slot = task
         row, damage = self.rows[video], list[str]()
         batch, clips = WindowBatch((number, 0)), list[Tensor]()
         try:
@@ -111,7 +127,7 @@ class WindowReader:
             for start, end, clip in read_windows(row, self.windows, self.preprocessing, damage):
                 if clip is not former or len(batch.windows) == _MOST_WINDOWS:
                     if len(clips) == self.batch_size or len(batch.windows) == _MOST_WINDOWS:
-                        yield batch, torch.stack(clips).numpy()
+                        yield batch, slots.fill(slot, clips)
                         batch, clips = WindowBatch((number, batch.item[1] + 1)), []
                     clips.append(clip)
                 batch.windows.append((video, start, end))
@@ -121,7 +137,36 @@ class WindowReader:
             batch.skipped.append((video, _reason(row, error)))
         batch.damaged = [(str(row.path), what) for what in damage]
         batch.item = (number, LAST)
-        yield batch, torch.stack(clips).numpy() if clips else None
+        yield batch, slots.fill(slot, clips)
+
+
+class _Slots:
+    """Memory that processes share: a batch for each video that is being read, written once the one before is used.
+
+    Args:
+        shape: of the clips of a batch.
+        workers: processes, each of which reads a video while the last batch of another may wait.
+    """
+
+    def __init__(self, shape: tuple[int, ...], workers: int) -> None:
+        count = max(1, 2 * workers)
+        self.memory = shared_memory((count, *shape)) if workers else torch.empty(count, *shape)
+        self.empty = [get_context(START_METHOD).Semaphore(1) for _ in range(count)]
+        self.free = deque(range(count))
+
+    def fill(self, slot: int, clips: Sequence[Tensor]) -> int:
+        """Write clips to a slot once it is empty; returns how many."""
+        if clips:
+            self.empty[slot].acquire()
+            torch.stack(list(clips), out=self.memory[slot, : len(clips)])
+        return len(clips)
+
+    def take_back(self, slot: int) -> None:
+        """Whose process is through with it, or has died while it held it."""
+        while self.empty[slot].acquire(block=False):
+            pass
+        self.empty[slot].release()
+        self.free.append(slot)
 
 
 @dataclass(frozen=True)
