@@ -70,21 +70,24 @@ def difference(tensors: list[Tensor], expected: list[Tensor]) -> float:
 
 
 def step(
-    model: UniFormerV2, clips: Tensor, device: torch.device, precision: TrainingPrecision
+    model: UniFormerV2, clips: Tensor, device: torch.device, precision: TrainingPrecision, *, compiled: bool = False
 ) -> tuple[Tensor, list[Tensor]]:
     """Loss and gradients of a training step."""
     trained = deepcopy(model).to(device).train()
+    called = torch.compile(trained, fullgraph=True) if compiled else trained
     with autocast(precision, device):
-        loss = nn.functional.cross_entropy(trained(clips.to(device)), torch.arange(6, device=device) % 3)
+        loss = nn.functional.cross_entropy(called(clips.to(device)), torch.arange(6, device=device) % 3)
     loss.backward()
     return loss, [parameter.grad for parameter in trained.parameters() if parameter.grad is not None]
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-4), ("bf16", 0.05)])
 def test_a_training_step_is_that_of_the_cpu(
-    model: UniFormerV2, clips: Tensor, gpu: torch.device, precision: TrainingPrecision, close: float
+    model: UniFormerV2, clips: Tensor, gpu: torch.device, precision: TrainingPrecision, close: float, compiled: bool
 ) -> None:
-    loss, gradients = step(model, clips, gpu, precision)
+    torch.compiler.reset()
+    loss, gradients = step(model, clips, gpu, precision, compiled=compiled)
     expected_loss, expected = step(model, clips, CPU, "fp32")
     assert difference([loss], [expected_loss]) < close
     assert difference(gradients, expected) < close

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import torch
+from functools import partial
+from typing import Any
 
-from models import small_model
+import pytest
+import torch
+from torch import nn
+
+from models import randn, small_model
 from uniformerv2.data.loader import Batch
 from uniformerv2.tasks.classification.task import Classification
 from uniformerv2.train.optim import train_mode
+from uniformerv2.train.parallel import FullBatchesCompiled
 from uniformerv2.train.recipe import ModelRecipe, Recipe
 from uniformerv2.train.step import TrainingStep
 
@@ -43,3 +49,22 @@ def test_a_compiled_step_updates_weights_and_their_average_alike() -> None:
             for kind in ("model", "average"):
                 ours, plain = (values[f"{kind}/{weight}"][real] for values in (tensors, expected))
                 torch.testing.assert_close(ours, plain, rtol=0, atol=1e-5, msg=weight)
+
+
+def test_nothing_is_compiled_again_for_a_smaller_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+
+    def backend(graph: Any, inputs: list[Any]) -> Any:
+        def run(*given: Any) -> Any:
+            compiled.append(max(len(tensor) for tensor in given))
+            return graph(*given)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    model = nn.Conv1d(1, 1, 1)
+    called = FullBatchesCompiled(model)
+    for clips in (3, 4, 2, 4, 0, 4):
+        x = randn(clips, 1, 5)
+        torch.testing.assert_close(called(x), model(x))
+    assert compiled == [3, 4, 4, 4]

@@ -359,7 +359,7 @@ def test_what_is_compiled_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     compiled = replace(OPTIMIZATION, compile=True)
     build(tmp_path / "compiled", Regression(before_step=watch), compiled, model=net(dropout=0)).fit()
-    assert seen == {"Sequential", "OptimizedModule"}
+    assert seen == {"Sequential", "FullBatchesCompiled"}
     assert logged(tmp_path / "compiled") == logged(tmp_path / "plain")
 
 

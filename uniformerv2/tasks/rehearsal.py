@@ -208,14 +208,14 @@ def overfit_batch(
 
 
 def without_regularisation(recipe: Recipe) -> Recipe:
-    """The recipe for overfitting one batch: no regularisation, and a constant learning rate."""
+    """The recipe for overfitting one batch: no regularisation, a constant learning rate, and nothing compiled."""
     recipe = recipe.resolved()
     rate, batch_size = recipe.optimization.lr, micro_batch(recipe) // recipe.augmentation.repeats
     return recipe.vary(
         **dict.fromkeys(("drop_path", "global_drop_path", "global_dropout", "head_dropout"), 0.0),
         **dict.fromkeys(("warmup_epochs", "label_smoothing", "weight_decay", "ema"), 0.0),
         **{"epochs": 1, "early_stop": 0, "start_lr": rate, "end_lr": rate, "cache_features": "none"},
-        **{"class_weights": "none", "sampling": "none"},
+        **{"class_weights": "none", "sampling": "none", "compile": False},
         **{"batch_size": batch_size, "accumulate": 1, "lr_base_batch": None},
         **asdict(UNCHANGED),
     )

@@ -59,7 +59,7 @@ class SharedModel:
             else:
                 self._replicated = _replicate(model)
         called = self._replicated or model
-        self.called: nn.Module = torch.compile(called) if compile else called  # type: ignore[assignment]
+        self.called: nn.Module = FullBatchesCompiled(called) if compile else called
 
     def gradient_sync(self, last: bool) -> AbstractContextManager[object]:
         """Around a batch of a step: processes exchange gradients in the backward pass of the last, and not before."""
@@ -77,6 +77,25 @@ class SharedModel:
         All ranks call this.
         """
         return self.model if self._sharded is None else self._sharded.on_cpu()
+
+
+class FullBatchesCompiled(nn.Module):
+    """A model that is compiled for the largest batch that it has seen.
+
+    A smaller one, which a video that cannot be read leaves behind, is computed without: compiling once more takes a
+    minute on a GPU, and code for any size is slower.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self._largest = model, 0
+        self._compiled = torch.compile(model, dynamic=False)
+
+    def forward(self, x: Any) -> Any:
+        """As the model; anything but a tensor is compiled in any size."""
+        clips = len(x) if isinstance(x, Tensor) else self._largest
+        self._largest = max(clips, self._largest)
+        return (self.model if clips < self._largest else self._compiled)(x)
 
 
 def _shard(model: nn.Module, precision: TrainingPrecision) -> None:
