@@ -7,6 +7,7 @@ import os
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
@@ -178,7 +179,7 @@ class Decoded:
 
 
 def decode(source: Path | bytes, *, quarter_turns: int = 0) -> Decoded:
-    """Decode a file from its start, stepping over packets that cannot be decoded.
+    """Decode a file from its start, stepping over packets that cannot be decoded, to where it cannot be read on.
 
     Args:
         quarter_turns: to the left, that make its frames upright.
@@ -188,11 +189,9 @@ def decode(source: Path | bytes, *, quarter_turns: int = 0) -> Decoded:
     with av.open(file, metadata_errors="replace") as container:
         stream = container.streams.best("video")
         stream.thread_type, stream.thread_count = "NONE", 1
-        for packet in container.demux(stream):
-            if not packet.size and packet.dts is not None:  # an empty one would end the stream
-                continue
+        for packet in _until_damage(container.demux(stream)):
             try:
-                frames = packet.decode()
+                frames = stream.codec_context.decode(packet)
             except av.FFmpegError:
                 errors += 1
                 continue
@@ -200,9 +199,16 @@ def decode(source: Path | bytes, *, quarter_turns: int = 0) -> Decoded:
                 errors += frame.is_corrupt
                 size = {"width": images[0].shape[1], "height": images[0].shape[0]} if images else {}
                 images.append(shown(frame, **size))
-                times.append(None if frame.pts is None else float(frame.pts * frame.time_base))
+                times.append(None if frame.pts is None else float(frame.pts * stream.time_base))
         stated = stream.average_rate or stream.guessed_rate
     return Decoded([np.rot90(image, quarter_turns) for image in images], times, errors, float(stated or 0))
+
+
+def _until_damage(packets: Iterator[av.Packet]) -> Iterator[av.Packet | None]:
+    """Those with content, and None, to flush."""
+    with suppress(av.FFmpegError):
+        yield from (packet for packet in packets if packet.size)  # an empty one would end the stream
+    yield None
 
 
 @cache
