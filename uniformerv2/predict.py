@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,7 @@ from uniformerv2.ahead import ahead
 from uniformerv2.data.annotations import Annotation, Interval, Unreadable
 from uniformerv2.data.processes import Crash, in_order
 from uniformerv2.data.shards import video_source
-from uniformerv2.device import fetch_later, model_device, one_late, upload
+from uniformerv2.device import fetch_later, model_device, on_device, one_late, upload
 from uniformerv2.errors import AnnotationError, RecipeError, VideoError
 from uniformerv2.inference.optimize import Backend, optimize, rewritten
 from uniformerv2.inference.parts import in_parts
@@ -38,6 +39,27 @@ from uniformerv2.video.views import Views
 from uniformerv2.weights.loading import resolve_model
 
 Video = str | Path | bytes | Annotation
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Videos that are computed together."""
+
+    videos: tuple[tuple[Video, BaseException | None], ...]  # each with its error, if it could not be read
+    counts: tuple[int, ...]  # clips of each that was read
+    tensors: tuple[Tensor, ...]  # the frames of those, as in `SharedClips`, if there are any
+    clips: Tensor  # int64, as in `SharedClips`, on the CPU
+
+    @classmethod
+    def of(cls, reads: Sequence[tuple[Video, SharedClips | BaseException]]) -> _Batch:
+        clips = [read for _, read in reads if isinstance(read, SharedClips)]
+        together = joined(clips) if clips else SharedClips(torch.empty(0), torch.empty(0, dtype=torch.int64))
+        videos = tuple((video, None if isinstance(read, SharedClips) else read) for video, read in reads)
+        counts = tuple(len(of_video.clips) for of_video in clips)
+        return cls(videos, counts, (together.frames,) if clips else (), together.clips)
+
+    def to(self, device: torch.device) -> _Batch:
+        return replace(self, tensors=tuple(upload(tensor, device) for tensor in self.tensors))
 
 
 class Predictor:
@@ -115,7 +137,7 @@ class Predictor:
         """
         check_top_k(top_k)
         check_threshold(threshold)
-        [scores] = self._scores([self._read(video)]).cpu()
+        [scores] = self._scores(_Batch.of([(video, self._read(video))]).to(self.device)).cpu()
         return self._prediction(video, scores, top_k, threshold)
 
     def predict_all(
@@ -124,9 +146,9 @@ class Predictor:
         """Rank the classes for many videos, while the next ones are read.
 
         The model computes clips of several videos at once, while others read the next batch; these two batches are
-        all that is held, and the scores of the one before, which come once the next is given to the device. What reads
-        ends with the iteration, also where that is broken off. A video with more views than a batch has clips is a
-        batch of its own, computed in parts.
+        all that is held, and the scores of the one before, which come once the next is given to the device; a GPU holds
+        up to two batches more. What reads ends with the iteration, also where that is broken off. A video with more
+        views than a batch has clips is a batch of its own, computed in parts.
 
         Args:
             videos: each as of `predict`; taken as they are needed.
@@ -144,11 +166,12 @@ class Predictor:
         check_threshold(threshold)
         count = max(1, self.batch_size // len(self.views))
         row = 0
-        with closing(self._reads(videos, count, workers)) as reads:
-            batches = iter(lambda: list(islice(reads, count)), [])
-            for batch, scores in one_late(map(self._begin, batches)):  # map keeps no batch
+        reads = self._reads(videos, count, workers)
+        batches = map(_Batch.of, iter(lambda: list(islice(reads, count)), []))  # map keeps none of them
+        with closing(reads), closing(on_device(batches, self.device)) as uploaded:
+            for outcomes, scores in one_late(map(self._begin, uploaded)):
                 of_read = iter(scores)
-                for video, error in batch:
+                for video, error in outcomes:
                     if error is None:
                         yield self._prediction(video, next(of_read), top_k, threshold)
                     elif isinstance(error, VideoError):
@@ -180,13 +203,9 @@ class Predictor:
                         warnings.warn(message, VideoWarning, stacklevel=1)
                     yield video, SharedClips(torch.from_numpy(frames), torch.from_numpy(clips))
 
-    def _begin(
-        self, reads: Sequence[tuple[Video, SharedClips | BaseException]]
-    ) -> tuple[list[tuple[Video, BaseException | None]], Callable[[], Tensor]]:
-        """Begin a batch: its videos, each with its error if it has one, and what waits for the scores of the others."""
-        clips = [read for _, read in reads if isinstance(read, SharedClips)]
-        batch = [(video, None if isinstance(read, SharedClips) else read) for video, read in reads]
-        return batch, fetch_later(self._scores(clips)) if clips else partial(torch.empty, 0)
+    def _begin(self, batch: _Batch) -> tuple[Sequence[tuple[Video, BaseException | None]], Callable[[], Tensor]]:
+        """Begin a batch: its videos with their errors, and what waits for the scores of those without."""
+        return batch.videos, fetch_later(self._scores(batch)) if batch.counts else partial(torch.empty, 0)
 
     def _prediction(self, video: Video, scores: Tensor, top_k: int | None, threshold: float) -> Prediction:
         labels, probabilities = ranked(self.model, scores, top_k)
@@ -195,16 +214,15 @@ class Predictor:
         )
 
     @torch.inference_mode()
-    def _scores(self, videos: Sequence[SharedClips]) -> Tensor:
-        """Probabilities (videos, classes), averaged over the views of each video."""
-        together = joined(videos)
-        frames = upload(together.frames, self.device)
-        clips, which = together.clips.unique(dim=0, return_inverse=True)  # of a very short video, many are equal
+    def _scores(self, batch: _Batch) -> Tensor:
+        """Probabilities (videos, classes) of the videos that were read, averaged over the views of each."""
+        [frames] = batch.tensors
+        clips, which = batch.clips.unique(dim=0, return_inverse=True)  # of a very short video, many are equal
         parts = in_parts(lambda some: self._logits(SharedClips(frames, some)), clips, self.batch_size, by=self)
         logits = torch.cat(parts)
         if self.views.average == "probabilities":
             logits = logits.softmax(-1)
-        means = torch.stack([some.mean(0) for some in logits[which].split([len(video.clips) for video in videos])])
+        means = torch.stack([some.mean(0) for some in logits[which].split(list(batch.counts))])
         return means if self.views.average == "probabilities" else means.softmax(-1)
 
     def _logits(self, clips: SharedClips) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -99,11 +100,14 @@ class Graphs:
     def __call__(self, *inputs: Tensor, **constants: Any) -> tuple[Tensor, ...]:
         """Tensors (rows, ...), and what the graph is made for -> tensors (rows, ...)."""
         rows = len(inputs[0])
-        graphs = self._graphs[tuple((one.shape[1:], one.dtype) for one in inputs), tuple(constants.values())]
+        on_gpu = inputs[0].device.type == "cuda"
+        # before torch 2.13, other threads than the main one cannot replay (pytorch/pytorch#123177)
+        may_replay = on_gpu and threading.current_thread() is threading.main_thread()
+        shapes = tuple((one.shape[1:], one.dtype) for one in inputs)
+        graphs = self._graphs[shapes, tuple(constants.values()), may_replay]
         size = self._size(rows, graphs)
         padded = [_padded(one, size).contiguous() for one in inputs]
-        on_gpu = padded[0].device.type == "cuda"
-        replayed = on_gpu and padded[0].numel() <= REPLAYED_VALUES
+        replayed = may_replay and padded[0].numel() <= REPLAYED_VALUES
         new, folder = size not in graphs, use_cache()
         if new:
             # freezing: weights are constants, whose layout may change, as in `pack`; a GPU gains nothing by it
