@@ -273,3 +273,16 @@ def test_a_damaged_record_of_kernels_is_refused(colours: Path, recipe: Recipe, u
     (run / "attention.json").write_text('{"16x16x16 training": "fastest"}')
     with pytest.raises(RecipeError, match=r"attention.json: not the kernels that a run chose; restore it"):
         train(colours, recipe, run, resume=True)
+
+
+def test_what_auto_meant_when_a_run_began_stays(colours: Path, recipe: Recipe, unbroken: Path, tmp_path: Path) -> None:
+    """As on a GPU, where auto compiles."""
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run)
+    begun = (run / "recipe.json").read_text().replace('"compile": false', '"compile": true')
+    (run / "recipe.json").write_text(begun)
+    assert recipe.optimization.compile == "auto"
+    train(colours, recipe, run, resume=True)
+    assert (run / "recipe.json").read_text() == begun
+    with pytest.raises(RecipeError, match="compile True is now False"):
+        train(colours, recipe.vary(compile=False), run, resume=True)
