@@ -123,6 +123,53 @@ def test_a_header_that_unpacks_to_much_is_refused(form: str, within: bytes, tmp_
         VideoReader(tmp_path / "b.mov" if form == "file" else content)
 
 
+@pytest.mark.parametrize("table", ["stsz", "trun", "a cut trun"])
+def test_a_table_of_countless_samples_of_one_size_is_refused(table: str, tmp_path: Path) -> None:
+    """FFmpeg would keep some 70 bytes of each of them."""
+    count, muxer = struct.pack(">I", 1 << 26), {} if table == "stsz" else {"movflags": "frag_keyframe+empty_moov"}
+    film = bytearray(write_video(tmp_path / "a.mp4", noise(5), muxer=muxer).read_bytes())
+    place = film.index(table[-4:].encode()) + 4
+    if table == "a cut trun":
+        film[place + 4 :] = count
+    elif table == "trun":
+        film[place : place + 8] = b"\0\0\0\1" + count  # no sample has a size of its own
+    else:
+        film[place + 4 : place + 12] = b"\0\0\0\1" + count
+        for name, at in (("stsc", 16), ("stts", 12)):
+            at += film.index(name.encode())
+            film[at : at + 4] = count
+    with pytest.raises(VideoError, match="frames is 67108864, and the limit 5000000; if you trust the file"):
+        VideoReader(bytes(film))
+
+
+def test_plain_sound_of_hours_is_no_bomb(tmp_path: Path) -> None:
+    film = write_video(tmp_path / "a.mov", noise(5))
+    with av.open(str(film)) as source, av.open(str(tmp_path / "b.mov"), "w") as target:
+        pictures = target.add_stream_from_template(source.streams.video[0])
+        sound = target.add_stream("pcm_s16le", rate=48000, layout="mono")
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = pictures
+                target.mux(packet)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 6_000_000), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 48000
+        target.mux(sound.encode(frame))
+        target.mux(sound.encode(None))
+    with VideoReader(tmp_path / "b.mov") as reader:
+        assert len(reader) == 5
+
+
+def test_a_codec_whose_tag_is_no_text(tmp_path: Path) -> None:
+    film = write_video(tmp_path / "a.mp4", noise(5), codec="mpeg4").read_bytes()
+    with VideoReader(film) as reader:
+        expected = reader.frames_at(range(5))
+    with (
+        pytest.warns(VideoWarning, match="the tag of its codec is no text"),
+        VideoReader(film.replace(b"mp4v", b"\xb0p4v")) as reader,
+    ):
+        assert reader.frames_at(range(5)).equal(expected)
+
+
 @pytest.mark.parametrize("number", [b"\x9f\0\0\1", None])
 def test_fragments_beside_a_track_without_a_number_are_refused(number: bytes | None, tmp_path: Path) -> None:
     """FFmpeg would count to a billion at each of them."""

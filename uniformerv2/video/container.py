@@ -192,7 +192,7 @@ def _inspected(source: str | Path | bytes, name: str, limits: Limits) -> str | P
         if beginning.startswith(_PACKED_SWF):
             rest = len(_PACKED_SWF) + _SWF_SIZES
             return b"FWS" + beginning[len(_PACKED_SWF) : rest] + _unpacked(read(rest, 1 << 60), name, limits)
-        check_boxes(read, name)
+        check_boxes(read, name, limits)
     return source
 
 

@@ -114,7 +114,11 @@ class PacketSource:
         self.is_apart = self.codec.name in _APART
         self.is_renewed = self.codec.name not in _FLUSHED
         stated = ((name, getattr(self.codec, name)) for name in _PARAMETERS if self.is_renewed)
-        self._stated = {name: value for name, value in stated if value is not None}
+        self._stated: dict[str, Any] = {}
+        try:
+            self._stated |= {name: value for name, value in stated if value is not None}
+        except UnicodeDecodeError:  # so no decoder can be made anew
+            reading.note("the tag of its codec is no text")
         self.may_be_turned = self.codec.name in _TURNED or not _TURNED.isdisjoint(
             self._container.format.name.split(",")
         )

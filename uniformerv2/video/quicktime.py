@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from uniformerv2.errors import VideoError
+from uniformerv2.video.limits import Limits
+
+_Box = tuple[bytes, bytes]  # kind and content
 
 LARGEST_HEADER = 16 << 20  # bytes that a compressed one may unpack to; 16 MiB describe a film of a day
 _FARTHEST = 1 << 60  # bytes
+_OWN_FIELDS = 0xF00  # flags of a fragment that has bytes for each of its samples
 _DEEPEST = 10  # boxes in boxes, as FFmpeg allows
 
 # boxes in which FFmpeg looks for others; in unused space it does for a header alone
@@ -21,25 +25,34 @@ _ENCRYPTED = re.compile(rb"(?:encv|drmi).{78,4000}?schm", re.DOTALL)  # ISO/IEC 
 _COMPRESSED = re.compile(rb"cmov....dcom.{8}cmvd(....)", re.DOTALL)  # QuickTime File Format, compressed movie resources
 
 
-def check_boxes(read: Callable[[int, int], bytes], name: str) -> None:
-    """Refuse an encrypted film, a header that unpacks to more than `LARGEST_HEADER`, and fragments without a track.
+def check_boxes(read: Callable[[int, int], bytes], name: str, limits: Limits) -> None:
+    """Refuse an encrypted film, a header that unpacks to more than `LARGEST_HEADER`, and tables that cost too much.
 
-    Where a track has no number, or one above 2^31, FFmpeg 8 counts to a billion at each fragment.
+    Where a table gives one size for all samples, a few bytes make FFmpeg describe any number of them. And where a track
+    has no number, or one above 2^31, FFmpeg 8 counts to a billion at each fragment.
 
     Args:
         read: gives so many bytes from a position, fewer at the end.
         name: for messages.
+        limits: `frames` holds for the samples of a track, and of all fragments.
 
     Raises:
         VideoError: as said.
     """
-    films: list[bytes] = []
-    for kind, content in _headers(read):
-        films += [content] * (kind == b"moov")
-        if kind == b"moof":
-            if any(not 0 <= number < 1 << 31 for film in films for number in _track_numbers(film)):
-                raise VideoError(f"{name}: the film has fragments, and a track without a number")
-            films.clear()
+    samples, is_numbered = 0, True
+    for content in _headers(read):
+        boxes = list(_all_boxes(content))
+        for track in (list(_all_boxes(box)) for kind, box in boxes if kind == b"trak"):
+            is_numbered = is_numbered and _is_numbered(track)
+            if (count := _samples(track)) > limits.frames:
+                raise limits.exceeded("frames", count, name)
+        for fragment in (box for kind, box in boxes if kind == b"trun"):
+            count = _number(fragment, 4)
+            samples += 0 if _number(fragment, 0) & _OWN_FIELDS else count
+            if max(samples, count) > limits.frames:
+                raise limits.exceeded("frames", max(samples, count), name)
+        if not is_numbered and any(kind == b"moof" for kind, _ in boxes):
+            raise VideoError(f"{name}: the film has fragments, and a track without a number")
         if b"schm" in content and _ENCRYPTED.search(content):
             raise VideoError(f"{name}: the video is encrypted")
         for compressed in _COMPRESSED.finditer(content) if b"cmov" in content else ():
@@ -49,44 +62,59 @@ def check_boxes(read: Callable[[int, int], bytes], name: str) -> None:
                 raise VideoError(f"{name}: its header would unpack to more than {LARGEST_HEADER >> 20} MiB")
 
 
-def _headers(read: Callable[[int, int], bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content, with its head, of the outermost boxes that describe what is in the file."""
+def _headers(read: Callable[[int, int], bytes]) -> Iterator[bytes]:
+    """Content, with its head, of the outermost boxes that describe what is in the file."""
     position = 0
     while len(head := read(position, 16)) >= 8:
         size, kind = int.from_bytes(head[:4], "big"), head[4:8]
         if size == 1:
             size = int.from_bytes(head[8:], "big")
-        if kind in _SEARCHED:
-            yield kind, read(position, size or _FARTHEST)
+        if kind in _SEARCHED or kind == b"trun":
+            yield read(position, size or _FARTHEST)
         elif kind in _UNUSED:
-            yield kind, read(position, min(size, 1 << 20))
+            yield read(position, min(size, 1 << 20))
         if size < 8 or position + size > _FARTHEST:
             return
         position += size
 
 
-def _track_numbers(content: bytes, depth: int = 0) -> Iterator[int]:
-    """Of the tracks in some boxes; -1 for one that has none."""
-    for kind, inner in _boxes(content):
-        if kind == b"trak":
-            *_, header = b"", *(box for name, box in _boxes(inner) if name == b"tkhd")  # FFmpeg goes by the last
-            start = 20 if header[:1] == b"\1" else 12  # ISO/IEC 14496-12, 8.3.2
-            yield int.from_bytes(header[start : start + 4], "big") if len(header) >= start + 4 else -1
-        if kind in _SEARCHED and depth < _DEEPEST:
-            yield from _track_numbers(inner, depth + 1)
+def _is_numbered(track: Sequence[_Box]) -> bool:
+    *_, header = b"", *(box for kind, box in track if kind == b"tkhd")  # FFmpeg goes by the last
+    start = 20 if header[:1] == b"\1" else 12  # ISO/IEC 14496-12, 8.3.2
+    return len(header) >= start + 4 and _number(header, start) < 1 << 31
 
 
-def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of boxes that follow each other."""
+def _samples(track: Sequence[_Box]) -> int:
+    """Of a track, for which FFmpeg keeps entries though the table has none (ISO/IEC 14496-12, 8.6 and 8.7)."""
+    tables = {kind: [box for name, box in track if name == kind] for kind, _ in track}
+    rates = tables.get(b"stts", [])
+    is_sound = any(box[8:12] == b"soun" for box in tables.get(b"hdlr", ()))
+    if is_sound and rates and all(_number(box, 4) == _number(box, 12) == 1 for box in rates):
+        # of plain sound, 1024 samples make an entry
+        chunks = max((_number(box, 4) for kind in (b"stco", b"co64") for box in tables.get(kind, ())), default=0)
+        sizes = (_number(box, place) for box in tables.get(b"stsc", ()) for place in range(12, len(box), 12))
+        return chunks * max(sizes, default=0) // 1024
+    return max((_number(box, 8) for box in tables.get(b"stsz", ()) if _number(box, 4)), default=0)
+
+
+def _number(box: bytes, start: int) -> int:
+    return int.from_bytes(box[start : start + 4].ljust(4, b"\0"), "big")  # as FFmpeg reads on behind the end
+
+
+def _all_boxes(content: bytes, depth: int = 0) -> Iterator[_Box]:
+    """Kind and content of boxes that follow each other, and of those in them."""
     position = 0
     while len(head := content[position : position + 16]) >= 8:
-        size, start = int.from_bytes(head[:4], "big"), 8
+        size, kind, start = _number(head, 0), head[4:8], 8
         if size == 1:
             size, start = int.from_bytes(head[8:], "big"), 16
         size = size or len(content) - position
         if size < start:
             return
-        yield head[4:8], content[position + start : position + size]
+        inner = content[position + start : position + size]
+        yield kind, inner
+        if kind in _SEARCHED and depth < _DEEPEST:
+            yield from _all_boxes(inner, depth + 1)
         position += size
 
 
