@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 from uniformerv2.errors import VideoError
 from uniformerv2.video.limits import Limits
@@ -13,6 +15,8 @@ _Box = tuple[bytes, bytes]  # kind and content
 
 LARGEST_HEADER = 16 << 20  # bytes that a compressed one may unpack to; 16 MiB describe a film of a day
 _FARTHEST = 1 << 60  # bytes
+# sizes, durations or fragments that are stated for many samples at once
+_COUNTED = re.compile(rb"stsz.{4}(?!\0{4})|stts.{4}\0{3}\x01.{4}\0{3}\x01|trun", re.DOTALL)
 _OWN_FIELDS = 0xF00  # flags of a fragment that has bytes for each of its samples
 _DEEPEST = 10  # boxes in boxes, as FFmpeg allows
 
@@ -39,20 +43,18 @@ def check_boxes(read: Callable[[int, int], bytes], name: str, limits: Limits) ->
     Raises:
         VideoError: as said.
     """
-    samples, is_numbered = 0, True
+    samples, films = 0, []
     for content in _headers(read):
-        boxes = list(_all_boxes(content))
-        for track in (list(_all_boxes(box)) for kind, box in boxes if kind == b"trak"):
-            is_numbered = is_numbered and _is_numbered(track)
-            if (count := _samples(track)) > limits.frames:
-                raise limits.exceeded("frames", count, name)
-        for fragment in (box for kind, box in boxes if kind == b"trun"):
-            count = _number(fragment, 4)
-            samples += 0 if _number(fragment, 0) & _OWN_FIELDS else count
-            if max(samples, count) > limits.frames:
-                raise limits.exceeded("frames", max(samples, count), name)
-        if not is_numbered and any(kind == b"moof" for kind, _ in boxes):
-            raise VideoError(f"{name}: the film has fragments, and a track without a number")
+        films.append(content)
+        if b"moof" in content:
+            if not all(_is_numbered(track) for film in films for track in _tracks(film)):
+                raise VideoError(f"{name}: the film has fragments, and a track without a number")
+            films.clear()
+        if _COUNTED.search(content):  # of most films nothing more is looked at
+            more, most = _counts(content)
+            samples += more
+            if max(samples, most) > limits.frames:
+                raise limits.exceeded("frames", max(samples, most), name)
         if b"schm" in content and _ENCRYPTED.search(content):
             raise VideoError(f"{name}: the video is encrypted")
         for compressed in _COMPRESSED.finditer(content) if b"cmov" in content else ():
@@ -78,23 +80,37 @@ def _headers(read: Callable[[int, int], bytes]) -> Iterator[bytes]:
         position += size
 
 
+def _tracks(content: bytes) -> Iterator[list[_Box]]:
+    """The boxes of each track."""
+    return (list(_all_boxes(box)) for kind, box in _all_boxes(content) if kind == b"trak")
+
+
 def _is_numbered(track: Sequence[_Box]) -> bool:
     *_, header = b"", *(box for kind, box in track if kind == b"tkhd")  # FFmpeg goes by the last
     start = 20 if header[:1] == b"\1" else 12  # ISO/IEC 14496-12, 8.3.2
     return len(header) >= start + 4 and _number(header, start) < 1 << 31
 
 
+def _counts(content: bytes) -> tuple[int, int]:
+    """Samples of all fragments that give them one size, and the most of one fragment or track."""
+    fragments = [box for kind, box in _all_boxes(content) if kind == b"trun"]  # ISO/IEC 14496-12, 8.8.8
+    alike = (_number(box, 4) for box in fragments if not _number(box, 0) & _OWN_FIELDS)
+    return sum(alike), max(chain((_number(box, 4) for box in fragments), map(_samples, _tracks(content))), default=0)
+
+
 def _samples(track: Sequence[_Box]) -> int:
     """Of a track, for which FFmpeg keeps entries though the table has none (ISO/IEC 14496-12, 8.6 and 8.7)."""
-    tables = {kind: [box for name, box in track if name == kind] for kind, _ in track}
-    rates = tables.get(b"stts", [])
-    is_sound = any(box[8:12] == b"soun" for box in tables.get(b"hdlr", ()))
+    tables: dict[bytes, list[bytes]] = defaultdict(list)
+    for kind, box in track:
+        tables[kind].append(box)
+    rates = tables[b"stts"]
+    is_sound = any(box[8:12] == b"soun" for box in tables[b"hdlr"])
     if is_sound and rates and all(_number(box, 4) == _number(box, 12) == 1 for box in rates):
         # of plain sound, 1024 samples make an entry
-        chunks = max((_number(box, 4) for kind in (b"stco", b"co64") for box in tables.get(kind, ())), default=0)
-        sizes = (_number(box, place) for box in tables.get(b"stsc", ()) for place in range(12, len(box), 12))
+        chunks = max((_number(box, 4) for box in tables[b"stco"] + tables[b"co64"]), default=0)
+        sizes = (_number(box, place) for box in tables[b"stsc"] for place in range(12, len(box), 12))
         return chunks * max(sizes, default=0) // 1024
-    return max((_number(box, 8) for box in tables.get(b"stsz", ()) if _number(box, 4)), default=0)
+    return max((_number(box, 8) for box in tables[b"stsz"] if _number(box, 4)), default=0)
 
 
 def _number(box: bytes, start: int) -> int:
