@@ -127,6 +127,21 @@ def test_a_picture_that_goes_with_the_damaged_one_after_it_goes_in_every_answer(
             assert torch.equal(reader.frames_at([index])[0], frame), index
 
 
+@pytest.mark.filterwarnings("ignore:.*damaged video")
+def test_a_group_of_mpeg4_with_damaged_parameters_is_the_same_in_every_answer(tmp_path: Path) -> None:
+    """The decoder keeps what it has understood of them for the groups after."""
+    path = write_video(tmp_path / "a", pictures(28), codec="mpeg4", container="m4v", rate=25, g=4, bf=3)
+    content = path.read_bytes()
+    starts = [place for place in range(len(content)) if content.startswith(b"\0\0\1\xb0", place)]
+    cut = starts[4] + 25  # within the video object layer
+    content = content[:cut] + content[cut + 3 :]
+    with VideoReader(content, threads=1) as reader:
+        expected = reader.frames_at(range(len(reader)))
+    for index, frame in enumerate(expected):
+        with VideoReader(content, threads=1) as reader:
+            assert torch.equal(reader.frames_at([index])[0], frame), index
+
+
 HEVC = "open-gop=1:keyint=12:min-keyint=12:scenecut=0:bframes=2:b-adapt=0:b-pyramid=0:log-level=none"
 
 

@@ -53,7 +53,7 @@ class _Mpeg:
 
     def __init__(self, codec: str, extradata: bytes | None) -> None:
         self._is_mpeg4, self._start_code = codec == "mpeg4", MPEG[codec]
-        self._others = 0
+        self._others, self._parameters = 0, b""  # of the first key frame that has any
         self._may_be_interlaced = self._is_mpeg4 and not _is_progressive(extradata or b"")
 
     def picture(self, packet: bytes) -> Picture | None:
@@ -62,11 +62,18 @@ class _Mpeg:
             raise NotCovered("a packet of two frames, or in place of one")
         if start < 4 or start + 1 >= len(packet):
             return None
+        if self._is_mpeg4 and start > 4 and (parameters := _TIME_CODE.sub(b"", packet[: start - 4])):
+            self._parameters = self._parameters or parameters
+            if parameters != self._parameters:
+                raise NotCovered("parameters that change, or are damaged")
         is_b = packet[start] >> 6 == 2 if self._is_mpeg4 else packet[start + 1] >> 3 & 7 == 3
         if is_b and self._may_be_interlaced:
             raise NotCovered("fields of B-frames, which are scaled by the time of the first B-frame that was decoded")
         self._others += not is_b
         return Picture(self._others, not is_b, is_referenced=not is_b)
+
+
+_TIME_CODE = re.compile(rb"\x00\x00\x01\xb3.*?(?=\x00\x00\x01|\Z)", re.DOTALL)  # of a group
 
 
 def _is_progressive(extradata: bytes) -> bool:
