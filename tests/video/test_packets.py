@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from helpers import write_video
-from media import decode, pictures
+from media import Drawing, decode, draw, pictures
 from uniformerv2.errors import VideoError
 from uniformerv2.video import groups
 from uniformerv2.video.limits import Limits
@@ -137,6 +137,20 @@ def test_a_group_of_mpeg4_with_damaged_parameters_is_the_same_in_every_answer(tm
     content = content[:cut] + content[cut + 3 :]
     with VideoReader(content, threads=1) as reader:
         expected = reader.frames_at(range(len(reader)))
+    for index, frame in enumerate(expected):
+        with VideoReader(content, threads=1) as reader:
+            assert torch.equal(reader.frames_at([index])[0], frame), index
+
+
+@pytest.mark.filterwarnings("ignore:.*damaged video")
+def test_a_damaged_b_frame_is_the_same_in_every_answer() -> None:
+    """The decoder conceals it in another way where no picture was decoded before its group."""
+    content = draw(Drawing("m4v", "mpeg4", 17, 96, 24, "yuv420p", group=12, b_frames=3, irregular=True))
+    with av.open(io.BytesIO(content)) as source:
+        packet = bytes([packet for packet in source.demux(video=0) if packet.size][14])
+    content = content.replace(packet, packet[:7] + bytes([packet[7] ^ 2]) + packet[8:])
+    with VideoReader(content, threads=1) as reader:
+        expected = reader.frames_at(range(17))
     for index, frame in enumerate(expected):
         with VideoReader(content, threads=1) as reader:
             assert torch.equal(reader.frames_at([index])[0], frame), index
