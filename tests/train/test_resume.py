@@ -248,8 +248,8 @@ def test_a_run_goes_on_with_the_attention_kernels_that_it_chose(
     for name in ("state", "metrics.jsonl"):
         remove(run / name)
     with monkeypatch.context() as patch:
-        before_call(patch, Classification, "loss", 5, lambda: signal.raise_signal(signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
+        before_call(patch, Classification, "loss", 5, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(SystemExit):
             train(colours, narrow, run, resume=True)
     train(colours, narrow, run, resume=True)
     assert "plain" not in used

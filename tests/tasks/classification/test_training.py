@@ -51,7 +51,7 @@ def test_the_folder_of_a_run_tells_everything(run: TrainingResult, recipe: Recip
         *("recipe.json", "train.csv", "held_out.csv", "data.json", "metrics.jsonl"),
         *("evaluation.json", "last.safetensors", "best.safetensors", "state"),
     }
-    assert (folder / "recipe.json").read_text() == recipe.to_json()
+    assert (folder / "recipe.json").read_text() == recipe.vary(compile=False).to_json()  # what "auto" is on a CPU
     training, held_out = (read_annotations(folder / name) for name in ("train.csv", "held_out.csv"))
     assert (len(training), len(held_out)) == (12, 3)
     assert not {row.path for row in training} & {row.path for row in held_out}
