@@ -7,7 +7,6 @@ import os
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
@@ -189,7 +188,8 @@ def decode(source: Path | bytes, *, quarter_turns: int = 0) -> Decoded:
     with av.open(file, metadata_errors="replace") as container:
         stream = container.streams.best("video")
         stream.thread_type, stream.thread_count = "NONE", 1
-        for packet in _until_damage(container.demux(stream)):
+        broken: list[Exception] = []
+        for packet in _until_damage(container.demux(stream), broken):
             try:
                 frames = stream.codec_context.decode(packet)
             except av.FFmpegError:
@@ -200,14 +200,17 @@ def decode(source: Path | bytes, *, quarter_turns: int = 0) -> Decoded:
                 size = {"width": images[0].shape[1], "height": images[0].shape[0]} if images else {}
                 images.append(shown(frame, **size))
                 times.append(None if frame.pts is None else float(frame.pts * stream.time_base))
+        errors += len(broken)
         stated = stream.average_rate or stream.guessed_rate
     return Decoded([np.rot90(image, quarter_turns) for image in images], times, errors, float(stated or 0))
 
 
-def _until_damage(packets: Iterator[av.Packet]) -> Iterator[av.Packet | None]:
-    """Those with content, and None, to flush."""
-    with suppress(av.FFmpegError):
+def _until_damage(packets: Iterator[av.Packet], broken: list[Exception]) -> Iterator[av.Packet | None]:
+    """Those with content, and None, to flush; `broken` gets the error that ends them."""
+    try:
         yield from (packet for packet in packets if packet.size)  # an empty one would end the stream
+    except av.FFmpegError as error:
+        broken.append(error)
     yield None
 
 
