@@ -7,6 +7,8 @@ import re
 import zlib
 from collections.abc import Callable, Mapping
 
+from media import with_damaged_packets
+
 NUMBERS = (
     0,
     1,
@@ -66,6 +68,10 @@ def zeros(content: bytes, other: bytes, dice: random.Random) -> bytes:
 def noise(content: bytes, other: bytes, dice: random.Random) -> bytes:
     start, length = _block(content, dice)
     return _replaced(content, start, dice.randbytes(length))
+
+
+def packets(content: bytes, other: bytes, dice: random.Random) -> bytes:
+    return with_damaged_packets(content, dice)
 
 
 def truncation(content: bytes, other: bytes, dice: random.Random) -> bytes:
@@ -175,6 +181,7 @@ MUTATIONS: Mapping[str, Mutation] = {
     "bits": bits,
     "zeros": zeros,
     "noise": noise,
+    "packets": packets,
     "truncation": truncation,
     "deletion": deletion,
     "swap": swap,
@@ -192,6 +199,7 @@ MUTATIONS: Mapping[str, Mutation] = {
 def mutate(content: bytes, other: bytes, dice: random.Random) -> tuple[bytes, list[str]]:
     """A damaged file, and the kinds of mutations that were made, one to four."""
     kinds = dice.choices(list(MUTATIONS), k=dice.choice([1, 1, 1, 2, 2, 3, 4]))
+    kinds.sort(key="packets".__ne__)  # which are found in a whole file
     for kind in kinds:
         content = MUTATIONS[kind](content, other, dice)
     return content, kinds

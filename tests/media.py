@@ -373,3 +373,17 @@ def retimed(content: bytes, container: str, kind: str, dice: random.Random) -> b
         for packet in packets:
             output.mux(packet)
     return memory.getvalue()
+
+
+def with_damaged_packets(content: bytes, dice: random.Random) -> bytes:
+    """A file with damage in one to three packets of its video alone, on which its decoder stumbles."""
+    with av.open(io.BytesIO(content)) as container:
+        whole = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    for packet in dice.sample(whole, min(dice.randint(1, 3), len(whole))):
+        start, size = content.find(packet), len(packet)
+        place = min(int(size * dice.choice([0.02, 0.1, 0.3, 0.5, 0.8, 0.9, 1.0])), size - 1)
+        bit, rest = packet[place] ^ 1 << dice.randrange(8), size - place
+        new = dice.choice([bytes([bit]), bytes(rest), dice.randbytes(rest)])
+        if start >= 0:
+            content = content[: start + place] + new + content[start + place + len(new) :]
+    return content

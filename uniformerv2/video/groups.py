@@ -149,7 +149,7 @@ class GroupDecoder:
     def _decode_here(self, key: int, wanted: list[int]) -> Frames:
         needed = self._index.needed(key, wanted)
         self._go_to(needed[0])
-        return self._checked(wanted, needed, self._opened.decode(self._at(needed), from_start=needed[0] == 0))
+        return self._checked(wanted, needed, self._opened.decode(self._at(needed)))
 
     def _checked(self, wanted: list[int], needed: list[int], frames: Iterable[VideoFrame]) -> Frames:
         """Number and frame of the wanted ones among all that decoding a group from its key frame gives."""

@@ -66,10 +66,11 @@ class PacketIndex:
         positions = {self.shown[number] for number in wanted}
         last = max(positions)
         if self.held_back:  # damage of the next one has to be found whichever frame is asked for
-            following = next((p for p in range(last + 1, len(self.times)) if p not in self.unreferenced), last)
-            last = last if following in self.keys else following
+            last = next((p for p in range(last + 1, len(self.times)) if p not in self.unreferenced), last)
         # frames shown before the key frame lead into an open group and could not be decoded
-        spare = {p for p in range(key, last + 1) if p in self.unreferenced or self.times[p] < self.times[key]}
+        spare = {p for p in range(key, last + 1) if self.times[p] < self.times[key]}
+        if not self.held_back:  # else how damage shows depends on what was decoded before
+            spare |= self.unreferenced
         return [p for p in range(key, last + 1) if p in positions or p not in spare]
 
     def key_before(self, position: int) -> int:

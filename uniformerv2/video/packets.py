@@ -124,27 +124,19 @@ class PacketSource:
         )
         reading.statistics["opened"] += 1
         self._used = False  # whether the decoder has been given a packet
-        # of damaged B-frames it makes something else where no other picture was decoded before their group
-        self._needs_a_picture = self.codec.name == "mpeg4" and self.codec.has_b_frames
-        self._first: Packet[VideoStream] | None = None  # packet of the stream
         self.tick = float(self._stream.time_base or 1)  # seconds
         self.stated_rate = float(self._stream.average_rate or self._stream.guessed_rate or UNTIMED_RATE)
         self._options = dict(self.codec.options)  # opening a decoder takes them out
         if strict and self.codec.name != "h264":  # whose decoder takes open groups for damage
             self._options["err_detect"] = "crccheck+explode"
+        if strict and self.codec.name == "mpeg4":
+            self._options["bug"] = "0"  # or it guesses from all that it has decoded how exact the encoder was
         self._prepare(self.codec)
         self.packets: Packets = self._demux()
 
-    def decode(self, packets: Iterable[Packet[VideoStream]], *, from_start: bool = True) -> Iterator[VideoFrame]:
-        """The frames of packets, whatever was decoded before. Raises Undecodable.
-
-        Args:
-            from_start: whether they are the first of the stream.
-        """
+    def decode(self, packets: Iterable[Packet[VideoStream]]) -> Iterator[VideoFrame]:
+        """The frames of packets, whatever was decoded before. Raises Undecodable."""
         self._renew_decoder()
-        if not from_start and self._needs_a_picture and self._first:
-            self.feed(self._first)
-            self.codec.flush_buffers()
         for packet in packets:
             yield from self.feed(packet)
         yield from self.feed(None)
@@ -184,7 +176,7 @@ class PacketSource:
         """Give back the file, the decoder and its packets, which refer to each other."""
         self.packets.close()
         self._container.close()
-        del self._stream, self.codec, self._first
+        del self._stream, self.codec
 
     def _renew_decoder(self) -> None:
         if self._used and self.is_renewed:
@@ -220,5 +212,4 @@ class PacketSource:
                 self._reading.note("a packet is incomplete")
             self._reading.read(packet.size)
             if packet.size:  # an empty one would tell the decoder that the stream has ended
-                self._first = self._first or packet
                 yield packet

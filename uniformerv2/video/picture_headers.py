@@ -1,29 +1,27 @@
 """Which pictures the packets of a stream hold and in which order they are shown, by their headers, without decoding.
 
 Decoders go by these headers; the timestamps of a file may say something else. See ITU-T H.264 (7.3, 8.2.1), H.265
-(7.3, 8.3.1), H.262 (6.2.3), ISO/IEC 14496-2 (6.2.5) and RFC 6386 (9.1).
+(7.3, 8.3.1), H.262 (6.2.3), ISO/IEC 14496-2 (6.2.3), RFC 6386 (9.1) and 9043 (4.9).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
 
 from uniformerv2.video.hevc_headers import Hevc
+from uniformerv2.video.mpeg4_headers import Mpeg4
 from uniformerv2.video.units import HEADER_BYTES, Bits, NotCovered, Picture, counted, high_part, remember, units
 
 if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext
 
-# Every packet is a picture, shown in the order of decoding. H.263 is not here: in a lost part of a picture its decoder
-# leaves what was in memory, and its videos are small enough to be decoded from their start.
-_PLAIN = frozenset(
-    {"vp9", "av1", "libdav1d", "mjpeg", "prores", "dnxhd", "ffv1", "huffyuv", "ffvhuff", "rawvideo", "dvvideo"}
-    | {"flv", "wmv1", "wmv2", "msmpeg4", "msmpeg4v2", "msmpeg4v1"}
-)
+# Every packet is a picture, shown in the order of decoding. H.263 and what was made of it (FLV1, WMV, MS-MPEG-4) are
+# not here: of damaged pictures their decoders make what they have in memory, and such videos are small enough to be
+# decoded from their start.
+_PLAIN = frozenset({"vp9", "av1", "libdav1d", "mjpeg", "prores", "dnxhd", "huffyuv", "ffvhuff", "rawvideo", "dvvideo"})
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
-_SHORTEST_MPEG4_PICTURE = 10  # bytes; a shorter one marks a missing frame
 
 
 def picture_headers(codec: VideoCodecContext) -> Callable[[bytes], Picture | None] | None:
@@ -36,70 +34,50 @@ def picture_headers(codec: VideoCodecContext) -> Callable[[bytes], Picture | Non
             return _H264(codec.extradata).picture
         if codec.name == "hevc":
             return Hevc(codec.extradata).picture
+        if codec.name == "mpeg4":
+            return Mpeg4(codec.extradata, codec.codec_tag).picture
     except (IndexError, KeyError, NotCovered):
         return None
     if codec.name in MPEG:
-        return _Mpeg(codec.name, codec.extradata).picture
+        return _Mpeg().picture
+    if codec.name == "ffv1":
+        return _ffv1
     if codec.name == "vp8":  # some frames are only referred to
         return lambda packet: Picture(0, 0) if packet[0] & 0x10 else None
     return (lambda _: Picture(0, 0)) if codec.name in _PLAIN else None
 
 
-MPEG = {"mpeg1video": b"\x00\x00\x01\x00", "mpeg2video": b"\x00\x00\x01\x00", "mpeg4": b"\x00\x00\x01\xb6"}
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _ffv1(packet: bytes) -> Picture:
+    """By the checksums of its slices (RFC 9043, 4.9): damage is concealed with the picture before, in silence."""
+    end = len(packet)
+    while end:
+        start = end - 8 - int.from_bytes(packet[end - 8 : end - 5], "big")
+        # zlib's polynomial with the bits in the other order, and without its inversions
+        if not 0 <= start < end - 8 or ~crc32(packet[start:end].translate(_MIRRORED), 0xFFFFFFFF) & 0xFFFFFFFF:
+            raise NotCovered("a damaged slice, or none has a checksum")
+        end = start
+    return Picture(0, 0)
+
+
+MPEG = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})  # whose pictures are shown with the next that others refer to
 
 
 class _Mpeg:
-    """MPEG-1, -2 and -4: a B picture is shown at once, any other when the next of them comes."""
+    """MPEG-1 and -2: a B picture is shown at once."""
 
-    def __init__(self, codec: str, extradata: bytes | None) -> None:
-        self._is_mpeg4, self._start_code = codec == "mpeg4", MPEG[codec]
-        self._others, self._parameters = 0, b""  # of the first key frame that has any
-        self._may_be_interlaced = self._is_mpeg4 and not _is_progressive(extradata or b"")
+    def __init__(self) -> None:
+        self._others = 0
 
     def picture(self, packet: bytes) -> Picture | None:
-        start = packet.find(self._start_code) + 4
-        if self._is_mpeg4 and (len(packet) < _SHORTEST_MPEG4_PICTURE or packet.find(self._start_code, start) >= 0):
-            raise NotCovered("a packet of two frames, or in place of one")
+        start = packet.find(b"\x00\x00\x01\x00") + 4
         if start < 4 or start + 1 >= len(packet):
             return None
-        if self._is_mpeg4 and start > 4 and (parameters := _TIME_CODE.sub(b"", packet[: start - 4])):
-            self._parameters = self._parameters or parameters
-            if parameters != self._parameters:
-                raise NotCovered("parameters that change, or are damaged")
-        is_b = packet[start] >> 6 == 2 if self._is_mpeg4 else packet[start + 1] >> 3 & 7 == 3
-        if is_b and self._may_be_interlaced:
-            raise NotCovered("fields of B-frames, which are scaled by the time of the first B-frame that was decoded")
+        is_b = packet[start + 1] >> 3 & 7 == 3
         self._others += not is_b
         return Picture(self._others, not is_b, is_referenced=not is_b)
-
-
-_TIME_CODE = re.compile(rb"\x00\x00\x01\xb3.*?(?=\x00\x00\x01|\Z)", re.DOTALL)  # of a group
-
-
-def _is_progressive(extradata: bytes) -> bool:
-    """Whether the video object layer of MPEG-4 (ISO/IEC 14496-2, 6.2.3) says so; False where it cannot be read."""
-    start = re.search(rb"\x00\x00\x01[\x20-\x2f]", extradata)
-    if start is None:
-        return False
-    number = Bits(extradata[start.end() :].ljust(40, b"\0"), escaped=False).number
-    number(9)
-    if number(1):
-        number(7)
-    if number(4) == 15:
-        number(16)
-    if number(1):
-        number(3)
-        if number(1):
-            number(79)
-    if number(2):  # another shape than a rectangle
-        return False
-    number(1)
-    resolution = number(16)
-    number(1)
-    if number(1):
-        number(max((resolution - 1).bit_length(), 1))
-    number(29)
-    return not number(1)
 
 
 class _H264:
