@@ -188,9 +188,12 @@ def test_every_public_name_exists() -> None:
         uniformerv2.nonsense  # noqa: B018
 
 
-def test_benchmarks_and_tools_import_what_exists() -> None:
+BESIDE = [file for room in ("benchmarks", "evidence", "tools") for file in (PACKAGE.parent / room).glob("*.py")]
+
+
+def test_what_stands_beside_the_package_imports_what_exists() -> None:
     modules = {module_of(file) for file in FILES}
-    for file in [*(PACKAGE.parent / "benchmarks").glob("*.py"), *(PACKAGE.parent / "tools").glob("*.py")]:
+    for file in BESIDE:
         for name in sorted(imported_names(file)):
             module, _, member = name.rpartition(".")
             if module.startswith("uniformerv2.") and name not in modules:
@@ -201,9 +204,9 @@ LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 400, 60
 LONG: dict[str, str] = {}  # "file" or "file: function", and why it is longer
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+@pytest.mark.parametrize("file", [*FILES, *BESIDE], ids=lambda file: str(file.relative_to(PACKAGE.parent)))
 def test_files_and_functions_are_short(file: Path) -> None:
-    text, name = file.read_text(encoding="utf-8"), file.relative_to(PACKAGE).as_posix()
+    text, name = file.read_text(encoding="utf-8"), file.relative_to(PACKAGE.parent).as_posix()
     functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
     lines = {f"{name}: {node.name}": (node.end_lineno or 0) - node.lineno + 1 for node in functions}
     found = {function for function, count in lines.items() if count > LINES_OF_A_FUNCTION}

@@ -1,0 +1,206 @@
+"""A cell: one training and its test, with everything that its figures depend on; and the files of finished cells."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from evidence.claims import Claim, Start, Variant
+from evidence.data import SHARED, DataSet
+from uniformerv2 import ModelConfig, Recipe, Views, __version__, arm
+from uniformerv2.atomic import write_text
+from uniformerv2.errors import CheckpointError
+from uniformerv2.text import parse_json
+
+PROTOCOL = 1  # another number once cells are trained or measured in another way: results are not mixed
+SEEDS, QUICK_SEEDS = (0, 1, 2), (0,)
+STILLS = files("uniformerv2") / "assets" / "stills_vit.safetensors"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a result depends on. Claims share the cells that are equal: the variant's name is no part of it."""
+
+    data: str
+    rows: str  # which videos: `Sources.digest`
+    fold: int
+    start: Start
+    model: Mapping[str, Any]  # the whole ModelConfig, but for the number of classes
+    recipe: Mapping[str, Any]  # the whole uniformerv2.Recipe; its checkpoint is made from `start` and `model`
+    protocol: int = PROTOCOL
+    version: str = __version__
+
+    @property
+    def seed(self) -> int:
+        return int(self.recipe["optimization"]["seed"])
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def cells_of(variant: Variant, data: DataSet, rows: str, *, seed: int, quick: bool = False) -> list[Cell]:
+    """The cells of a variant, one for each fold."""
+    recipe = asdict(_recipe(variant, data, seed=seed, quick=quick))
+    recipe["model"]["checkpoint"] = variant.start
+    model = _config(recipe["clip"]["size"], json.dumps(dict(variant.model)))
+    # as JSON has them, so that a cell equals the one that is read from its result
+    cell = json.loads(json.dumps({"model": model, "recipe": recipe}))
+    return [Cell(data.name, rows, fold, variant.start, **cell) for fold in range(data.fold_count)]
+
+
+def _recipe(variant: Variant, data: DataSet, *, seed: int, quick: bool) -> Recipe:
+    changes = SHARED | dict(data.recipe) | {"clips": variant.clips, "seed": seed}
+    if quick:
+        changes["epochs"] = data.quick_epochs
+    if variant.num_frames is not None:
+        changes["num_frames"] = variant.num_frames
+    # the last epoch alone is evaluated, and counts: nothing is chosen by the test videos
+    changes["evaluate_every"] = changes["epochs"]
+    empty = Recipe.from_fields({"model": {"checkpoint": variant.start}, "optimization": {"warmup_epochs": 0.0}})
+    return empty.vary(**changes)
+
+
+@cache
+def _config(size: int, options: str) -> dict[str, Any]:
+    with as_file(STILLS) as stills:
+        config = arm(str(stills), num_classes=2, size=size, **json.loads(options)).config
+    return {name: value for name, value in asdict(config).items() if name != "num_classes"}
+
+
+def model_config(cell: Cell, classes: int) -> ModelConfig:
+    """The architecture of a cell with a head for so many classes."""
+    return ModelConfig.from_fields({**cell.model, "num_classes": classes})
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a cell."""
+
+    cell: Cell
+    labels: tuple[str, ...]
+    right: tuple[int, ...]  # the right class of each test video, in the order of the rows
+    probabilities: tuple[tuple[float, ...], ...]  # of each video and class, 4 digits
+    shuffled: tuple[int, ...]  # the class that the model gives each video with its frames in another order
+    parameters: int
+    multiply_adds: int  # of all views of a video
+    seconds: float  # of training and test
+    machine: str  # with versions
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(videos), bool."""
+        return np.array(self.probabilities).argmax(1) == np.array(self.right)
+
+    @property
+    def correct_shuffled(self) -> np.ndarray:
+        """(videos), bool."""
+        return np.array(self.shuffled) == np.array(self.right)
+
+
+@dataclass(frozen=True)
+class Results:
+    """The folder of finished cells: DIGEST.json of each, and a lock file of each that was begun."""
+
+    folder: Path
+    _read: dict[str, Result] = field(default_factory=dict, repr=False, compare=False)
+
+    def path(self, cell: Cell) -> Path:
+        return self.folder / f"{cell.digest}.json"
+
+    def lock(self, cell: Cell) -> FileLock:
+        """Held while a cell is under way. The system frees it when its process ends, however that ends."""
+        return FileLock(self.folder / f".{cell.digest}.lock")
+
+    def find(self, cell: Cell) -> Result | None:
+        """The result of exactly this cell. Raises CheckpointError for a file that is none."""
+        if cell.digest not in self._read and self.path(cell).is_file():
+            self._read[cell.digest] = load_result(self.path(cell))
+        return self._read.get(cell.digest)
+
+    def add(self, result: Result) -> None:
+        """Write a result, whole or not at all."""
+        write_text(self.path(result.cell), json.dumps(asdict(result), separators=(",", ":")) + "\n")
+
+    def others(self, wanted: Sequence[Cell]) -> int:
+        """How many results are of other versions, recipes or videos than these cells."""
+        digests = {cell.digest for cell in wanted}
+        return sum(path.stem not in digests for path in self.folder.glob("*.json"))
+
+    def rows_of(self, data: str) -> str:
+        """The videos that this version measured a data set on; "" if there are none, or of several."""
+        cells = [_fields(path).get("cell", {}) for path in self.folder.glob("*.json")]
+        current = [cell for cell in cells if (cell.get("protocol"), cell.get("version")) == (PROTOCOL, __version__)]
+        found = {cell.get("rows", "") for cell in current if cell.get("data") == data}
+        return found.pop() if len(found) == 1 else ""
+
+
+def load_result(path: Path) -> Result:
+    """Raises CheckpointError for a file that is no result, or whose name is not its digest."""
+    fields = _fields(path)
+    try:
+        result = Result(**{**{name: _tuple(value) for name, value in fields.items()}, "cell": Cell(**fields["cell"])})
+    except (TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}: not a result of evidence ({error}); delete it, and run again") from None
+    if result.cell.digest != path.stem:
+        raise CheckpointError(f"{path}: its recipe has the digest {result.cell.digest}; delete it, and run again")
+    return result
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    try:
+        fields = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a result ({error}); delete it, and run again") from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("cell"), dict):
+        raise CheckpointError(f"{path}: not a result of evidence; delete it, and run again")
+    return fields
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of claims on data sets, by variant."""
+
+    claims: tuple[Claim, ...]
+    data: Mapping[str, DataSet]
+    rows: Mapping[str, str]  # of each data set: `Sources.digest`, or what the results say; "" if nobody knows
+    seeds: tuple[int, ...] = SEEDS
+    quick: bool = False
+
+    def tables(self) -> Iterator[tuple[Claim, DataSet]]:
+        for claim in self.claims:
+            for data in self.data.values():
+                if data.kind in claim.kinds:
+                    yield claim, data
+
+    def cells(self, variant: Variant, data: DataSet) -> dict[int, list[Cell]]:
+        """By seed, the cells of all folds."""
+        rows = self.rows[data.name]
+        return {seed: cells_of(variant, data, rows, seed=seed, quick=self.quick) for seed in self.seeds}
+
+    def all(self) -> list[Cell]:
+        """Every cell once: seed by seed, so that what is stopped early has whole tables."""
+        found: dict[str, Cell] = {}
+        for seed in self.seeds:
+            for claim, data in self.tables():
+                for variant in claim.rows:
+                    cells = cells_of(variant, data, self.rows[data.name], seed=seed, quick=self.quick)
+                    found |= {cell.digest: cell for cell in cells}
+        return list(found.values())
+
+
+def views(cell: Cell) -> Views:
+    return Views(**cell.recipe["evaluation"])

@@ -1,0 +1,198 @@
+"""The claims as data: a sentence of the paper, variants of one model, and who should be better than whom.
+
+A variant is what changes; all else is the one recipe of each data set (evidence/data.py). The transformer has four
+blocks, and so at most four global stages, where the paper's have twelve or more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from evidence.data import Kind
+
+Start = Literal["stills", "scratch"]  # the image transformer of the demo, or the same architecture with random weights
+
+TEMPORAL: dict[str, Any] = {"layout": "temporal"}
+IMAGE_ONLY: dict[str, Any] = {"layout": "scene", "global_after": ()}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a claim's tables."""
+
+    name: str
+    model: Mapping[str, Any] = field(default_factory=lambda: TEMPORAL)  # options of `uniformerv2.arm`
+    start: Start = "stills"
+    num_frames: int | None = None  # None: as the data set's recipe has it
+    clips: int = 1  # views at the test
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the claim says of two variants on data of a kind: `better` - `worse` lies above -margin."""
+
+    better: str
+    worse: str
+    kind: Kind
+    margin: float = 0.0  # above 0: better is at least no worse than this
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is tested, and how."""
+
+    name: str
+    sentence: str  # of the paper, in our words
+    section: str  # of the paper
+    variants: tuple[Variant, ...]
+    reference: str  # the variant that all others are compared with
+    expected: tuple[Expectation, ...]
+    kinds: tuple[Kind, ...] = ("motion", "appearance", "unknown")  # of the data that it is tried on
+
+    def __post_init__(self) -> None:
+        names = {variant.name for variant in self.rows}
+        used = {self.reference, *(name for one in self.expected for name in (one.better, one.worse))}
+        if used - names:
+            raise ValueError(f"claim {self.name}: no variant {', '.join(sorted(used - names))}")
+
+    @property
+    def rows(self) -> tuple[Variant, ...]:
+        """The variants, then the controls that are not among them."""
+        names = {variant.name for variant in self.variants}
+        return self.variants + tuple(control for control in CONTROLS if control.name not in names)
+
+
+CONTROLS = (  # beside every table: what no order of frames tells, and what the image weights bring
+    Variant("image only", IMAGE_ONLY),
+    Variant("from scratch", start="scratch"),
+)
+MARGIN = 0.03  # three points: the price in accuracy at which a cheaper model still counts as good enough
+
+
+def _temporal(name: str, **changes: Any) -> Variant:
+    return Variant(name, TEMPORAL | changes)
+
+
+CLAIMS: dict[str, Claim] = {
+    claim.name: claim
+    for claim in (
+        Claim(
+            "layouts",
+            "Motion needs local UniBlocks, temporal downsampling and many global stages; scenes need late global "
+            "stages alone.",
+            "4, implementation details; tables 5 to 9",
+            (_temporal("temporal"), Variant("scene", {"layout": "scene"}), *CONTROLS),
+            "temporal",
+            (
+                Expectation("temporal", "scene", "motion"),
+                Expectation("temporal", "image only", "motion"),
+                Expectation("scene", "temporal", "appearance", MARGIN),
+                Expectation("temporal", "from scratch", "motion"),
+                Expectation("temporal", "from scratch", "appearance"),
+            ),
+        ),
+        Claim(
+            "local_block",
+            "The local block before the attention and before the MLP helps where motion counts; a kernel of three "
+            "frames and a reduction of 1.5 are enough.",
+            "3.2; ablations of the local UniBlock",
+            (
+                _temporal("attention+mlp, kernel 3, reduction 1.5"),
+                _temporal("none", local_blocks="none"),
+                _temporal("attention", local_blocks="attention"),
+                _temporal("kernel 5", local_kernel=5),
+                _temporal("kernel 7", local_kernel=7),
+                _temporal("reduction 1", local_reduction=1.0),
+                _temporal("reduction 4", local_reduction=4.0),
+            ),
+            "attention+mlp, kernel 3, reduction 1.5",
+            (
+                Expectation("attention+mlp, kernel 3, reduction 1.5", "none", "motion"),
+                Expectation("attention+mlp, kernel 3, reduction 1.5", "attention", "motion"),
+                *(
+                    Expectation("attention+mlp, kernel 3, reduction 1.5", other, "motion", MARGIN)
+                    for other in ("kernel 5", "kernel 7", "reduction 1")
+                ),
+            ),
+            kinds=("motion", "unknown"),
+        ),
+        Claim(
+            "global_block",
+            "Global stages help, and more of them help motion; one query is enough.",
+            "3.3; ablations of the global UniBlock",
+            (
+                _temporal("3 stages, 1 query"),
+                _temporal("0 stages", global_after=()),
+                _temporal("1 stage", global_after=(3,)),
+                _temporal("4 stages", global_after=(0, 1, 2, 3)),
+                _temporal("4 queries", num_queries=4),
+                _temporal("16 queries", num_queries=16),
+            ),
+            "3 stages, 1 query",
+            (
+                *(
+                    Expectation("3 stages, 1 query", "0 stages", kind)
+                    for kind in ("motion", "appearance")
+                ),
+                Expectation("3 stages, 1 query", "1 stage", "motion"),
+                *(
+                    Expectation("3 stages, 1 query", other, kind, MARGIN)
+                    for other in ("4 queries", "16 queries")
+                    for kind in ("motion", "appearance")
+                ),
+            ),
+        ),
+        Claim(
+            "fusion",
+            "Sequential fusion of the global stages is at least as good as the parallel and hierarchical ones.",
+            "3.4, figure 4; ablation of the fusion",
+            (
+                _temporal("sequential"),
+                _temporal("parallel", fusion="parallel"),
+                _temporal("hierarchical KV", fusion="hierarchical_kv"),
+                _temporal("hierarchical Q", fusion="hierarchical_q"),
+            ),
+            "sequential",
+            tuple(
+                Expectation("sequential", other, kind, MARGIN)
+                for other in ("parallel", "hierarchical KV", "hierarchical Q")
+                for kind in ("motion", "appearance")
+            ),
+        ),
+        Claim(
+            "mixing",
+            "The global token mixed with the class token is better than either alone.",
+            "3.4",
+            (
+                _temporal("mixed"),
+                _temporal("global token alone", mix_class_token=False),
+                _temporal("class token alone", global_after=()),
+            ),
+            "mixed",
+            tuple(
+                Expectation("mixed", other, kind)
+                for other in ("global token alone", "class token alone")
+                for kind in ("motion", "appearance")
+            ),
+        ),
+        Claim(
+            "frames",
+            "More frames help, motion most; more views help a little, at a multiple of the cost.",
+            "4, tables 5 to 9",
+            (
+                Variant("8 frames", num_frames=8),
+                Variant("4 frames", num_frames=4),
+                Variant("16 frames", num_frames=16),
+                Variant("8 frames, 3 clips", num_frames=8, clips=3),
+            ),
+            "8 frames",
+            (
+                *(Expectation("8 frames", "4 frames", kind) for kind in ("motion", "appearance")),
+                *(Expectation("16 frames", "8 frames", kind) for kind in ("motion", "appearance")),
+                *(Expectation("8 frames, 3 clips", "8 frames", kind) for kind in ("motion", "appearance")),
+            ),
+        ),
+    )
+}  # fmt: skip

@@ -1,0 +1,151 @@
+"""Cells are run: each by one thread, shared by as many processes as there are, none of them twice."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import as_file
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import Timeout
+
+from evidence.cells import STILLS, Cell, Result, Results, model_config, views
+from evidence.data import DataSet, Sources, split_into_folds
+from uniformerv2 import (
+    Annotation,
+    Predictor,
+    Recipe,
+    UniFormerV2,
+    UniFormerV2Error,
+    VideoError,
+    arm,
+    load_model,
+    save_model,
+    train_classifier,
+)
+from uniformerv2.benchmark.measuring import machine
+from uniformerv2.model.counting import count_multiply_adds, count_parameters
+from uniformerv2.progress import say
+
+
+def run_cell(cell: Cell, rows: Sequence[Annotation], work: Path) -> Result:
+    """Train and test one cell.
+
+    Args:
+        cell: what is run.
+        rows: the videos of its fold.
+        work: an empty folder for the run.
+
+    Raises:
+        VideoError: a video cannot be read; a table must not compare different videos.
+    """
+    begun = time.perf_counter()
+    labels = tuple(sorted({row.label for row in rows}))
+    torch.manual_seed(cell.seed)
+    save_model(start_model(cell, labels), work / "start.safetensors")
+    recipe = Recipe.from_fields(cell.recipe).vary(checkpoint=str(work / "start.safetensors"))
+    trained = train_classifier(rows, recipe, work / "run", device="cpu", workers=0, save_every_seconds=1e9)
+    evaluation = trained.evaluation
+    assert evaluation is not None
+    if unread := [*trained.skipped, *evaluation.skipped]:
+        raise VideoError(f"{cell.data}: {len(unread)} videos cannot be read, such as {unread[0].path}")
+    tested = [row for row in rows if row.split == "test"]
+    order = [evaluation.labels.index(label) for label in labels]
+    config = model_config(cell, len(labels))
+    clip = cell.recipe["clip"]
+    return Result(
+        cell,
+        labels,
+        right=tuple(labels.index(row.label) for row in tested),
+        probabilities=tuple(
+            tuple(round(float(value), 4) for value in scores) for scores in evaluation.scores[:, order]
+        ),
+        shuffled=tuple(order.index(number) for number in shuffled_answers(trained.last, cell, tested)),
+        parameters=count_parameters(config),
+        multiply_adds=len(views(cell)) * count_multiply_adds(config, clip["num_frames"], (clip["size"],) * 2),
+        seconds=round(time.perf_counter() - begun, 1),
+        machine=machine(),
+    )
+
+
+def start_model(cell: Cell, labels: Sequence[str]) -> UniFormerV2:
+    """The untrained model of a cell: the image transformer armed as it says, or the same with random weights."""
+    clip = cell.recipe["clip"]
+    options = {"num_classes": len(labels), "labels": labels, "num_frames": clip["num_frames"], "size": clip["size"]}
+    config = model_config(cell, len(labels))
+    with as_file(STILLS) as stills:
+        plain = arm(str(stills), **options)
+        if cell.start == "scratch":
+            return UniFormerV2(config, plain.preprocessing, labels)
+        changed = {name: value for name, value in vars(config).items() if value != getattr(plain.config, name)}
+        return arm(str(stills), **options, **changed)
+
+
+@torch.inference_mode()
+def shuffled_answers(checkpoint: Path, cell: Cell, rows: Sequence[Annotation]) -> list[int]:
+    """The class that a model gives each video when the frames of its clips come in a random order."""
+    predictor = Predictor(load_model(str(checkpoint)), views=views(cell), device="cpu")
+    answers = []
+    for number, row in enumerate(rows):
+        clips = predictor.clips(row)  # (views, 3, frames, height, width)
+        order = np.random.default_rng((cell.seed, number)).permutation(clips.shape[2])
+        answers.append(int(predictor.model(clips[:, :, order]).softmax(-1).mean(0).argmax()))
+    return answers
+
+
+def work_through(cells: Sequence[Cell], data: dict[str, DataSet], sources: Sources, folder: Path) -> int:
+    """Run every cell that has no result and that no other process runs; returns how many failed, each with a line."""
+    torch.set_num_threads(1)
+    results, failed = Results(folder), 0
+    folds: dict[str, list[list[Annotation]]] = {}
+    for number, cell in enumerate(cells, start=1):
+        work = sources.cache / "runs" / cell.digest
+        try:
+            with results.lock(cell).acquire(timeout=0):
+                if results.path(cell).is_file():
+                    continue
+                if cell.data not in folds:
+                    folds[cell.data] = split_into_folds(data[cell.data], sources.rows(data[cell.data]))
+                shutil.rmtree(work, ignore_errors=True)  # of a process that was killed, or of a cell that failed
+                work.mkdir(parents=True)
+                result = run_cell(cell, folds[cell.data][cell.fold], work)
+                results.add(result)
+                shutil.rmtree(work, ignore_errors=True)
+                accuracy = f"{100 * result.correct.mean():.1f} % in {result.seconds:.0f} s"
+                say(f"{number} of {len(cells)}: {cell.data}, seed {cell.seed}, {cell.digest}: {accuracy}")
+        except Timeout:
+            continue  # another process is at it
+        except UniFormerV2Error as error:
+            failed += 1
+            say(f"{cell.digest} ({cell.data}, seed {cell.seed}) failed: {error}")
+    return failed
+
+
+def run_all(cells: Sequence[Cell], data: dict[str, DataSet], sources: Sources, folder: Path, *, jobs: int) -> list[str]:
+    """Run the cells in so many processes of one thread each. Returns what went wrong, a line each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spawn = multiprocessing.get_context("spawn")
+    arguments = (cells, data, replace(sources, given=dict(sources.given)), folder)
+    workers = [spawn.Process(target=_work, args=arguments, daemon=True) for _ in range(jobs)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    ends = [worker.exitcode or 0 for worker in workers]
+    killed = sum(end < 0 for end in ends)
+    told = [f"{killed} of {jobs} processes were killed; run again, and their cells are run too"] if killed else []
+    return told + ["some cells failed, see above"] * any(end > 0 for end in ends)
+
+
+def _work(cells: Sequence[Cell], data: dict[str, DataSet], sources: Sources, folder: Path) -> None:
+    try:
+        failed = work_through(cells, data, sources, folder)
+    except KeyboardInterrupt:  # the first process says so
+        raise SystemExit(130) from None
+    if failed:
+        raise SystemExit(1)
