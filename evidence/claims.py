@@ -75,124 +75,119 @@ def _temporal(name: str, **changes: Any) -> Variant:
     return Variant(name, TEMPORAL | changes)
 
 
-CLAIMS: dict[str, Claim] = {
-    claim.name: claim
-    for claim in (
-        Claim(
-            "layouts",
-            "Motion needs local UniBlocks, temporal downsampling and many global stages; scenes need late global "
-            "stages alone.",
-            "4, implementation details; tables 5 to 9",
-            (_temporal("temporal"), Variant("scene", {"layout": "scene"}), *CONTROLS),
-            "temporal",
-            (
-                Expectation("temporal", "scene", "motion"),
-                Expectation("temporal", "image only", "motion"),
-                Expectation("scene", "temporal", "appearance", MARGIN),
-                Expectation("temporal", "from scratch", "motion"),
-                Expectation("temporal", "from scratch", "appearance"),
-            ),
-        ),
-        Claim(
-            "local_block",
-            "The local block before the attention and before the MLP helps where motion counts; a kernel of three "
-            "frames and a reduction of 1.5 are enough.",
-            "3.2; ablations of the local UniBlock",
-            (
-                _temporal("attention+mlp, kernel 3, reduction 1.5"),
-                _temporal("none", local_blocks="none"),
-                _temporal("attention", local_blocks="attention"),
-                _temporal("kernel 5", local_kernel=5),
-                _temporal("kernel 7", local_kernel=7),
-                _temporal("reduction 1", local_reduction=1.0),
-                _temporal("reduction 4", local_reduction=4.0),
-            ),
-            "attention+mlp, kernel 3, reduction 1.5",
-            (
-                Expectation("attention+mlp, kernel 3, reduction 1.5", "none", "motion"),
-                Expectation("attention+mlp, kernel 3, reduction 1.5", "attention", "motion"),
-                *(
-                    Expectation("attention+mlp, kernel 3, reduction 1.5", other, "motion", MARGIN)
-                    for other in ("kernel 5", "kernel 7", "reduction 1")
-                ),
-            ),
-            kinds=("motion", "unknown"),
-        ),
-        Claim(
-            "global_block",
-            "Global stages help, and more of them help motion; one query is enough.",
-            "3.3; ablations of the global UniBlock",
-            (
-                _temporal("3 stages, 1 query"),
-                _temporal("0 stages", global_after=()),
-                _temporal("1 stage", global_after=(3,)),
-                _temporal("4 stages", global_after=(0, 1, 2, 3)),
-                _temporal("4 queries", num_queries=4),
-                _temporal("16 queries", num_queries=16),
-            ),
-            "3 stages, 1 query",
-            (
-                *(
-                    Expectation("3 stages, 1 query", "0 stages", kind)
-                    for kind in ("motion", "appearance")
-                ),
-                Expectation("3 stages, 1 query", "1 stage", "motion"),
-                *(
-                    Expectation("3 stages, 1 query", other, kind, MARGIN)
-                    for other in ("4 queries", "16 queries")
-                    for kind in ("motion", "appearance")
-                ),
-            ),
-        ),
-        Claim(
-            "fusion",
-            "Sequential fusion of the global stages is at least as good as the parallel and hierarchical ones.",
-            "3.4, figure 4; ablation of the fusion",
-            (
-                _temporal("sequential"),
-                _temporal("parallel", fusion="parallel"),
-                _temporal("hierarchical KV", fusion="hierarchical_kv"),
-                _temporal("hierarchical Q", fusion="hierarchical_q"),
-            ),
-            "sequential",
-            tuple(
-                Expectation("sequential", other, kind, MARGIN)
-                for other in ("parallel", "hierarchical KV", "hierarchical Q")
-                for kind in ("motion", "appearance")
-            ),
-        ),
-        Claim(
-            "mixing",
-            "The global token mixed with the class token is better than either alone.",
-            "3.4",
-            (
-                _temporal("mixed"),
-                _temporal("global token alone", mix_class_token=False),
-                _temporal("class token alone", global_after=()),
-            ),
-            "mixed",
-            tuple(
-                Expectation("mixed", other, kind)
-                for other in ("global token alone", "class token alone")
-                for kind in ("motion", "appearance")
-            ),
-        ),
-        Claim(
-            "frames",
-            "More frames help, motion most; more views help a little, at a multiple of the cost.",
-            "4, tables 5 to 9",
-            (
-                Variant("8 frames", num_frames=8),
-                Variant("4 frames", num_frames=4),
-                Variant("16 frames", num_frames=16),
-                Variant("8 frames, 3 clips", num_frames=8, clips=3),
-            ),
-            "8 frames",
-            (
-                *(Expectation("8 frames", "4 frames", kind) for kind in ("motion", "appearance")),
-                *(Expectation("16 frames", "8 frames", kind) for kind in ("motion", "appearance")),
-                *(Expectation("8 frames, 3 clips", "8 frames", kind) for kind in ("motion", "appearance")),
-            ),
-        ),
-    )
-}  # fmt: skip
+def _expect(
+    better: str, *others: str, on: tuple[Kind, ...] = ("motion", "appearance"), margin: float = 0.0
+) -> tuple[Expectation, ...]:
+    return tuple(Expectation(better, other, kind, margin) for other in others for kind in on)
+
+
+MOTION: tuple[Kind, ...] = ("motion",)
+
+LAYOUTS = Claim(
+    "layouts",
+    "Motion needs local UniBlocks, temporal downsampling and many global stages; scenes need late global stages alone.",
+    "4",
+    (
+        _temporal("temporal"),
+        Variant("scene", {"layout": "scene"}),
+        _temporal("temporal, all frames kept", temporal_downsample=False),
+        *CONTROLS,
+    ),
+    "temporal",
+    (
+        *_expect("temporal", "scene", "image only", on=MOTION),
+        *_expect("temporal", "temporal, all frames kept", on=MOTION, margin=MARGIN),
+        *_expect("scene", "temporal", on=("appearance",), margin=MARGIN),
+        *_expect("temporal", "from scratch"),
+    ),
+)
+
+_LOCAL = "attention+mlp, kernel 3, reduction 1.5"
+LOCAL_BLOCK = Claim(
+    "local_block",
+    "Local blocks before attention and MLP help where motion counts; three frames and a reduction of 1.5 are enough.",
+    "3.2",
+    (
+        _temporal(_LOCAL),
+        _temporal("none", local_blocks="none"),
+        _temporal("attention", local_blocks="attention"),
+        _temporal("kernel 5", local_kernel=5),
+        _temporal("kernel 7", local_kernel=7),
+        _temporal("reduction 1", local_reduction=1.0),
+        _temporal("reduction 4", local_reduction=4.0),
+    ),
+    _LOCAL,
+    (
+        *_expect(_LOCAL, "none", "attention", on=MOTION),
+        *_expect(_LOCAL, "kernel 5", "kernel 7", "reduction 1", on=MOTION, margin=MARGIN),
+    ),
+    kinds=("motion", "unknown"),
+)
+
+_GLOBAL = "3 stages, 1 query"
+GLOBAL_BLOCK = Claim(
+    "global_block",
+    "Global stages help, and many of them help motion; one query is enough.",
+    "3.3",
+    (
+        _temporal(_GLOBAL),
+        _temporal("0 stages", global_after=()),
+        _temporal("1 stage", global_after=(3,)),
+        _temporal("4 stages", global_after=(0, 1, 2, 3)),
+        _temporal("4 queries", num_queries=4),
+        _temporal("16 queries", num_queries=16),
+    ),
+    _GLOBAL,
+    (
+        *_expect(_GLOBAL, "0 stages"),
+        *_expect(_GLOBAL, "1 stage", on=MOTION),
+        *_expect(_GLOBAL, "4 queries", "16 queries", margin=MARGIN),
+    ),
+)
+
+FUSION = Claim(
+    "fusion",
+    "Sequential fusion of the global stages is at least as good as parallel and hierarchical fusion.",
+    "3.4",
+    (
+        _temporal("sequential"),
+        _temporal("parallel", fusion="parallel"),
+        _temporal("hierarchical KV", fusion="hierarchical_kv"),
+        _temporal("hierarchical Q", fusion="hierarchical_q"),
+    ),
+    "sequential",
+    _expect("sequential", "parallel", "hierarchical KV", "hierarchical Q", margin=MARGIN),
+)
+
+MIXING = Claim(
+    "mixing",
+    "The global token mixed with the class token is better than either alone.",
+    "3.4",
+    (
+        _temporal("mixed"),
+        _temporal("global token alone", mix_class_token=False),
+        _temporal("class token alone", global_after=()),
+    ),
+    "mixed",
+    _expect("mixed", "global token alone", "class token alone"),
+)
+
+FRAMES = Claim(
+    "frames",
+    "More frames help; more views help too, each at a multiple of the cost.",
+    "4",
+    (
+        Variant("8 frames", num_frames=8),
+        Variant("4 frames", num_frames=4),
+        Variant("16 frames", num_frames=16),
+        Variant("8 frames, 3 clips", num_frames=8, clips=3),
+    ),
+    "8 frames",
+    (
+        *_expect("8 frames", "4 frames"),
+        *_expect("16 frames", "8 frames"),
+        *_expect("8 frames, 3 clips", "8 frames"),
+    ),
+)
+
+CLAIMS: dict[str, Claim] = {claim.name: claim for claim in (LAYOUTS, LOCAL_BLOCK, GLOBAL_BLOCK, FUSION, MIXING, FRAMES)}
