@@ -129,6 +129,9 @@ def work_through(cells: Sequence[Cell], data: dict[str, DataSet], sources: Sourc
 def run_all(cells: Sequence[Cell], data: dict[str, DataSet], sources: Sources, folder: Path, *, jobs: int) -> list[str]:
     """Run the cells in so many processes of one thread each. Returns what went wrong, a line each."""
     folder.mkdir(parents=True, exist_ok=True)
+    if jobs == 1:  # this process
+        failed = work_through(cells, data, sources, folder)
+        return [f"{failed} cells failed, see above"] * (failed > 0)
     spawn = multiprocessing.get_context("spawn")
     arguments = (cells, data, replace(sources, given=dict(sources.given)), folder)
     workers = [spawn.Process(target=_work, args=arguments, daemon=True) for _ in range(jobs)]

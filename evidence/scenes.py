@@ -6,6 +6,8 @@ The mirror image of `uniformerv2.demo.motions`: there only motion tells the clas
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from uniformerv2.data.tables import write_table
 from uniformerv2.demo.motions import write_video
+from uniformerv2.machine import available_cores
 from uniformerv2.progress import track
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -58,12 +61,19 @@ def draw_scene(texture: str, rng: np.random.Generator) -> Array:
 
 def write_scenes(folder: Path, *, train_clips: int, held_out_clips: int, progress: bool = False) -> Path:
     """Draw so many clips of each texture into FOLDER/TEXTURE/NUMBER.mp4; returns the manifest: path, label, split."""
-    numbers = range(train_clips + held_out_clips)
-    clips = [(texture, number) for texture in TEXTURES for number in numbers]
-    for texture, number in track(clips, "scenes", total=len(clips), progress=progress):
+    clips = [(texture, number) for texture in TEXTURES for number in range(train_clips + held_out_clips)]
+    for texture in TEXTURES:
         (folder / texture).mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng((list(TEXTURES).index(texture), number))
-        write_video(folder / texture / f"{number:05d}.mp4", draw_scene(texture, rng))
+    with ProcessPoolExecutor(available_cores()) as pool:
+        drawn = pool.map(partial(_write_clip, folder), clips, chunksize=8)
+        for _ in track(drawn, "scenes", total=len(clips), progress=progress):
+            pass
     rows = ((f"{texture}/{n:05d}.mp4", texture, "train" if n < train_clips else "test") for texture, n in clips)
     write_table(folder / "manifest.csv", {"path": str, "label": str, "split": str}, rows)
     return folder / "manifest.csv"
+
+
+def _write_clip(folder: Path, clip: tuple[str, int]) -> None:
+    texture, number = clip
+    rng = np.random.default_rng((list(TEXTURES).index(texture), number))
+    write_video(folder / texture / f"{number:05d}.mp4", draw_scene(texture, rng))
