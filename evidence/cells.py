@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -19,6 +19,7 @@ from evidence.data import SHARED, DataSet
 from uniformerv2 import ModelConfig, Recipe, Views, __version__, arm
 from uniformerv2.atomic import write_text
 from uniformerv2.errors import CheckpointError
+from uniformerv2.model.config import layout_options
 from uniformerv2.text import parse_json
 
 PROTOCOL = 1  # another number once cells are trained or measured in another way: results are not mixed
@@ -52,7 +53,7 @@ def cells_of(variant: Variant, data: DataSet, rows: str, *, seed: int, quick: bo
     """The cells of a variant, one for each fold."""
     recipe = asdict(_recipe(variant, data, seed=seed, quick=quick))
     recipe["model"]["checkpoint"] = variant.start
-    model = _config(recipe["clip"]["size"], json.dumps(dict(variant.model)))
+    model = _config(recipe["clip"]["size"], variant)
     # as JSON has them, so that a cell equals the one that is read from its result
     cell = json.loads(json.dumps({"model": model, "recipe": recipe}))
     return [Cell(data.name, rows, fold, variant.start, **cell) for fold in range(data.fold_count)]
@@ -70,11 +71,17 @@ def _recipe(variant: Variant, data: DataSet, *, seed: int, quick: bool) -> Recip
     return empty.vary(**changes)
 
 
-@cache
-def _config(size: int, options: str) -> dict[str, Any]:
-    with as_file(STILLS) as stills:
-        config = arm(str(stills), num_classes=2, size=size, **json.loads(options)).config
+def _config(size: int, variant: Variant) -> dict[str, Any]:
+    options = dict(variant.model)
+    image = _image_config(size)
+    config = replace(image, **{**layout_options(options.pop("layout"), image.depth), **options})
     return {name: value for name, value in asdict(config).items() if name != "num_classes"}
+
+
+@cache
+def _image_config(size: int) -> ModelConfig:
+    with as_file(STILLS) as stills:
+        return arm(str(stills), num_classes=2, size=size).config
 
 
 def model_config(cell: Cell, classes: int) -> ModelConfig:

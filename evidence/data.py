@@ -95,7 +95,7 @@ DATA_SETS: dict[str, DataSet] = {
 
 def own_data_set(name: str) -> DataSet:
     """A set that only the user knows: by its split column, else five folds of its groups."""
-    return DataSet(name, "given with --data", "unknown", {"epochs": 15}, quick_epochs=5)
+    return DataSet(name, "given with --data", "unknown", {"epochs": 15}, quick_epochs=3)
 
 
 @dataclass(frozen=True)
