@@ -44,6 +44,10 @@ MAY_IMPORT = {
         *("errors", "machine", "text", "atomic", "device", "distributed", "progress", "attention_choice"),
         *("model", "weights", "video", "data", "train", "measuring"),
     },
+    "probing": {
+        *("errors", "machine", "atomic", "device", "progress"),
+        *("model", "weights", "data", "train", "measuring", "tasks"),
+    },
     "benchmark": {
         *("errors", "machine", "atomic", "device", "progress", "model", "weights", "inference"),
         "data.processes",

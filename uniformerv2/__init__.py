@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from uniformerv2.model.config import ModelConfig, Preprocessing, named_config
     from uniformerv2.model.uniformerv2 import ClipFeatures, StageAttention
     from uniformerv2.predict import Prediction, Predictor
+    from uniformerv2.probing.recipe import ProbeRecipe
+    from uniformerv2.probing.run import Probed, probe
     from uniformerv2.stream import StreamEvent, StreamPrediction, StreamPredictor
     from uniformerv2.tasks.classification.training import train_classifier
     from uniformerv2.timeline import Timeline
@@ -49,6 +51,8 @@ _NAMES = {
     "model.config": ("ModelConfig", "named_config", "Preprocessing"),
     "model.uniformerv2": ("ClipFeatures", "StageAttention"),
     "predict": ("Prediction", "Predictor"),
+    "probing.recipe": ("ProbeRecipe",),
+    "probing.run": ("probe", "Probed"),
     "stream": ("StreamEvent", "StreamPrediction", "StreamPredictor"),
     "tasks.classification.training": ("train_classifier",),
     "timeline": ("Timeline",),

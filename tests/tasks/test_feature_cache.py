@@ -188,7 +188,7 @@ def test_the_size_is_told_before_it_begins_and_too_much_is_refused(
     cached = recipe.vary(cache_features="fp16", epochs=1)
     train(colours, cached, tmp_path / "told", progress=True)
     # 2 stages x 3 frames x 5 tokens x 32 channels and 3 frames x 32 channels, of 2 bytes
-    said = "features of 12 of 12 training views, 0.00211 MB each in fp16, need 2.53e-05 GB in"
+    said = "features of 12 of 12 views, 0.00211 MB each in fp16, need 2.53e-05 GB in"
     assert said in capsys.readouterr().err
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9, 12 * 2112 - 1))

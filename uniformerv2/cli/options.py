@@ -67,6 +67,27 @@ Split = Annotated[
     Literal["held-out", "train", "val", "test", "all"],
     arg(help="Which rows of a manifest that has a split column; held-out: all but train."),
 ]
+Holdout = Annotated[
+    float | None,
+    arg(
+        help="Share of the files of each class that is held out, drawn with --seed. 0: nothing; None: 0.2, or nothing "
+        "where that cannot be drawn."
+    ),
+]
+HoldoutList = Annotated[
+    Path | None, arg(help="File with what is held out instead: a path or pattern a line, such as anna_*.")
+]
+Group = Annotated[
+    str | None,
+    arg(
+        help="Regular expression for the source of a video (person, film, camera) in its path from DATA: its first "
+        "group, or all that it matches. A drawn holdout has whole sources, so that none is on both sides."
+    ),
+]
+FeatureCache = Annotated[
+    Path | None,
+    arg(help="Folder for what --cache-features keeps, which runs can share; None: features in the folder of the run."),
+]
 Resume = Annotated[FlagCreatePairsOff[bool], arg(help="Continue what the same command has begun in this output.")]
 Overwrite = Annotated[FlagCreatePairsOff[bool], arg(help="Replace what the output holds.")]
 Json = Annotated[FlagCreatePairsOff[bool], arg(name="json", help="Print JSON and nothing else.")]

@@ -15,6 +15,10 @@ from uniformerv2.cli.options import (
     Classes,
     Data,
     Device,
+    FeatureCache,
+    Group,
+    Holdout,
+    HoldoutList,
     Limit,
     OptionalOutput,
     Output,
@@ -67,14 +71,9 @@ class Setup:
     is given either: the own- one for the number of videos."""
     root: Root = None
     classes: Classes = None
-    holdout: float | None = None
-    """Share of the files of each class that is held out, drawn with --seed. 0: nothing; None: 0.2, or nothing where
-    that cannot be drawn."""
-    holdout_list: Path | None = None
-    """File with what is held out instead: a path or pattern a line, such as anna_*."""
-    group: str | None = None
-    """Regular expression for the source of a video (person, film, camera) in its path from DATA: its first group, or
-    all that it matches. A drawn holdout has whole sources, so that none is on both sides."""
+    holdout: Holdout = None
+    holdout_list: HoldoutList = None
+    group: Group = None
     workers: Workers = WORKERS
     limit: Limit = ()
     device: Device = "auto"
@@ -120,8 +119,7 @@ class Train(Setup):
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Programs that show the curves too; each has to be installed. wandb takes project and name of the run from the
     variables WANDB_PROJECT and WANDB_NAME."""
-    feature_cache: Path | None = None
-    """Folder for what --cache-features keeps, which runs can share; None: features in the folder of the run."""
+    feature_cache: FeatureCache = None
     parallel: Parallel = "ddp"
 
     @in_every_process

@@ -1,8 +1,8 @@
 """Cached backbone features of the training clips, for a backbone that is frozen: computed once and kept on disk.
 
 A clip that comes again must be the same clip (`fixed_views`), and the image transformer must not change while the run
-learns: local UniBlocks, which stand inside its blocks, are trained. Then only the global stages and the head are left
-to compute in an epoch.
+learns: in a training, local UniBlocks, which stand inside its blocks, learn too. Then only the global stages and the
+head are left to compute in an epoch.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class FeatureLayout:
 
 
 class FeatureCache:
-    """The features of all training views of a run: a file for each view, which appears whole or not at all.
+    """The features of all fixed views of a run: a file for each view, which appears whole or not at all.
 
     What decides them names their folder, so runs that differ in nothing else share them, and a run that was killed goes
     on where it was. In a process group the work is shared out, and all processes need the same folder.
@@ -81,15 +81,15 @@ class FeatureCache:
     Args:
         model: whose backbone is frozen, on the device that computes.
         recipe: resolved; asks for the cache.
-        loader: training batches of a `VideoDataset`, in the order of an `EpochSampler`.
+        loader: batches of a `VideoDataset`, in the order of an `EpochSampler`.
         folder: of the caches of any number of runs.
 
     Raises:
-        RecipeError: the model has local UniBlocks.
+        RecipeError: the model has local UniBlocks that are trained.
     """
 
     def __init__(self, model: UniFormerV2, recipe: Recipe, loader: VideoLoader, folder: Path) -> None:
-        if model.config.local_blocks != "none":
+        if model.config.local_blocks != "none" and any(part.requires_grad for part in model.backbone.parameters()):
             raise RecipeError(
                 "cache_features needs a model without local UniBlocks, which are trained inside the frozen blocks: "
                 "take layout scene, local_blocks none, or cache_features none"
@@ -105,11 +105,12 @@ class FeatureCache:
         fixed = recipe.augmentation.fixed_views
         # a row that comes again in an epoch has a later view
         self.views = fixed if self.order.weights else min(fixed, recipe.optimization.epochs)
-        self.folder = folder / self._digest(recipe)
+        self.folder = folder / self._digest()
 
-    def _digest(self, recipe: Recipe) -> str:
+    def _digest(self) -> str:
         """Of everything that decides the features; row and draw, which tell the views apart, name their files."""
-        augmentation = {**asdict(recipe.augmentation), "fixed_views": None}
+        drawn = self.videos.augmentation  # None: the view of an evaluation
+        augmentation = None if drawn is None else {**asdict(drawn), "fixed_views": None}
         config = {name: value for name, value in asdict(self.model.config).items() if name not in OF_THE_REST}
         facts = [config, asdict(self.model.preprocessing), augmentation, self.precision, self.format]
         return tensors_digest(self.model.backbone.state_dict(), [*facts, videos_digest(self.videos.annotations)])
@@ -163,7 +164,7 @@ class FeatureCache:
         size = self.videos.repeats * self.layout.numbers * self.dtype.itemsize
         free = shutil.disk_usage(self.folder).free
         what = (
-            f"features of {wanted} of {self.views * len(self.videos)} training views, {size / 1e6:.3g} MB each in "
+            f"features of {wanted} of {self.views * len(self.videos)} views, {size / 1e6:.3g} MB each in "
             f"{self.format}, need {wanted * size / 1e9:.3g} GB in {self.folder}"
         )
         if wanted * size > free:
