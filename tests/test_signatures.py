@@ -43,6 +43,7 @@ OPTIONS_APART = {
     ("Optimization", "precision"): "of training, which has other number formats",
     ("ProbeRecipe", "batch-size"): "of a training step, and larger, as each is taken by all settings",
     ("ProbeRecipe", "cache-features"): "a probe always caches them",
+    ("ProbeRecipe", "epochs"): "cheap, as the videos are encoded once",
     ("ProbeRecipe", "fixed-views"): "new views in each epoch would be encoded in each",
     ("ProbeRecipe", "global-after"): "few, as all that they see is kept on disk",
     ("ProbeRecipe", "num-frames"): "as of ClipRecipe, in its words",

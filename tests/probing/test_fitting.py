@@ -44,7 +44,9 @@ def test_steps_are_those_that_the_training_takes_with_each_setting() -> None:
             set_learning_rate(reference, rate * own.lr)
             reference.step()
         for name, parameter in probe_parameters(alone).items():
-            torch.testing.assert_close(stacked[name][number], parameter, rtol=1e-6, atol=1e-8, msg=name)
+            torch.testing.assert_close(
+                stacked[name][number], parameter, rtol=1e-6, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}"
+            )
             assert not torch.equal(parameter, probe_parameters(model)[name])
 
 

@@ -57,7 +57,8 @@ class StackedAdamW:
         """
         gradients = torch.autograd.grad(losses.sum(), self.stacked)
         for slices, whole in zip(self._slices, gradients, strict=True):
-            for parameter, gradient in zip(slices, whole, strict=True):
+            # the fused step reads memory as it lies, and the gradients of products lie transposed
+            for parameter, gradient in zip(slices, whole.contiguous(), strict=True):
                 parameter.grad = gradient
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()

@@ -30,11 +30,11 @@ class ProbeRecipe:
     checkpoint: str | None = None
     """Video checkpoint to go on from instead: a file, the name of a published model, or a repository of the hub.
     It has its own layout, blocks and downsampling."""
-    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 5e-3)
+    learning_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
     """Each is trained with each of the weight decays, all at once."""
     weight_decays: tuple[float, ...] = (0.01, 0.1, 0.4, 0.8)
     """Decoupled weight decays; none on biases, norms and other 1-D parameters."""
-    epochs: int = 20
+    epochs: int = 40
     """Passes over the training files."""
     batch_size: int = 16
     """Clips of a step, the same for all settings."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from uniformerv2.atomic import write_text
-from uniformerv2.data.annotations import Unreadable
+from uniformerv2.data.annotations import Annotation, Unreadable
 from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.loader import VideoLoader
 from uniformerv2.data.manifest import note_root, write_manifest
@@ -29,7 +29,7 @@ from uniformerv2.probing.stacked import unstack
 from uniformerv2.progress import say
 from uniformerv2.tasks.classification.task import Classification
 from uniformerv2.tasks.feature_cache import FeatureCache
-from uniformerv2.tasks.run import TrainingData, Videos, split_data
+from uniformerv2.tasks.run import TrainingData, split_data
 from uniformerv2.tasks.start import training_loader
 from uniformerv2.tasks.video_task import VideoTask
 from uniformerv2.train.recipe import AugmentationOptions, ModelRecipe, Optimization, Recipe
@@ -67,7 +67,7 @@ class Probed:
 
 
 def probe(
-    data: Videos,
+    data: str | Path | Sequence[Annotation],
     recipe: ProbeRecipe,
     output: str | Path,
     *,
@@ -141,8 +141,12 @@ def probed_model(recipe: ProbeRecipe, labels: Sequence[str]) -> UniFormerV2:
             source.config,
             global_after=recipe.global_after or (source.config.depth - 1,),
             num_classes=len(labels),
-            **{"num_queries": 1, "fusion": "sequential", "mix_class_token": True},
-            **{"global_drop_path": 0.0, "global_dropout": 0.0, "head_dropout": 0.0},
+            num_queries=1,
+            fusion="sequential",
+            mix_class_token=True,
+            global_drop_path=0.0,
+            global_dropout=0.0,
+            head_dropout=0.0,
         )
     except ValueError as error:
         raise RecipeError(f"no such model: {error}") from error
@@ -177,17 +181,26 @@ def rate_settings(settings: Sequence[Setting], scores: Scores) -> list[TriedSett
 
 def _training_recipe(recipe: ProbeRecipe) -> Recipe:
     """What the package's training knows of a probe: its split, its batches, its cache and its schedule."""
-    optimization = Optimization(
-        **{"epochs": recipe.epochs, "batch_size": recipe.batch_size, "warmup_epochs": WARMUP * recipe.epochs},
-        **{"lr": 1.0, "start_lr": 0.0, "end_lr": 0.0},  # factors of the settings' own
-        **{"label_smoothing": 0.0, "precision": "fp32", "compile": False, "seed": recipe.seed},
+    return Recipe(
+        ModelRecipe(
+            arm=recipe.arm,
+            checkpoint=recipe.checkpoint,
+            frozen_backbone=True,
+            cache_features=recipe.cache_features,
+        ),
+        optimization=Optimization(
+            epochs=recipe.epochs,
+            batch_size=recipe.batch_size,
+            warmup_epochs=WARMUP * recipe.epochs,
+            # factors of the settings' own
+            lr=1.0,
+            start_lr=0.0,
+            end_lr=0.0,
+            precision="fp32",
+            seed=recipe.seed,
+        ),
+        augmentation=AugmentationOptions(flip=recipe.flip, fixed_views=recipe.fixed_views).build(),
     )
-    model = ModelRecipe(
-        **{"arm": recipe.arm, "checkpoint": recipe.checkpoint},
-        **{"frozen_backbone": True, "cache_features": recipe.cache_features},
-    )
-    augmentation = AugmentationOptions(flip=recipe.flip, fixed_views=recipe.fixed_views).build()
-    return Recipe(model, optimization=optimization, augmentation=augmentation)
 
 
 class _Tokens(NamedTuple):
