@@ -26,6 +26,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "scene": {},
     "temporal": TEMPORAL,
     "local": {"local_blocks": "attention", "local_kernel": 5, "local_reduction": 2.0},
+    # options beyond the paper, model/temporal_mixing.py
+    "calibrated": {**TEMPORAL, "local_mixing": "calibrated"},
+    "differences": {"local_blocks": "attention", "local_mixing": "differences"},
+    "shift": {"local_blocks": "attention", "local_mixing": "shift", "local_kernel": 5},
     "downsampling": {"temporal_downsample": True},
     "frozen": {"mix_class_token": False, "num_queries": 2},
     "parallel": {"fusion": "parallel", "num_queries": 2},

@@ -24,9 +24,10 @@ def model() -> UniFormerV2:
     return tiny(num_frames=4)
 
 
-def tiny(num_frames: int) -> UniFormerV2:
+def tiny(num_frames: int, **options: Any) -> UniFormerV2:
     """A model on frames of 2x2 patches."""
-    return small_model("temporal", Preprocessing(num_frames=num_frames, size=(16, 16)), image_size=(16, 16))
+    preprocessing = Preprocessing(num_frames=num_frames, size=(16, 16))
+    return small_model("temporal", preprocessing, image_size=(16, 16), **options)
 
 
 def clips(batch: int, *, frames: int = 4, seed: int = 1) -> Tensor:
@@ -85,6 +86,14 @@ def test_openvino_in_int8_is_nearly_the_same_model(model: UniFormerV2) -> None:
 def test_onnxruntime_is_the_same_model(model: UniFormerV2) -> None:
     needs("onnxruntime", "onnx", "onnxscript")
     assert_same(optimize(model, backend="onnxruntime"), model)
+
+
+@pytest.mark.parametrize("local_mixing", ["calibrated", "differences", "shift"])
+@pytest.mark.parametrize(("backend", "packages"), [("openvino", []), ("onnxruntime", ["onnx", "onnxscript"])])
+def test_every_local_mixing_is_exported(backend: optimizing.Backend, packages: list[str], local_mixing: str) -> None:
+    needs(backend, *packages)
+    model = tiny(num_frames=8, depth=1, global_after=(), local_mixing=local_mixing)
+    assert_same(optimize(model, backend=backend), model)
 
 
 @pytest.mark.usefixtures("bf16")

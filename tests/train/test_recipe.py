@@ -89,7 +89,7 @@ def test_options_replace_the_layout_only_where_chosen() -> None:
     rates = ("drop_path", "global_drop_path", "global_dropout", "head_dropout")
     assert plain == {**dict.fromkeys(rates, 0.0), "checkpoint_blocks": 0}
     chosen: dict[str, Any] = {"local_blocks": "none", "temporal_downsample": False, "global_after": ()}
-    chosen |= {"post_norm": False, "mix_class_token": False, "global_drop_path": 0.4}
+    chosen |= {"local_mixing": "calibrated", "post_norm": False, "mix_class_token": False, "global_drop_path": 0.4}
     assert ModelRecipe(model="S/16", **chosen).options() == plain | chosen
 
 

@@ -192,6 +192,7 @@ NO_KEY_OF_THEIRS = {  # what they cannot do otherwise, as their code does it
     "weights": "model",
     "layout": None,  # with the architecture
     "local_blocks": "layout",
+    "local_mixing": None,
     "temporal_downsample": None,
     "global_after": None,
     "model": None,

@@ -173,7 +173,7 @@ def demo_recipe(asset: str, effort: Effort, *, seed: int) -> Recipe:
 
 def order_blind(recipe: Recipe) -> Recipe:
     """The same recipe for the image transformer alone: the mean of its frames is classified."""
-    model = replace(recipe.model, local_blocks="none", temporal_downsample=False, global_after=())
+    model = replace(recipe.model, local_blocks="none", local_mixing=None, temporal_downsample=False, global_after=())
     return replace(recipe, model=model)
 
 

@@ -1,4 +1,4 @@
-"""Arming: image weights as the start of a video model, at another size, patch size or frame rate of the stem."""
+"""Arming: weights as the start of a video model of another size, patch size, frame rate of the stem or mixing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from uniformerv2.model.config import ModelConfig
 from uniformerv2.model.positions import interpolate_position_embedding, interpolate_relative_bias
+from uniformerv2.model.temporal_mixing import TEMPORAL_MIXING, TemporalConvolution
 from uniformerv2.model.uniformerv2 import UniFormerV2
 
 STEM = "backbone.patch_embedding.weight"
@@ -61,7 +62,7 @@ def resample_patches(weight: Tensor, patch_size: int) -> Tensor:
 def fit_weights(
     state: Mapping[str, Tensor], source: ModelConfig, target: ModelConfig
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Adapt weights to the same architecture at another size, patch size or frame rate of the stem.
+    """Adapt weights to the same architecture at another size, patch size, frame rate of the stem or local mixing.
 
     Args:
         state: tensors under our names; the stem may be an image model's, (width, 3, patch, patch).
@@ -72,7 +73,7 @@ def fit_weights(
         The tensors, unchanged ones without a copy; and what was changed, a line each.
 
     Raises:
-        ValueError: `source` downsamples in time and `target` does not.
+        ValueError: `source` downsamples in time and `target` does not; its local mixing cannot become the target's.
     """
     fitted = dict(state)
     changes: list[str] = []
@@ -89,7 +90,25 @@ def fit_weights(
             fitted[name] = interpolate_relative_bias(state[name], source.grid, target.grid)
         if tables:
             changes.append(_resized("relative biases", source.grid, target.grid))
+    if source.local_blocks != "none" and source.local_mixing != target.local_mixing:
+        fitted |= _start_mixing(state, source, target)
+        changes.append(f"local mixing {target.local_mixing}: new weights, without effect until they are trained")
     return fitted, changes
+
+
+def _start_mixing(state: Mapping[str, Tensor], source: ModelConfig, target: ModelConfig) -> dict[str, Tensor]:
+    """What the convolutions in time lack of an option that begins as the convolution."""
+    mixing = TEMPORAL_MIXING[target.local_mixing]
+    if source.local_mixing != "convolution" or not issubclass(mixing, TemporalConvolution):
+        raise ValueError(
+            f"local_mixing {source.local_mixing} cannot become {target.local_mixing}: only convolution can become "
+            "calibrated or differences"
+        )
+    started: dict[str, Tensor] = {}
+    for name in (name for name in state if name.endswith(".temporal.bias")):
+        new = mixing(len(state[name]), source.local_kernel).state_dict()
+        started |= {name.removesuffix("bias") + part: tensor for part, tensor in new.items()}
+    return {name: tensor for name, tensor in started.items() if name not in state}
 
 
 def _fit_stem(weight: Tensor, source: ModelConfig, target: ModelConfig, changes: list[str]) -> Tensor:

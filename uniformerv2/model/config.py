@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 LocalBlocks = Literal["none", "attention", "attention+mlp"]
+LocalMixing = Literal["convolution", "calibrated", "differences", "shift"]  # model/temporal_mixing.py
 Fusion = Literal["sequential", "parallel", "hierarchical_kv", "hierarchical_q"]
 Layout = Literal["scene", "temporal"]
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
 Pool = Literal["class_token", "mean", "attention"]
+
+CALIBRATION_REDUCTION = 4  # of the channels of a local block, where its calibration is computed
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class ModelConfig:
     local_blocks: LocalBlocks = "none"
     local_reduction: float = 1.5  # the local block works in int(width / local_reduction) channels
     local_kernel: int = 3  # frames; odd
+    local_mixing: LocalMixing = "convolution"  # of the frames; the others are not of the paper
     temporal_downsample: bool = False  # the stem has a kernel of three frames and halves the frame rate
     global_after: tuple[int, ...] = (8, 9, 10, 11)  # blocks that a global UniBlock follows, from 0
     global_mlp_ratio: float = 4.0
@@ -121,6 +125,7 @@ class ModelConfig:
             raise ValueError(f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}")
         if self.local_kernel < 1 or self.local_kernel % 2 == 0:
             raise ValueError(f"local_kernel must be odd and positive, got {self.local_kernel}")
+        self._check_local_mixing()
         if list(self.global_after) != sorted(set(self.global_after)) or not all(
             0 <= block < self.depth for block in self.global_after
         ):
@@ -143,6 +148,15 @@ class ModelConfig:
             raise ValueError(f"num_queries must be positive, got {self.num_queries}")
         if self.num_classes < 1:
             raise ValueError(f"num_classes must be positive, got {self.num_classes}")
+
+    def _check_local_mixing(self) -> None:
+        mixing, known = self.local_mixing, get_args(LocalMixing)
+        if mixing not in known:
+            raise ValueError(f"local_mixing must be {', '.join(known[:-1])} or {known[-1]}, got {mixing!r}")
+        if mixing != "convolution" and self.local_blocks == "none":
+            raise ValueError(f"local_mixing {mixing} needs local UniBlocks: local_blocks attention or attention+mlp")
+        if mixing == "shift" and self.local_kernel == 1:
+            raise ValueError("local_mixing shift needs a local_kernel of 3 frames or more, got 1")
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> ModelConfig:

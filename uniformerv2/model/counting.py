@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uniformerv2.model.config import ModelConfig
+from uniformerv2.model.config import CALIBRATION_REDUCTION, ModelConfig
 
 
 def count_parameters(config: ModelConfig) -> int:
@@ -31,7 +31,7 @@ def count_multiply_adds(config: ModelConfig, num_frames: int, size: tuple[int, i
     spatial_tokens = patches + int(config.class_token)
     total = _stem(config, num_frames) * patches
     block = _block(config, spatial_tokens + config.register_tokens) + _local(config) * patches
-    total += frames * config.depth * block
+    total += config.depth * (frames * block + _calibration(config, frames))
     if config.pool == "attention":
         heads = config.pool_heads or config.heads
         total += frames * _cross(config.width, heads, 1, spatial_tokens, config.pool_mlp_ratio)
@@ -57,9 +57,24 @@ def _block(config: ModelConfig, tokens: int) -> int:
 
 def _local(config: ModelConfig) -> int:
     """The local aggregators of one block, per patch of a frame."""
+    count, channels = _aggregators(config)
+    kernels = 2 if config.local_mixing == "differences" else 1
+    return count * channels * (2 * config.width + kernels * config.local_kernel)
+
+
+def _calibration(config: ModelConfig, frames: int) -> int:
+    """What calibrates the convolutions of one block: per frame three taps and the factors, per clip its mean."""
+    if config.local_mixing != "calibrated":
+        return 0
+    count, channels = _aggregators(config)
+    hidden = max(channels // CALIBRATION_REDUCTION, 1)
+    return count * channels * hidden * (frames * (3 + config.local_kernel) + 1)
+
+
+def _aggregators(config: ModelConfig) -> tuple[int, int]:
+    """The local aggregators of a block, and their channels."""
     count = {"none": 0, "attention": 1, "attention+mlp": 2}[config.local_blocks]
-    channels = int(config.width / config.local_reduction)
-    return count * channels * (2 * config.width + config.local_kernel)
+    return count, int(config.width / config.local_reduction)
 
 
 def _stages(config: ModelConfig, frames: int, patches: int, spatial_tokens: int) -> int:

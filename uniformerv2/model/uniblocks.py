@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from uniformerv2.model.attention import CrossAttention
 from uniformerv2.model.config import ModelConfig
-from uniformerv2.model.kernels import depthwise_in_space_time, depthwise_in_time, recomputed
+from uniformerv2.model.kernels import depthwise_in_space_time, recomputed
 from uniformerv2.model.positions import TokenLayout
+from uniformerv2.model.temporal_mixing import TEMPORAL_MIXING
 from uniformerv2.model.vit import MLP, Block, DropPath
 
 
 class LocalAggregator(nn.Module):
     """Local temporal relation aggregator: mixes patches at the same position of neighbouring frames.
 
-    BatchNorm, a linear layer down, a depth-wise convolution in time, a linear layer up.
+    BatchNorm, a linear layer down, a depth-wise convolution in time or what `local_mixing` has in its place, a linear
+    layer up.
     """
 
     def __init__(self, config: ModelConfig):
@@ -27,9 +29,7 @@ class LocalAggregator(nn.Module):
         channels = int(config.width / config.local_reduction)
         self.norm: nn.BatchNorm1d | None = nn.BatchNorm1d(config.width)  # None once it is folded into `reduce`
         self.reduce = nn.Linear(config.width, channels)
-        self.temporal = nn.Conv1d(
-            channels, channels, config.local_kernel, padding=config.local_kernel // 2, groups=channels
-        )
+        self.temporal = TEMPORAL_MIXING[config.local_mixing](channels, config.local_kernel)
         self.expand = nn.Linear(channels, config.width)
         # zero at start: the video model begins as the image model
         nn.init.zeros_(self.expand.weight)
@@ -40,8 +40,7 @@ class LocalAggregator(nn.Module):
         return recomputed(self._mix_and_expand, self._normalise_and_reduce(patches))
 
     def _mix_and_expand(self, reduced: Tensor) -> Tensor:
-        assert self.temporal.bias is not None
-        return self.expand(depthwise_in_time(reduced, self.temporal.weight, self.temporal.bias))
+        return self.expand(self.temporal(reduced))
 
     def _normalise_and_reduce(self, patches: Tensor) -> Tensor:
         if self.norm is None:

@@ -38,7 +38,7 @@ from uniformerv2.train.run_folder import locked
 CACHE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 # fields of ModelConfig that the features of a frozen backbone do not depend on
 OF_THE_REST = (
-    *("num_classes", "head_dropout", "mix_class_token", "fusion", "num_queries"),
+    *("num_classes", "head_dropout", "mix_class_token", "fusion", "num_queries", "local_mixing"),
     *("global_mlp_ratio", "global_dropout", "global_drop_path", "drop_path", "checkpoint_blocks"),
 )
 

@@ -12,7 +12,7 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from uniformerv2.errors import RecipeError
-from uniformerv2.model.config import Layout, LocalBlocks
+from uniformerv2.model.config import Layout, LocalBlocks, LocalMixing
 from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.video.views import Views
 
@@ -26,7 +26,7 @@ MONITORED: dict[Monitor, str] = {  # their names in metrics.jsonl
 START = ("arm", "model", "checkpoint")  # of these fields of `ModelRecipe`, a recipe gives exactly one
 NUM_FRAMES, SIZE = 8, 224  # of clips, unless the recipe or its checkpoint has others
 AS_THE_CHECKPOINT: dict[str, Any] = {  # fields of `ModelRecipe` with which arming would change a checkpoint
-    **{"local_blocks": "layout", "temporal_downsample": None, "global_after": None},
+    **{"local_blocks": "layout", "local_mixing": None, "temporal_downsample": None, "global_after": None},
     **{"post_norm": None, "mix_class_token": True},
 }
 
@@ -52,6 +52,8 @@ class ModelRecipe:
     scene: global UniBlocks after the last four blocks."""
     local_blocks: LocalBlocks | Literal["layout"] = "layout"
     """Where local UniBlocks stand; layout: as in the layout."""
+    local_mixing: LocalMixing | None = None
+    """How local UniBlocks mix frames; None: by the paper's convolution, or as the checkpoint does (docs/models.md)."""
     temporal_downsample: bool | None = None
     """Whether the stem sees three frames and halves the frame rate; None: as in the layout."""
     global_after: tuple[int, ...] | None = None
@@ -89,7 +91,8 @@ class ModelRecipe:
     def options(self) -> dict[str, Any]:
         """The fields of `ModelConfig` that replace those of size and layout, or of the checkpoint."""
         always = ("drop_path", "global_drop_path", "global_dropout", "head_dropout", "checkpoint_blocks")
-        where_chosen = {name: getattr(self, name) for name in ("temporal_downsample", "global_after", "post_norm")}
+        as_is = ("local_mixing", "temporal_downsample", "global_after", "post_norm")
+        where_chosen = {name: getattr(self, name) for name in as_is}
         where_chosen["local_blocks"] = None if self.local_blocks == "layout" else self.local_blocks
         where_chosen["mix_class_token"] = None if self.mix_class_token else False
         chosen = {name: value for name, value in where_chosen.items() if value is not None}

@@ -29,7 +29,7 @@ from uniformerv2.weights.unwrapping import METADATA_KEY, Weights
 
 # fields of ModelConfig that the other formats cannot express: their image transformer is CLIP's, the default here
 _EXPRESSIBLE = {"width", "depth", "heads", "image_size", "mlp_ratio", "pool_heads", "pool_mlp_ratio"}
-CLIP_ONLY = (IMAGE_FIELDS - _EXPRESSIBLE) | {"num_queries", "fusion"}
+CLIP_ONLY = (IMAGE_FIELDS - _EXPRESSIBLE) | {"num_queries", "fusion", "local_mixing"}
 OWN_ORDER = "own_order"  # metadata of a converted file: the order of the labels in our file
 
 

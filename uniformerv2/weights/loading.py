@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from uniformerv2.device import pick_device
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model.arming import fit_weights, load_image_weights
-from uniformerv2.model.config import Layout, ModelConfig, Preprocessing, layout_options
+from uniformerv2.model.config import Layout, LocalMixing, ModelConfig, Preprocessing, layout_options
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.model.wrappers import plain_model
 from uniformerv2.weights.checkpoint import (
@@ -117,6 +117,7 @@ def load_model(
     size: int | tuple[int, int] | None = None,
     patch_size: int | None = None,
     temporal_downsample: bool | None = None,
+    local_mixing: LocalMixing | None = None,
     weights: Weights = "model",
     **options: Any,
 ) -> HubUniFormerV2:
@@ -133,6 +134,7 @@ def load_model(
         size: (height, width) of a clip in pixels, or the side of a square; positions are interpolated.
         patch_size: pixels; the patch embedding is resampled.
         temporal_downsample: True inflates a 2-D patch embedding to three frames.
+        local_mixing: "calibrated" or "differences" adds to a checkpoint's convolutions what changes nothing at first.
         weights: "ema": the averaged weights of a file that has both.
         options: fields of `ModelConfig` that replace what was recognised or assumed, such as `heads` and
             `global_after`. For an image transformer: the arguments of `arm`, `num_classes` at least.
@@ -148,7 +150,10 @@ def load_model(
     """
     if isinstance(size, int):
         size = (size, size)
-    architecture = {"image_size": size, "patch_size": patch_size, "temporal_downsample": temporal_downsample}
+    architecture = {
+        **{"image_size": size, "patch_size": patch_size},
+        **{"temporal_downsample": temporal_downsample, "local_mixing": local_mixing},
+    }
     clip = {"num_frames": num_frames, "size": size, "channel_order": channel_order}
     try:
         checkpoint = open_checkpoint(source, Known(dataset, num_frames, channel_order), options, weights)
