@@ -18,7 +18,7 @@ from uniformerv2.model.kernels import depthwise_in_time
 class TemporalConvolution(nn.Conv1d):
     """A depth-wise convolution in time of an odd number of taps (arXiv:2211.09552, section 3.2)."""
 
-    bias: Tensor  # type: ignore[assignment]  # there always is one
+    bias: Tensor  # there always is one
 
     def __init__(self, channels: int, taps: int):
         super().__init__(channels, channels, taps, padding=taps // 2, groups=channels)
@@ -86,7 +86,8 @@ class DifferenceConvolution(TemporalConvolution):
         self.differences = nn.Parameter(torch.zeros_like(self.weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        change = x.diff(dim=1, prepend=x[:, :1]).abs()
+        # OpenVINO 2026.4 gets Tensor.diff wrong
+        change = F.pad(x[:, 1:] - x[:, :-1], (0, 0, 0, 0, 1, 0)).abs()
         return super().forward(x) + depthwise_in_time(change, self.differences, torch.zeros_like(self.bias))
 
 

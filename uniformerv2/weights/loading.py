@@ -148,12 +148,9 @@ def load_model(
         CheckpointError: nothing of that name; unreadable, of another kind, or not exactly the tensors that its
             architecture needs; or arguments that contradict it.
     """
-    if isinstance(size, int):
-        size = (size, size)
-    architecture = {
-        **{"image_size": size, "patch_size": patch_size},
-        **{"temporal_downsample": temporal_downsample, "local_mixing": local_mixing},
-    }
+    size = (size, size) if isinstance(size, int) else size
+    architecture: dict[str, Any] = {"image_size": size, "patch_size": patch_size}
+    architecture |= {"temporal_downsample": temporal_downsample, "local_mixing": local_mixing}
     clip = {"num_frames": num_frames, "size": size, "channel_order": channel_order}
     try:
         checkpoint = open_checkpoint(source, Known(dataset, num_frames, channel_order), options, weights)
