@@ -153,14 +153,15 @@ def load_model(
     architecture |= {"temporal_downsample": temporal_downsample, "local_mixing": local_mixing}
     clip = {"num_frames": num_frames, "size": size, "channel_order": channel_order}
     try:
-        checkpoint = open_checkpoint(source, Known(dataset, num_frames, channel_order), options, weights)
+        name, metadata, state, info = open_checkpoint(
+            source, Known(dataset, num_frames, channel_order), options, weights
+        )
     except NotAVideoModel:
         if "num_classes" not in options:
             raise
         asked = {**architecture, **clip, "labels": labels}
         del asked["image_size"], asked["channel_order"]
         return arm(source, weights=weights, **{**options, **_given(asked)}).eval()
-    name, metadata, state, info = checkpoint
     if isinstance(source, Mapping):  # the model must not share the memory of the given tensors
         state = {key: tensor.clone() for key, tensor in state.items()}
     if labels is not None:
