@@ -149,26 +149,24 @@ def load_model(
             architecture needs; or arguments that contradict it.
     """
     size = (size, size) if isinstance(size, int) else size
-    architecture: dict[str, Any] = {"image_size": size, "patch_size": patch_size}
-    architecture |= {"temporal_downsample": temporal_downsample, "local_mixing": local_mixing}
+    architecture = {"patch_size": patch_size, "temporal_downsample": temporal_downsample, "local_mixing": local_mixing}
     clip = {"num_frames": num_frames, "size": size, "channel_order": channel_order}
     try:
-        name, metadata, state, info = open_checkpoint(
-            source, Known(dataset, num_frames, channel_order), options, weights
-        )
+        checkpoint = open_checkpoint(source, Known(dataset, num_frames, channel_order), options, weights)
     except NotAVideoModel:
         if "num_classes" not in options:
             raise
         asked = {**architecture, **clip, "labels": labels}
-        del asked["image_size"], asked["channel_order"]
+        del asked["channel_order"]
         return arm(source, weights=weights, **{**options, **_given(asked)}).eval()
+    name, metadata, state, info = checkpoint
     if isinstance(source, Mapping):  # the model must not share the memory of the given tensors
         state = {key: tensor.clone() for key, tensor in state.items()}
     if labels is not None:
         info = fit_labels(info, labels, name)
     elif metadata.get("format") != FORMAT:
         check_head(info, name)
-    return _build(info, state, name, _given(architecture), _given(clip))
+    return _build(info, state, name, _given({**architecture, "image_size": size}), _given(clip))
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
