@@ -150,7 +150,8 @@ class Others(Dataset[tuple[Tensor, int]]):
         else:
             rng = random.Random(f"{key[0]} {key[1]}")
             frames = self.read(path, lambda length: random_segment_indices(length, count, rng))
-            clip = (plain_training if self.plain else augment)(frames, preprocessing, options, rng)
+            arguments = frames, preprocessing, options, rng
+            clip = plain_training(*arguments) if self.plain else augment(*arguments).clip
         return clip, self.ours.labels[row]
 
 

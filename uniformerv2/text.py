@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Iterator
+from itertools import groupby, pairwise
 from typing import Any
 
 
 def normalised(text: str) -> str:
     """In composed form (Unicode's NFC, which file names of macOS do not have) and without outer white space."""
     return unicodedata.normalize("NFC", text).strip()
+
+
+def words(name: str) -> tuple[str, ...]:
+    """The words and numbers of a name as they are compared: ("turn", "left", "2") of turn_left2 and of TurnLeft-2."""
+    runs = ("".join(run) for kind, run in groupby(normalised(name), _kind) if kind)
+    return tuple(word.casefold() for run in runs for word in _humps(run))
+
+
+def _kind(character: str) -> str:
+    """Marks, such as the vowels of Devanagari, are parts of words; what is empty stands between words."""
+    return {"L": "letters", "M": "letters", "N": "digits"}.get(unicodedata.category(character)[0], "")
+
+
+def _humps(run: str) -> Iterator[str]:
+    """A, Turn and Left of ATurnLeft; LEFT stays one word."""
+    inside = range(1, len(run))
+    starts = [
+        at for at in inside if run[at].isupper() and not (run[at - 1].isupper() and not run[at + 1 : at + 2].islower())
+    ]
+    return (run[start:end] for start, end in pairwise([0, *starts, len(run)]))
 
 
 def utf8(text: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,34 @@ def test_repeated_augmentation_draws_frames_and_views_anew(videos: list[Annotati
     (batch,) = make_loader(thrice, batch_size=6, workers=0, seed=0)
     assert batch.clips.shape == (6, 3, 3, 4, 32, 32)
     assert batch.labels.shape == (6,)
+
+
+def test_a_mirrored_clip_has_the_label_of_what_it_shows(tmp_path: Path) -> None:
+    ramp = np.tile(np.linspace(0, 240, 48, dtype=np.uint8)[None, :, None], (32, 1, 3))  # brighter to the right
+    classes, others = ["go left", "push left", "push right", "wave"], (None, 2, 1, 3)
+    rows = [Annotation(write_video(tmp_path / f"{label}.mp4", [ramp] * 8), label) for label in classes]
+
+    def dataset(augmentation: Augmentation | None, **options: Any) -> VideoDataset:
+        return VideoDataset(rows, classes, BYTES, augmentation=augmentation, **options)
+
+    swapped, plain = (dataset(GREY_ONLY, repeats=3, mirrored_classes=classes) for classes in (others, ()))
+    still = dataset(replace(GREY_ONLY, flip=0.0), repeats=3)
+    seen: dict[int, set[bool]] = {row: set() for row in range(4)}
+    for row, draw in product(range(4), range(8)):
+        sample, same, unmirrored = swapped[row, draw], plain[row, draw], still[row, draw]
+        assert (same.label, unmirrored.label) == (row, row)
+        mirrored = [bool((view[..., 0] > view[..., -1]).all()) for view in sample.clips]
+        for view, changed, before in zip(sample.clips, mirrored, unmirrored.clips, strict=True):
+            torch.testing.assert_close(view, before.flip(-1) if changed else before)
+        assert sample.label == [others[row] if changed else row for changed in mirrored]
+        assert torch.equal(sample.clips, same.clips if row else unmirrored.clips)
+        seen[row].update(mirrored)
+    assert seen == {0: {False}, 1: {False, True}, 2: {False, True}, 3: {False, True}}
+    (batch,) = make_loader(swapped, batch_size=4, workers=0, seed=0)
+    assert batch.labels.shape == (4, 3)
+    (held_out,) = make_loader(dataset(None), batch_size=4, workers=0)
+    assert held_out.labels.tolist() == [0, 1, 2, 3]
+    assert (held_out.clips[..., 0] < held_out.clips[..., -1]).all()
 
 
 def test_repeated_views_are_one_decode(videos: list[Annotation]) -> None:

@@ -182,6 +182,19 @@ def test_repeated_views_lie_in_one_file(colours: Path, recipe: Recipe, tmp_path:
     assert len(list((tmp_path / "cached").rglob("features/*/*.safetensors"))) == 24
 
 
+def test_mirrored_views_have_their_labels(colours: Path, recipe: Recipe, tmp_path: Path, encoded: list[int]) -> None:
+    swapped = recipe.vary(repeats=2, epochs=2, flip_labels="blue,green")
+    plain = train(colours, swapped, tmp_path / "plain")
+    folder = {"feature_cache": tmp_path / "features"}
+    kept = train(colours, swapped.vary(cache_features="fp32", flip_labels="none"), tmp_path / "kept", **folder)
+    for run in ("first", "again"):
+        encoded.clear()
+        cached = train(colours, swapped.vary(cache_features="fp32"), tmp_path / run, **folder)
+        assert sum(encoded) == (48 if run == "first" else 0)
+        assert losses(cached) == pytest.approx(losses(plain), rel=1e-5)
+        assert losses(cached) != pytest.approx(losses(kept), rel=1e-2)
+
+
 def test_the_size_is_told_before_it_begins_and_too_much_is_refused(
     colours: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

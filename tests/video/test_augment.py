@@ -20,6 +20,10 @@ UNCHANGED = Augmentation(num_ops=0, crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0)
 BYTES = Preprocessing(size=(16, 16), mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
 
 
+def drawn(frames: torch.Tensor, model: Preprocessing, option: Augmentation, rng: random.Random) -> torch.Tensor:
+    return augment(frames, model, option, rng).clip
+
+
 def row(*values: int) -> torch.Tensor:
     """One grey frame of one row."""
     return torch.tensor(values, dtype=torch.uint8).expand(1, 3, 1, len(values))
@@ -162,7 +166,7 @@ def test_switches() -> None:
 def test_one_draw_for_all_frames() -> None:
     frames = random_pixels(1, 3, 24, 32).expand(5, 3, 24, 32)
     for seed in range(40):
-        clip = augment(frames, BYTES, Augmentation(op_probability=1.0), random.Random(seed))
+        clip = drawn(frames, BYTES, Augmentation(op_probability=1.0), random.Random(seed))
         assert clip.shape == (3, 5, 16, 16)
         assert clip.dtype == torch.float32
         assert clip.is_contiguous()
@@ -173,7 +177,7 @@ def test_the_generator_decides_everything() -> None:
     frames = random_pixels(3, 3, 24, 32)
     torch.manual_seed(1)
     random.seed(1)
-    views = [augment(frames, BYTES, Augmentation(), random.Random(seed)) for seed in (5, 5, 6)]
+    views = [drawn(frames, BYTES, Augmentation(), random.Random(seed)) for seed in (5, 5, 6)]
     assert torch.equal(views[0], views[1])
     assert not torch.equal(views[0], views[2])
 
@@ -181,22 +185,37 @@ def test_the_generator_decides_everything() -> None:
 def test_training_and_test_resize_alike() -> None:
     frames = random_pixels(2, 3, 40, 40)
     preprocessing = Preprocessing(size=(16, 16), channel_order="bgr")
-    view = augment(frames, preprocessing, UNCHANGED, random.Random(0))
+    view = drawn(frames, preprocessing, UNCHANGED, random.Random(0))
     assert torch.equal(view, transforms.test_crops(frames, preprocessing)[0])
 
 
 def test_flip() -> None:
     frames = random_pixels(2, 3, 16, 16)
-    mirrored = augment(frames, BYTES, replace(UNCHANGED, flip=1.0), random.Random(0))
+    mirrored = drawn(frames, BYTES, replace(UNCHANGED, flip=1.0), random.Random(0))
     torch.testing.assert_close(mirrored, frames.flip(-1).transpose(0, 1).float())
-    half = [augment(frames, BYTES, replace(UNCHANGED, flip=0.5), random.Random(seed)) for seed in range(200)]
+    half = [drawn(frames, BYTES, replace(UNCHANGED, flip=0.5), random.Random(seed)) for seed in range(200)]
     assert sum(torch.equal(view, mirrored) for view in half) == pytest.approx(100, abs=35)  # deviation 7
+
+
+def test_what_is_mirrored_is_told_and_a_forbidden_flip_changes_no_other_draw() -> None:
+    frames = torch.arange(16).byte().expand(2, 3, 16, 16)
+    option = Augmentation(num_ops=0, erasing=1.0)
+    told = set()
+    for seed in range(20):
+        clip, mirrored = augment(frames, BYTES, replace(option, erasing=0.0), random.Random(seed))
+        assert mirrored == bool((clip[..., 0] > clip[..., -1]).all())
+        told.add(mirrored)
+        never, after = random.Random(seed), random.Random(seed)
+        assert not augment(frames, BYTES, replace(option, flip=0.0), never).mirrored
+        augment(frames, BYTES, option, after)
+        assert never.getstate() == after.getstate()
+    assert told == {True, False}
 
 
 def test_a_forbidden_flip_never_happens() -> None:
     ramp = torch.arange(0, 256, 8).byte().expand(2, 3, 32, 32)  # brighter to the right
     for seed in range(50):
-        view = augment(ramp, BYTES, Augmentation(num_ops=0, flip=0.0), random.Random(seed))
+        view = drawn(ramp, BYTES, Augmentation(num_ops=0, flip=0.0), random.Random(seed))
         assert (view[..., -1] > view[..., 0]).all()
 
 
@@ -230,9 +249,7 @@ def test_large_frames_are_first_made_smaller() -> None:
     large = random_pixels(2, 3, 40, 60)
     smaller = transforms.resize(large, (20, 30)).round().byte()
     option = Augmentation(short_side=20)
-    assert torch.equal(
-        augment(large, BYTES, option, random.Random(3)), augment(smaller, BYTES, option, random.Random(3))
-    )
+    assert torch.equal(drawn(large, BYTES, option, random.Random(3)), drawn(smaller, BYTES, option, random.Random(3)))
 
 
 def test_impossible_options_are_refused() -> None:
@@ -243,14 +260,27 @@ def test_impossible_options_are_refused() -> None:
             Augmentation(**{name: value})
 
 
+@pytest.mark.parametrize("text", ["", "left", "left,right,up", "left,Left", "left,right;right,west", "left,", "left,-"])
+def test_flip_labels_are_pairs_of_words(text: str) -> None:
+    with pytest.raises(ValueError, match="flip_labels must be auto, none or pairs") as error:
+        Augmentation(flip_labels=text)
+    assert repr(text) in str(error.value)
+
+
+def test_pairs_need_flips() -> None:
+    with pytest.raises(ValueError, match="flip_labels left,right needs mirrored clips: turn flip on, or leave it out"):
+        Augmentation(flip=0.0, flip_labels="left,right")
+    assert Augmentation(flip=0.0, flip_labels="auto").flip_labels == "auto"
+
+
 # --- erasing
 
 
 def test_a_rectangle_is_erased_in_all_frames_with_colours_of_their_own() -> None:
     frames = torch.full((3, 3, 64, 64), 100, dtype=torch.uint8)
     model = Preprocessing(size=(64, 64), mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
-    plain = augment(frames, model, UNCHANGED, random.Random(5))
-    erased = augment(frames, model, replace(UNCHANGED, erasing=1.0), random.Random(5))
+    plain = drawn(frames, model, UNCHANGED, random.Random(5))
+    erased = drawn(frames, model, replace(UNCHANGED, erasing=1.0), random.Random(5))
     changed = erased != plain
     assert changed.any()
     rectangle = changed[0, 0]
@@ -275,7 +305,7 @@ def test_erasing_has_the_probability_and_the_sizes_of_the_paper() -> None:
     assert 0.37 < max(shares) < 0.405
     assert all(0.28 < height / width < 3.5 for height, width in sizes)
     frames, half = torch.full((1, 3, 16, 16), 9, dtype=torch.uint8), replace(UNCHANGED, erasing=0.3)
-    hits = sum(bool((augment(frames, BYTES, half, rng) != 9).any()) for _ in range(500))
+    hits = sum(bool((drawn(frames, BYTES, half, rng) != 9).any()) for _ in range(500))
     assert 110 < hits < 190
 
 
@@ -283,6 +313,6 @@ def test_erasing_changes_nothing_else_of_a_clip() -> None:
     frames, full = random_pixels(2, 3, 40, 60), Augmentation()
     for seed in range(10):
         plain, erased = (
-            augment(frames, BYTES, replace(full, erasing=erasing), random.Random(seed)) for erasing in (0.0, 1.0)
+            drawn(frames, BYTES, replace(full, erasing=erasing), random.Random(seed)) for erasing in (0.0, 1.0)
         )
         assert (plain == erased).float().mean().item() > 0.5  # the same operations, crop and flip

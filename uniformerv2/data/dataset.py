@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ class VideoDataset(Dataset[Sample]):
         augmentation: given for training, None for evaluation.
         repeats: training only: views of a video in one batch (repeated augmentation), each with frames and an
             augmentation of its own; the first is the one of `repeats=1`.
+        mirrored_classes: training only: by class number, the class that a clip shows when it is mirrored; None for a
+            class whose clips are never mirrored. Then a sample has the label of each view. Empty: labels stay.
         views: evaluation only; `evaluation_views` gives their order.
 
     Raises:
@@ -51,6 +54,7 @@ class VideoDataset(Dataset[Sample]):
         *,
         augmentation: Augmentation | None = None,
         repeats: int = 1,
+        mirrored_classes: Sequence[int | None] = (),
         views: Views = Views(),
     ) -> None:
         if repeats < 1:
@@ -69,6 +73,7 @@ class VideoDataset(Dataset[Sample]):
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.repeats = repeats
+        self.mirrored_classes = mirrored_classes
         self.views = views
 
     def __len__(self) -> int:
@@ -94,7 +99,9 @@ class VideoDataset(Dataset[Sample]):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", VideoWarning)
             try:
-                sample.clips = self._read(row, f"{index} {draw}", torch.empty(self.clips_shape) if out is None else out)
+                memory = torch.empty(self.clips_shape) if out is None else out
+                sample.label = self._read(row, self.labels[index], f"{index} {draw}", memory)
+                sample.clips = memory
             except VideoError as error:
                 sample.error = str(error)
             except (AnnotationError, OSError) as error:  # a shard that has changed
@@ -112,23 +119,32 @@ class VideoDataset(Dataset[Sample]):
         path = str(self.annotations[index].path)
         return Sample(index=index, path=path, label=self.labels[index], error=f"{path}: {reason}")
 
-    def _read(self, row: Annotation, seed: str, out: Tensor) -> Tensor:
+    def _read(self, row: Annotation, label: int, seed: str, out: Tensor) -> int | list[int]:
+        """Write the clips to `out`; returns their label, or that of each."""
         with VideoReader(video_source(row.path), threads=1, name=str(row.path)) as reader:
             first, count = interval_frames(reader, row.start, row.end)
-            if self.augmentation is not None:
-                return self._random_views(reader, self.augmentation, first, count, seed, out)
-            return evaluation_views(reader, self.preprocessing, self.views, first=first, count=count, out=out)
+            if self.augmentation is None:
+                evaluation_views(reader, self.preprocessing, self.views, first=first, count=count, out=out)
+                return label
+            other = self.mirrored_classes[label] if self.mirrored_classes else label
+            augmentation = self.augmentation
+            if other is None:
+                augmentation, other = replace(augmentation, flip=0.0, flip_labels="none"), label
+            mirrored = self._random_views(reader, augmentation, first, count, seed, out)
+            return [other if changed else label for changed in mirrored] if self.mirrored_classes else label
 
     def _random_views(
         self, reader: VideoReader, augmentation: Augmentation, first: int, count: int, seed: str, out: Tensor
-    ) -> Tensor:
+    ) -> list[bool]:
+        """Written to `out`; returns which of them are mirrored."""
         draws = [random.Random(f"{seed} {number}" if number else seed) for number in range(self.repeats)]
         num_frames = self.preprocessing.num_frames
         indices = [first + index for draw in draws for index in random_segment_indices(count, num_frames, draw)]
         views = reader.frames_at(indices).split(num_frames)
-        for view, draw, clip in zip(views, draws, out, strict=True):
-            augment(view, self.preprocessing, augmentation, draw, out=clip)
-        return out
+        return [
+            augment(view, self.preprocessing, augmentation, draw, out=clip).mirrored
+            for view, draw, clip in zip(views, draws, out, strict=True)
+        ]
 
 
 def make_loader(

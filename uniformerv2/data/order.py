@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TypeVar
 
@@ -106,11 +106,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
 Label = TypeVar("Label", bound=Hashable)
 
 
-def inverse_frequencies(labels: Iterable[Label], *, power: float = 1.0) -> dict[Label, float]:
+def inverse_frequencies(labels: Iterable[Label] | Mapping[Label, float], *, power: float = 1.0) -> dict[Label, float]:
     """The weight of each label: 1 / count**power, so scaled that the mean over all rows is 1.
 
     Args:
-        labels: of every row.
+        labels: of every row; or how many rows each has, on the average.
         power: 1: all labels weigh the same together. 0.5: together, they weigh as the square roots of their counts.
     """
     counts = Counter(labels)

@@ -111,8 +111,11 @@ class FeatureCache:
         """Of everything that decides the features; row and draw, which tell the views apart, name their files."""
         drawn = self.videos.augmentation  # None: the view of an evaluation
         augmentation = None if drawn is None else {**asdict(drawn), "fixed_views": None}
+        if augmentation:
+            del augmentation["flip_labels"]  # the numbers of the classes, which the files hold, depend on more
+        labels = [self.videos.labels, self.videos.mirrored_classes] if self.videos.mirrored_classes else []
         config = {name: value for name, value in asdict(self.model.config).items() if name not in OF_THE_REST}
-        facts = [config, asdict(self.model.preprocessing), augmentation, self.precision, self.format]
+        facts = [config, asdict(self.model.preprocessing), augmentation, self.precision, self.format, *labels]
         return tensors_digest(self.model.backbone.state_dict(), [*facts, videos_digest(self.videos.annotations)])
 
     def fill(self, task: VideoTask, *, progress: bool = False) -> VideoLoader:
@@ -182,8 +185,8 @@ class FeatureCache:
             task.report(batch)
             if not len(batch):
                 continue
-            for row, features in zip(batch.indices, self._encode(batch.clips), strict=True):
-                self._write(_file(self.folder, (row, draws[row])), features)
+            for row, features, labels in zip(batch.indices, self._encode(batch.clips), batch.labels, strict=True):
+                self._write(_file(self.folder, (row, draws[row])), features, labels)
         return loader.unreadable
 
     @torch.no_grad()
@@ -195,7 +198,8 @@ class FeatureCache:
             encoded = self.model.encode(clips.flatten(0, 1).to(device, non_blocking=True))
         return self.layout.pack(encoded).to(self.dtype).unflatten(0, clips.shape[:2]).cpu()
 
-    def _write(self, file: Path, features: Tensor) -> None:
+    def _write(self, file: Path, features: Tensor, labels: Tensor) -> None:
+        """Features (views, numbers), and the labels (views) where mirroring changes them."""
         if not features.isfinite().all():
             raise RecipeError(
                 f"{file}: a feature is not finite in {self.format}; take cache_features "
@@ -203,7 +207,8 @@ class FeatureCache:
             )
         try:
             with whole_file(file) as partial:
-                save_file({"features": features.contiguous()}, partial)
+                mirrored = {"labels": labels.cpu().clone()} if self.videos.mirrored_classes else {}
+                save_file({"features": features.contiguous(), **mirrored}, partial)
         except (OSError, SafetensorError) as error:
             free = shutil.disk_usage(self.folder).free
             raise CheckpointError(
@@ -240,10 +245,12 @@ class CachedFeatures:
             return sample
         file = _file(self.folder, key)
         try:
-            features = load_file(file)["features"]
+            saved = load_file(file)
         except (OSError, SafetensorError) as error:
             return self.unreadable(key, f"its features cannot be read ({file}: {error})")
-        sample.clips = (torch.empty(self.clips_shape) if out is None else out).copy_(features)
+        sample.clips = (torch.empty(self.clips_shape) if out is None else out).copy_(saved["features"])
+        if "labels" in saved:
+            sample.label = saved["labels"].tolist()
         return sample
 
     def unreadable(self, key: SampleKey, reason: str) -> Sample:

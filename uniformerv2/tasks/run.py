@@ -196,17 +196,18 @@ def build_run(
         recipe, videos, task, device, workers, progress: as there.
         attention: the kernels of a run that goes on; None: they are measured, where that is worth while.
     """
-    recipe = recipe.resolved()
+    chosen = find_task(task)
+    mirroring = chosen.mirroring(recipe.augmentation, videos.labels)
+    say("\n".join(mirroring.notes), progress=progress and bool(mirroring.notes))
+    recipe = recipe.vary(flip_labels=mirroring.flip_labels).resolved()
     torch.manual_seed(recipe.optimization.seed)
     model = build_model(recipe, videos.labels).to(device)
     clip = recipe.clip.filled(model.preprocessing.num_frames, model.preprocessing.size)
     recipe = with_precision(replace(recipe, clip=clip), device, width=model.config.width)
     attention = fastest_attention(recipe, model) if attention is None else attention
     choose_kernels(model, attention)
-    loader = training_loader(recipe, model, videos.training, workers=workers)
-    built = find_task(task)(
-        recipe, model, videos.held_out, training=videos.training, workers=workers, progress=progress
-    )
+    loader = training_loader(recipe, model, videos.training, workers=workers, mirrored_classes=mirroring.classes)
+    built = chosen(recipe, model, videos.held_out, training=videos.training, workers=workers, progress=progress)
     return RunComponents(recipe, model, loader, built, attention)
 
 
@@ -223,11 +224,16 @@ def with_precision(recipe: Recipe, device: torch.device, *, width: int) -> Recip
 
 def _as_begun(run: RunFolder, recipe: Recipe) -> Recipe:
     """The recipe with what "auto" meant when the run began."""
-    auto = [name for name in ("precision", "compile") if getattr(recipe.optimization, name) == "auto"]
+    chosen = {
+        **asdict(recipe.optimization),
+        "flip_labels": recipe.augmentation.flip and recipe.augmentation.flip_labels,
+    }
+    auto = [name for name in ("precision", "compile", "flip_labels") if chosen[name] == "auto"]
     if not auto:
         return recipe
-    begun = current_ranks().on_rank_zero(run.read_recipe).optimization
-    return recipe.vary(**{name: getattr(begun, name) for name in auto})
+    begun = current_ranks().on_rank_zero(run.read_recipe)
+    values = {**asdict(begun.optimization), **asdict(begun.augmentation)}
+    return recipe.vary(**{name: values[name] for name in auto})
 
 
 def _begin(run: RunFolder, stack: ExitStack, parts: RunComponents, videos: TrainingData, *, resume: bool) -> None:

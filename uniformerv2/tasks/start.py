@@ -160,16 +160,32 @@ def micro_batch(recipe: Recipe) -> int:
 
 
 def training_loader(
-    recipe: Recipe, model: UniFormerV2, training: Sequence[Annotation], *, workers: int = WORKERS
+    recipe: Recipe,
+    model: UniFormerV2,
+    training: Sequence[Annotation],
+    *,
+    workers: int = WORKERS,
+    mirrored_classes: Sequence[int | None] = (),
 ) -> VideoLoader:
     """Batches of `micro_batch` clips, in an order that does not depend on how many of them make a step.
+
+    Args:
+        recipe, model: what is trained.
+        training: the videos.
+        workers: processes that read them.
+        mirrored_classes: see `VideoDataset`.
 
     Raises:
         AnnotationError: no annotations, or a label that is not among the model's.
     """
     optimization, repeats, ranks = recipe.optimization, recipe.augmentation.repeats, current_ranks()
     dataset = VideoDataset(
-        training, model.labels, model.preprocessing, augmentation=recipe.augmentation, repeats=repeats
+        training,
+        model.labels,
+        model.preprocessing,
+        augmentation=recipe.augmentation,
+        repeats=repeats,
+        mirrored_classes=mirrored_classes,
     )
     whole = make_loader(
         dataset,

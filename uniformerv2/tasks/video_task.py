@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.progress import say
 from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.task import BatchLoss
+from uniformerv2.video.augmentation import Augmentation
 
 Video = TypeVar("Video", Unreadable, Damaged)
 
@@ -25,6 +27,15 @@ class Measurement(Protocol):
 
     def to_json(self) -> dict[str, Any]:
         """As evaluation.json has it."""
+
+
+@dataclass(frozen=True)
+class Mirroring:
+    """What mirroring a training clip changes about its label."""
+
+    flip_labels: str = "none"  # as of `Augmentation`, but for auto
+    classes: tuple[int | None, ...] = ()  # see `VideoDataset.mirrored_classes`
+    notes: tuple[str, ...] = ()  # lines for people
 
 
 class VideoTask(ABC):
@@ -64,6 +75,11 @@ class VideoTask(ABC):
         self.unpack: Callable[[Tensor], Any] = lambda clips: clips
         self.skipped: dict[str, Unreadable] = {}
         self._damaged: dict[str, Damaged] = {}
+
+    @classmethod
+    def mirroring(cls, augmentation: Augmentation, labels: Sequence[str]) -> Mirroring:
+        """What it changes about these classes; nothing, unless a task says otherwise."""
+        return Mirroring()
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss | None:

@@ -147,7 +147,11 @@ class AugmentationOptions:
     crop_area: tuple[float, float] = (0.5, 1.0)
     """Smallest and largest share of the frame that a training clip keeps; 0.08 1 in the released recipes."""
     flip: bool = True
-    """Mirror half of the training clips; not where left and right tell classes apart."""
+    """Mirror half of the training clips."""
+    flip_labels: str = "auto"
+    """Words that change places in the label of a mirrored clip, such as "left,right" or "left,right;west,east". Clips
+    of a class with such a word but without its counterpart are not mirrored. auto: left and right, and clockwise and
+    counterclockwise, where the names of the classes have both. none: a mirrored clip keeps its label."""
     repeats: int = 1
     """Clips of each decoded video in a batch, each with frames and distortions of its own: saves decoding."""
     erasing: float = 0.0

@@ -155,7 +155,7 @@ class RunFolder:
         if before == text:
             return True
         if file == self.recipe:
-            recipes = _parse(before, file), parse_json(text)
+            recipes = parse_json(self.read_recipe().to_json()), parse_json(text)  # with fields that are newer than it
             if disagreements(recipes).keys() <= MAY_CHANGE:
                 return False
             changed = "; ".join(differences(*recipes))

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,13 @@ from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.video.transforms import check_frames, covering_size, resize, resized_clip
 
 
+class Augmented(NamedTuple):
+    """A training view."""
+
+    clip: Tensor  # float32 (3, frames, H, W), contiguous, normalised, in the model's channel order
+    mirrored: bool  # left is right
+
+
 def augment(
     frames: Tensor,
     preprocessing: Preprocessing,
@@ -23,7 +31,7 @@ def augment(
     rng: random.Random,
     *,
     out: Tensor | None = None,
-) -> Tensor:
+) -> Augmented:
     """One random training view of a clip: RandAugment, random resized crop, flip, normalisation, erasing.
 
     Args:
@@ -32,9 +40,6 @@ def augment(
         augmentation: which operations are drawn, and how strong they are.
         rng: the only source of randomness; an equal state gives an equal view.
         out: where to write the result; None: new memory.
-
-    Returns:
-        float32 (3, frames, H, W), contiguous, normalised, in the model's channel order.
 
     Raises:
         ValueError: frames of another shape or dtype.
@@ -54,7 +59,7 @@ def augment(
     clip = resized_clip(frames, preprocessing.size, preprocessing, mirrored=mirrored, out=out)
     if augmentation.erasing and rng.random() < augmentation.erasing:
         erase(clip, preprocessing, rng)
-    return clip
+    return Augmented(clip, mirrored)
 
 
 def erase(clip: Tensor, preprocessing: Preprocessing, rng: random.Random) -> None:

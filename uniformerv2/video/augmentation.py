@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from uniformerv2.text import words
+
+Words = tuple[str, ...]  # of a name, as they are compared
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -19,6 +23,9 @@ class Augmentation:
     crop_area: tuple[float, float] = (0.08, 1.0)  # share of the frame that the crop keeps
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)  # the crop's width / height, relative to the clip's
     flip: float = 0.5  # probability of a mirrored clip; 0 where left and right matter (Something-Something)
+    flip_labels: str = "none"
+    """Words that change places in the label of a mirrored clip, such as "left,right" or "left,right;west,east"; auto:
+    found from the names of the classes; none: a mirrored clip keeps its label."""
     short_side: int = 320  # pixels; frames with a longer short side are first resized to it, to save time
     repeats: int = 1  # clips of each decoded video in a batch, each with frames and distortions of its own
     erasing: float = 0.0  # probability that a rectangle of the clip is erased
@@ -42,3 +49,23 @@ class Augmentation:
         for name in ("short_side", "repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.flip_labels not in ("auto", "none"):
+            label_pairs(self.flip_labels)
+            if not self.flip:
+                raise ValueError(f"flip_labels {self.flip_labels} needs mirrored clips: turn flip on, or leave it out")
+
+
+def label_pairs(text: str) -> list[tuple[Words, Words]]:
+    """The pairs of `flip_labels`, such as [(("left",), ("right",))] of "left,right".
+
+    Raises:
+        ValueError: no pairs, or a word that stands in them twice.
+    """
+    pairs = [tuple(words(side) for side in pair.split(",")) for pair in text.split(";")]
+    sides = [side for pair in pairs for side in pair]
+    if any(len(pair) != 2 for pair in pairs) or not all(sides) or len(set(sides)) < len(sides):
+        raise ValueError(
+            "flip_labels must be auto, none or pairs of words, each word once, such as left,right;west,east, "
+            f"got {text!r}"
+        )
+    return [(one, other) for one, other in pairs]

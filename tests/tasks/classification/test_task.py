@@ -77,3 +77,26 @@ def test_each_view_of_a_repeated_video_is_a_clip() -> None:
     assert model.seen == [6]
     assert found.clips == 6
     assert found.scalars["accuracy"] == 0.5
+
+
+def test_views_of_a_video_may_have_labels_of_their_own() -> None:
+    batch = batch_of([0, 1])
+    batch.clips = batch.clips.repeat(1, 3, 1, 1, 1, 1)
+    batch.labels = torch.tensor([[0, 0, 1], [1, 1, 1]])
+    found = task_of(RECIPE).loss(Constant([5.0, 0.0]), batch)
+    assert found.clips == 6
+    assert found.scalars["accuracy"] == pytest.approx(2 / 6)
+
+
+def test_class_weights_count_mirrored_clips_where_they_are_seen() -> None:
+    """Six rows of left and two of right: with half of the clips mirrored, four of each are seen."""
+    model: Any = Constant([0.0] * 4)
+    model.labels = ("go left", "go right", "turn left", "wave")
+    training = [
+        Annotation(Path("x.mp4"), label)
+        for label, count in zip(model.labels, (6, 2, 1, 3), strict=True)
+        for _ in range(count)
+    ]
+    recipe = RECIPE.vary(class_weights="balanced", flip_labels="left,right")
+    weights = Classification(recipe, model, training=training).class_weights
+    assert weights.tolist() == pytest.approx([12 / 16, 12 / 16, 12 / 4, 12 / 12])

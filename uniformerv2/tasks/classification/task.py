@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -17,10 +18,12 @@ from uniformerv2.device import model_device, upload
 from uniformerv2.measuring.evaluation import HeldOut
 from uniformerv2.measuring.results import Evaluation
 from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.tasks.classification.mirroring import find_mirroring
 from uniformerv2.tasks.start import micro_batch
-from uniformerv2.tasks.video_task import VideoTask
+from uniformerv2.tasks.video_task import Mirroring, VideoTask
 from uniformerv2.train.recipe import MONITORED, Recipe
 from uniformerv2.train.task import BatchLoss
+from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.video.views import Views
 
 
@@ -75,7 +78,8 @@ class Classification(VideoTask):
         device, views = model_device(model), batch.clips.shape[1]
         # (videos, views, ...) -> (clips, ...)
         clips = upload(batch.clips.flatten(0, 1), device)
-        labels = upload(batch.labels.repeat_interleave(views), device)
+        of_views = batch.labels if batch.labels.ndim > 1 else batch.labels.unsqueeze(1).expand(-1, views)
+        labels = upload(of_views.flatten(), device)
         clips, others, kept = mix(clips, self.mixing)
         logits = model(self.unpack(clips)).float()
         loss = self._cross_entropy(logits, labels)
@@ -84,6 +88,10 @@ class Classification(VideoTask):
         wanted = labels if kept >= 0.5 else labels[others]
         accuracy = (logits.argmax(1) == wanted).float().mean()
         return BatchLoss(loss, {"accuracy": accuracy}, len(clips))
+
+    @classmethod
+    def mirroring(cls, augmentation: Augmentation, labels: Sequence[str]) -> Mirroring:
+        return find_mirroring(augmentation, labels)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.class_weights is None:
@@ -96,8 +104,15 @@ class Classification(VideoTask):
 
     def _balanced_weights(self) -> Tensor:
         """float32 (classes); 1 for classes that are not trained."""
-        weights = inverse_frequencies(row.label for row in self.training)
-        return torch.tensor([weights.get(label, 1.0) for label in self.model.labels])
+        rows = Counter(row.label for row in self.training)
+        counts = dict[int, float](enumerate(float(rows[label]) for label in self.model.labels))
+        share = self.recipe.augmentation.flip
+        for one, other in enumerate(self.mirroring(self.recipe.augmentation, self.model.labels).classes):
+            if other is not None:  # so many of its clips are seen with the other label
+                counts[one] -= share * rows[self.model.labels[one]]
+                counts[other] += share * rows[self.model.labels[one]]
+        weights = inverse_frequencies({number: count for number, count in counts.items() if count})
+        return torch.tensor([weights.get(number, 1.0) for number in counts])
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         if self._single_view is None:
