@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "progress": {"distributed", "text"},
     "model": {"text"},
     "attention_choice": {"errors", "atomic", "machine", "model"},
-    "video": {"errors", "machine", "model.config"},
+    "video": {"errors", "machine", "text", "model.config"},
     "inference": {"errors", "atomic", "attention_choice", "device", "model"},
     "weights": {"errors", "text", "atomic", "device", "progress", "model"},
     "data": {"errors", "text", "atomic", "device", "progress", "model.config", "video"},

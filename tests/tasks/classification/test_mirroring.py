@@ -113,7 +113,7 @@ def sides(colours: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def recipe(image_model: Path) -> Recipe:
-    return tiny_recipe(image_model, epochs=2, mixup=0.4)
+    return tiny_recipe(image_model, epochs=1, mixup=0.4)
 
 
 def losses(run: Path) -> list[float]:
@@ -149,7 +149,8 @@ def test_a_run_that_is_older_than_the_field_goes_on(colours: Path, recipe: Recip
     train(colours, recipe, tmp_path, resume=True)
 
 
-def test_the_command_line_tells(uniformerv2: Run, sides: Path, tmp_path: Path, tiny: list[object]) -> None:
+def test_the_command_line_tells(uniformerv2: Run, sides: Path, tmp_path: Path, image_model: Path) -> None:
+    tiny = ["--arm", image_model, "--size", 32, "--num-frames", 4, "--batch-size", 4, "--workers", 0]
     options = [sides, *tiny, "--epochs", 1, "--warmup-epochs", 0, "--precision", "fp32"]
     found = "a mirrored clip has the label of the other of 'turn left' and 'turn right'\n"
     status, _, errors = uniformerv2("train", *options, "-o", tmp_path / "run")

@@ -46,7 +46,11 @@ def find_mirroring(augmentation: Augmentation, labels: Sequence[str]) -> Mirrori
         number if name == other else numbers.get(other)
         for number, (name, other) in enumerate(zip(names, others, strict=True))
     )
-    changed = [f"{labels[one]!r} and {labels[other]!r}" for one, other in enumerate(classes) if (other or 0) > one]
+    changed = [
+        f"{labels[one]!r} and {labels[other]!r}"
+        for one, other in enumerate(classes)
+        if other is not None and other > one
+    ]
     if asked == "none":
         hint = "mirrored clips keep their labels; flip_labels auto exchanges them, without flip none is mirrored"
         return Mirroring(notes=(f"{_some(changed)}: {hint}",))
