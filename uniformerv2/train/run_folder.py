@@ -155,7 +155,8 @@ class RunFolder:
         if before == text:
             return True
         if file == self.recipe:
-            recipes = parse_json(self.read_recipe().to_json()), parse_json(text)  # with fields that are newer than it
+            recipes = _parse(before, file), parse_json(text)
+            recipes[0].get("augmentation", {}).setdefault("flip_labels", "none")  # newer than some runs
             if disagreements(recipes).keys() <= MAY_CHANGE:
                 return False
             changed = "; ".join(differences(*recipes))
