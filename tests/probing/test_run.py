@@ -16,6 +16,7 @@ from models import randn
 from uniformerv2 import Probed, ProbeRecipe, arm, evaluate, load_model, probe
 from uniformerv2.errors import AnnotationError, RecipeError
 from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.probing import fitting
 from uniformerv2.probing.run import probed_model
 from uniformerv2.probing.stacked import probe_parameters
 
@@ -113,6 +114,25 @@ def test_a_killed_probe_goes_on_with_the_tokens_that_it_had(
     assert sum(encoded) == 8
     assert probe(colours, recipe, tmp_path / "probe", workers=0).tried == probed.tried
     assert sum(encoded) == 2 * 12 + 3  # two views of each training video and one of the others
+
+
+def test_mirrored_clips_are_learned_as_what_they_show(
+    colours: Path, recipe: ProbeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "videos").mkdir()
+    for label, colour in (("go left", "red"), ("go right", "green"), ("wait", "blue")):
+        (tmp_path / "videos" / label).symlink_to(colours / colour)
+    labels: dict[bool, list[int]] = {True: [], False: []}
+    losses = fitting.stacked_losses
+    for flip, seen in labels.items():
+        monkeypatch.setattr(
+            fitting,
+            "stacked_losses",
+            lambda logits, label, seen=seen: seen.extend(label.tolist()) or losses(logits, label),
+        )
+        probe(tmp_path / "videos", replace(recipe, flip=flip), tmp_path / f"{flip}", workers=0)
+    pairs = set(zip(labels[True], labels[False], strict=True))
+    assert pairs == {(0, 0), (0, 1), (1, 0), (1, 1), (2, 2)}
 
 
 def test_the_view_of_a_held_out_video_is_none_that_a_training_took(

@@ -98,7 +98,7 @@ def fit(
             if len(batch):
                 logits = stacked_logits(model.config, stacked, _tokens(model, batch, unpack))
                 rate = learning_rate(step, steps_per_epoch=len(loader), optimization=optimization)
-                optimizer.step(stacked_losses(logits, upload(batch.labels, logits.device)), rate=rate)
+                optimizer.step(stacked_losses(logits, upload(batch.labels.flatten(), logits.device)), rate=rate)
             step += 1
     return {name: tensor.detach() for name, tensor in stacked.items()}
 

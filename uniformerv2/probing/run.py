@@ -215,7 +215,9 @@ def _cached_tokens(
     model: UniFormerV2, recipe: Recipe, videos: TrainingData, folder: Path, *, workers: int, progress: bool
 ) -> _Tokens:
     task = Classification(recipe, model, training=videos.training, progress=progress)
-    loader = training_loader(recipe, model, videos.training, workers=workers)
+    mirroring = task.mirroring(recipe.augmentation, model.labels)
+    say("\n".join(mirroring.notes), progress=progress and bool(mirroring.notes))
+    loader = training_loader(recipe, model, videos.training, workers=workers, mirrored_classes=mirroring.classes)
     training = FeatureCache(model, recipe, loader, folder).fill(task, progress=progress)
     dataset = VideoDataset(videos.held_out, model.labels, model.preprocessing)
     order = EpochSampler(len(dataset), seed=0, views=1)
