@@ -45,8 +45,8 @@ class ProbeRecipe:
     global_after: tuple[int, ...] | None = None
     """Blocks, counted from 0, whose tokens a stage of the probe sees; None: the last one."""
     temporal_differences: bool = False
-    """Add to each token half the difference between its place in the next frame and in the last, so that the probe of
-    an image transformer sees the order of the frames."""
+    """Add to each patch token half the difference between its place in the next frame and in the last, so that the
+    probe of an image transformer sees the order of the frames (docs/training.md)."""
     fixed_views: int = 2
     """So many random views of each training video are encoded once and take turns, one an epoch."""
     flip: bool = True
