@@ -23,7 +23,7 @@ from uniformerv2.demo.motions import write_dataset
 Kind = Literal["motion", "appearance", "unknown"]  # what tells the classes apart
 
 DRAWN = {"train_clips": 100, "held_out_clips": 25}  # of each class
-DRAWING = 1  # another number for another drawing: results are not mixed
+DRAWING = 2  # another number for another drawing: results are not mixed
 MIN_TEST_VIDEOS = 10  # of all folds together; intervals over fewer say nothing
 
 TRANSITIONS = ("sit_down", "lie_down", "fall", "stand_up_from_sitting", "stand_up_from_lying", "stand_up_from_fall")

@@ -49,8 +49,8 @@ def draw_scene(texture: str, rng: np.random.Generator) -> Array:
     # rings have a centre: it wanders inside of the picture
     offset = rng.uniform(-0.3, 0.3, 2) / wavelength if texture == "rings" else phase
     brightness = TEXTURES[texture](u + offset[0], v + offset[1])  # (frames, side, side)
-    middle, contrast = rng.uniform(0.2, 0.8, (3, 1, 1)), rng.uniform(0.06, 0.2) * rng.choice([-1, 1])
-    frames = middle + contrast * brightness[:, None] + rng.normal(0, 0.08, (NUM_FRAMES, 3, SIDE, SIDE))
+    middle, contrast = rng.uniform(0.2, 0.8, (3, 1, 1)), rng.uniform(0.12, 0.3) * rng.choice([-1, 1])
+    frames = middle + contrast * brightness[:, None] + rng.normal(0, 0.05, (NUM_FRAMES, 3, SIDE, SIDE))
     for _ in range(DISCS):
         centre, speed = rng.uniform(-0.4, 0.4, 2), rng.uniform(-0.8, 0.8, 2)
         distance = np.hypot(x - centre[0] - speed[0] * time, y - centre[1] - speed[1] * time)
