@@ -50,7 +50,7 @@ class ProbeRecipe:
     fixed_views: int = 2
     """So many random views of each training video are encoded once and take turns, one an epoch."""
     flip: bool = True
-    """Mirror half of the training clips; not where left and right tell classes apart."""
+    """Mirror half of the training clips."""
     cache_features: Literal["fp32", "fp16"] = "fp32"
     """Number format of the tokens on disk."""
     seed: int = 0
