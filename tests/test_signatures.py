@@ -38,6 +38,7 @@ OPTIONS_APART = {
     ("Demo", "seed"): "of videos too",
     ("Evaluate", "split"): PARAMETERS_APART["evaluate", "split"],
     ("Import", "split"): "may tell which split a file is of",
+    ("Order", "split"): PARAMETERS_APART["evaluate", "split"],
     ("Kinetics710", "videos"): "lists may do without files",
     ("Optimization", "batch-size"): "of a training step",
     ("Optimization", "precision"): "of training, which has other number formats",

@@ -11,7 +11,9 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
 
 from uniformerv2.cli.implied import AUTO, Implied, implied_by
+from uniformerv2.cli.options import BatchSize as ClipsAtOnce
 from uniformerv2.cli.options import (
+    Checkpoint,
     Classes,
     Data,
     Device,
@@ -20,15 +22,18 @@ from uniformerv2.cli.options import (
     Holdout,
     HoldoutList,
     Limit,
+    Loading,
     OptionalOutput,
     Output,
     Overwrite,
+    Precision,
     Resume,
     Root,
+    Split,
     Workers,
     values,
 )
-from uniformerv2.cli.output import FAILED, in_every_process, note, print_line
+from uniformerv2.cli.output import FAILED, in_every_process, note, note_checkpoint, print_line
 from uniformerv2.errors import RecipeError
 from uniformerv2.machine import WORKERS
 from uniformerv2.train.recipe import (
@@ -202,16 +207,50 @@ class BatchSize(Setup):
         print(*found.lines(), sep="\n")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Order(Loading):
+    """Find out whether a trained model reads the order of frames: its accuracy in order, backwards and shuffled.
+
+    A short training in the temporal layout makes such a model. What is printed says which layout it speaks for.
+    """
+
+    checkpoint: Checkpoint
+    data: Data
+    root: Root = None
+    classes: Classes = None
+    split: Split = "held-out"
+    batch_size: ClipsAtOnce = 8
+    workers: Workers = WORKERS
+    limit: Limit = ()
+    precision: Precision = "fp32"
+    device: Device = "auto"
+
+    @in_every_process
+    def run(self, ranks: Ranks) -> None:
+        from uniformerv2.measuring.frame_order import rehearse_order
+        from uniformerv2.weights.loading import resolve_model
+
+        _only_one_process(ranks)
+        note_checkpoint(self.checkpoint)
+        model = resolve_model(self.checkpoint, device=self.device, **self.loading_options())
+        options = values(self, "checkpoint", "labels", "weights", "limit", "device")
+        for line in rehearse_order(model, **options, progress=True).lines():
+            print_line(line)
+
+
 def _only_one_process(ranks: Ranks) -> None:
     if ranks.world > 1:
-        raise RecipeError("overfit-batch and batch-size are for one process: run them without torchrun")
+        raise RecipeError("overfit-batch, batch-size and order are for one process: run them without torchrun")
 
 
 @dataclass(frozen=True)
 class Rehearse:
-    """Before a long training: try everything, overfit one batch, or find the batch size. Writes to no folder."""
+    """Before a long training: try everything, overfit one batch, find the batch size, or whether order matters.
 
-    command: OmitArgPrefixes[OmitSubcommandPrefixes[DryRun | OverfitBatch | BatchSize]]
+    Writes to no folder.
+    """
+
+    command: OmitArgPrefixes[OmitSubcommandPrefixes[DryRun | OverfitBatch | BatchSize | Order]]
 
     def run(self) -> int:
         return self.command.run()
