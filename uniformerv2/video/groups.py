@@ -78,6 +78,7 @@ class GroupDecoder:
         self._pixels = opened.codec.width * opened.codec.height  # of a frame
         self.damaged: set[int] = set()  # positions of their key frames
         self._helpers: list[PacketSource] = []  # whose decoders other threads use
+        self._is_closed = False
 
     def decode(self, wanted: Sequence[int]) -> Generator[tuple[list[int], Frames], None, None]:
         """The wanted frames, which increase, of each group, and an iterator over their numbers and frames.
@@ -103,10 +104,14 @@ class GroupDecoder:
 
     def close(self) -> None:
         """Give back all that is held."""
-        self._kept = []
-        for source in (self._opened, *self._helpers):
-            source.close()
-        self._helpers = []
+        self._kept, self._is_closed = [], True
+        self._opened.close()
+        self._close_helpers()
+
+    def _close_helpers(self) -> None:
+        with suppress(IndexError):  # several threads may be here
+            while True:
+                self._helpers.pop().close()
 
     def _marked(self, key: int, decode: Callable[[], Frames]) -> Frames:
         """What `decode` gives; a damaged group is not tried again."""
@@ -145,6 +150,8 @@ class GroupDecoder:
             return list(self._checked(wanted, needed, source.decode(packets)))
         finally:
             self._helpers.append(source)
+            if self._is_closed:  # while this decoded for an iteration that was left
+                self._close_helpers()
 
     def _decode_here(self, key: int, wanted: list[int]) -> Frames:
         needed = self._index.needed(key, wanted)
