@@ -36,7 +36,7 @@ def picture_headers(codec: VideoCodecContext) -> Callable[[bytes], Picture | Non
             return Hevc(codec.extradata).picture
         if codec.name == "mpeg4":
             return Mpeg4(codec.extradata, codec.codec_tag).picture
-    except (IndexError, KeyError, NotCovered):
+    except (IndexError, KeyError, NotCovered, UnicodeDecodeError):  # the last of a tag that is no text
         return None
     if codec.name in MPEG:
         return _Mpeg().picture
