@@ -50,6 +50,7 @@ def test_a_rewritten_model_is_the_same_function(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*VIDEO, *IMAGE])
 def test_a_rewritten_model_with_recorded_outputs_is_the_same_function(name: str) -> None:
+    torch.manual_seed(0)  # the head of an armed model is drawn; small logits have larger relative errors
     if name in VIDEO:
         assert_rewrites_change_nothing(video_model(name), draw_input(name))
     else:
