@@ -179,3 +179,17 @@ def uniformerv2(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, 
         return status, output, errors
 
     return run
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many clips were encoded, call by call."""
+    calls: list[int] = []
+    encode = UniFormerV2.encode
+
+    def counting(self: UniFormerV2, clip: torch.Tensor) -> Any:
+        calls.append(len(clip))
+        return encode(self, clip)
+
+    monkeypatch.setattr(UniFormerV2, "encode", counting)
+    return calls

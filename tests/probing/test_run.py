@@ -39,20 +39,6 @@ def probed(colours: Path, recipe: ProbeRecipe, cache: Path, tmp_path_factory: py
     return probe(colours, recipe, tmp_path_factory.mktemp("probes") / "probe", workers=0, feature_cache=cache)
 
 
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many clips were encoded, call by call."""
-    calls: list[int] = []
-    encode = UniFormerV2.encode
-
-    def counting(self: UniFormerV2, clip: torch.Tensor) -> Any:
-        calls.append(len(clip))
-        return encode(self, clip)
-
-    monkeypatch.setattr(UniFormerV2, "encode", counting)
-    return calls
-
-
 def assert_measured_as_it_says(probed: Probed) -> None:
     found = evaluate(probed.checkpoint, probed.checkpoint.parent / "held_out.csv", workers=0)
     assert (found.top1, found.loss) == (probed.best.top1, pytest.approx(probed.best.loss, rel=1e-5))

@@ -43,20 +43,6 @@ def losses(run: TrainingResult) -> list[float]:
     return [record["loss"] for record in logged(run.last.parent, "step")]
 
 
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many clips the cache has encoded, call by call."""
-    calls: list[int] = []
-    encode = UniFormerV2.encode
-
-    def counting(self: UniFormerV2, clip: torch.Tensor) -> Any:
-        calls.append(len(clip))
-        return encode(self, clip)
-
-    monkeypatch.setattr(UniFormerV2, "encode", counting)
-    return calls
-
-
 def test_losses_and_weights_are_those_of_the_run_that_encodes_in_every_epoch(
     plain: TrainingResult, colours: Path, recipe: Recipe, tmp_path: Path, encoded: list[int]
 ) -> None:
