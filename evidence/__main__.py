@@ -108,7 +108,7 @@ def run_missing(plan: Plan, sources: Sources, results: Results, *, jobs: int) ->
         say(f"not here: {', '.join(absent)} ({len(cells) - len(here)} cells); docs/evidence.md says where to get them")
     say(f"{len(todo)} of {len(cells)} cells to run, {jobs} at a time")
     for name in sorted({cell.data for cell in todo}):
-        sources.rows(plan.data[name])  # drawn before the processes start
+        sources.small_rows(plan.data[name])  # drawn or packed before the processes start
     return run_all(todo, dict(plan.data), sources, results.folder, jobs=min(jobs, len(todo))) if todo else []
 
 

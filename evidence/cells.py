@@ -21,9 +21,11 @@ from uniformerv2.atomic import write_text
 from uniformerv2.errors import CheckpointError
 from uniformerv2.model.config import layout_options
 from uniformerv2.text import parse_json
+from uniformerv2.train.recipe import ModelRecipe
 
 PROTOCOL = 1  # another number once cells are trained or measured in another way: results are not mixed
 SEEDS, QUICK_SEEDS = (0, 1, 2), (0,)
+_NO_MODEL = ModelRecipe(checkpoint="")  # until a cell is run
 STILLS = files("uniformerv2") / "assets" / "stills_vit.safetensors"
 
 
@@ -35,14 +37,14 @@ class Cell:
     rows: str  # which videos: `Sources.digest`
     fold: int
     start: Start
-    model: Mapping[str, Any]  # the whole ModelConfig, but for the number of classes
-    recipe: Mapping[str, Any]  # the whole uniformerv2.Recipe; its checkpoint is made from `start` and `model`
+    model: Mapping[str, Any]  # fields of ModelConfig that differ from its defaults
+    recipe: Mapping[str, Any]  # fields of uniformerv2.Recipe that do; its checkpoint is made from `start` and `model`
     protocol: int = PROTOCOL
     version: str = __version__
 
     @property
     def seed(self) -> int:
-        return int(self.recipe["optimization"]["seed"])
+        return int(self.recipe.get("seed", 0))
 
     @property
     def digest(self) -> str:
@@ -51,31 +53,37 @@ class Cell:
 
 def cells_of(variant: Variant, data: DataSet, rows: str, *, seed: int, quick: bool = False) -> list[Cell]:
     """The cells of a variant, one for each fold."""
-    recipe = asdict(_recipe(variant, data, seed=seed, quick=quick))
-    recipe["model"]["checkpoint"] = variant.start
-    model = _config(recipe["clip"]["size"], variant)
+    recipe = SHARED | dict(data.recipe) | {"seed": seed}
+    if quick:
+        recipe["epochs"] = data.quick_epochs
+    recipe |= variant.recipe
+    # the last epoch alone is evaluated, and counts: nothing is chosen by the test videos
+    recipe["evaluate_every"] = recipe["epochs"]
+    different = {name: value for name, value in recipe.items() if value != _defaults().get(name)}
     # as JSON has them, so that a cell equals the one that is read from its result
-    cell = json.loads(json.dumps({"model": model, "recipe": recipe}))
+    cell = json.loads(json.dumps({"model": _config(recipe["size"], variant), "recipe": different}))
     return [Cell(data.name, rows, fold, variant.start, **cell) for fold in range(data.fold_count)]
 
 
-def _recipe(variant: Variant, data: DataSet, *, seed: int, quick: bool) -> Recipe:
-    changes = SHARED | dict(data.recipe) | {"clips": variant.clips, "seed": seed}
-    if quick:
-        changes["epochs"] = data.quick_epochs
-    if variant.num_frames is not None:
-        changes["num_frames"] = variant.num_frames
-    # the last epoch alone is evaluated, and counts: nothing is chosen by the test videos
-    changes["evaluate_every"] = changes["epochs"]
-    empty = Recipe.from_fields({"model": {"checkpoint": variant.start}, "optimization": {"warmup_epochs": 0.0}})
-    return empty.vary(**changes)
+@cache
+def _defaults() -> dict[str, Any]:
+    """Of all fields of a recipe. No two parts of it have a field of the same name."""
+    return {name: value for part in asdict(Recipe(_NO_MODEL)).values() for name, value in part.items()}
+
+
+def recipe_of(cell: Cell, checkpoint: Path) -> Recipe:
+    """The recipe of a cell that starts from this file."""
+    return Recipe(_NO_MODEL).vary(
+        **{name: _tuple(value) for name, value in cell.recipe.items()}, checkpoint=str(checkpoint)
+    )
 
 
 def _config(size: int, variant: Variant) -> dict[str, Any]:
     options = dict(variant.model)
     image = _image_config(size)
     config = replace(image, **{**layout_options(options.pop("layout"), image.depth), **options})
-    return {name: value for name, value in asdict(config).items() if name != "num_classes"}
+    usual = asdict(ModelConfig(num_classes=config.num_classes))
+    return {name: value for name, value in asdict(config).items() if value != usual[name]}
 
 
 @cache
@@ -96,8 +104,8 @@ class Result:
     cell: Cell
     labels: tuple[str, ...]
     right: tuple[int, ...]  # the right class of each test video, in the order of the rows
-    probabilities: tuple[tuple[float, ...], ...]  # of each video and class, 4 digits
-    shuffled: tuple[int, ...]  # the class that the model gives each video with its frames in another order
+    answers: tuple[int, ...]  # the class that the model gives each of them
+    shuffled: tuple[int, ...]  # the same with the frames of the video in another order
     parameters: int
     multiply_adds: int  # of all views of a video
     seconds: float  # of training and test
@@ -106,7 +114,7 @@ class Result:
     @property
     def correct(self) -> np.ndarray:
         """(videos), bool."""
-        return np.array(self.probabilities).argmax(1) == np.array(self.right)
+        return np.array(self.answers) == np.array(self.right)
 
     @property
     def correct_shuffled(self) -> np.ndarray:
@@ -190,7 +198,7 @@ class Plan:
     def tables(self) -> Iterator[tuple[Claim, DataSet]]:
         for claim in self.claims:
             for data in self.data.values():
-                if data.kind in claim.kinds:
+                if data.kind in claim.kinds and data.name not in claim.without:
                     yield claim, data
 
     def cells(self, variant: Variant, data: DataSet) -> dict[int, list[Cell]]:
@@ -210,4 +218,5 @@ class Plan:
 
 
 def views(cell: Cell) -> Views:
-    return Views(**cell.recipe["evaluation"])
+    """Of a test video."""
+    return Views(clips=cell.recipe.get("clips", 1))

@@ -25,8 +25,7 @@ class Variant:
     name: str
     model: Mapping[str, Any] = field(default_factory=lambda: TEMPORAL)  # options of `uniformerv2.arm`
     start: Start = "stills"
-    num_frames: int | None = None  # None: as the data set's recipe has it
-    clips: int = 1  # views at the test
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # fields of `Recipe` that differ from the data set's
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Claim:
     reference: str  # the variant that all others are compared with
     expected: tuple[Expectation, ...]
     kinds: tuple[Kind, ...] = ("motion", "appearance", "unknown")  # of the data that it is tried on
+    without: tuple[str, ...] = ()  # data sets that it is not tried on
 
     def __post_init__(self) -> None:
         names = {variant.name for variant in self.rows}
@@ -177,10 +177,10 @@ FRAMES = Claim(
     "More frames help; more views help too, each at a multiple of the cost.",
     "4",
     (
-        Variant("8 frames", num_frames=8),
-        Variant("4 frames", num_frames=4),
-        Variant("16 frames", num_frames=16),
-        Variant("8 frames, 3 clips", num_frames=8, clips=3),
+        Variant("8 frames", recipe={"num_frames": 8}),
+        Variant("4 frames", recipe={"num_frames": 4}),
+        Variant("16 frames", recipe={"num_frames": 16}),
+        Variant("8 frames, 3 clips", recipe={"num_frames": 8, "clips": 3}),
     ),
     "8 frames",
     (
@@ -190,4 +190,40 @@ FRAMES = Claim(
     ),
 )
 
-CLAIMS: dict[str, Claim] = {claim.name: claim for claim in (LAYOUTS, LOCAL_BLOCK, GLOBAL_BLOCK, FUSION, MIXING, FRAMES)}
+_FROZEN = {"frozen_backbone": True}
+FROZEN = Claim(
+    "frozen",
+    "With the image transformer frozen, the new blocks alone go far.",
+    "4",
+    (
+        _temporal("all trained"),
+        Variant("frozen, local and global blocks", TEMPORAL, recipe=_FROZEN),
+        Variant("frozen, global blocks", TEMPORAL | {"local_blocks": "none"}, recipe=_FROZEN),
+        Variant("frozen, image only", IMAGE_ONLY, recipe=_FROZEN),
+    ),
+    "all trained",
+    (
+        *_expect("frozen, local and global blocks", "frozen, image only"),
+        *_expect("frozen, global blocks", "frozen, image only"),
+        *_expect("all trained", "frozen, local and global blocks"),
+    ),
+)
+
+LOCAL_MIXING = Claim(
+    "local_mixing",
+    "Beyond the paper: frames are mixed better by calibrated convolutions, temporal differences or learned shifts.",
+    "-",
+    (
+        _temporal("convolution"),
+        _temporal("calibrated", local_mixing="calibrated"),
+        _temporal("differences", local_mixing="differences"),
+        _temporal("shift", local_mixing="shift"),
+    ),
+    "convolution",
+    tuple(Expectation(name, "convolution", "motion") for name in ("calibrated", "differences", "shift")),
+    kinds=("motion", "unknown"),
+)
+
+CLAIMS: dict[str, Claim] = {
+    claim.name: claim for claim in (LAYOUTS, LOCAL_BLOCK, GLOBAL_BLOCK, FUSION, MIXING, FRAMES, FROZEN, LOCAL_MIXING)
+}

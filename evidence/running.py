@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from filelock import Timeout
 
-from evidence.cells import STILLS, Cell, Result, Results, model_config, views
+from evidence.cells import STILLS, Cell, Result, Results, model_config, recipe_of, views
 from evidence.data import DataSet, Sources, split_into_folds
 from uniformerv2 import (
     Annotation,
     Predictor,
-    Recipe,
     UniFormerV2,
     UniFormerV2Error,
     VideoError,
@@ -48,7 +47,7 @@ def run_cell(cell: Cell, rows: Sequence[Annotation], work: Path) -> Result:
     labels = tuple(sorted({row.label for row in rows}))
     torch.manual_seed(cell.seed)
     save_model(start_model(cell, labels), work / "start.safetensors")
-    recipe = Recipe.from_fields(cell.recipe).vary(checkpoint=str(work / "start.safetensors"))
+    recipe = recipe_of(cell, work / "start.safetensors")
     trained = train_classifier(rows, recipe, work / "run", device="cpu", workers=0, save_every_seconds=1e9)
     evaluation = trained.evaluation
     assert evaluation is not None
@@ -57,17 +56,15 @@ def run_cell(cell: Cell, rows: Sequence[Annotation], work: Path) -> Result:
     tested = [row for row in rows if row.split == "test"]
     order = [evaluation.labels.index(label) for label in labels]
     config = model_config(cell, len(labels))
-    clip = cell.recipe["clip"]
+    size, num_frames = cell.recipe["size"], cell.recipe["num_frames"]
     return Result(
         cell,
         labels,
         right=tuple(labels.index(row.label) for row in tested),
-        probabilities=tuple(
-            tuple(round(float(value), 4) for value in scores) for scores in evaluation.scores[:, order]
-        ),
+        answers=tuple(map(int, evaluation.scores[:, order].argmax(1))),
         shuffled=tuple(order.index(number) for number in shuffled_answers(trained.last, cell, tested)),
         parameters=count_parameters(config),
-        multiply_adds=len(views(cell)) * count_multiply_adds(config, clip["num_frames"], (clip["size"],) * 2),
+        multiply_adds=len(views(cell)) * count_multiply_adds(config, num_frames, (size, size)),
         seconds=round(time.perf_counter() - begun, 1),
         machine=machine(),
     )
@@ -75,8 +72,8 @@ def run_cell(cell: Cell, rows: Sequence[Annotation], work: Path) -> Result:
 
 def start_model(cell: Cell, labels: Sequence[str]) -> UniFormerV2:
     """The untrained model of a cell: the image transformer armed as it says, or the same with random weights."""
-    clip = cell.recipe["clip"]
-    options = {"num_classes": len(labels), "labels": labels, "num_frames": clip["num_frames"], "size": clip["size"]}
+    clip = {name: cell.recipe[name] for name in ("num_frames", "size")}
+    options = {"num_classes": len(labels), "labels": labels, **clip}
     config = model_config(cell, len(labels))
     with as_file(STILLS) as stills:
         plain = arm(str(stills), **options)
@@ -110,7 +107,7 @@ def work_through(cells: Sequence[Cell], data: dict[str, DataSet], sources: Sourc
                 if results.path(cell).is_file():
                     continue
                 if cell.data not in folds:
-                    folds[cell.data] = split_into_folds(data[cell.data], sources.rows(data[cell.data]))
+                    folds[cell.data] = split_into_folds(data[cell.data], sources.small_rows(data[cell.data]))
                 shutil.rmtree(work, ignore_errors=True)  # of a process that was killed, or of a cell that failed
                 work.mkdir(parents=True)
                 result = run_cell(cell, folds[cell.data][cell.fold], work)
