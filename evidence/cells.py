@@ -48,7 +48,9 @@ class Cell:
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        # without what is None: a field that comes later leaves the cells that do not use it as they are
+        chosen = {name: value for name, value in asdict(self).items() if value is not None}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def cells_of(variant: Variant, data: DataSet, rows: str, *, seed: int, quick: bool = False) -> list[Cell]:

@@ -82,6 +82,8 @@ def _expect(
 
 
 MOTION: tuple[Kind, ...] = ("motion",)
+# five trainings a seed for 139 videos: it judges the claims on order, and leaves details to larger sets
+TOO_FEW_VIDEOS = ("room_transitions",)
 
 LAYOUTS = Claim(
     "layouts",
@@ -122,6 +124,7 @@ LOCAL_BLOCK = Claim(
         *_expect(_LOCAL, "kernel 5", "kernel 7", "reduction 1", on=MOTION, margin=MARGIN),
     ),
     kinds=("motion", "unknown"),
+    without=TOO_FEW_VIDEOS,
 )
 
 _GLOBAL = "3 stages, 1 query"
@@ -143,6 +146,7 @@ GLOBAL_BLOCK = Claim(
         *_expect(_GLOBAL, "1 stage", on=MOTION),
         *_expect(_GLOBAL, "4 queries", "16 queries", margin=MARGIN),
     ),
+    without=TOO_FEW_VIDEOS,
 )
 
 FUSION = Claim(
@@ -157,6 +161,7 @@ FUSION = Claim(
     ),
     "sequential",
     _expect("sequential", "parallel", "hierarchical KV", "hierarchical Q", margin=MARGIN),
+    without=TOO_FEW_VIDEOS,
 )
 
 MIXING = Claim(
@@ -170,6 +175,7 @@ MIXING = Claim(
     ),
     "mixed",
     _expect("mixed", "global token alone", "class token alone"),
+    without=TOO_FEW_VIDEOS,
 )
 
 FRAMES = Claim(
@@ -188,6 +194,7 @@ FRAMES = Claim(
         *_expect("16 frames", "8 frames"),
         *_expect("8 frames, 3 clips", "8 frames"),
     ),
+    without=TOO_FEW_VIDEOS,
 )
 
 _FROZEN = {"frozen_backbone": True}
