@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from evidence.claims import Claim, Start, Variant
+from evidence.baselines import count_multiply_adds, frames_of_equal_cost
+from evidence.claims import Architecture, Claim, Start, Variant
 from evidence.data import SHARED, DataSet
 from uniformerv2 import ModelConfig, Recipe, Views, __version__, arm
 from uniformerv2.atomic import write_text
@@ -41,6 +42,7 @@ class Cell:
     recipe: Mapping[str, Any]  # fields of uniformerv2.Recipe that do; its checkpoint is made from `start` and `model`
     protocol: int = PROTOCOL
     version: str = __version__
+    architecture: Architecture | None = None  # None: UniFormerV2
 
     @property
     def seed(self) -> int:
@@ -61,10 +63,16 @@ def cells_of(variant: Variant, data: DataSet, rows: str, *, seed: int, quick: bo
     recipe |= variant.recipe
     # the last epoch alone is evaluated, and counts: nothing is chosen by the test videos
     recipe["evaluate_every"] = recipe["epochs"]
+    model = _config(recipe["size"], variant)
+    if variant.architecture is not None:
+        recipe["num_frames"] = _frames_of_equal_cost(variant, recipe["num_frames"], recipe["size"])
     different = {name: value for name, value in recipe.items() if value != _defaults().get(name)}
     # as JSON has them, so that a cell equals the one that is read from its result
-    cell = json.loads(json.dumps({"model": _config(recipe["size"], variant), "recipe": different}))
-    return [Cell(data.name, rows, fold, variant.start, **cell) for fold in range(data.fold_count)]
+    cell = json.loads(json.dumps({"model": model, "recipe": different}))
+    return [
+        Cell(data.name, rows, fold, variant.start, **cell, architecture=variant.architecture)
+        for fold in range(data.fold_count)
+    ]
 
 
 @cache
@@ -86,6 +94,13 @@ def _config(size: int, variant: Variant) -> dict[str, Any]:
     config = replace(image, **{**layout_options(options.pop("layout"), image.depth), **options})
     usual = asdict(ModelConfig(num_classes=config.num_classes))
     return {name: value for name, value in asdict(config).items() if value != usual[name]}
+
+
+def _frames_of_equal_cost(variant: Variant, num_frames: int, size: int) -> int:
+    """The frames at which the variant costs what the temporal layout does at so many."""
+    ours, theirs = (ModelConfig.from_fields(_config(size, one)) for one in (Variant("temporal"), variant))
+    multiply_adds = count_multiply_adds(None, ours, num_frames, (size, size))
+    return frames_of_equal_cost(variant.architecture, theirs, num_frames, (size, size), multiply_adds)
 
 
 @cache

@@ -9,16 +9,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import as_file
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from filelock import Timeout
 
+from evidence.baselines import SpaceTimeTransformer, count_multiply_adds
 from evidence.cells import STILLS, Cell, Result, Results, model_config, recipe_of, views
 from evidence.data import DataSet, Sources, split_into_folds
 from uniformerv2 import (
     Annotation,
+    Evaluation,
     Predictor,
+    Recipe,
     UniFormerV2,
     UniFormerV2Error,
     VideoError,
@@ -28,8 +32,11 @@ from uniformerv2 import (
     train_classifier,
 )
 from uniformerv2.benchmark.measuring import machine
-from uniformerv2.model.counting import count_multiply_adds, count_parameters
+from uniformerv2.data.annotations import Unreadable
 from uniformerv2.progress import say
+from uniformerv2.tasks.run import build_run, split_data
+from uniformerv2.train.engine import Trainer
+from uniformerv2.train.run_folder import RunFolder
 
 
 def run_cell(cell: Cell, rows: Sequence[Annotation], work: Path) -> Result:
@@ -46,28 +53,62 @@ def run_cell(cell: Cell, rows: Sequence[Annotation], work: Path) -> Result:
     begun = time.perf_counter()
     labels = tuple(sorted({row.label for row in rows}))
     torch.manual_seed(cell.seed)
-    save_model(start_model(cell, labels), work / "start.safetensors")
-    recipe = recipe_of(cell, work / "start.safetensors")
-    trained = train_classifier(rows, recipe, work / "run", device="cpu", workers=0, save_every_seconds=1e9)
-    evaluation = trained.evaluation
-    assert evaluation is not None
+    start = start_model(cell, labels)
+    if cell.architecture is None:
+        trained = _train(start, rows, cell, work)
+    else:
+        trained = train_live(SpaceTimeTransformer(start, cell.architecture), rows, recipe_of(cell, work), work)
+    model, evaluation = trained.model, trained.evaluation
     if unread := [*trained.skipped, *evaluation.skipped]:
         raise VideoError(f"{cell.data}: {len(unread)} videos cannot be read, such as {unread[0].path}")
     tested = [row for row in rows if row.split == "test"]
     order = [evaluation.labels.index(label) for label in labels]
-    config = model_config(cell, len(labels))
     size, num_frames = cell.recipe["size"], cell.recipe["num_frames"]
+    of_a_view = count_multiply_adds(cell.architecture, model.config, num_frames, (size, size))
     return Result(
         cell,
         labels,
         right=tuple(labels.index(row.label) for row in tested),
         answers=tuple(map(int, evaluation.scores[:, order].argmax(1))),
-        shuffled=tuple(order.index(number) for number in shuffled_answers(trained.last, cell, tested)),
-        parameters=count_parameters(config),
-        multiply_adds=len(views(cell)) * count_multiply_adds(config, num_frames, (size, size)),
+        shuffled=tuple(order.index(number) for number in shuffled_answers(model, cell, tested)),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        multiply_adds=len(views(cell)) * of_a_view,
         seconds=round(time.perf_counter() - begun, 1),
         machine=machine(),
     )
+
+
+class Trained(NamedTuple):
+    """What came of a training."""
+
+    model: UniFormerV2  # after the last epoch, in eval mode
+    evaluation: Evaluation
+    skipped: Sequence[Unreadable]  # training videos
+
+
+def _train(start: UniFormerV2, rows: Sequence[Annotation], cell: Cell, work: Path) -> Trained:
+    save_model(start, work / "start.safetensors")
+    recipe = recipe_of(cell, work / "start.safetensors")
+    trained = train_classifier(rows, recipe, work / "run", device="cpu", workers=0, save_every_seconds=1e9)
+    assert trained.evaluation is not None
+    return Trained(load_model(trained.last), trained.evaluation, trained.skipped)
+
+
+def train_live(model: UniFormerV2, rows: Sequence[Annotation], recipe: Recipe, work: Path) -> Trained:
+    """The same with a model that no checkpoint can hold: it is trained as it is, and not saved."""
+    videos = split_data(rows, recipe, task="classification")
+    parts = build_run(recipe, videos, task="classification", device=torch.device("cpu"), workers=0, model=model)
+    run = RunFolder(work / "run")
+    run.start({}, resume=False)
+    trainer = Trainer(
+        parts.model, parts.task, parts.loader, parts.recipe.optimization,
+        run=run, save=lambda model, path: None, save_every_seconds=1e9,
+    )  # fmt: skip
+    trainer.fit()
+    with trainer.step.evaluated() as trained:
+        evaluation = parts.task.measure(trained)
+    assert isinstance(evaluation, Evaluation)
+    return Trained(model, evaluation, tuple(parts.task.skipped.values()))
 
 
 def start_model(cell: Cell, labels: Sequence[str]) -> UniFormerV2:
@@ -84,9 +125,9 @@ def start_model(cell: Cell, labels: Sequence[str]) -> UniFormerV2:
 
 
 @torch.inference_mode()
-def shuffled_answers(checkpoint: Path, cell: Cell, rows: Sequence[Annotation]) -> list[int]:
+def shuffled_answers(model: UniFormerV2, cell: Cell, rows: Sequence[Annotation]) -> list[int]:
     """The class that a model gives each video when the frames of its clips come in a random order."""
-    predictor = Predictor(load_model(str(checkpoint)), views=views(cell), device="cpu")
+    predictor = Predictor(model, views=views(cell))
     answers = []
     for number, row in enumerate(rows):
         clips = predictor.clips(row)  # (views, 3, frames, height, width)

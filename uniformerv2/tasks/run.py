@@ -189,19 +189,22 @@ def build_run(
     workers: int = WORKERS,
     progress: bool = False,
     attention: AttentionChoices | None = None,
+    model: UniFormerV2 | None = None,
 ) -> RunComponents:
     """Build model, loader and task of a recipe. Raises as `train_classifier`.
 
     Args:
         recipe, videos, task, device, workers, progress: as there.
         attention: the kernels of a run that goes on; None: they are measured, where that is worth while.
+        model: trained in place of the one that the recipe starts from, with the labels of the videos; perhaps of a
+            subclass, which no checkpoint could hold.
     """
     chosen = find_task(task)
     mirroring = chosen.mirroring(recipe.augmentation, videos.labels)
     say("\n".join(mirroring.notes), progress=progress and bool(mirroring.notes))
     recipe = recipe.vary(flip_labels=mirroring.flip_labels).resolved()
     torch.manual_seed(recipe.optimization.seed)
-    model = build_model(recipe, videos.labels).to(device)
+    model = (build_model(recipe, videos.labels) if model is None else model).to(device)
     clip = recipe.clip.filled(model.preprocessing.num_frames, model.preprocessing.size)
     recipe = with_precision(replace(recipe, clip=clip), device, width=model.config.width)
     attention = fastest_attention(recipe, model) if attention is None else attention
