@@ -17,6 +17,7 @@ from filelock import FileLock
 from evidence.baselines import count_multiply_adds, frames_of_equal_cost
 from evidence.claims import Architecture, Claim, Start, Variant
 from evidence.data import SHARED, DataSet
+from evidence.starts import PRETRAINING, QUICK_STEPS
 from uniformerv2 import ModelConfig, Recipe, Views, __version__, arm
 from uniformerv2.atomic import write_text
 from uniformerv2.errors import CheckpointError
@@ -43,6 +44,7 @@ class Cell:
     protocol: int = PROTOCOL
     version: str = __version__
     architecture: Architecture | None = None  # None: UniFormerV2
+    pretraining: Mapping[str, Any] | None = None  # on drawn stills, of a start that is made so
 
     @property
     def seed(self) -> int:
@@ -69,10 +71,14 @@ def cells_of(variant: Variant, data: DataSet, rows: str, *, seed: int, quick: bo
     different = {name: value for name, value in recipe.items() if value != _defaults().get(name)}
     # as JSON has them, so that a cell equals the one that is read from its result
     cell = json.loads(json.dumps({"model": model, "recipe": different}))
-    return [
-        Cell(data.name, rows, fold, variant.start, **cell, architecture=variant.architecture)
-        for fold in range(data.fold_count)
-    ]
+    cell |= {"architecture": variant.architecture, "pretraining": _pretraining(variant.start, quick=quick)}
+    return [Cell(data.name, rows, fold, variant.start, **cell) for fold in range(data.fold_count)]
+
+
+def _pretraining(start: Start, *, quick: bool) -> dict[str, Any] | None:
+    if start in ("stills", "scratch"):
+        return None
+    return PRETRAINING | {"steps": QUICK_STEPS} if quick else PRETRAINING
 
 
 @cache

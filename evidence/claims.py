@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from evidence.data import Kind
 
-Start = Literal["stills", "scratch"]  # the image transformer of the demo, or the same architecture with random weights
+# the image transformer of the demo, the same architecture with random weights, or pre-trained for less long in one way
+Start = Literal["stills", "scratch", "supervised", "contrastive", "masked"]
 Architecture = Literal["divided attention", "joint attention"]  # evidence/baselines.py
 
 TEMPORAL: dict[str, Any] = {"layout": "temporal"}
@@ -243,6 +244,27 @@ LOCAL_MIXING = Claim(
     kinds=("motion", "unknown"),
 )
 
+_LONGER = "supervised, eight times as many stills"
+IMAGE_START = Claim(
+    "image_start",
+    "Image pre-training helps: contrastive (in the paper with captions) most, then by labels, then masked.",
+    "4",
+    (
+        Variant("supervised", start="supervised"),
+        Variant("contrastive", start="contrastive"),
+        Variant("masked", start="masked"),
+        _temporal(_LONGER),
+    ),
+    "supervised",
+    (
+        *(one for name in ("supervised", "contrastive", "masked") for one in _expect(name, "from scratch")),
+        *_expect("contrastive", "supervised"),
+        *_expect("supervised", "masked"),
+    ),
+    without=TOO_FEW_VIDEOS,
+)
+
 CLAIMS: dict[str, Claim] = {
-    claim.name: claim for claim in (LAYOUTS, LOCAL_BLOCK, GLOBAL_BLOCK, FUSION, MIXING, FRAMES, FROZEN, LOCAL_MIXING)
+    claim.name: claim
+    for claim in (LAYOUTS, LOCAL_BLOCK, GLOBAL_BLOCK, FUSION, MIXING, FRAMES, FROZEN, LOCAL_MIXING, IMAGE_START)
 }

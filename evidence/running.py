@@ -18,6 +18,7 @@ from filelock import Timeout
 from evidence.baselines import SpaceTimeTransformer, count_multiply_adds
 from evidence.cells import STILLS, Cell, Result, Results, model_config, recipe_of, views
 from evidence.data import DataSet, Sources, split_into_folds
+from evidence.starts import pretrained
 from uniformerv2 import (
     Annotation,
     Evaluation,
@@ -39,13 +40,14 @@ from uniformerv2.train.engine import Trainer
 from uniformerv2.train.run_folder import RunFolder
 
 
-def run_cell(cell: Cell, rows: Sequence[Annotation], work: Path) -> Result:
+def run_cell(cell: Cell, rows: Sequence[Annotation], work: Path, image: Path | None = None) -> Result:
     """Train and test one cell.
 
     Args:
         cell: what is run.
         rows: the videos of its fold.
         work: an empty folder for the run.
+        image: weights of its image transformer; None: those of the demo.
 
     Raises:
         VideoError: a video cannot be read; a table must not compare different videos.
@@ -53,7 +55,7 @@ def run_cell(cell: Cell, rows: Sequence[Annotation], work: Path) -> Result:
     begun = time.perf_counter()
     labels = tuple(sorted({row.label for row in rows}))
     torch.manual_seed(cell.seed)
-    start = start_model(cell, labels)
+    start = start_model(cell, labels, image)
     if cell.architecture is None:
         trained = _train(start, rows, cell, work)
     else:
@@ -111,17 +113,18 @@ def train_live(model: UniFormerV2, rows: Sequence[Annotation], recipe: Recipe, w
     return Trained(model, evaluation, tuple(parts.task.skipped.values()))
 
 
-def start_model(cell: Cell, labels: Sequence[str]) -> UniFormerV2:
+def start_model(cell: Cell, labels: Sequence[str], image: Path | None = None) -> UniFormerV2:
     """The untrained model of a cell: the image transformer armed as it says, or the same with random weights."""
     clip = {name: cell.recipe[name] for name in ("num_frames", "size")}
     options = {"num_classes": len(labels), "labels": labels, **clip}
     config = model_config(cell, len(labels))
     with as_file(STILLS) as stills:
-        plain = arm(str(stills), **options)
+        source = str(image or stills)
+        plain = arm(source, **options)
         if cell.start == "scratch":
             return UniFormerV2(config, plain.preprocessing, labels)
         changed = {name: value for name, value in vars(config).items() if value != getattr(plain.config, name)}
-        return arm(str(stills), **options, **changed)
+        return arm(source, **options, **changed)
 
 
 @torch.inference_mode()
@@ -151,7 +154,8 @@ def work_through(cells: Sequence[Cell], data: dict[str, DataSet], sources: Sourc
                     folds[cell.data] = split_into_folds(data[cell.data], sources.small_rows(data[cell.data]))
                 shutil.rmtree(work, ignore_errors=True)  # of a process that was killed, or of a cell that failed
                 work.mkdir(parents=True)
-                result = run_cell(cell, folds[cell.data][cell.fold], work)
+                image = pretrained(cell.start, cell.pretraining, sources.cache) if cell.pretraining else None
+                result = run_cell(cell, folds[cell.data][cell.fold], work, image)
                 results.add(result)
                 shutil.rmtree(work, ignore_errors=True)
                 accuracy = f"{100 * result.correct.mean():.1f} % in {result.seconds:.0f} s"

@@ -8,6 +8,9 @@ place and progress of the lid. From each patch token they also read what covers 
 cells of 4 x 4: without these dense targets, or with AdamW in place of Muon, place and angle were not learned in the
 same time. The readers are thrown away; the transformer is saved under timm's names.
 
+Two other targets need no labels, and are there to be compared with (evidence/): `--target contrastive` tells two views
+of a still from those of others (SimCLR), `--target masked` fills in hidden patches (MAE, SimMIM).
+
 Cost and figures of the shipped file: uniformerv2/assets/README.md. Needs torch >= 2.9 for Muon.
 """
 
@@ -31,7 +34,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from uniformerv2.demo.motions import SIZE, Stills, draw_stills
 from uniformerv2.model.config import ModelConfig, Preprocessing
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.model.vit import ImageTransformer
+from uniformerv2.model.vit import ImageTransformer, split_into_patches
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 CONFIG = ModelConfig(
@@ -51,6 +54,8 @@ VALUES = {"place": 2, "size": 1, "angle": 2, "opacity": 1, "covered": 1, "has_li
 BINS = 16  # of the angle, which is also read as a distribution: fine angles are hard to tell as one number
 CELL = 4  # pixels; side of the cells in which patch tokens tell what covers them
 DRAWN_AT_ONCE = 32  # stills; more no longer fit the cache
+TEMPERATURE = 0.2  # of the contrastive target
+HIDDEN = 0.6  # share of the patches, of the masked target
 
 
 class StillBatch(NamedTuple):
@@ -110,24 +115,40 @@ def _targets(stills: Stills) -> StillBatch:
     )
 
 
-class StillReader(nn.Module):
-    """The image transformer, and linear layers that read its tokens."""
+class Learner(nn.Module):
+    """The image transformer, with what its target needs; called with a batch it gives the loss."""
+
+    views = 1  # of each still, that the transformer sees in a step
 
     def __init__(self) -> None:
         super().__init__()
         preprocessing = Preprocessing(num_frames=1, size=SIZE, mean=MEAN, std=STD)
         self.backbone: ImageTransformer = UniFormerV2(CONFIG, preprocessing).backbone
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """uint8 or normalised (n, 3, h, w) -> (n, 1 + patches, width)."""
+        tokens, layout = self.backbone.embed(images[:, :, None])
+        for block in self.backbone.image_blocks():
+            tokens = block(tokens, layout)
+        return self.backbone.post_norm(tokens)[:, 0]
+
+
+class StillReader(Learner):
+    """Linear layers read what was drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
         outputs = sum(VALUES.values()) + BINS
         self.from_class_token = nn.Linear(CONFIG.width, outputs)
         self.from_patch_tokens = nn.Linear(CONFIG.width, outputs)
         self.cells = nn.Linear(CONFIG.width, 3 * (CONFIG.patch_size // CELL) ** 2)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: StillBatch) -> Tensor:
+        return loss(*self.read(batch.images), batch)
+
+    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (n, 3, h, w) -> values and angle logits (n, 1 + patches, 26), cell logits (n, patches, 48)."""
-        tokens = self.backbone.embed(images[:, :, None])
-        for block in self.backbone.blocks:
-            tokens = block(tokens)
-        tokens = self.backbone.post_norm(tokens)[:, 0]
+        tokens = self.tokens(images)
         patches = tokens[:, 1:]
         read = torch.cat([self.from_class_token(tokens[:, :1]), self.from_patch_tokens(patches)], dim=1)
         return read, self.cells(patches)
@@ -146,7 +167,64 @@ def loss(read: Tensor, cells: Tensor, batch: StillBatch) -> Tensor:
     return value_loss + 0.1 * angle_loss + 4.0 * F.binary_cross_entropy_with_logits(cells, batch.cells)
 
 
-def build_optimizers(reader: StillReader, learning_rate: float) -> list[torch.optim.Optimizer]:
+class Contrastive(Learner):
+    """The class tokens of two views of a still are alike, and unlike those of other stills (arXiv:2002.05709)."""
+
+    views = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = CONFIG.width
+        self.projection = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, batch: StillBatch) -> Tensor:
+        images = torch.cat([random_view(batch.images) for _ in range(self.views)])
+        embedded = F.normalize(self.projection(self.tokens(images)[:, 0]), dim=-1)
+        likeness = (embedded @ embedded.T / TEMPERATURE).fill_diagonal_(-math.inf)
+        return F.cross_entropy(likeness, torch.arange(len(images)).roll(len(batch.images)))
+
+
+def random_view(images: Tensor) -> Tensor:
+    """A random crop of each, as large as before, and other colours: uint8 (n, 3, h, w) -> normalised."""
+    count = len(images)
+    side = torch.empty(count, 1).uniform_(0.5, 1.0)  # share of that of the image
+    corner = torch.cat([side * torch.eye(2)[axis] for axis in range(2)], dim=1).view(count, 2, 2)
+    middle = (torch.rand(count, 2, 1) * 2 - 1) * (1 - side[:, None])
+    grid = F.affine_grid(torch.cat([corner, middle], dim=2), list(images.shape), align_corners=False)
+    cropped = F.grid_sample(images / 255.0, grid, padding_mode="reflection", align_corners=False)
+    gain, shift = torch.empty(count, 3, 1, 1).uniform_(0.6, 1.4), torch.empty(count, 3, 1, 1).uniform_(-0.2, 0.2)
+    return normalised((cropped * gain + shift).clamp(0, 1))
+
+
+class Masked(Learner):
+    """A linear layer tells the pixels of hidden patches (MAE, arXiv:2111.06377; without a decoder SimMIM, 2111.09886).
+
+    A hidden patch is grey.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pixels = nn.Linear(CONFIG.width, 3 * CONFIG.patch_size**2)
+
+    def forward(self, batch: StillBatch) -> Tensor:
+        images = normalised(batch.images / 255.0)
+        rows, columns = CONFIG.grid
+        hidden = torch.rand(len(images), rows * columns).argsort(1) < round(HIDDEN * rows * columns)
+        by_pixel = hidden.view(-1, 1, rows, columns).repeat_interleave(CONFIG.patch_size, 2)
+        seen = images.masked_fill(by_pixel.repeat_interleave(CONFIG.patch_size, 3), 0.0)
+        told = self.pixels(self.tokens(seen)[:, 1:])
+        return F.mse_loss(told[hidden], split_into_patches(images[:, :, None], CONFIG.patch_size)[:, 0][hidden])
+
+
+def normalised(images: Tensor) -> Tensor:
+    """(n, 3, h, w) of [0, 1]."""
+    return (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+TARGETS: dict[str, type[Learner]] = {"supervised": StillReader, "contrastive": Contrastive, "masked": Masked}
+
+
+def build_optimizers(reader: Learner, learning_rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for everything else."""
     matrices = [p for name, p in reader.backbone.blocks.named_parameters() if p.ndim == 2]
     others = [p for p in reader.parameters() if all(p is not matrix for matrix in matrices)]
@@ -156,18 +234,19 @@ def build_optimizers(reader: StillReader, learning_rate: float) -> list[torch.op
     ]
 
 
-def pretrain(*, steps: int, batch_size: int, learning_rate: float, seed: int, workers: int) -> StillReader:
+def pretrain(
+    target: str = "supervised", *, steps: int, batch_size: int, learning_rate: float, seed: int, workers: int
+) -> Learner:
     torch.manual_seed(seed)
-    reader = StillReader()
+    reader = TARGETS[target]()
     optimizers = build_optimizers(reader, learning_rate)
-    stills = iter(DataLoader(DrawnStills(batch_size, seed), batch_size=None, num_workers=workers))
-    warmup = steps // 20
+    stills = iter(DataLoader(DrawnStills(batch_size // reader.views, seed), batch_size=None, num_workers=workers))
+    warmup = max(steps // 20, 1)
     for step in range(steps):
-        progress = max(step - warmup, 0) / (steps - warmup)
+        progress = max(step - warmup, 0) / max(steps - warmup, 1)
         rate = learning_rate * min((step + 1) / warmup, (1 + math.cos(math.pi * progress)) / 2)
         batch: StillBatch = next(stills)
-        read, cells = reader(batch.images)
-        error = loss(read, cells, batch)
+        error = reader(batch)
         reader.zero_grad()
         error.backward()
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
@@ -176,14 +255,14 @@ def pretrain(*, steps: int, batch_size: int, learning_rate: float, seed: int, wo
                 group["lr"] = rate
             optimizer.step()
         if step % 200 == 199:
-            print(f"step {step + 1} of {steps}  {(step + 1) * batch_size} stills  loss {error.item():.3f}", flush=True)
+            print(f"step {step + 1} of {steps}  {(step + 1) * batch_size} images  loss {error.item():.3f}", flush=True)
     return reader.eval()
 
 
 @torch.inference_mode()
 def explained_variance(reader: StillReader, batch: StillBatch) -> dict[str, list[float]]:
     """Share of the variance of each value that is read from [the class token, the patch tokens on average]."""
-    read = torch.cat([reader(images)[0] for images in batch.images.split(128)])[..., : batch.values.shape[1]]
+    read = torch.cat([reader.read(images)[0] for images in batch.images.split(128)])[..., : batch.values.shape[1]]
     mean = (batch.values * batch.weights).sum(0) / batch.weights.sum(0)
     total = ((batch.values - mean) ** 2 * batch.weights).sum(0)
     left = ((read - batch.values[:, None]) ** 2 * batch.weights[:, None]).sum(0)  # (1 + patches, 10)
@@ -197,6 +276,8 @@ def explained_variance(reader: StillReader, batch: StillBatch) -> dict[str, list
 
 def timm_names(backbone: ImageTransformer) -> dict[str, Tensor]:
     """The weights under the names that timm gives a vision transformer."""
+    assert backbone.class_token is not None
+    assert backbone.position_embedding is not None
     assert backbone.patch_embedding.bias is not None
     state = {
         "cls_token": backbone.class_token[None, None],
@@ -212,11 +293,27 @@ def timm_names(backbone: ImageTransformer) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}
 
 
+def write_transformer(learner: Learner, path: Path, *, origin: str) -> None:
+    """A safetensors file that `uniformerv2.arm` takes."""
+    metadata = {
+        "heads": str(CONFIG.heads),
+        "mean": json.dumps(MEAN),
+        "std": json.dumps(STD),
+        "origin": origin,
+        "licence": "Apache-2.0",
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(timm_names(learner.backbone), path, metadata)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument("--target", choices=TARGETS, default="supervised")
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--batch-size", type=int, default=64, help=f"a multiple of {DRAWN_AT_ONCE}")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, help=f"images of a step; stills are drawn {DRAWN_AT_ONCE} at once"
+    )
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -225,27 +322,24 @@ def main() -> None:
     options = parser.parse_args()
 
     start = time.monotonic()
-    reader = pretrain(
+    learner = pretrain(
+        options.target,
         steps=options.steps,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         seed=options.seed,
         workers=options.workers,
     )
-    figures = explained_variance(reader, draw_batch(2048, np.random.default_rng((options.seed, 2**31))))
-    metadata = {
-        "heads": str(CONFIG.heads),
-        "mean": json.dumps(MEAN),
-        "std": json.dumps(STD),
-        "origin": f"tools/pretrain_stills.py, {options.steps * options.batch_size} drawn stills, seed {options.seed}",
-        "licence": "Apache-2.0",
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    save_file(timm_names(reader.backbone), options.output, metadata)
+    stills = options.steps * options.batch_size // learner.views
+    target = "" if options.target == "supervised" else f", {options.target}"
+    origin = f"tools/pretrain_stills.py, {stills} drawn stills, seed {options.seed}{target}"
+    write_transformer(learner, options.output, origin=origin)
     print(f"{options.output}: {options.output.stat().st_size} bytes after {time.monotonic() - start:.0f} s")
-    print("share of the variance explained on 2048 new stills, by the class token and by a patch token:")
-    for name, (class_token, patch_token) in figures.items():
-        print(f"  {name:8} {class_token:.3f} {patch_token:.3f}")
+    if isinstance(learner, StillReader):
+        figures = explained_variance(learner, draw_batch(2048, np.random.default_rng((options.seed, 2**31))))
+        print("share of the variance explained on 2048 new stills, by the class token and by a patch token:")
+        for name, (class_token, patch_token) in figures.items():
+            print(f"  {name:8} {class_token:.3f} {patch_token:.3f}")
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ def test_claims_share_equal_cells_and_no_others() -> None:
                 "8 frames",
                 "all trained",
                 "convolution",
+                "supervised, eight times as many stills",
             ]
         ),
     ]
@@ -172,7 +173,7 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
     """Cells are done at once; returns those that were."""
     done: list[Cell] = []
 
-    def run_cell(cell: Cell, rows: object, work: Path) -> Result:
+    def run_cell(cell: Cell, rows: object, work: Path, image: Path | None = None) -> Result:
         done.append(cell)
         return result_of(cell, right=5)
 
@@ -224,7 +225,7 @@ def test_a_cell_that_fails_is_told_and_the_others_are_run(
 ) -> None:
     done = running.run_cell
 
-    def first_fails(cell: Cell, rows: Any, work: Path) -> Result:
+    def first_fails(cell: Cell, rows: Any, work: Path, image: Path | None = None) -> Result:
         if cell.seed == 0:
             raise VideoError("a.mp4: cannot be read")
         return done(cell, rows, work)

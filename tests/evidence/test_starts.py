@@ -1,0 +1,106 @@
+"""Pre-training on drawn stills: what each target looks at, and that it is done once."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evidence import starts
+from evidence.cells import Cell, cells_of
+from evidence.claims import CLAIMS, Start
+from evidence.data import DATA_SETS
+from evidence.running import start_model
+from evidence.starts import pretrained
+from models import randn
+from tools.pretrain_stills import TARGETS, TEMPERATURE, Contrastive, Masked, draw_batch, pretrain, random_view
+
+BATCH = draw_batch(32, np.random.default_rng(0))
+SHORT: dict[str, Any] = {"steps": 1, "batch_size": 64, "learning_rate": 1e-3, "seed": 0}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_gradients_reach_the_whole_transformer(target: str) -> None:
+    torch.manual_seed(0)
+    learner = TARGETS[target]()
+    learner(BATCH).backward()
+    without = [name for name, parameter in learner.backbone.named_parameters() if parameter.grad is None]
+    assert not without
+
+
+def test_hidden_patches_are_not_seen_and_alone_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same patches hidden: other pixels there change the target and not what the transformer sees."""
+    torch.manual_seed(0)
+    learner, seen = Masked(), []
+    tokens = learner.tokens
+    monkeypatch.setattr(learner, "tokens", lambda images: (seen.append(images), tokens(images))[1])
+
+    def loss_of(images: torch.Tensor) -> float:
+        torch.manual_seed(1)
+        return learner(BATCH._replace(images=images)).item()
+
+    first = loss_of(BATCH.images)
+    (view,) = seen
+    hidden = (view == 0).all(1, keepdim=True)
+    assert hidden.float().mean().item() == pytest.approx(10 / 16, abs=0.01)  # of 16 patches
+    inverted = BATCH.images.where(~hidden, 255 - BATCH.images)
+    assert loss_of(inverted) != first
+    assert torch.equal(seen[1], view)
+    with torch.no_grad():
+        told = learner.pixels(tokens(view)[:, 1:]).unflatten(2, (3, 16, 16)).unflatten(1, (4, 4))
+        pixels = (BATCH.images / 255 - 0.5) / 0.25
+        # (n, rows, columns, 3, 16, 16) -> (n, 3, height, width)
+        errors = (told.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3) - pixels) ** 2
+    assert first == pytest.approx(errors[hidden.expand_as(errors)].mean().item(), rel=1e-4)
+
+
+def test_the_contrast_is_between_the_views_of_a_still_and_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    learner, tokens = Contrastive(), randn(64, 17, 96)
+    monkeypatch.setattr(learner, "tokens", lambda images: tokens)
+    embedded = torch.nn.functional.normalize(learner.projection(tokens[:, 0]), dim=-1).detach()
+    losses = []
+    for number in range(64):
+        others = [other for other in range(64) if other != number]
+        scores = [float(embedded[number] @ embedded[other]) / TEMPERATURE for other in others]
+        right = scores[others.index((number + 32) % 64)]
+        losses.append(math.log(sum(map(math.exp, scores))) - right)
+    assert learner(BATCH).item() == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_a_view_is_a_part_of_its_still() -> None:
+    """Of a ramp from left to right: brightness still rises to the right, over half of its range to all of it."""
+    ramp = torch.linspace(90, 160, 64).to(torch.uint8).expand(16, 3, 64, 64)
+    torch.manual_seed(0)
+    first, second = random_view(ramp), random_view(ramp)
+    assert (first.diff(dim=3) >= -1e-4).all()
+    assert first.diff(dim=2).abs().max() < 1e-4
+    assert (first - second).abs().flatten(1).amax(1).min() > 0.01  # never the same twice
+
+
+def cell_of(start: Start, *, quick: bool = False) -> Cell:
+    variant = next(variant for variant in CLAIMS["image_start"].variants if variant.start == start)
+    return cells_of(variant, DATA_SETS["motions"], "rows", seed=0, quick=quick)[0]
+
+
+@pytest.mark.parametrize("target", ["supervised", "contrastive", "masked"])
+def test_a_cell_starts_from_what_was_trained_once(
+    target: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = pretrained(target, SHORT, tmp_path)
+    expected = pretrain(target, **SHORT, workers=0).backbone.state_dict()
+    started = start_model(cell_of(target), ["a", "b"], file).backbone.state_dict()
+    for name in set(expected) - {"patch_embedding.weight"}:  # which temporal downsampling inflates
+        assert torch.equal(started[name], expected[name])
+    monkeypatch.setattr(starts, "pretrain", pytest.fail)
+    assert pretrained(target, SHORT, tmp_path) == file
+    assert {path.name for path in tmp_path.iterdir()} <= {file.name, f"{file.name}.lock"}
+
+
+def test_how_long_is_part_of_a_cell() -> None:
+    cells = [cell_of("masked"), cell_of("masked", quick=True), cell_of("stills")]
+    assert [cell.pretraining and cell.pretraining["steps"] for cell in cells] == [300, 60, None]
