@@ -42,7 +42,8 @@ MAY_IMPORT = {
     },
     "tasks": {
         *("errors", "machine", "text", "atomic", "device", "distributed", "progress", "attention_choice"),
-        *("model", "weights", "video", "data", "train", "measuring"),
+        *("model", "weights", "video", "data", "train", "measuring", "demo.motions"),
+        *("", "__version__"),  # of the package itself
     },
     "probing": {
         *("errors", "machine", "atomic", "device", "progress"),

@@ -30,7 +30,7 @@ INTERVAL = (2.5, 97.5)  # percentiles: 95 % of the resamples lie between
 
 MATTERS = (
     "this model reads the order of the frames here: train in the temporal layout, and show it no clips {how}; flips "
-    "keep the order, so they may stay (--flip-labels, where classes tell left from right)"
+    "keep the order, so they may stay (--flip-labels, where classes tell left from right); next to try: --motion-first"
 )
 UNSEEN = (
     "it is not seen that this model reads the order of the frames here: the scene layout may do as well at lower cost, "

@@ -25,6 +25,7 @@ from uniformerv2.distributed import current_ranks, rank_device
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.machine import WORKERS
 from uniformerv2.progress import say, track
+from uniformerv2.tasks.motion_first import motion_clips
 from uniformerv2.tasks.run import RunComponents, Videos, build_run, split_data, with_precision
 from uniformerv2.tasks.start import build_model, micro_batch
 from uniformerv2.tasks.table import find_task
@@ -61,15 +62,20 @@ class DryRun:
     memory_mib: float  # at most so far: of the GPU in tensors, else of this process
     epoch_seconds: float  # training and, where it follows, evaluation
     run_seconds: float
+    motion_seconds: float = 0.0  # of `motion_first` before it, unless its start has done so before; not in run_seconds
 
     def lines(self) -> list[str]:
         """The same for people."""
-        epoch, run = (timedelta(seconds=round(seconds)) for seconds in (self.epoch_seconds, self.run_seconds))
+        epoch, run, motions = (
+            timedelta(seconds=round(seconds)) for seconds in (self.epoch_seconds, self.run_seconds, self.motion_seconds)
+        )
+        first = [f"about {motions} before that for drawn motions, once for this start"] if self.motion_seconds else []
         return [
             f"everything works: {self.steps} steps an epoch, {self.step_seconds:.3g} s each, of which "
             f"{self.data_wait:.0%} waiting for clips",
             f"about {epoch} an epoch with its evaluation, {run} for the whole run; {self.memory_mib / 2**10:.2f} GiB "
             "of memory at most",
+            *first,
         ]
 
 
@@ -141,6 +147,7 @@ def _projection(recipe: Recipe, steps: Sequence[Any], videos: int, evaluating: f
         memory_mib=max(step["memory_mib"] for step in steps),
         epoch_seconds=per_epoch * seconds + evaluating,
         run_seconds=optimization.epochs * per_epoch * seconds + evaluations * evaluating + measuring,
+        motion_seconds=motion_clips() * seconds / optimization.batch_size if recipe.model.motion_first else 0.0,
     )
 
 

@@ -31,6 +31,7 @@ from uniformerv2.model.kernels import AttentionChoices
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.progress import say
 from uniformerv2.tasks.feature_cache import FeatureCache
+from uniformerv2.tasks.motion_first import learn_motions
 from uniformerv2.tasks.start import build_model, fastest_attention, training_loader
 from uniformerv2.tasks.table import find_task
 from uniformerv2.tasks.video_task import Measurement, VideoTask
@@ -92,13 +93,16 @@ def train_model(
     videos = split_data(
         data, recipe, task=task, root=root, classes=classes, holdout=holdout, holdout_list=holdout_list, group=group
     )
-    options: Any = {"task": task, "device": rank_device(device), "workers": workers, "progress": progress}
-    parts = build_run(recipe, videos, attention=attention, **options)
+    options: Any = {"workers": workers, "progress": progress}
+    parts = build_run(recipe, videos, task=task, device=rank_device(device), attention=attention, **options)
+    options |= {"device": device, "parallel": parallel, "save_every_seconds": save_every_seconds}
     cache = _feature_cache(parts, Path(feature_cache or run.path / "features"))
     with reporting_lost_ranks(ranks, "its own message says why; continue with --resume"), ExitStack() as stack:
         ranks.on_rank_zero(lambda: _begin(run, stack, parts, videos, resume=resume))
         stack.enter_context(reporting_device_failures(run.path, parts.recipe))
         _announce(parts, videos, run, progress=progress)
+        train = partial(train_model, "classification", **options)
+        learn_motions(parts.model, parts.recipe, run, train=train, progress=progress)
         trainer = Trainer(
             parts.model,
             parts.task,
@@ -116,10 +120,7 @@ def train_model(
             trainer.resume()
         trainer.fit()
         evaluation = _measure(trainer, parts.task, run) if videos.held_out else None
-    history = tuple(record for record in read_metrics(run.metrics) if record["kind"] == "epoch")
-    skipped = {path: video for some in ranks.gather(parts.task.skipped) for path, video in some.items()}
-    best = run.best if videos.held_out else None
-    return TrainingResult(run.last, best, evaluation, history, tuple(skipped.values()))
+    return _result(run, parts.task, evaluation)
 
 
 # --- what a run is made of
@@ -272,6 +273,13 @@ def _measure(trainer: Trainer, task: VideoTask, run: RunFolder) -> Measurement:
 
     current_ranks().on_rank_zero(write)
     return evaluation
+
+
+def _result(run: RunFolder, task: VideoTask, evaluation: M | None) -> TrainingResult[M]:
+    history = tuple(record for record in read_metrics(run.metrics) if record["kind"] == "epoch")
+    skipped = {path: video for some in current_ranks().gather(task.skipped) for path, video in some.items()}
+    best = None if evaluation is None else run.best
+    return TrainingResult(run.last, best, evaluation, history, tuple(skipped.values()))
 
 
 def read_split(run: RunFolder, *, root: str | Path | None = None) -> list[Annotation]:

@@ -32,7 +32,8 @@ SHOWN = 5  # classes in a line
 def build_model(recipe: Recipe, labels: Sequence[str]) -> UniFormerV2:
     """The model that a recipe starts from, with a head for these labels, its backbone frozen if the recipe asks for it.
 
-    The head is new, but for the rows of a checkpoint's head that `map_head` keeps; the loading report says which.
+    The head is new, but for the rows of a checkpoint's head that `map_head` keeps, unless motions come first; the
+    loading report says which.
 
     Raises:
         RecipeError: an unknown size, or options that contradict each other.
@@ -71,10 +72,11 @@ def build_model(recipe: Recipe, labels: Sequence[str]) -> UniFormerV2:
 
 def _from_checkpoint(start: ModelRecipe, clip: ClipRecipe, labels: Sequence[str]) -> UniFormerV2:
     name, options = str(start.checkpoint), {"weights": start.weights, **start.options()}
-    known = start.map_head or (start.map_head is None and checkpoint_info(name, **options).labels)
+    map_head = False if start.motion_first else start.map_head
+    known = map_head or (map_head is None and checkpoint_info(name, **options).labels)
     given = None if known else ()  # a head that goes needs no labels
     model = load_model(name, num_frames=clip.num_frames, size=clip.height_width, labels=given, **options)
-    rows = _mapped_rows(model.labels, labels, name) if start.map_head else _kept_rows(model.labels, labels)
+    rows = _mapped_rows(model.labels, labels, name) if map_head else _kept_rows(model.labels, labels)
     ours = UniFormerV2(replace(model.config, num_classes=len(labels)), model.preprocessing, labels)
     state = model.state_dict()
     for tensor in ("head.linear.weight", "head.linear.bias"):

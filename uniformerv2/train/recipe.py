@@ -63,6 +63,9 @@ class ModelRecipe:
     None: if it has one."""
     mix_class_token: bool = True
     """Mix what stands for the frames into the video's embedding; the published frozen models do not."""
+    motion_first: bool = False
+    """Train the start on drawn motions first, which only the order of frames tells apart, so that its temporal parts
+    have learned order before they see the videos; the head is then new (docs/training.md)."""
     frozen_backbone: bool = False
     """Train only what arming added, and leave the image transformer as it is."""
     cache_features: Literal["none", "fp32", "fp16"] = "none"
@@ -84,6 +87,8 @@ class ModelRecipe:
         what = "choose one of an image transformer (--arm), a named size (--model) and a video model (--checkpoint)"
         _require(len(chosen) == 1, what, chosen)
         _require(not self.map_head or self.checkpoint is not None, "map_head needs a checkpoint", self.checkpoint)
+        what = "motion_first needs a new head: leave map_head out, or motion_first"
+        _require(not (self.map_head and self.motion_first), what, f"map_head {self.map_head}")
         for name in ("drop_path", "global_drop_path", "global_dropout", "head_dropout"):
             _require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1)", getattr(self, name))
         _require(self.checkpoint_blocks >= 0, "checkpoint_blocks must not be negative", self.checkpoint_blocks)
@@ -274,6 +279,8 @@ class Recipe:
         together = self.optimization.accumulate * self.augmentation.repeats
         what = f"batch_size must be divisible by accumulate times repeats, {together}"
         _require(self.optimization.batch_size % together == 0, what, self.optimization.batch_size)
+        single = self.model.motion_first and self.clip.num_frames == 1
+        _require(not single, "motion_first needs clips of several frames", "num_frames 1")
         if self.model.cache_features == "none":
             return
         # a clip that comes again must be the same, and the image transformer too

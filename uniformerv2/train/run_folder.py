@@ -40,12 +40,14 @@ class RunFolder:
     train.csv, held_out.csv  manifests of the split; no held_out.csv where nothing is held out
     data.json           the folder that their paths are relative to
     attention.json      the attention kernels that were measured to be fast, in bfloat16 on a CPU
+    motion_first.json   the accuracy on held-out drawn motions, where the run began with them
     metrics.jsonl       one JSON object a line: a record of each step and each epoch
     evaluation.json     of the last model, video by video; written at the end, if something is held out
     last.safetensors    the model after the last finished epoch
     best.safetensors    the model after the epoch with the best held-out metric
     state/              what resuming needs: weights, optimizer, how far the run has come; begun last, so it is
                         always consistent; see `StateFolder`
+    motions/            the training on drawn motions, until it has ended
 
     While a process works on the run, it holds the lock of .lock.
     """
@@ -57,14 +59,16 @@ class RunFolder:
         self.held_out = self.path / "held_out.csv"
         self.root_note = self.path / ROOT_FILE
         self.attention = self.path / "attention.json"
+        self.motion_first = self.path / "motion_first.json"
         self.metrics = self.path / "metrics.jsonl"
         self.evaluation = self.path / "evaluation.json"
         self.last = self.path / "last.safetensors"
         self.best = self.path / "best.safetensors"
         self.states = self.path / "state"
+        self.motions = self.path / "motions"
         # all that a run writes, beside what is in folders
         self.files = [self.recipe, self.train, self.held_out, self.root_note, self.attention, self.metrics]
-        self.files += [self.evaluation, self.last, self.best]
+        self.files += [self.motion_first, self.evaluation, self.last, self.best]
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Whether this folder may be used so. Raises RecipeError and touches nothing."""
@@ -137,7 +141,7 @@ class RunFolder:
         with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             if not resume:
-                for folder in (self.states, self.path / "tensorboard"):
+                for folder in (self.states, self.motions, self.path / "tensorboard"):
                     shutil.rmtree(folder, ignore_errors=True)
                 for file in reversed(self.files):  # recipe.json last: what a kill leaves is still known as a run
                     file.unlink(missing_ok=True)
@@ -157,6 +161,7 @@ class RunFolder:
         if file == self.recipe:
             recipes = _parse(before, file), parse_json(text)
             recipes[0].get("augmentation", {}).setdefault("flip_labels", "none")  # newer than some runs
+            recipes[0].get("model", {}).setdefault("motion_first", False)
             if disagreements(recipes).keys() <= MAY_CHANGE:
                 return False
             changed = "; ".join(differences(*recipes))
