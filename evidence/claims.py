@@ -111,10 +111,8 @@ LAYOUTS = Claim(
 )
 
 _LOCAL = "attention+mlp, kernel 3, reduction 1.5"
-_DIVIDED, _JOINT = (
-    "divided space-time attention, frames at equal cost",
-    "joint space-time attention, frames at equal cost",
-)
+_DIVIDED = "divided space-time attention"  # of TimeSformer
+_JOINT = "joint space-time attention, equal cost"  # by 9 frames where the data set has 8
 LOCAL_BLOCK = Claim(
     "local_block",
     "Local blocks before attention and MLP help where motion counts, more than attention over time does at equal cost; "
@@ -244,7 +242,7 @@ LOCAL_MIXING = Claim(
     kinds=("motion", "unknown"),
 )
 
-_LONGER = "supervised, eight times as many stills"
+_LONGER = "supervised, 8 times as many stills"
 IMAGE_START = Claim(
     "image_start",
     "Image pre-training helps: contrastive (in the paper with captions) most, then by labels, then masked.",

@@ -123,7 +123,7 @@ def _table_with_plots(table: Table) -> str:
 
 def interval_plot(table: Table) -> str:
     """SVG: the accuracy of each variant with its interval, 0 to 100 %, and a dashed line at chance."""
-    left, right, step = 210, 430, 24
+    left, right, step = 240, 430, 24
     rows = [(row.variant.name, row.accuracy) for row in table.rows if row.accuracy is not None]
 
     def x(value: float) -> float:

@@ -88,7 +88,7 @@ def test_claims_share_equal_cells_and_no_others() -> None:
                 "8 frames",
                 "all trained",
                 "convolution",
-                "supervised, eight times as many stills",
+                "supervised, 8 times as many stills",
             ]
         ),
     ]

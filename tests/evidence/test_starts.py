@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from evidence import starts
-from evidence.cells import Cell, cells_of
+from evidence import running, starts
+from evidence.cells import Cell, Result, cells_of
 from evidence.claims import CLAIMS, Start
-from evidence.data import DATA_SETS
+from evidence.data import DATA_SETS, Sources
 from evidence.running import start_model
 from evidence.starts import pretrained
 from models import randn
@@ -99,6 +100,22 @@ def test_a_cell_starts_from_what_was_trained_once(
     monkeypatch.setattr(starts, "pretrain", pytest.fail)
     assert pretrained(target, SHORT, tmp_path) == file
     assert {path.name for path in tmp_path.iterdir()} <= {file.name, f"{file.name}.lock"}
+
+
+def test_a_start_is_made_before_its_cell_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = replace(cell_of("masked"), pretraining=SHORT)
+    found: list[Path | None] = []
+
+    def run_cell(cell: Cell, rows: object, work: Path, image: Path | None = None) -> Result:
+        found.append(image)
+        return Result(cell, ("a", "b"), (0,), (0,), (0,), 1, 1, 1.0, "a machine")
+
+    monkeypatch.setattr(running, "run_cell", run_cell)
+    monkeypatch.setattr(running, "split_into_folds", lambda data, rows: [[]])
+    monkeypatch.setattr(Sources, "small_rows", lambda self, data: [])
+    cells = [cell, replace(cell, start="stills", pretraining=None)]
+    assert running.work_through(cells, dict(DATA_SETS), Sources({}, tmp_path / "cache"), tmp_path) == 0
+    assert found == [pretrained("masked", SHORT, tmp_path / "cache"), None]
 
 
 def test_how_long_is_part_of_a_cell() -> None:
