@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from helpers import (
@@ -336,6 +337,27 @@ def test_what_is_drawn_has_the_shape_of_the_clip(
         manifest = draw_motions(size)
     assert [call["size"] for call in calls] == [drawn]
     assert manifest.parent.is_dir()
+
+
+def test_who_finds_another_process_at_work_takes_what_that_has_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(tmp_path, monkeypatch)
+    drawn: list[Path] = []
+    monkeypatch.setattr(motion_first, "write_dataset", lambda folder, **options: drawn.append(folder))
+    folder = draw_motions((32, 32)).parent
+    folder.rmdir()
+    other = FileLock(f"{folder}.lock")
+    other.acquire()
+
+    def other_ends(line: str, **options: Any) -> None:
+        assert line == f"motion first: waiting for the process that makes {folder}"
+        folder.mkdir()
+        other.release()
+
+    monkeypatch.setattr(motion_first, "say", other_ends)
+    assert draw_motions((32, 32)).parent == folder
+    assert len(drawn) == 1
 
 
 def test_drawings_that_a_killed_process_left_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
