@@ -97,7 +97,7 @@ def lines_are_clean(*outputs: str) -> None:
         assert not [one for one in text if unicodedata.category(one) in ("Cc", "Zl", "Zp") and one != "\n"], text
 
 
-@hostile
+@settings(hostile, max_examples=60)  # each is a whole training
 @given(names=FOLDERS, file=FILES)
 def test_property_train(
     uniformerv2: Run, clips: list[Path], image_model: Path, names: tuple[str, str], file: str
