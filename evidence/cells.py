@@ -44,6 +44,7 @@ class Cell:
     protocol: int = PROTOCOL
     version: str = __version__
     architecture: Architecture | None = None  # None: UniFormerV2
+    probe: Mapping[str, Any] | None = None  # fields of ProbeRecipe that differ from its defaults and from `recipe`
     pretraining: Mapping[str, Any] | None = None  # on drawn stills, of a start that is made so
 
     @property
@@ -71,7 +72,7 @@ def cells_of(variant: Variant, data: DataSet, rows: str, *, seed: int, quick: bo
     different = {name: value for name, value in recipe.items() if value != _defaults().get(name)}
     # as JSON has them, so that a cell equals the one that is read from its result
     cell = json.loads(json.dumps({"model": model, "recipe": different}))
-    cell |= {"architecture": variant.architecture, "pretraining": _pretraining(variant.start, quick=quick)}
+    cell |= {"architecture": variant.architecture, "probe": variant.probe and dict(variant.probe), "pretraining": _pretraining(variant.start, quick=quick)}
     return [Cell(data.name, rows, fold, variant.start, **cell) for fold in range(data.fold_count)]
 
 

@@ -28,9 +28,9 @@ class Variant:
     name: str
     model: Mapping[str, Any] = field(default_factory=lambda: TEMPORAL)  # options of `uniformerv2.arm`
     start: Start = "stills"
-    architecture: Architecture | None = (
-        None  # None: UniFormerV2; others get frames that cost what the temporal layout does
-    )
+    # None: UniFormerV2; others get frames that cost what the temporal layout does
+    architecture: Architecture | None = None
+    probe: Mapping[str, Any] | None = None  # fields of `ProbeRecipe`: a probe of the frozen model; None: it is trained
     recipe: Mapping[str, Any] = field(default_factory=dict)  # fields of `Recipe` that differ from the data set's
 
 
@@ -209,6 +209,7 @@ FRAMES = Claim(
 )
 
 _FROZEN = {"frozen_backbone": True}
+_DIFFERENCES = "attentive probe of tokens and their differences in time"
 FROZEN = Claim(
     "frozen",
     "With the image transformer frozen, the new blocks alone go far.",
@@ -218,9 +219,12 @@ FROZEN = Claim(
         Variant("frozen, local and global blocks", TEMPORAL, recipe=_FROZEN),
         Variant("frozen, global blocks", TEMPORAL | {"local_blocks": "none"}, recipe=_FROZEN),
         Variant("frozen, image only", IMAGE_ONLY, recipe=_FROZEN),
+        Variant("attentive probe, 20 settings", IMAGE_ONLY, probe={}),
+        Variant(_DIFFERENCES, IMAGE_ONLY, probe={"temporal_differences": True}),
     ),
     "all trained",
     (
+        Expectation(_DIFFERENCES, "frozen, image only", "motion"),
         *_expect("frozen, local and global blocks", "frozen, image only"),
         *_expect("frozen, global blocks", "frozen, image only"),
         *_expect("all trained", "frozen, local and global blocks"),

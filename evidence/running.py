@@ -18,6 +18,7 @@ from filelock import Timeout
 from evidence.baselines import SpaceTimeTransformer, count_multiply_adds
 from evidence.cells import STILLS, Cell, Result, Results, model_config, recipe_of, views
 from evidence.data import DataSet, Sources, split_into_folds
+from evidence.probes import fit_probe
 from evidence.starts import pretrained
 from uniformerv2 import (
     Annotation,
@@ -56,7 +57,9 @@ def run_cell(cell: Cell, rows: Sequence[Annotation], work: Path, image: Path | N
     labels = tuple(sorted({row.label for row in rows}))
     torch.manual_seed(cell.seed)
     start = start_model(cell, labels, image)
-    if cell.architecture is None:
+    if cell.probe is not None:
+        trained = Trained(*fit_probe(start, rows, cell, work))
+    elif cell.architecture is None:
         trained = _train(start, rows, cell, work)
     else:
         trained = train_live(SpaceTimeTransformer(start, cell.architecture), rows, recipe_of(cell, work), work)
