@@ -72,7 +72,11 @@ def cells_of(variant: Variant, data: DataSet, rows: str, *, seed: int, quick: bo
     different = {name: value for name, value in recipe.items() if value != _defaults().get(name)}
     # as JSON has them, so that a cell equals the one that is read from its result
     cell = json.loads(json.dumps({"model": model, "recipe": different}))
-    cell |= {"architecture": variant.architecture, "probe": variant.probe and dict(variant.probe), "pretraining": _pretraining(variant.start, quick=quick)}
+    cell |= {
+        "architecture": variant.architecture,
+        "probe": variant.probe and dict(variant.probe),
+        "pretraining": _pretraining(variant.start, quick=quick),
+    }
     return [Cell(data.name, rows, fold, variant.start, **cell) for fold in range(data.fold_count)]
 
 

@@ -266,7 +266,35 @@ IMAGE_START = Claim(
     without=TOO_FEW_VIDEOS,
 )
 
+MOTION_FIRST = Claim(
+    "motion_first",
+    "Beyond the paper: a start that has learned drawn motions reads order in real footage, at no price elsewhere.",
+    "-",
+    (
+        _temporal("stills alone"),
+        Variant("motion first", recipe={"motion_first": True}),
+        *CONTROLS,
+    ),
+    "stills alone",
+    (
+        *_expect("motion first", "stills alone", "image only", on=MOTION),
+        *_expect("motion first", "stills alone", on=("appearance",), margin=MARGIN),
+    ),
+    without=("motions",),  # its teacher
+)
+
 CLAIMS: dict[str, Claim] = {
     claim.name: claim
-    for claim in (LAYOUTS, LOCAL_BLOCK, GLOBAL_BLOCK, FUSION, MIXING, FRAMES, FROZEN, LOCAL_MIXING, IMAGE_START)
+    for claim in (
+        LAYOUTS,
+        LOCAL_BLOCK,
+        GLOBAL_BLOCK,
+        FUSION,
+        MIXING,
+        FRAMES,
+        FROZEN,
+        LOCAL_MIXING,
+        IMAGE_START,
+        MOTION_FIRST,
+    )
 }

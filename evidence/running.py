@@ -55,7 +55,6 @@ def run_cell(cell: Cell, rows: Sequence[Annotation], work: Path, image: Path | N
     """
     begun = time.perf_counter()
     labels = tuple(sorted({row.label for row in rows}))
-    torch.manual_seed(cell.seed)
     start = start_model(cell, labels, image)
     if cell.probe is not None:
         trained = Trained(*fit_probe(start, rows, cell, work))
@@ -124,6 +123,7 @@ def start_model(cell: Cell, labels: Sequence[str], image: Path | None = None) ->
     with as_file(STILLS) as stills:
         source = str(image or stills)
         plain = arm(source, **options)
+        torch.manual_seed(cell.seed)  # the new blocks are the same for any number of classes
         if cell.start == "scratch":
             return UniFormerV2(config, plain.preprocessing, labels)
         changed = {name: value for name, value in vars(config).items() if value != getattr(plain.config, name)}

@@ -316,7 +316,7 @@ def test_motions_are_seen_as_they_are_drawn(recipe: Recipe) -> None:
     motions = motion_recipe(augmented.resolved())
     assert motions.augmentation == motion_first.AS_DRAWN
     assert motions.model == replace(augmented.model, motion_first=False, map_head=False)
-    assert (motions.clip, motions.evaluation) == (augmented.clip, Views())
+    assert (motions.clip, motions.evaluation) == (replace(augmented.clip, num_frames=8), Views())
     optimization = motions.resolved().optimization
     assert (optimization.lr, optimization.batch_size, optimization.accumulate) == (4e-4, 16, 4)  # 6 clips fit at once
     assert motion_recipe(augmented.vary(batch_size=64).resolved()).optimization.accumulate == 1

@@ -43,6 +43,7 @@ from uniformerv2.weights.loading import load_model
 
 # as in the demo
 TRAIN_CLIPS, HELD_OUT_CLIPS = 300, 25  # of each motion
+NUM_FRAMES = 8  # at most: no weight depends on the number of frames, and more cost more
 EPOCHS, BATCH_SIZE = 3, 16
 WARMUP = 0.05  # of the epochs
 # left and right are classes here, and so are large and small
@@ -88,14 +89,16 @@ def learn_motions(
 def motion_recipe(recipe: Recipe) -> Recipe:
     """How the start of a resolved recipe is trained on drawn motions.
 
-    Start, model, clip, learning rate and precision are the recipe's, and so is how many clips are computed at once; the
-    rest is the demo's, without augmentation.
+    Start, model, pixels, learning rate and precision are the recipe's, and so is how many clips are computed at once;
+    the rest is the demo's, without augmentation.
     """
+    assert recipe.clip.num_frames is not None
     world, at_once = current_ranks().world, micro_batch(recipe)
     share = math.ceil(BATCH_SIZE / world)  # clips of a process in a step
     parts = next(parts for parts in range(1, share + 1) if share % parts == 0 and share // parts <= at_once)
     return recipe.vary(
         **{"motion_first": False, "map_head": False, "cache_features": "none"},
+        **{"num_frames": min(recipe.clip.num_frames, NUM_FRAMES)},
         **{"epochs": EPOCHS, "warmup_epochs": WARMUP * EPOCHS, "evaluate_every": EPOCHS, "early_stop": 0},
         **{"batch_size": share * world, "accumulate": parts, "lr_base_batch": None, "monitor": "top1"},
         **{"label_smoothing": 0.0, "clip_norm": 1.0, "ema": 0.0, "class_weights": "none", "sampling": "none"},
