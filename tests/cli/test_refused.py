@@ -49,6 +49,8 @@ REFUSED = [  # what is said, parts divided by commas
     ("train COLOURS -o run TINY --flip-labels left", "flip_labels must be, got 'left'"),
     ("train COLOURS -o run TINY --flip-labels left,right", "flip_labels left,right: no name of a class"),
     ("train COLOURS -o run TINY --flip-labels red,blue --no-flip", "flip_labels red,blue needs mirrored clips"),
+    ("train COLOURS -o run TINY --reverse-labels red", "reverse_labels red: 'red' is no pair, 'blue', 'green', 'red'"),
+    ("train COLOURS -o run TINY --reverse-labels red,blue --num-frames 1", "reverse_labels needs, got num_frames 1"),
     ("train COLOURS -o run TINY --holdout-list absent.txt", "absent.txt"),
     ("train one -o run TINY", "one"),
     ("train absent -o run TINY", "absent"),

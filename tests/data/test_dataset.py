@@ -224,6 +224,103 @@ def test_a_mirrored_clip_has_the_label_of_what_it_shows(tmp_path: Path) -> None:
     assert (held_out.clips[..., 0] < held_out.clips[..., -1]).all()
 
 
+LEFT_AND_OPEN = ["close left", "close right", "open left", "open right", "walk"]
+BACKWARDS, MIRRORED = (2, 3, 0, 1, None), (1, 0, 3, 2, 4)
+
+
+@pytest.fixture
+def opening(tmp_path: Path) -> list[Annotation]:
+    """Brighter to the right, and from frame to frame."""
+    ramp = np.tile(np.linspace(0, 150, 48, dtype=np.uint8)[None, :, None], (32, 1, 3))
+    frames = [ramp + np.uint8(10 * number) for number in range(10)]
+    return [Annotation(write_video(tmp_path / f"{label}.mp4", frames), label) for label in LEFT_AND_OPEN]
+
+
+def plays_backwards(view: torch.Tensor) -> bool:
+    brightness = view.mean((0, 2, 3))
+    assert brightness[0] != brightness[-1]
+    return bool(brightness[0] > brightness[-1])
+
+
+@pytest.mark.parametrize("mirrored", [MIRRORED, ()])
+def test_a_clip_that_is_played_backwards_is_the_same_clip_with_the_label_of_what_it_shows(
+    opening: list[Annotation], mirrored: tuple[int, ...]
+) -> None:
+    plain = VideoDataset(opening, LEFT_AND_OPEN, BYTES, augmentation=GREY_ONLY, repeats=2)
+    changed = VideoDataset(
+        opening,
+        LEFT_AND_OPEN,
+        BYTES,
+        augmentation=GREY_ONLY,
+        repeats=2,
+        mirrored_classes=mirrored,
+        reversed_classes=BACKWARDS,
+    )
+    seen: set[tuple[int, bool, bool]] = set()
+    for row, draw in product(range(5), range(12)):
+        sample, before = changed[row, draw], plain[row, draw]
+        assert sample.clips is not None
+        assert before.clips is not None
+        shown = []
+        for view, forwards in zip(sample.clips, before.clips, strict=True):
+            backwards, flipped = plays_backwards(view), bool((view[..., 0] > view[..., -1]).all())
+            assert not plays_backwards(forwards)
+            assert torch.equal(view, forwards.flip(1) if backwards else forwards)
+            counterpart = BACKWARDS[row] if backwards else row
+            assert counterpart is not None
+            shown.append(mirrored[counterpart] if mirrored and flipped else counterpart)
+            seen.add((row, backwards, flipped))
+        assert sample.label == shown
+        assert before.label == row
+    assert seen == set(product(range(4), (False, True), (False, True))) | {(4, False, False), (4, False, True)}
+
+
+def test_a_clip_that_is_played_backwards_is_mirrored_as_one_of_the_class_that_it_shows(
+    opening: list[Annotation],
+) -> None:
+    """Clips of "close left" are not mirrored here, and those of "open left" are; each is the other backwards."""
+    alone = VideoDataset(
+        opening,
+        LEFT_AND_OPEN,
+        BYTES,
+        augmentation=GREY_ONLY,
+        mirrored_classes=(None, None, 3, 2, 4),
+        reversed_classes=BACKWARDS,
+    )
+    seen = set()
+    for row, draw in product((0, 2), range(30)):
+        sample = alone[row, draw]
+        assert sample.clips is not None
+        (view,) = sample.clips
+        seen.add((row, *sample.label, plays_backwards(view), bool((view[..., 0] > view[..., -1]).all())))
+    assert {found for found in seen if found[0] == 0} == {(0, 0, False, False), (0, 2, True, False), (0, 3, True, True)}
+    assert {found for found in seen if found[0] == 2} == {
+        (2, 2, False, False),
+        (2, 3, False, True),
+        (2, 0, True, False),
+    }
+
+
+def test_half_of_the_clips_are_played_backwards_in_any_process(opening: list[Annotation]) -> None:
+    rows = opening[:2] + opening[4:]
+    small = replace(BYTES, size=(8, 8))
+    dataset = VideoDataset(rows, LEFT_AND_OPEN, small, augmentation=GREY_ONLY, reversed_classes=BACKWARDS)
+    loader = make_loader(dataset, batch_size=3, workers=0, seed=0)
+    own, seen = {0: 0, 1: 1, 2: 4}, dict.fromkeys(range(3), 0)
+    for epoch in range(150):
+        loader.sampler.set_epoch(epoch)
+        (batch,) = loader
+        for row, shown, clip in zip(batch.indices, batch.labels[:, 0].tolist(), batch.clips[:, 0], strict=True):
+            assert plays_backwards(clip) == (shown != own[row])
+            seen[row] += shown != own[row]
+    assert seen[2] == 0
+    assert seen[0] + seen[1] == pytest.approx(150, abs=43)  # of 300; 5 standard deviations
+    (here,) = make_loader(dataset, batch_size=3, workers=0, seed=1)
+    (there,) = make_loader(dataset, batch_size=3, workers=2, seed=1)
+    assert torch.equal(here.labels, there.labels)
+    assert torch.equal(here.clips, there.clips)
+
+
 def test_repeated_views_are_one_decode(videos: list[Annotation]) -> None:
     def dataset(repeats: int) -> VideoDataset:
         return VideoDataset(videos, ["run", "walk"], BYTES, augmentation=GREY_ONLY, repeats=repeats)

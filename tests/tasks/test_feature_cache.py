@@ -168,11 +168,14 @@ def test_repeated_views_lie_in_one_file(colours: Path, recipe: Recipe, tmp_path:
     assert len(list((tmp_path / "cached").rglob("features/*/*.safetensors"))) == 24
 
 
-def test_mirrored_views_have_their_labels(colours: Path, recipe: Recipe, tmp_path: Path, encoded: list[int]) -> None:
-    swapped = recipe.vary(repeats=2, epochs=2, flip_labels="blue,green")
+@pytest.mark.parametrize("option", ["flip_labels", "reverse_labels"])
+def test_changed_views_have_their_labels(
+    option: str, colours: Path, recipe: Recipe, tmp_path: Path, encoded: list[int]
+) -> None:
+    swapped = recipe.vary(**{"repeats": 2, "epochs": 2, option: "blue,green"})
     plain = train(colours, swapped, tmp_path / "plain")
     folder = {"feature_cache": tmp_path / "features"}
-    kept = train(colours, swapped.vary(cache_features="fp32", flip_labels="none"), tmp_path / "kept", **folder)
+    kept = train(colours, swapped.vary(**{"cache_features": "fp32", option: "none"}), tmp_path / "kept", **folder)
     for run in ("first", "again"):
         encoded.clear()
         cached = train(colours, swapped.vary(cache_features="fp32"), tmp_path / run, **folder)

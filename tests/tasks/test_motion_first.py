@@ -310,6 +310,7 @@ def test_rehearsals_leave_the_motions_out_and_say_how_long_they_take(
 def test_motions_are_seen_as_they_are_drawn(recipe: Recipe) -> None:
     augmented = recipe.vary(
         **{"num_ops": 4, "erasing": 0.5, "mixup": 1.0, "repeats": 2, "fixed_views": 3, "flip_labels": "left,right"},
+        **{"reverse_labels": "open,close"},
         **{"ema": 0.9, "sampling": "balanced", "early_stop": 2, "monitor": "loss", "warmup_epochs": 1.0, "lr": 4e-4},
         **{"batch_size": 12, "accumulate": 2, "lr_base_batch": 12, "clips": 4, "crops": 3, "num_frames": 16},
     )

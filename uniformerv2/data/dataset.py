@@ -18,7 +18,7 @@ from uniformerv2.data.shards import video_source
 from uniformerv2.errors import AnnotationError, VideoError
 from uniformerv2.model.config import Preprocessing
 from uniformerv2.video.augment import augment
-from uniformerv2.video.augmentation import Augmentation
+from uniformerv2.video.augmentation import REVERSED, Augmentation
 from uniformerv2.video.clips import evaluation_views, interval_frames
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.views import Views, random_segment_indices
@@ -40,6 +40,9 @@ class VideoDataset(Dataset[Sample]):
             augmentation of its own; the first is the one of `repeats=1`.
         mirrored_classes: training only: by class number, the class that a clip shows when it is mirrored; None for a
             class whose clips are never mirrored. Then a sample has the label of each view. Empty: labels stay.
+        reversed_classes: training only: by class number, the class that a clip shows when it is played backwards, as
+            half of them then are; None for a class whose clips never are. Then, too, a sample has the label of each
+            view, and one that is played backwards is mirrored as a clip of the class that it shows. Empty: none is.
         views: evaluation only; `evaluation_views` gives their order.
 
     Raises:
@@ -55,6 +58,7 @@ class VideoDataset(Dataset[Sample]):
         augmentation: Augmentation | None = None,
         repeats: int = 1,
         mirrored_classes: Sequence[int | None] = (),
+        reversed_classes: Sequence[int | None] = (),
         views: Views = Views(),
     ) -> None:
         if repeats < 1:
@@ -74,6 +78,8 @@ class VideoDataset(Dataset[Sample]):
         self.augmentation = augmentation
         self.repeats = repeats
         self.mirrored_classes = mirrored_classes
+        self.reversed_classes = reversed_classes
+        self.labels_each_view = bool(mirrored_classes or reversed_classes)
         self.views = views
 
     def __len__(self) -> int:
@@ -126,25 +132,43 @@ class VideoDataset(Dataset[Sample]):
             if self.augmentation is None:
                 evaluation_views(reader, self.preprocessing, self.views, first=first, count=count, out=out)
                 return label
-            other = self.mirrored_classes[label] if self.mirrored_classes else label
-            augmentation = self.augmentation
-            if other is None:
-                augmentation, other = replace(augmentation, flip=0.0, flip_labels="none"), label
-            mirrored = self._random_views(reader, augmentation, first, count, seed, out)
-            return [other if changed else label for changed in mirrored] if self.mirrored_classes else label
+            labels = self._random_views(reader, self.augmentation, label, first, count, seed, out)
+            return labels if self.labels_each_view else label
 
     def _random_views(
-        self, reader: VideoReader, augmentation: Augmentation, first: int, count: int, seed: str, out: Tensor
-    ) -> list[bool]:
-        """Written to `out`; returns which of them are mirrored."""
-        draws = [random.Random(f"{seed} {number}" if number else seed) for number in range(self.repeats)]
+        self,
+        reader: VideoReader,
+        augmentation: Augmentation,
+        label: int,
+        first: int,
+        count: int,
+        seed: str,
+        out: Tensor,
+    ) -> list[int]:
+        """Written to `out`; returns the class that each of them shows."""
+        seeds = [f"{seed} {number}" if number else seed for number in range(self.repeats)]
+        draws = [random.Random(own) for own in seeds]
         num_frames = self.preprocessing.num_frames
-        indices = [first + index for draw in draws for index in random_segment_indices(count, num_frames, draw)]
-        views = reader.frames_at(indices).split(num_frames)
+        indices = [random_segment_indices(count, num_frames, draw) for draw in draws]
+        shown = [label] * self.repeats
+        if self.reversed_classes and (counterpart := self.reversed_classes[label]) is not None:
+            for view, own in enumerate(seeds):
+                if random.Random(f"{own} reversed").random() < REVERSED:  # leaves all other draws as they are
+                    indices[view].reverse()
+                    shown[view] = counterpart
+        views = reader.frames_at([first + index for clip in indices for index in clip]).split(num_frames)
         return [
-            augment(view, self.preprocessing, augmentation, draw, out=clip).mirrored
-            for view, draw, clip in zip(views, draws, out, strict=True)
+            self._augmented(view, augmentation, label, draw, clip)
+            for view, label, draw, clip in zip(views, shown, draws, out, strict=True)
         ]
+
+    def _augmented(self, view: Tensor, augmentation: Augmentation, label: int, draw: random.Random, out: Tensor) -> int:
+        """Written to `out`; returns the class that it shows, that of its mirror image if it is mirrored."""
+        other = self.mirrored_classes[label] if self.mirrored_classes else label
+        if other is None:
+            augmentation, other = replace(augmentation, flip=0.0, flip_labels="none"), label
+        mirrored = augment(view, self.preprocessing, augmentation, draw, out=out).mirrored
+        return other if mirrored else label
 
 
 def make_loader(

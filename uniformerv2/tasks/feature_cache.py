@@ -112,8 +112,10 @@ class FeatureCache:
         drawn = self.videos.augmentation  # None: the view of an evaluation
         augmentation = None if drawn is None else {**asdict(drawn), "fixed_views": None}
         if augmentation:
-            del augmentation["flip_labels"]  # the numbers of the classes, which the files hold, depend on more
-        labels = [self.videos.labels, self.videos.mirrored_classes] if self.videos.mirrored_classes else []
+            for name in ("flip_labels", "reverse_labels"):
+                del augmentation[name]  # the numbers of the classes, which the files hold, depend on more
+        labels = [self.videos.labels, self.videos.mirrored_classes] if self.videos.labels_each_view else []
+        labels += [self.videos.reversed_classes] if self.videos.reversed_classes else []
         config = {name: value for name, value in asdict(self.model.config).items() if name not in OF_THE_REST}
         facts = [config, asdict(self.model.preprocessing), augmentation, self.precision, self.format, *labels]
         return tensors_digest(self.model.backbone.state_dict(), [*facts, videos_digest(self.videos.annotations)])
@@ -199,7 +201,7 @@ class FeatureCache:
         return self.layout.pack(encoded).to(self.dtype).unflatten(0, clips.shape[:2]).cpu()
 
     def _write(self, file: Path, features: Tensor, labels: Tensor) -> None:
-        """Features (views, numbers), and the labels (views) where mirroring changes them."""
+        """Features (views, numbers), and the labels (views) where the augmentation changes them."""
         if not features.isfinite().all():
             raise RecipeError(
                 f"{file}: a feature is not finite in {self.format}; take cache_features "
@@ -207,8 +209,8 @@ class FeatureCache:
             )
         try:
             with whole_file(file) as partial:
-                mirrored = {"labels": labels.cpu().clone()} if self.videos.mirrored_classes else {}
-                save_file({"features": features.contiguous(), **mirrored}, partial)
+                of_views = {"labels": labels.cpu().clone()} if self.videos.labels_each_view else {}
+                save_file({"features": features.contiguous(), **of_views}, partial)
         except (OSError, SafetensorError) as error:
             free = shutil.disk_usage(self.folder).free
             raise CheckpointError(

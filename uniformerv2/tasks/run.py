@@ -202,15 +202,18 @@ def build_run(
     """
     chosen = find_task(task)
     mirroring = chosen.mirroring(recipe.augmentation, videos.labels)
-    say("\n".join(mirroring.notes), progress=progress and bool(mirroring.notes))
-    recipe = recipe.vary(flip_labels=mirroring.flip_labels).resolved()
+    reversing = chosen.reversing(recipe.augmentation, videos.labels)
+    notes = mirroring.notes + reversing.notes
+    say("\n".join(notes), progress=progress and bool(notes))
+    recipe = recipe.vary(flip_labels=mirroring.pairs, reverse_labels=reversing.pairs).resolved()
     torch.manual_seed(recipe.optimization.seed)
     model = (build_model(recipe, videos.labels) if model is None else model).to(device)
     clip = recipe.clip.filled(model.preprocessing.num_frames, model.preprocessing.size)
     recipe = with_precision(replace(recipe, clip=clip), device, width=model.config.width)
     attention = fastest_attention(recipe, model) if attention is None else attention
     choose_kernels(model, attention)
-    loader = training_loader(recipe, model, videos.training, workers=workers, mirrored_classes=mirroring.classes)
+    changed = {"mirrored_classes": mirroring.classes, "reversed_classes": reversing.classes}
+    loader = training_loader(recipe, model, videos.training, workers=workers, **changed)
     built = chosen(recipe, model, videos.held_out, training=videos.training, workers=workers, progress=progress)
     return RunComponents(recipe, model, loader, built, attention)
 

@@ -168,6 +168,7 @@ def training_loader(
     *,
     workers: int = WORKERS,
     mirrored_classes: Sequence[int | None] = (),
+    reversed_classes: Sequence[int | None] = (),
 ) -> VideoLoader:
     """Batches of `micro_batch` clips, in an order that does not depend on how many of them make a step.
 
@@ -175,7 +176,7 @@ def training_loader(
         recipe, model: what is trained.
         training: the videos.
         workers: processes that read them.
-        mirrored_classes: see `VideoDataset`.
+        mirrored_classes, reversed_classes: see `VideoDataset`.
 
     Raises:
         AnnotationError: no annotations, or a label that is not among the model's.
@@ -188,6 +189,7 @@ def training_loader(
         augmentation=recipe.augmentation,
         repeats=repeats,
         mirrored_classes=mirrored_classes,
+        reversed_classes=reversed_classes,
     )
     whole = make_loader(
         dataset,

@@ -30,11 +30,11 @@ class Measurement(Protocol):
 
 
 @dataclass(frozen=True)
-class Mirroring:
-    """What mirroring a training clip changes about its label."""
+class Counterparts:
+    """What a change of a training clip, mirroring it or playing it backwards, changes about its label."""
 
-    flip_labels: str = "none"  # as of `Augmentation`, but for auto
-    classes: tuple[int | None, ...] = ()  # see `VideoDataset.mirrored_classes`
+    pairs: str = "none"  # `flip_labels` or `reverse_labels` of `Augmentation`, but for auto
+    classes: tuple[int | None, ...] = ()  # see `mirrored_classes` and `reversed_classes` of `VideoDataset`
     notes: tuple[str, ...] = ()  # lines for people
 
 
@@ -77,9 +77,14 @@ class VideoTask(ABC):
         self._damaged: dict[str, Damaged] = {}
 
     @classmethod
-    def mirroring(cls, augmentation: Augmentation, labels: Sequence[str]) -> Mirroring:
+    def mirroring(cls, augmentation: Augmentation, labels: Sequence[str]) -> Counterparts:
         """What it changes about these classes; nothing, unless a task says otherwise."""
-        return Mirroring()
+        return Counterparts()
+
+    @classmethod
+    def reversing(cls, augmentation: Augmentation, labels: Sequence[str]) -> Counterparts:
+        """The classes whose clips are played backwards; none, unless a task says otherwise."""
+        return Counterparts()
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> BatchLoss | None:

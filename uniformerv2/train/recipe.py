@@ -157,6 +157,9 @@ class AugmentationOptions:
     """Words that change places in the label of a mirrored clip, such as "left,right" or "left,right;west,east". Clips
     of a class with such a word but without its counterpart are not mirrored. auto: left and right, and clockwise and
     counterclockwise, where the names of the classes have both. none: a mirrored clip keeps its label."""
+    reverse_labels: str = "none"
+    """Pairs of classes that are each other played backwards, such as "sit_down,stand_up;open,close" or "wave,wave".
+    Half of their training clips are played so, with the label of the other. none: no clip is."""
     repeats: int = 1
     """Clips of each decoded video in a batch, each with frames and distortions of its own: saves decoding."""
     erasing: float = 0.0
@@ -279,8 +282,9 @@ class Recipe:
         together = self.optimization.accumulate * self.augmentation.repeats
         what = f"batch_size must be divisible by accumulate times repeats, {together}"
         _require(self.optimization.batch_size % together == 0, what, self.optimization.batch_size)
-        single = self.model.motion_first and self.clip.num_frames == 1
-        _require(not single, "motion_first needs clips of several frames", "num_frames 1")
+        single, reversing = self.clip.num_frames == 1, self.augmentation.reverse_labels != "none"
+        for name, asked in (("motion_first", self.model.motion_first), ("reverse_labels", reversing)):
+            _require(not (single and asked), f"{name} needs clips of several frames", "num_frames 1")
         if self.model.cache_features == "none":
             return
         # a clip that comes again must be the same, and the image transformer too

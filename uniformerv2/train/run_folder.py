@@ -160,7 +160,8 @@ class RunFolder:
             return True
         if file == self.recipe:
             recipes = _parse(before, file), parse_json(text)
-            recipes[0].get("augmentation", {}).setdefault("flip_labels", "none")  # newer than some runs
+            for newer_than_some_runs in ("flip_labels", "reverse_labels"):
+                recipes[0].get("augmentation", {}).setdefault(newer_than_some_runs, "none")
             recipes[0].get("model", {}).setdefault("motion_first", False)
             if disagreements(recipes).keys() <= MAY_CHANGE:
                 return False

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from uniformerv2.text import words
 
 Words = tuple[str, ...]  # of a name, as they are compared
+REVERSED = 0.5  # share of the clips of the classes in `reverse_labels` that are played backwards
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Augmentation:
     flip_labels: str = "none"
     """Words that change places in the label of a mirrored clip, such as "left,right" or "left,right;west,east"; auto:
     found from the names of the classes; none: a mirrored clip keeps its label."""
+    reverse_labels: str = "none"
+    """Pairs of classes that are each other played backwards, such as "sit_down,stand_up;open,close" or "wave,wave".
+    Half of their training clips are played so, with the label of the other. none: no clip is."""
     short_side: int = 320  # pixels; frames with a longer short side are first resized to it, to save time
     repeats: int = 1  # clips of each decoded video in a batch, each with frames and distortions of its own
     erasing: float = 0.0  # probability that a rectangle of the clip is erased

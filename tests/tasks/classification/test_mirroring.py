@@ -11,7 +11,7 @@ import pytest
 from helpers import Run, logged, tiny_recipe, train
 from uniformerv2.errors import RecipeError
 from uniformerv2.tasks.classification.mirroring import find_mirroring
-from uniformerv2.tasks.video_task import Mirroring
+from uniformerv2.tasks.video_task import Counterparts
 from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.recipes import RECIPES
 from uniformerv2.video.augmentation import Augmentation
@@ -49,7 +49,7 @@ def test_words_are_whole() -> None:
 def test_a_class_without_its_counterpart_is_not_mirrored_and_that_is_told() -> None:
     labels = ["jump", "swipe left", "swipe right", "TurnLeft", *(f"left {number}" for number in range(9))]
     found = find_mirroring(Augmentation(flip_labels="auto"), labels)
-    assert (found.flip_labels, found.classes[:4], set(found.classes[4:])) == ("left,right", (0, 2, 1, None), {None})
+    assert (found.pairs, found.classes[:4], set(found.classes[4:])) == ("left,right", (0, 2, 1, None), {None})
     pair, alone = found.notes
     assert (
         pair == "flip_labels left,right: a mirrored clip has the label of the other of 'swipe left' and 'swipe right'"
@@ -78,12 +78,12 @@ def test_words_of_any_script() -> None:
 
 @pytest.mark.parametrize("labels", [["run", "walk"], ["turn left", "walk"], ["the left party", "a right angle"]])
 def test_nothing_is_found_where_no_two_classes_are_told_apart_by_sides(labels: list[str]) -> None:
-    assert find_mirroring(Augmentation(flip_labels="auto"), labels) == Mirroring()
-    assert find_mirroring(Augmentation(), labels) == Mirroring()
+    assert find_mirroring(Augmentation(flip_labels="auto"), labels) == Counterparts()
+    assert find_mirroring(Augmentation(), labels) == Counterparts()
 
 
 def test_without_flips_nothing_changes() -> None:
-    assert find_mirroring(Augmentation(flip=0.0, flip_labels="auto"), ["left", "right"]) == Mirroring()
+    assert find_mirroring(Augmentation(flip=0.0, flip_labels="auto"), ["left", "right"]) == Counterparts()
 
 
 def test_words_of_no_class_are_refused() -> None:
@@ -95,7 +95,7 @@ def test_published_recipes_exchange_no_labels_and_those_for_own_data_do() -> Non
     for named in RECIPES.values():
         assert named.recipe.augmentation.flip_labels == ("none" if named.published else "auto")
     found = find_mirroring(Augmentation(), ["go left", "go right"])
-    assert (found.flip_labels, found.classes) == ("none", ())
+    assert (found.pairs, found.classes) == ("none", ())
     assert found.notes[0].startswith("'go left' and 'go right': mirrored clips keep their labels; flip_labels auto ")
 
 

@@ -100,3 +100,12 @@ def test_class_weights_count_mirrored_clips_where_they_are_seen() -> None:
     recipe = RECIPE.vary(class_weights="balanced", flip_labels="left,right")
     weights = Classification(recipe, model, training=training).class_weights
     assert weights.tolist() == pytest.approx([12 / 16, 12 / 16, 12 / 4, 12 / 12])
+    # backwards too: of turn left's row, one half is seen as wave; of wave's three rows, one and a half as turn left
+    both = recipe.vary(reverse_labels="turn left,wave;go right,go right")
+    weights = Classification(both, model, training=training).class_weights
+    assert weights.tolist() == pytest.approx([12 / 16, 12 / 16, 12 / 8, 12 / 8])
+    # go left is mirrored as what it shows: three rows as wave, three as go left, of which half become go right
+    both = recipe.vary(reverse_labels="go left,wave")
+    weights = Classification(both, model, training=training).class_weights
+    seen = ((3 + 1.5) / 2 + 1, (3 + 1.5) / 2 + 1, 1, 3 + 1.5)
+    assert weights.tolist() == pytest.approx([12 / 4 / count for count in seen])

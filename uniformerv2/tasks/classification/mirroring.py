@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from uniformerv2.errors import RecipeError
-from uniformerv2.tasks.video_task import Mirroring
+from uniformerv2.tasks.video_task import Counterparts
 from uniformerv2.text import words
 from uniformerv2.video.augmentation import Augmentation, Words, label_pairs
 
@@ -17,7 +17,7 @@ KNOWN_PAIRS = (  # what mirroring exchanges, whoever looks; of pairs that share 
 SHOWN = 5  # classes in a line
 
 
-def find_mirroring(augmentation: Augmentation, labels: Sequence[str]) -> Mirroring:
+def find_mirroring(augmentation: Augmentation, labels: Sequence[str]) -> Counterparts:
     """What mirroring changes about these classes.
 
     Words are compared whole and in any case, also in snake_case and CamelCase; where both of a pair stand in a name,
@@ -31,11 +31,11 @@ def find_mirroring(augmentation: Augmentation, labels: Sequence[str]) -> Mirrori
         RecipeError: no class has a word of a pair that is asked for.
     """
     if not augmentation.flip:
-        return Mirroring()
+        return Counterparts()
     asked = augmentation.flip_labels
     pairs = _found_pairs(labels) if asked in ("auto", "none") else asked
     if not pairs:
-        return Mirroring()
+        return Counterparts()
     names = [words(label) for label in labels]
     others = [_swapped(name, label_pairs(pairs)) for name in names]
     if asked == pairs:
@@ -53,15 +53,15 @@ def find_mirroring(augmentation: Augmentation, labels: Sequence[str]) -> Mirrori
     ]
     if asked == "none":
         hint = "mirrored clips keep their labels; flip_labels auto exchanges them, without flip none is mirrored"
-        return Mirroring(notes=(f"{_some(changed)}: {hint}",))
+        return Counterparts(notes=(f"{listed(changed)}: {hint}",))
     alone = [
         f"{label!r} has no {' '.join(other)!r}"
         for label, other, number in zip(labels, others, classes, strict=True)
         if number is None
     ]
-    notes = [f"flip_labels {pairs}: a mirrored clip has the label of the other of {_some(changed)}"] if changed else []
-    notes += [f"{_some(alone)}: clips of such a class are not mirrored"] if alone else []
-    return Mirroring(pairs, classes, tuple(notes))
+    notes = [f"flip_labels {pairs}: a mirrored clip has the label of the other of {listed(changed)}"] if changed else []
+    notes += [f"{listed(alone)}: clips of such a class are not mirrored"] if alone else []
+    return Counterparts(pairs, classes, tuple(notes))
 
 
 def _found_pairs(labels: Sequence[str]) -> str:
@@ -97,5 +97,6 @@ def _check_used(pairs: str, names: Sequence[Words]) -> None:
             )
 
 
-def _some(found: Sequence[str]) -> str:
+def listed(found: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
     return ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")

@@ -19,11 +19,12 @@ from uniformerv2.measuring.evaluation import HeldOut
 from uniformerv2.measuring.results import Evaluation
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.classification.mirroring import find_mirroring
+from uniformerv2.tasks.classification.reversing import find_reversing
 from uniformerv2.tasks.start import micro_batch
-from uniformerv2.tasks.video_task import Mirroring, VideoTask
+from uniformerv2.tasks.video_task import Counterparts, VideoTask
 from uniformerv2.train.recipe import MONITORED, Recipe
 from uniformerv2.train.task import BatchLoss
-from uniformerv2.video.augmentation import Augmentation
+from uniformerv2.video.augmentation import REVERSED, Augmentation
 from uniformerv2.video.views import Views
 
 
@@ -90,8 +91,12 @@ class Classification(VideoTask):
         return BatchLoss(loss, {"accuracy": accuracy}, len(clips))
 
     @classmethod
-    def mirroring(cls, augmentation: Augmentation, labels: Sequence[str]) -> Mirroring:
+    def mirroring(cls, augmentation: Augmentation, labels: Sequence[str]) -> Counterparts:
         return find_mirroring(augmentation, labels)
+
+    @classmethod
+    def reversing(cls, augmentation: Augmentation, labels: Sequence[str]) -> Counterparts:
+        return find_reversing(augmentation, labels)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.class_weights is None:
@@ -106,11 +111,15 @@ class Classification(VideoTask):
         """float32 (classes); 1 for classes that are not trained."""
         rows = Counter(row.label for row in self.training)
         counts = dict[int, float](enumerate(float(rows[label]) for label in self.model.labels))
-        share = self.recipe.augmentation.flip
-        for one, other in enumerate(self.mirroring(self.recipe.augmentation, self.model.labels).classes):
-            if other is not None:  # so many of its clips are seen with the other label
-                counts[one] -= share * rows[self.model.labels[one]]
-                counts[other] += share * rows[self.model.labels[one]]
+        augmentation, labels = self.recipe.augmentation, self.model.labels
+        reversing, mirroring = self.reversing(augmentation, labels), self.mirroring(augmentation, labels)
+        # in the order of `VideoDataset`: a clip that is played backwards is mirrored as one of the class that it shows
+        for share, counterparts in ((REVERSED, reversing), (augmentation.flip, mirroring)):
+            before = dict(counts)
+            for one, other in enumerate(counterparts.classes):
+                if other is not None:  # so many of its clips are seen with the other label
+                    counts[one] -= share * before[one]
+                    counts[other] += share * before[one]
         weights = inverse_frequencies({number: count for number, count in counts.items() if count})
         return torch.tensor([weights.get(number, 1.0) for number in counts])
 
