@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from dataclasses import replace
 from itertools import product
@@ -18,9 +19,10 @@ from uniformerv2.data.dataset import VideoDataset, make_loader
 from uniformerv2.data.loader import Batch, Sample, collate
 from uniformerv2.errors import AnnotationError
 from uniformerv2.model.config import Preprocessing
+from uniformerv2.video.augment import augment
 from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.video.reader import VideoReader, VideoWarning
-from uniformerv2.video.views import Views, segment_indices
+from uniformerv2.video.views import Views, random_segment_indices, segment_indices
 
 NUM_FRAMES, RATE = 40, 10  # 4 seconds
 BYTES = Preprocessing(num_frames=4, size=(32, 32), mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
@@ -299,6 +301,20 @@ def test_a_clip_that_is_played_backwards_is_mirrored_as_one_of_the_class_that_it
         (2, 3, False, True),
         (2, 0, True, False),
     }
+
+
+@pytest.mark.parametrize("others", [(), (None,) * 5])
+def test_clips_that_stay_are_drawn_from_one_stream_alone(opening: list[Annotation], others: tuple[None, ...]) -> None:
+    """So that runs stay the same where no class is named: frames first, then what `augment` draws."""
+    option = Augmentation(erasing=0.5)
+    dataset = VideoDataset(opening, LEFT_AND_OPEN, BYTES, augmentation=option, repeats=2, reversed_classes=others)
+    clips = dataset[3, 7].clips
+    assert clips is not None
+    for stream, clip in zip(("3 7", "3 7 1"), clips, strict=True):
+        draw = random.Random(stream)
+        with VideoReader(opening[3].path) as reader:
+            frames = reader.frames_at(random_segment_indices(10, 4, draw))
+        assert torch.equal(clip, augment(frames, BYTES, option, draw).clip)
 
 
 def test_half_of_the_clips_are_played_backwards_in_any_process(opening: list[Annotation]) -> None:
