@@ -189,19 +189,21 @@ MIXING = Claim(
     without=TOO_FEW_VIDEOS,
 )
 
+_SMALLER = "8 frames of 48 pixels instead of 64"
 FRAMES = Claim(
     "frames",
-    "More frames help; more views help too, each at a multiple of the cost.",
+    "More frames, larger clips and more views help, each at a multiple of the cost.",
     "4",
     (
         Variant("8 frames", recipe={"num_frames": 8}),
         Variant("4 frames", recipe={"num_frames": 4}),
         Variant("16 frames", recipe={"num_frames": 16}),
         Variant("8 frames, 3 clips", recipe={"num_frames": 8, "clips": 3}),
+        Variant(_SMALLER, recipe={"num_frames": 8, "size": 48}),
     ),
     "8 frames",
     (
-        *_expect("8 frames", "4 frames"),
+        *_expect("8 frames", "4 frames", _SMALLER),
         *_expect("16 frames", "8 frames"),
         *_expect("8 frames, 3 clips", "8 frames"),
     ),
