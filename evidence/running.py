@@ -5,9 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.resources import as_file
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +15,10 @@ import torch
 from filelock import Timeout
 
 from evidence.baselines import SpaceTimeTransformer, count_multiply_adds
-from evidence.cells import STILLS, Cell, Result, Results, model_config, recipe_of, views
+from evidence.cells import Cell, Result, Results, recipe_of, views
 from evidence.data import DataSet, Sources, split_into_folds
 from evidence.probes import fit_probe
-from evidence.starts import pretrained
+from evidence.starts import pretrained, start_model, trained_on_merged_sets
 from uniformerv2 import (
     Annotation,
     Evaluation,
@@ -28,7 +27,6 @@ from uniformerv2 import (
     UniFormerV2,
     UniFormerV2Error,
     VideoError,
-    arm,
     load_model,
     save_model,
     train_classifier,
@@ -48,7 +46,7 @@ def run_cell(cell: Cell, rows: Sequence[Annotation], work: Path, image: Path | N
         cell: what is run.
         rows: the videos of its fold.
         work: an empty folder for the run.
-        image: weights of its image transformer; None: those of the demo.
+        image: as of `start_model`.
 
     Raises:
         VideoError: a video cannot be read; a table must not compare different videos.
@@ -115,21 +113,6 @@ def train_live(model: UniFormerV2, rows: Sequence[Annotation], recipe: Recipe, w
     return Trained(model, evaluation, tuple(parts.task.skipped.values()))
 
 
-def start_model(cell: Cell, labels: Sequence[str], image: Path | None = None) -> UniFormerV2:
-    """The untrained model of a cell: the image transformer armed as it says, or the same with random weights."""
-    clip = {name: cell.recipe[name] for name in ("num_frames", "size")}
-    options = {"num_classes": len(labels), "labels": labels, **clip}
-    config = model_config(cell, len(labels))
-    with as_file(STILLS) as stills:
-        source = str(image or stills)
-        plain = arm(source, **options)
-        torch.manual_seed(cell.seed)  # the new blocks are the same for any number of classes
-        if cell.start == "scratch":
-            return UniFormerV2(config, plain.preprocessing, labels)
-        changed = {name: value for name, value in vars(config).items() if value != getattr(plain.config, name)}
-        return arm(source, **options, **changed)
-
-
 @torch.inference_mode()
 def shuffled_answers(model: UniFormerV2, cell: Cell, rows: Sequence[Annotation]) -> list[int]:
     """The class that a model gives each video when the frames of its clips come in a random order."""
@@ -157,8 +140,7 @@ def work_through(cells: Sequence[Cell], data: dict[str, DataSet], sources: Sourc
                     folds[cell.data] = split_into_folds(data[cell.data], sources.small_rows(data[cell.data]))
                 shutil.rmtree(work, ignore_errors=True)  # of a process that was killed, or of a cell that failed
                 work.mkdir(parents=True)
-                image = pretrained(cell.start, cell.pretraining, sources.cache) if cell.pretraining else None
-                result = run_cell(cell, folds[cell.data][cell.fold], work, image)
+                result = run_cell(cell, folds[cell.data][cell.fold], work, _trained_first(cell, data, sources))
                 results.add(result)
                 shutil.rmtree(work, ignore_errors=True)
                 accuracy = f"{100 * result.correct.mean():.1f} % in {result.seconds:.0f} s"
@@ -169,6 +151,14 @@ def work_through(cells: Sequence[Cell], data: dict[str, DataSet], sources: Sourc
             failed += 1
             say(f"{cell.digest} ({cell.data}, seed {cell.seed}) failed: {error}")
     return failed
+
+
+def _trained_first(cell: Cell, data: Mapping[str, DataSet], sources: Sources) -> Path | None:
+    if cell.pretraining is None:
+        return None
+    if cell.start == "merged":
+        return trained_on_merged_sets(cell, data, sources)
+    return pretrained(cell.start, cell.pretraining, sources.cache)
 
 
 def run_all(cells: Sequence[Cell], data: dict[str, DataSet], sources: Sources, folder: Path, *, jobs: int) -> list[str]:

@@ -89,6 +89,8 @@ def test_claims_share_equal_cells_and_no_others() -> None:
                 "all trained",
                 "convolution",
                 "supervised, 8 times as many stills",
+                "as usual",
+                "stills alone",
             ]
         ),
     ]

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from evidence import running, starts
+from evidence import data, running, starts
 from evidence.cells import Cell, Result, cells_of
 from evidence.claims import CLAIMS, Start
 from evidence.data import DATA_SETS, Sources
-from evidence.running import start_model
-from evidence.starts import pretrained
+from evidence.starts import merge, pretrained, start_model, trained_on_merged_sets
 from models import randn
 from tools.pretrain_stills import TARGETS, TEMPERATURE, Contrastive, Masked, draw_batch, pretrain, random_view
+from uniformerv2 import Annotation
+from uniformerv2.demo.motions import MOTIONS
 
 BATCH = draw_batch(32, np.random.default_rng(0))
 SHORT: dict[str, Any] = {"steps": 1, "batch_size": 64, "learning_rate": 1e-3, "seed": 0}
@@ -121,3 +122,29 @@ def test_a_start_is_made_before_its_cell_is_run(tmp_path: Path, monkeypatch: pyt
 def test_how_long_is_part_of_a_cell() -> None:
     cells = [cell_of("masked"), cell_of("masked", quick=True), cell_of("stills")]
     assert [cell.pretraining and cell.pretraining["steps"] for cell in cells] == [300, 60, None]
+
+
+def test_merged_sets_have_each_video_once_and_no_test_video() -> None:
+    first = [Annotation(Path(name), "a", split=side) for name, side in (("1", "train"), ("2", "train"), ("3", "test"))]
+    second = [
+        Annotation(Path(name), "a", split=side) for name, side in (("2", "train"), ("3", "train"), ("4", "train"))
+    ]
+    assert [row.path.name for row in merge([first, second])] == ["1", "2", "4"]
+
+
+def test_a_cell_goes_on_from_a_model_that_all_sets_have_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "DRAWN", {"train_clips": 1, "held_out_clips": 2})
+    variant = next(one for one in CLAIMS["merged"].variants if one.start == "merged")
+    sources, name = Sources({}, tmp_path), "motions_b"
+    (cell,) = cells_of(variant, DATA_SETS[name], sources.digest(DATA_SETS[name]), seed=0)
+    cell = replace(cell, recipe={**cell.recipe, "num_frames": 2}, pretraining={**(cell.pretraining or {}), "epochs": 1})
+    trained = trained_on_merged_sets(cell, DATA_SETS, sources)
+    start = start_model(cell, DATA_SETS[name].labels, trained)
+    assert sorted(start.labels) == sorted(MOTIONS)
+    before = start_model(replace(cell, start="stills"), sorted(MOTIONS)).state_dict()
+    assert not torch.equal(start.state_dict()["head.linear.weight"], before["head.linear.weight"])
+    again = trained.stat().st_mtime_ns
+    assert trained_on_merged_sets(replace(cell, data="motions_c"), DATA_SETS, sources) == trained
+    assert trained.stat().st_mtime_ns == again
