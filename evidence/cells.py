@@ -65,6 +65,8 @@ def cells_of(variant: Variant, data: DataSet, rows: str, *, seed: int, quick: bo
     recipe = SHARED | dict(data.recipe) | {"seed": seed}
     usual = recipe["epochs"]
     recipe |= variant.recipe
+    if variant.reverses:
+        recipe["reverse_labels"] = data.reversals
     if quick:
         recipe["epochs"] = max(1, round(recipe["epochs"] / usual * data.quick_epochs))
     # the last epoch alone is evaluated, and counts: nothing is chosen by the test videos

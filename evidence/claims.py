@@ -32,6 +32,7 @@ class Variant:
     # None: UniFormerV2; others get frames that cost what the temporal layout does
     architecture: Architecture | None = None
     probe: Mapping[str, Any] | None = None  # fields of `ProbeRecipe`: a probe of the frozen model; None: it is trained
+    reverses: bool = False  # half of the training clips are played backwards, where that makes a clip of another class
     recipe: Mapping[str, Any] = field(default_factory=dict)  # fields of `Recipe` that differ from the data set's
 
 
@@ -302,6 +303,26 @@ MOTION_FIRST = Claim(
     without=("motions",),  # its teacher
 )
 
+REVERSAL = Claim(
+    "reversal",
+    "Beyond the paper: training clips played backwards, under the label of what they then show, teach order.",
+    "-",
+    (
+        _temporal("as filmed"),
+        Variant("and backwards", reverses=True),
+        Variant("motion first", recipe={"motion_first": True}),
+        Variant("motion first, and backwards", reverses=True, recipe={"motion_first": True}),
+        *CONTROLS,
+    ),
+    "as filmed",
+    (
+        *_expect("and backwards", "as filmed", on=MOTION),
+        *_expect("motion first, and backwards", "as filmed", "motion first", "image only", on=MOTION),
+    ),
+    kinds=MOTION,
+    without=("motions", "miracl_lips"),  # drawn so already; words are not other words backwards
+)
+
 CLAIMS: dict[str, Claim] = {
     claim.name: claim
     for claim in (
@@ -316,5 +337,6 @@ CLAIMS: dict[str, Claim] = {
         IMAGE_START,
         MERGED,
         MOTION_FIRST,
+        REVERSAL,
     )
 }

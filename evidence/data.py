@@ -50,6 +50,7 @@ class DataSet:
     quick_epochs: int = 2
     folds: int = 0  # 0: the split column; else people are dealt to so many folds, each left out in turn
     labels: tuple[str, ...] = ()  # only these classes; (): all
+    reversals: str = ""  # pairs of classes that are each other played backwards, as `Augmentation.reverse_labels`
     group_column: str = ""  # of the manifest: who is to be seen
     group_pattern: str = ""  # or found in the name of the file, its first group
     source: str = ""  # the name under which its manifest is given, where it is not the set's own
@@ -81,6 +82,7 @@ DATA_SETS: dict[str, DataSet] = {
         DataSet(
             "room_transitions", "a room from above: sitting down, lying down, falling, and getting up from each",
             "motion", {"num_frames": 16, "epochs": 20, "flip": 0.5}, quick_epochs=6, folds=5, labels=TRANSITIONS,
+            reversals=";".join(map(",".join, zip(TRANSITIONS[:3], TRANSITIONS[3:], strict=True))),
             group_column="person", source="room_actions",
         ),
         DataSet(

@@ -90,6 +90,7 @@ def test_claims_share_equal_cells_and_no_others() -> None:
                 "convolution",
                 "supervised, 8 times as many stills",
                 "as usual",
+                "as filmed",
                 "stills alone",
             ]
         ),
