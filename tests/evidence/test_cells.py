@@ -19,6 +19,7 @@ from evidence.running import work_through
 from evidence.tables import conclusion, make_tables
 from helpers import kill_this_process, start_process
 from uniformerv2.errors import CheckpointError, VideoError
+from uniformerv2.train.recipe import Optimization
 
 MOTIONS = DATA_SETS["motions"]
 LAYOUTS = CLAIMS["layouts"]
@@ -66,6 +67,7 @@ def test_a_cell_has_what_differs_from_the_defaults(tmp_path: Path) -> None:
     assert recipe.model.checkpoint == str(tmp_path / "start.safetensors")
     assert (config.width, config.depth, config.temporal_downsample, config.num_classes) == (96, 4, True, 12)
     left_out = recipe.optimization
+    assert (Optimization().epochs, Optimization().lr) == (20, 3e-4)  # cells of other data sets leave these out too
     assert (left_out.weight_decay, left_out.betas, left_out.layer_decay, left_out.ema) == (0.05, (0.9, 0.999), 1.0, 0.0)
     assert (config.local_kernel, config.local_reduction, config.num_queries, config.fusion) == (3, 1.5, 1, "sequential")
 
