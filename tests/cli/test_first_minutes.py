@@ -186,6 +186,16 @@ def test_three_lines_open_a_run(uniformerv2: Run, colours: Path, tiny: list[obje
     assert whole.splitlines()[-3:-1] == [data, model]
 
 
+def test_a_run_on_few_videos_ends_with_a_question(uniformerv2: Run, colours: Path, tiny: list[object]) -> None:
+    """Whether order counts, which held-out videos can tell unless they are few."""
+    command = ["train", colours, *tiny, "--epochs", 1, "--batch-size", 2, "--holdout", 0.7]
+    asked = "does the order of frames count here? uniformerv2 rehearse order a a/held_out.csv tells"
+    assert asked in uniformerv2(*command, "-o", "a")[2]
+    assert "order" not in uniformerv2(*command, "-o", "b", "--layout", "scene")[2]
+    assert "order" not in uniformerv2(*command, "-o", "c", "--holdout", 0.2)[2]
+    assert "order" not in uniformerv2(*command, "-o", "d", "--arm", "None", "--checkpoint", "a")[2]
+
+
 def test_without_a_terminal_progress_comes_as_lines(
     uniformerv2: Run, colours: Path, tiny: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

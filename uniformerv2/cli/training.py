@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -58,6 +59,8 @@ Parallel = Annotated[
         "gradients and the state of the optimizer are sharded."
     ),
 ]
+
+MEASURED = 1000  # training videos of the largest set on which --motion-first was measured (docs/evidence.md)
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,9 @@ class Train(Setup):
         if ranks.first:
             right = f"{found.correct} of {len(found.videos)} held-out videos right" if found else "nothing was held out"
             print_line(f"{result.last}: {right}")
+            if found and _is_order_worth_a_question(recipe, run, len(found.videos)):
+                question = shlex.join(["uniformerv2", "rehearse", "order", str(run.path), str(run.held_out)])
+                note(f"does the order of frames count here? {question} tells, and what to try next")
 
     def _folder(self, ranks: Ranks) -> RunFolder:
         from uniformerv2.train.run_folder import RunFolder, new_run_folder
@@ -236,6 +242,13 @@ class Order(Loading):
         options = values(self, "checkpoint", "labels", "weights", "limit", "device")
         for line in rehearse_order(model, **options, progress=True).lines():
             print_line(line)
+
+
+def _is_order_worth_a_question(recipe: Recipe, run: RunFolder, held_out: int) -> bool:
+    """Whether --motion-first may help that was measured on small sets, and the held-out videos can tell."""
+    start = recipe.model
+    taught = start.motion_first or start.checkpoint is not None or start.layout == "scene"
+    return not taught and held_out >= 10 and run.train.read_bytes().count(b"\n") <= MEASURED
 
 
 def _only_one_process(ranks: Ranks) -> None:
