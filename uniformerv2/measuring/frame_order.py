@@ -30,11 +30,13 @@ INTERVAL = (2.5, 97.5)  # percentiles: 95 % of the resamples lie between
 
 MATTERS = (
     "this model reads the order of the frames here: train in the temporal layout, and show it no clips {how}; flips "
-    "keep the order, so they may stay (--flip-labels, where classes tell left from right); next to try: --motion-first"
+    "keep the order, so they may stay (--flip-labels, where classes tell left from right); next to try: "
+    "--motion-first, and --reverse-labels where a class is another one played backwards (docs/evidence.md)"
 )
 UNSEEN = (
     "it is not seen that this model reads the order of the frames here: the scene layout may do as well at lower cost, "
-    "and no augmentation is ruled out; more clips, or a model of the temporal layout, may still show that order matters"
+    "and no augmentation is ruled out; but few clips seldom teach order, and a model of the temporal layout with "
+    "--motion-first, or more clips, may still show that it matters (docs/evidence.md)"
 )
 
 
