@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
 from evidence.cells import Plan
+from evidence.claims import Claim
 from evidence.tables import Measured, Table, conclusion, percent, points
 from uniformerv2.atomic import write_text
 from uniformerv2.pages.page import header, page, section
@@ -48,6 +49,9 @@ def _notes(plan: Plan, tables: Sequence[Table], others: int) -> list[str]:
     notes = [f"{len(cells) - missing} of {len(cells)} cells, seeds {', '.join(map(str, plan.seeds))}."]
     if missing:
         notes.append(f"{missing} cells are missing; a seed counts once all of its folds are there.")
+    begun = {claim.name for claim, _ in _measured(tables)}
+    if empty := [claim.name for claim in plan.claims if claim.name not in begun]:
+        notes.append(f"Not measured at all: {', '.join(empty)}.")
     if absent:
         notes.append(f"Not here, and not measured: {', '.join(absent)}.")
     if others:
@@ -60,14 +64,20 @@ def _notes(plan: Plan, tables: Sequence[Table], others: int) -> list[str]:
 def markdown(tables: Sequence[Table], notes: Sequence[str]) -> str:
     """The report for the documentation, headings from the second level on."""
     parts = [HOW, "\n".join(f"- {note}" for note in notes)]
-    for claim, of_claim in groupby(tables, key=lambda table: table.claim):
-        own = list(of_claim)
+    for claim, own in _measured(tables):
         parts += [f"## {claim.name}", f"{claim.sentence} (section {claim.section})", conclusion(own)]
         for table in own:
             parts.append(f"**{table.data.name}** ({table.data.about}); differences to *{claim.reference}*:")
             lines = [HEADS, ("---",) * len(HEADS), *_rows(table)]
             parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
     return "\n\n".join(parts) + "\n"
+
+
+def _measured(tables: Sequence[Table]) -> Iterator[tuple[Claim, list[Table]]]:
+    """The claims with their tables, without those of which nothing is measured."""
+    for claim, own in groupby(tables, key=lambda table: table.claim):
+        if there := [table for table in own if not table.is_empty]:
+            yield claim, there
 
 
 def _rows(table: Table) -> list[tuple[str, ...]]:
@@ -103,8 +113,7 @@ def web_page(tables: Sequence[Table], notes: Sequence[str]) -> str:
         header(TITLE, HOW),
         section("What was run", "", "".join(f"<p>{html.escape(note)}</p>" for note in notes)),
     ]
-    for claim, of_claim in groupby(tables, key=lambda table: table.claim):
-        own = list(of_claim)
+    for claim, own in _measured(tables):
         note = f"{html.escape(claim.sentence)}<br>{html.escape(conclusion(own))}"
         sections.append(section(claim.name, note, "\n".join(map(_table_with_plots, own))))
     return page(TITLE, sections, style=_STYLE)
@@ -114,7 +123,7 @@ def _table_with_plots(table: Table) -> str:
     heads = "".join(f"<th>{head}</th>" for head in HEADS)
     lines = ["".join(f"<td>{html.escape(cell.strip('*'))}</td>" for cell in cells) for cells in _rows(table)]
     rows = "".join(f"<tr>{line}</tr>" for line in lines)
-    plots = interval_plot(table) + cost_plot(table) if any(row.accuracy for row in table.rows) else ""
+    plots = interval_plot(table) + cost_plot(table)
     return (
         f"<h3>{html.escape(table.data.name)}</h3><p class='note'>{html.escape(table.data.about)}</p>"
         f"<div class='charts'>{plots}</div><div class='wide'><table><tr>{heads}</tr>{rows}</table></div>"

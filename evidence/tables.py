@@ -65,8 +65,7 @@ class Finding:
         what = (
             f"{self.expectation.better} {'at least as good as' if margin else 'better than'} {self.expectation.worse}"
         )
-        if self.difference is None:
-            return f"{what} (not measured)"
+        assert self.difference is not None
         within = f", within {100 * margin:.0f} points" if margin else ""
         return f"{what} ({points(self.difference)}{within})"
 
@@ -79,6 +78,11 @@ class Table:
     data: DataSet
     rows: tuple[Measured, ...]
     chance: float | None  # share of the most frequent class of the test; None: nothing is measured
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is measured."""
+        return all(row.accuracy is None for row in self.rows)
 
     @property
     def reference(self) -> Measured:
@@ -131,10 +135,12 @@ def conclusion(tables: Sequence[Table]) -> str:
     """A sentence or more on a claim: what its intervals say, each verdict with the comparisons that have it."""
     found = [finding for table in tables for finding in table.findings]
     parts = []
-    for word in ("contradicted", "confirmed", "not seen at this scale", "missing"):
+    for word in ("contradicted", "confirmed", "not seen at this scale"):
         some = [f"{finding.data}: {finding}" for finding in found if finding.verdict == word]
         if some:
             parts.append(f"{word.capitalize()}: {'; '.join(some)}.")
+    if missing := sum(finding.difference is None for finding in found):
+        parts.append(f"{missing} of {len(found)} comparisons are not measured.")
     return " ".join(parts) or "Nothing is expected of these data sets; see the table."
 
 
