@@ -81,7 +81,9 @@ class Table:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is measured."""
+        """Whether nothing is measured that the claim compares, or nothing at all."""
+        if found := self.findings:
+            return all(finding.difference is None for finding in found)
         return all(row.accuracy is None for row in self.rows)
 
     @property
