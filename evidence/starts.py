@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from tools.pretrain_stills import pretrain, write_transformer
 from uniformerv2 import Annotation, UniFormerV2, arm, load_model, save_model, train_classifier
 from uniformerv2.atomic import whole_file
 from uniformerv2.progress import say
+from uniformerv2.text import short_digest
 
 
 def pretrained(target: Start, settings: Mapping[str, Any], cache: Path) -> Path:
@@ -33,8 +33,7 @@ def pretrained(target: Start, settings: Mapping[str, Any], cache: Path) -> Path:
         settings: as PRETRAINING.
         cache: folder of what is kept.
     """
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    file = cache / f"stills-{target}-{digest}.safetensors"
+    file = cache / f"stills-{target}-{short_digest(settings)}.safetensors"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
         if not file.is_file():
@@ -71,9 +70,8 @@ def trained_on_merged_sets(cell: Cell, data: Mapping[str, DataSet], sources: Sou
     """A model of the architecture of a cell, trained on several sets at once, now where that was not done before."""
     assert cell.pretraining is not None
     sets, epochs = (cell.pretraining[name] for name in ("sets", "epochs"))
-    facts = [sets, epochs, cell.rows, cell.model, cell.seed, cell.protocol, cell.version]
-    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-    file = sources.cache / f"merged-{digest}.safetensors"
+    facts = [cell.pretraining, cell.rows, cell.model, cell.recipe, cell.protocol, cell.version]
+    file = sources.cache / f"merged-{short_digest(facts)}.safetensors"
     with FileLock(f"{file}.lock"):
         if not file.is_file():
             rows = merge([split_into_folds(data[name], sources.small_rows(data[name]))[0] for name in sets])

@@ -1,7 +1,8 @@
-"""Text that people typed: as it is compared, and as it is shown; JSON that they wrote."""
+"""Text that people typed: as it is compared, and as it is shown; JSON, and a digest of it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import unicodedata
 from collections.abc import Iterator
@@ -65,3 +66,8 @@ def short_json(value: object, *, longest: int = 200) -> str:
     except RecursionError:
         return "a value that is nested too deeply"
     return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def short_digest(value: object) -> str:
+    """Of what JSON can hold."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

@@ -148,3 +148,4 @@ def test_a_cell_goes_on_from_a_model_that_all_sets_have_trained(
     again = trained.stat().st_mtime_ns
     assert trained_on_merged_sets(replace(cell, data="motions_c"), DATA_SETS, sources) == trained
     assert trained.stat().st_mtime_ns == again
+    assert trained_on_merged_sets(replace(cell, recipe={**cell.recipe, "lr": 1e-4}), DATA_SETS, sources) != trained

@@ -12,7 +12,7 @@ from typing import Any
 
 from uniformerv2.atomic import write_text
 from uniformerv2.curation.encoding import Encoding
-from uniformerv2.curation.packing import JOURNAL, SUFFIX, Packed, Packing, Video, short_digest, told
+from uniformerv2.curation.packing import JOURNAL, SUFFIX, Packed, Packing, Video, told
 from uniformerv2.data.annotations import Annotation, Damaged, Unreadable
 from uniformerv2.data.content import same_files
 from uniformerv2.data.journal import Journal
@@ -22,7 +22,7 @@ from uniformerv2.data.sources import Classes, data_root, read_annotations
 from uniformerv2.data.tables import check_names, check_target, relative_to
 from uniformerv2.errors import AnnotationError, RecipeError
 from uniformerv2.machine import WORKERS
-from uniformerv2.text import normalised
+from uniformerv2.text import normalised, short_digest
 from uniformerv2.video.suffixes import VIDEO_SUFFIXES
 
 MANIFEST, REPORT = "manifest.csv", "report.json"

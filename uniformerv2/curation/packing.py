@@ -6,8 +6,6 @@ the journal says so. A shard is written when all of its videos are there.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections import defaultdict
@@ -27,6 +25,7 @@ from uniformerv2.data.processes import Crash, run_tasks
 from uniformerv2.data.shards import CLASSES, video_source, write_shard
 from uniformerv2.errors import AnnotationError, RecipeError, UniFormerV2Error, VideoError
 from uniformerv2.progress import bar
+from uniformerv2.text import short_digest
 from uniformerv2.video.reader import VideoReader
 
 JOURNAL, UNFINISHED = ".pack.jsonl", ".unfinished"  # in the packed folder
@@ -203,11 +202,6 @@ class Packing:
         if "" not in self._shards:
             write_text(self._output / CLASSES, "".join(f"{label}\n" for label in self._classes))
         shutil.rmtree(self._output / UNFINISHED)
-
-
-def short_digest(value: object) -> str:
-    """Of what JSON can hold."""
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -7,7 +7,6 @@ digest of everything that it depends on.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -33,7 +32,7 @@ from uniformerv2.measuring.digests import weights_digest
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.progress import say
 from uniformerv2.tasks.start import build_model, micro_batch
-from uniformerv2.text import parse_json
+from uniformerv2.text import parse_json, short_digest
 from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.train.state import StateFolder
@@ -162,7 +161,7 @@ def _digest(wanted: Recipe) -> str:
         start = build_model(wanted, sorted(MOTIONS))
     facts = [weights_digest(start), wanted.model.frozen_backbone, asdict(wanted.optimization), SIDES]
     facts += [TRAIN_CLIPS, HELD_OUT_CLIPS, __version__]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    return short_digest(facts)
 
 
 def _read(kept: Path, learned: dict[str, Tensor]) -> bool:
