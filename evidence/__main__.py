@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         "--cache", type=Path, metavar="DIR", default=Path(constants.HF_HUB_CACHE, "uniformerv2/evidence")
     )
     parser.add_argument("--jobs", type=int, default=available_cores(), help="processes of one thread each")
+    parser.add_argument("--device", default="cpu", help="that they compute on, such as cuda; default: cpu")
     parser.add_argument("--report", action="store_true", help="write the report of what is there, run nothing")
     parser.add_argument("--list", action="store_true", help="print claims, variants, data sets and cells, run nothing")
     return parser
@@ -73,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.list:
         print(listing(plan, sources, results))
         return 0
-    wrong = [] if options.report else run_missing(plan, sources, results, jobs=options.jobs)
+    wrong = [] if options.report else run_missing(plan, sources, results, jobs=options.jobs, device=options.device)
     if not results.folder.is_dir():
         raise RecipeError(f"{results.folder}: no results to report; run without --report, or name another --results")
     tables = make_tables(plan, results)
@@ -99,7 +100,7 @@ def all_rows(sets: Mapping[str, DataSet], sources: Sources, results: Results) ->
     return rows
 
 
-def run_missing(plan: Plan, sources: Sources, results: Results, *, jobs: int) -> list[str]:
+def run_missing(plan: Plan, sources: Sources, results: Results, *, jobs: int, device: str = "cpu") -> list[str]:
     """Run the cells that have no result and whose data are here. Returns what went wrong, a line each."""
     cells = plan.all()
     here = [cell for cell in cells if plan.data[cell.data] in sources]
@@ -107,9 +108,10 @@ def run_missing(plan: Plan, sources: Sources, results: Results, *, jobs: int) ->
     if absent := [name for name, data in plan.data.items() if data not in sources]:
         say(f"not here: {', '.join(absent)} ({len(cells) - len(here)} cells); docs/evidence.md says where to get them")
     say(f"{len(todo)} of {len(cells)} cells to run, {jobs} at a time")
-    for name in sorted({cell.data for cell in todo}):
-        sources.small_rows(plan.data[name])  # drawn or packed before the processes start
-    return run_all(todo, dict(plan.data), sources, results.folder, jobs=min(jobs, len(todo))) if todo else []
+    for name, size in sorted({(cell.data, cell.recipe["size"]) for cell in todo}):
+        sources.small_rows(plan.data[name], size)  # drawn or packed before the processes start
+    jobs = min(jobs, len(todo))
+    return run_all(todo, dict(plan.data), sources, results.folder, jobs=jobs, device=device) if todo else []
 
 
 def listing(plan: Plan, sources: Sources, results: Results) -> str:

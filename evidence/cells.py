@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock
 
 from evidence.baselines import count_multiply_adds, frames_of_equal_cost
-from evidence.claims import Architecture, Claim, Start, Variant
+from evidence.claims import Architecture, Claim, Start, Transformer, Variant
 from evidence.data import PARTS, SHARED, DataSet
 from uniformerv2 import ModelConfig, Recipe, Views, __version__, arm
 from uniformerv2.atomic import write_text
@@ -23,6 +23,7 @@ from uniformerv2.errors import CheckpointError
 from uniformerv2.model.config import layout_options
 from uniformerv2.text import parse_json
 from uniformerv2.train.recipe import ModelRecipe
+from uniformerv2.train.recipes import find_recipe
 
 PROTOCOL = 1  # another number once cells are trained or measured in another way: results are not mixed
 SEEDS, QUICK_SEEDS = (0, 1, 2), (0,)
@@ -62,7 +63,12 @@ class Cell:
 
 def cells_of(variant: Variant, data: DataSet, rows: str, *, seed: int, quick: bool = False) -> list[Cell]:
     """The cells of a variant, one for each fold."""
-    recipe = SHARED | dict(data.recipe) | {"seed": seed}
+    if variant.own:
+        own = _fields(find_recipe(variant.own).recipe)
+        recipe = {name: value for name, value in own.items() if name not in ("arm", "checkpoint")}
+    else:
+        recipe = SHARED | dict(data.recipe)
+    recipe |= {"seed": seed}
     usual = recipe["epochs"]
     recipe |= variant.recipe
     if variant.reverses:
@@ -86,7 +92,7 @@ def cells_of(variant: Variant, data: DataSet, rows: str, *, seed: int, quick: bo
 
 
 def _pretraining(start: Start, data: DataSet, *, quick: bool) -> dict[str, Any] | None:
-    if start in ("stills", "scratch"):
+    if start in ("stills", "scratch", "vit_tiny"):
         return None
     if start == "merged":
         return {"sets": list(PARTS), "epochs": data.quick_epochs if quick else data.recipe["epochs"]}
@@ -96,7 +102,11 @@ def _pretraining(start: Start, data: DataSet, *, quick: bool) -> dict[str, Any] 
 @cache
 def _defaults() -> dict[str, Any]:
     """Of all fields of a recipe. No two parts of it have a field of the same name."""
-    return {name: value for part in asdict(Recipe(_NO_MODEL)).values() for name, value in part.items()}
+    return _fields(Recipe(_NO_MODEL))
+
+
+def _fields(recipe: Recipe) -> dict[str, Any]:
+    return {name: value for part in asdict(recipe).values() for name, value in part.items()}
 
 
 def recipe_of(cell: Cell, checkpoint: Path) -> Recipe:
@@ -108,7 +118,7 @@ def recipe_of(cell: Cell, checkpoint: Path) -> Recipe:
 
 def _config(size: int, variant: Variant) -> dict[str, Any]:
     options = dict(variant.model)
-    image = _image_config(size)
+    image = _image_config(size, variant.transformer)
     config = replace(image, **{**layout_options(options.pop("layout"), image.depth), **options})
     usual = asdict(ModelConfig(num_classes=config.num_classes))
     return {name: value for name, value in asdict(config).items() if value != usual[name]}
@@ -122,9 +132,12 @@ def _frames_of_equal_cost(variant: Variant, num_frames: int, size: int) -> int:
 
 
 @cache
-def _image_config(size: int) -> ModelConfig:
+def _image_config(size: int, transformer: Transformer) -> ModelConfig:
     with as_file(STILLS) as stills:
-        return arm(str(stills), num_classes=2, size=size).config
+        config = arm(str(stills), num_classes=2, size=64).config
+    if transformer == "vit_tiny":  # of the same kind
+        config = replace(config, patch_size=16, width=192, depth=12, heads=3)
+    return replace(config, image_size=(size, size))
 
 
 def model_config(cell: Cell, classes: int) -> ModelConfig:
@@ -188,7 +201,7 @@ class Results:
 
     def rows_of(self, data: str) -> str:
         """The videos that this version measured a data set on; "" if there are none, or of several."""
-        cells = [_fields(path).get("cell", {}) for path in self.folder.glob("*.json")]
+        cells = [_read_json(path).get("cell", {}) for path in self.folder.glob("*.json")]
         current = [cell for cell in cells if (cell.get("protocol"), cell.get("version")) == (PROTOCOL, __version__)]
         found = {cell.get("rows", "") for cell in current if cell.get("data") == data}
         return found.pop() if len(found) == 1 else ""
@@ -196,7 +209,7 @@ class Results:
 
 def load_result(path: Path) -> Result:
     """Raises CheckpointError for a file that is no result, or whose name is not its digest."""
-    fields = _fields(path)
+    fields = _read_json(path)
     try:
         result = Result(**{**{name: _tuple(value) for name, value in fields.items()}, "cell": Cell(**fields["cell"])})
     except (TypeError, KeyError) as error:
@@ -206,7 +219,7 @@ def load_result(path: Path) -> Result:
     return result
 
 
-def _fields(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         fields = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 from evidence.data import Kind
 
 # the image transformer of the demo, the same architecture with random weights, or pre-trained for less long in one way;
-# merged: the whole model, trained on several sets at once
-Start = Literal["stills", "scratch", "supervised", "contrastive", "masked", "merged"]
+# merged: the whole model, trained on several sets at once; vit_tiny: another transformer, that of `train`
+Start = Literal["stills", "scratch", "supervised", "contrastive", "masked", "merged", "vit_tiny"]
+Transformer = Literal["stills", "vit_tiny"]  # whose architecture it is
 Architecture = Literal["divided attention", "joint attention"]  # evidence/baselines.py
 
 TEMPORAL: dict[str, Any] = {"layout": "temporal"}
@@ -33,6 +34,8 @@ class Variant:
     architecture: Architecture | None = None
     probe: Mapping[str, Any] | None = None  # fields of `ProbeRecipe`: a probe of the frozen model; None: it is trained
     reverses: bool = False  # half of the training clips are played backwards, where that makes a clip of another class
+    own: str = ""  # a recipe for data of one's own, in place of the data set's
+    transformer: Transformer = "stills"
     recipe: Mapping[str, Any] = field(default_factory=dict)  # fields of `Recipe` that differ from the data set's
 
 
@@ -323,6 +326,38 @@ REVERSAL = Claim(
     without=("motions", "miracl_lips"),  # drawn so already; words are not other words backwards
 )
 
+
+def _own(
+    name: str, model: Mapping[str, Any] = TEMPORAL, own: str = "own-small-vit", start: Start = "vit_tiny",
+    probe: Mapping[str, Any] | None = None, **recipe: Any,
+) -> Variant:  # fmt: skip
+    return Variant(name, model, start, probe=probe, own=own, transformer="vit_tiny", recipe=OWN_CLIPS | recipe)
+
+
+OWN_CLIPS = {"size": 144, "num_frames": 8, "precision": "fp32", "compile": False}
+OWN_DATA = Claim(
+    "own_data",
+    "Beyond the paper: what to start with for hundreds of videos of one's own, from an image transformer of ImageNet.",
+    "-",
+    (
+        _own("own-small-vit"),
+        _own("motion first", motion_first=True),
+        _own("own-medium-vit", own="own-medium-vit"),
+        _own("frozen backbone", frozen_backbone=True),
+        _own("attentive probe", IMAGE_ONLY, probe={"temporal_differences": True}),
+        _own("image only", IMAGE_ONLY),
+        _own("from scratch", start="scratch"),
+    ),
+    "own-small-vit",
+    (
+        *_expect("own-small-vit", "image only", on=MOTION),
+        *_expect("own-small-vit", "from scratch", "own-medium-vit", "attentive probe", "frozen backbone"),
+        *_expect("motion first", "own-small-vit", on=MOTION),
+        *_expect("motion first", "own-small-vit", on=("appearance",), margin=MARGIN),
+    ),
+    without=("motions", "scenes", "room_actions"),
+)
+
 CLAIMS: dict[str, Claim] = {
     claim.name: claim
     for claim in (
@@ -338,5 +373,6 @@ CLAIMS: dict[str, Claim] = {
         MERGED,
         MOTION_FIRST,
         REVERSAL,
+        OWN_DATA,
     )
 }

@@ -24,9 +24,12 @@ from uniformerv2.demo.motions import MOTIONS, write_dataset
 # what tells the classes apart; part: a part of another set, for the claim on merged sets alone
 Kind = Literal["motion", "appearance", "unknown", "part"]
 
+# the image transformer that `train` starts from unless another is named: ViT-Ti with the labels of ImageNet
+VIT_TINY = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+
 DRAWN = {"train_clips": 100, "held_out_clips": 25}  # of each class
 DRAWING = 2  # another number for another drawing: results are not mixed
-PACKED_SIDE = 80  # pixels of the short side that real videos are packed with: clips of 60 % to all of it become 64
+PACKED_SIDE = 80  # pixels at least of the short side that real videos are packed with
 MIN_TEST_VIDEOS = 10  # of all folds together; intervals over fewer say nothing
 
 TRANSITIONS = ("sit_down", "lie_down", "fall", "stand_up_from_sitting", "stand_up_from_lying", "stand_up_from_fall")
@@ -119,13 +122,15 @@ class Sources:
 
     given: Mapping[str, Path]
     cache: Path
+    vit_tiny: str = VIT_TINY  # a file, or its repository on the hub
 
     @classmethod
     def find(cls, given: Mapping[str, Path], cache: Path) -> Sources:
         """With what the environment names: EVIDENCE_WEIZMANN=MANIFEST, for each set that is not drawn."""
         names = {one.given_as for one in DATA_SETS.values() if one.draw is None}
         variables = {name: os.environ.get(f"EVIDENCE_{name.upper()}") for name in names}
-        return cls({name: Path(path) for name, path in variables.items() if path} | dict(given), cache)
+        paths = {name: Path(path) for name, path in variables.items() if path} | dict(given)
+        return cls(paths, cache, os.environ.get("EVIDENCE_VIT_TINY", VIT_TINY))
 
     def __contains__(self, data: DataSet) -> bool:
         return data.draw is not None or data.given_as in self.given
@@ -145,8 +150,12 @@ class Sources:
             )
         return _grouped(data, self.given[data.given_as])
 
-    def small_rows(self, data: DataSet) -> list[Annotation]:
+    def small_rows(self, data: DataSet, size: int) -> list[Annotation]:
         """The same rows of small videos that are read fast: drawn, or packed, now where that was not done before.
+
+        Args:
+            data: which set.
+            size: pixels of its clips; 60 % to all of a packed picture become so many.
 
         Raises:
             VideoError: one of them cannot be read.
@@ -155,10 +164,11 @@ class Sources:
         if data.draw is not None:
             return given
         everything = read_annotations(self.given[data.given_as])
-        folder = self.cache / f"{data.given_as}-{PACKED_SIDE}-{_digest(everything)}"
+        side = max(PACKED_SIDE, round(1.25 * size))
+        folder = self.cache / f"{data.given_as}-{side}-{_digest(everything)}"
         self.cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            report = pack(self.given[data.given_as], folder, short_side=PACKED_SIDE, progress=True)
+            report = pack(self.given[data.given_as], folder, short_side=side, progress=True)
         if report.unreadable:
             raise VideoError(
                 f"{report.unreadable[0].path}: {report.unreadable[0].reason}; a table needs all its videos"

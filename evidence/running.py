@@ -39,7 +39,9 @@ from uniformerv2.train.engine import Trainer
 from uniformerv2.train.run_folder import RunFolder
 
 
-def run_cell(cell: Cell, rows: Sequence[Annotation], work: Path, image: Path | None = None) -> Result:
+def run_cell(
+    cell: Cell, rows: Sequence[Annotation], work: Path, image: str | Path | None = None, device: str = "cpu"
+) -> Result:
     """Train and test one cell.
 
     Args:
@@ -47,6 +49,7 @@ def run_cell(cell: Cell, rows: Sequence[Annotation], work: Path, image: Path | N
         rows: the videos of its fold.
         work: an empty folder for the run.
         image: as of `start_model`.
+        device: that computes.
 
     Raises:
         VideoError: a video cannot be read; a table must not compare different videos.
@@ -55,11 +58,12 @@ def run_cell(cell: Cell, rows: Sequence[Annotation], work: Path, image: Path | N
     labels = tuple(sorted({row.label for row in rows}))
     start = start_model(cell, labels, image)
     if cell.probe is not None:
-        trained = Trained(*fit_probe(start, rows, cell, work))
+        trained = Trained(*fit_probe(start, rows, cell, work, device))
     elif cell.architecture is None:
-        trained = _train(start, rows, cell, work)
+        trained = _train(start, rows, cell, work, device)
     else:
-        trained = train_live(SpaceTimeTransformer(start, cell.architecture), rows, recipe_of(cell, work), work)
+        live = SpaceTimeTransformer(start, cell.architecture)
+        trained = train_live(live, rows, recipe_of(cell, work), work, device)
     model, evaluation = trained.model, trained.evaluation
     if unread := [*trained.skipped, *evaluation.skipped]:
         raise VideoError(f"{cell.data}: {len(unread)} videos cannot be read, such as {unread[0].path}")
@@ -72,11 +76,11 @@ def run_cell(cell: Cell, rows: Sequence[Annotation], work: Path, image: Path | N
         labels,
         right=tuple(labels.index(row.label) for row in tested),
         answers=tuple(map(int, evaluation.scores[:, order].argmax(1))),
-        shuffled=tuple(order.index(number) for number in shuffled_answers(model, cell, tested)),
+        shuffled=tuple(order.index(number) for number in shuffled_answers(model, cell, tested, device)),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         multiply_adds=len(views(cell)) * of_a_view,
         seconds=round(time.perf_counter() - begun, 1),
-        machine=machine(),
+        machine=_machine(device),
     )
 
 
@@ -88,18 +92,25 @@ class Trained(NamedTuple):
     skipped: Sequence[Unreadable]  # training videos
 
 
-def _train(start: UniFormerV2, rows: Sequence[Annotation], cell: Cell, work: Path) -> Trained:
+def _machine(device: str) -> str:
+    card = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else ""
+    return f"{card}, {machine()}" if card else machine()
+
+
+def _train(start: UniFormerV2, rows: Sequence[Annotation], cell: Cell, work: Path, device: str) -> Trained:
     save_model(start, work / "start.safetensors")
     recipe = recipe_of(cell, work / "start.safetensors")
-    trained = train_classifier(rows, recipe, work / "run", device="cpu", workers=0, save_every_seconds=1e9)
+    trained = train_classifier(rows, recipe, work / "run", device=device, workers=0, save_every_seconds=1e9)
     assert trained.evaluation is not None
     return Trained(load_model(trained.last), trained.evaluation, trained.skipped)
 
 
-def train_live(model: UniFormerV2, rows: Sequence[Annotation], recipe: Recipe, work: Path) -> Trained:
+def train_live(
+    model: UniFormerV2, rows: Sequence[Annotation], recipe: Recipe, work: Path, device: str = "cpu"
+) -> Trained:
     """The same with a model that no checkpoint can hold: it is trained as it is, and not saved."""
     videos = split_data(rows, recipe, task="classification")
-    parts = build_run(recipe, videos, task="classification", device=torch.device("cpu"), workers=0, model=model)
+    parts = build_run(recipe, videos, task="classification", device=torch.device(device), workers=0, model=model)
     run = RunFolder(work / "run")
     run.start({}, resume=False)
     trainer = Trainer(
@@ -114,9 +125,9 @@ def train_live(model: UniFormerV2, rows: Sequence[Annotation], recipe: Recipe, w
 
 
 @torch.inference_mode()
-def shuffled_answers(model: UniFormerV2, cell: Cell, rows: Sequence[Annotation]) -> list[int]:
+def shuffled_answers(model: UniFormerV2, cell: Cell, rows: Sequence[Annotation], device: str = "cpu") -> list[int]:
     """The class that a model gives each video when the frames of its clips come in a random order."""
-    predictor = Predictor(model, views=views(cell))
+    predictor = Predictor(model, views=views(cell), device=device)
     answers = []
     for number, row in enumerate(rows):
         clips = predictor.clips(row)  # (views, 3, frames, height, width)
@@ -125,22 +136,25 @@ def shuffled_answers(model: UniFormerV2, cell: Cell, rows: Sequence[Annotation])
     return answers
 
 
-def work_through(cells: Sequence[Cell], data: dict[str, DataSet], sources: Sources, folder: Path) -> int:
+def work_through(
+    cells: Sequence[Cell], data: dict[str, DataSet], sources: Sources, folder: Path, device: str = "cpu"
+) -> int:
     """Run every cell that has no result and that no other process runs; returns how many failed, each with a line."""
     torch.set_num_threads(1)
     results, failed = Results(folder), 0
-    folds: dict[str, list[list[Annotation]]] = {}
+    folds: dict[tuple[str, int], list[list[Annotation]]] = {}
     for number, cell in enumerate(cells, start=1):
         work = sources.cache / "runs" / cell.digest
         try:
             with results.lock(cell).acquire(timeout=0):
                 if results.path(cell).is_file():
                     continue
-                if cell.data not in folds:
-                    folds[cell.data] = split_into_folds(data[cell.data], sources.small_rows(data[cell.data]))
+                if (key := (cell.data, cell.recipe["size"])) not in folds:
+                    folds[key] = split_into_folds(data[cell.data], sources.small_rows(data[cell.data], key[1]))
                 shutil.rmtree(work, ignore_errors=True)  # of a process that was killed, or of a cell that failed
                 work.mkdir(parents=True)
-                result = run_cell(cell, folds[cell.data][cell.fold], work, _trained_first(cell, data, sources))
+                image = _trained_first(cell, data, sources, device)
+                result = run_cell(cell, folds[key][cell.fold], work, image, device)
                 results.add(result)
                 shutil.rmtree(work, ignore_errors=True)
                 accuracy = f"{100 * result.correct.mean():.1f} % in {result.seconds:.0f} s"
@@ -153,22 +167,26 @@ def work_through(cells: Sequence[Cell], data: dict[str, DataSet], sources: Sourc
     return failed
 
 
-def _trained_first(cell: Cell, data: Mapping[str, DataSet], sources: Sources) -> Path | None:
+def _trained_first(cell: Cell, data: Mapping[str, DataSet], sources: Sources, device: str) -> str | Path | None:
+    if cell.start == "vit_tiny":
+        return sources.vit_tiny
     if cell.pretraining is None:
         return None
     if cell.start == "merged":
-        return trained_on_merged_sets(cell, data, sources)
+        return trained_on_merged_sets(cell, data, sources, device)
     return pretrained(cell.start, cell.pretraining, sources.cache)
 
 
-def run_all(cells: Sequence[Cell], data: dict[str, DataSet], sources: Sources, folder: Path, *, jobs: int) -> list[str]:
+def run_all(
+    cells: Sequence[Cell], data: dict[str, DataSet], sources: Sources, folder: Path, *, jobs: int, device: str = "cpu"
+) -> list[str]:
     """Run the cells in so many processes of one thread each. Returns what went wrong, a line each."""
     folder.mkdir(parents=True, exist_ok=True)
     if jobs == 1:  # this process
-        failed = work_through(cells, data, sources, folder)
+        failed = work_through(cells, data, sources, folder, device)
         return [f"{failed} cells failed, see above"] * (failed > 0)
     spawn = multiprocessing.get_context("spawn")
-    arguments = (cells, data, replace(sources, given=dict(sources.given)), folder)
+    arguments = (cells, data, replace(sources, given=dict(sources.given)), folder, device)
     workers = [spawn.Process(target=_work, args=arguments, daemon=True) for _ in range(jobs)]
     for worker in workers:
         worker.start()
@@ -180,9 +198,9 @@ def run_all(cells: Sequence[Cell], data: dict[str, DataSet], sources: Sources, f
     return told + ["some cells failed, see above"] * any(end > 0 for end in ends)
 
 
-def _work(cells: Sequence[Cell], data: dict[str, DataSet], sources: Sources, folder: Path) -> None:
+def _work(cells: Sequence[Cell], data: dict[str, DataSet], sources: Sources, folder: Path, device: str) -> None:
     try:
-        failed = work_through(cells, data, sources, folder)
+        failed = work_through(cells, data, sources, folder, device)
     except KeyboardInterrupt:  # the first process says so
         raise SystemExit(130) from None
     if failed:

@@ -44,7 +44,7 @@ def pretrained(target: Start, settings: Mapping[str, Any], cache: Path) -> Path:
     return file
 
 
-def start_model(cell: Cell, labels: Sequence[str], image: Path | None = None) -> UniFormerV2:
+def start_model(cell: Cell, labels: Sequence[str], image: str | Path | None = None) -> UniFormerV2:
     """The model of a cell before it is trained: the image transformer armed as it says, or with random weights.
 
     Args:
@@ -66,7 +66,7 @@ def start_model(cell: Cell, labels: Sequence[str], image: Path | None = None) ->
         return arm(source, **options, **changed)
 
 
-def trained_on_merged_sets(cell: Cell, data: Mapping[str, DataSet], sources: Sources) -> Path:
+def trained_on_merged_sets(cell: Cell, data: Mapping[str, DataSet], sources: Sources, device: str = "cpu") -> Path:
     """A model of the architecture of a cell, trained on several sets at once, now where that was not done before."""
     assert cell.pretraining is not None
     sets, epochs = (cell.pretraining[name] for name in ("sets", "epochs"))
@@ -74,13 +74,15 @@ def trained_on_merged_sets(cell: Cell, data: Mapping[str, DataSet], sources: Sou
     file = sources.cache / f"merged-{short_digest(facts)}.safetensors"
     with FileLock(f"{file}.lock"):
         if not file.is_file():
-            rows = merge([split_into_folds(data[name], sources.small_rows(data[name]))[0] for name in sets])
+            rows = merge(
+                [split_into_folds(data[name], sources.small_rows(data[name], cell.recipe["size"]))[0] for name in sets]
+            )
             say(f"training on {len(rows)} videos of {', '.join(sets)}")
             with TemporaryDirectory(dir=sources.cache) as folder, whole_file(file) as partial:
                 start = Path(folder, "start.safetensors")
                 save_model(start_model(replace(cell, start="stills"), sorted({row.label for row in rows})), start)
                 recipe = recipe_of(cell, start).vary(epochs=epochs, evaluate_every=epochs)
-                options: Any = {"device": "cpu", "workers": 0, "save_every_seconds": 1e9}
+                options: Any = {"device": device, "workers": 0, "save_every_seconds": 1e9}
                 trained = train_classifier(rows, recipe, Path(folder, "run"), **options)
                 save_model(load_model(trained.last), partial)
     return file

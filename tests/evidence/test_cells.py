@@ -178,13 +178,13 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
     """Cells are done at once; returns those that were."""
     done: list[Cell] = []
 
-    def run_cell(cell: Cell, rows: object, work: Path, image: Path | None = None) -> Result:
+    def run_cell(cell: Cell, rows: object, work: Path, image: Path | None, device: str) -> Result:
         done.append(cell)
         return result_of(cell, right=5)
 
     monkeypatch.setattr(running, "run_cell", run_cell)
     monkeypatch.setattr(running, "split_into_folds", lambda data, rows: [[]])
-    monkeypatch.setattr(Sources, "small_rows", lambda self, data: [])
+    monkeypatch.setattr(Sources, "small_rows", lambda self, data, size: [])
     return done
 
 
@@ -230,10 +230,10 @@ def test_a_cell_that_fails_is_told_and_the_others_are_run(
 ) -> None:
     done = running.run_cell
 
-    def first_fails(cell: Cell, rows: Any, work: Path, image: Path | None = None) -> Result:
+    def first_fails(cell: Cell, rows: Any, work: Path, image: Path | None, device: str) -> Result:
         if cell.seed == 0:
             raise VideoError("a.mp4: cannot be read")
-        return done(cell, rows, work)
+        return done(cell, rows, work, image, device)
 
     monkeypatch.setattr(running, "run_cell", first_fails)
     assert work([one_cell(), one_cell(seed=1)], tmp_path) == 1

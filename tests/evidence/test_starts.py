@@ -107,13 +107,13 @@ def test_a_start_is_made_before_its_cell_is_run(tmp_path: Path, monkeypatch: pyt
     cell = replace(cell_of("masked"), pretraining=SHORT)
     found: list[Path | None] = []
 
-    def run_cell(cell: Cell, rows: object, work: Path, image: Path | None = None) -> Result:
+    def run_cell(cell: Cell, rows: object, work: Path, image: Path | None, device: str) -> Result:
         found.append(image)
         return Result(cell, ("a", "b"), (0,), (0,), (0,), 1, 1, 1.0, "a machine")
 
     monkeypatch.setattr(running, "run_cell", run_cell)
     monkeypatch.setattr(running, "split_into_folds", lambda data, rows: [[]])
-    monkeypatch.setattr(Sources, "small_rows", lambda self, data: [])
+    monkeypatch.setattr(Sources, "small_rows", lambda self, data, size: [])
     cells = [cell, replace(cell, start="stills", pretraining=None)]
     assert running.work_through(cells, dict(DATA_SETS), Sources({}, tmp_path / "cache"), tmp_path) == 0
     assert found == [pretrained("masked", SHORT, tmp_path / "cache"), None]
