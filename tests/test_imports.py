@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "inference": {"errors", "atomic", "attention_choice", "device", "model"},
     "weights": {"errors", "text", "atomic", "device", "progress", "model"},
     "data": {"errors", "text", "atomic", "device", "progress", "model.config", "video"},
-    "curation": {"errors", "machine", "text", "atomic", "progress", "video", "data", "weights.labels"},
+    "spans": {"errors", "text", "atomic", "video", "data"},
+    "curation": {"errors", "machine", "text", "atomic", "progress", "video", "data", "spans", "weights.labels"},
     "train": {
         *("errors", "machine", "text", "atomic", "device", "distributed", "progress"),
         *("model", "weights", "video", "data"),
