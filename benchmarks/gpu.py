@@ -1,15 +1,17 @@
-"""All tables of one GPU, in under four minutes: inference, training, and the start of a command.
+"""All tables of one GPU: inference, training, and the start of a command.
 
     python benchmarks/gpu.py [--reference CHECKOUT] [--json RESULT.json] [--no-compile]
+    python benchmarks/gpu.py --tables training --models K400-B/16      # a part of it
     python benchmarks/gpu.py --tiny     # the same on small models: shows on a CPU that the script runs
 
 Ours in each way against the official model file (with --reference, a checkout of its repository) under the same bf16
 autocast, in one process, taking turns, medians of seven calls (training: five). The share is what our forward pass has
 to multiply, three times in training, over a large bf16 product of the same run. The memory is the most that a way
 allocates beyond what all hold. `predict` is timed as a whole process, twice: the second start finds what the first
-compiled. Weights and clips are random.
+compiled. Weights and clips are random. Most of the time goes into compiling: on an H100 with 16 cores it took a minute
+and more for each model and table, and what was compiled is found the next time.
 
-On a CPU all of it is float32, since bfloat16 is slow on many. Not yet run on a GPU.
+On a CPU all of it is float32, since bfloat16 is slow on many.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ Precision = Literal["fp32", "bf16"]
 INFERENCE = {"K400-B/16": (1, 8, 32), "SSv2-B/16": (1, 16), "K400-L/14": (8,)}  # clips at once
 TRAINING = {"K400-B/16": 32, "SSv2-B/16": 16}
 ROUNDS = {"inference": 7, "training": 5}
+TABLES = ("inference", "training", "start")
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,9 @@ def training_ways(given: Case, device: torch.device, reference: Path | None, com
 
 
 def rows(arguments: argparse.Namespace, device: torch.device, precision: Precision, limit: float) -> Iterator[Row]:
-    for name, sizes in INFERENCE.items():
+    for name, sizes in INFERENCE.items() if "inference" in arguments.tables else ():
+        if name not in arguments.models:
+            continue
         given = case(name, arguments.tiny)
         model = build_model(given, device).eval()
         official = None
@@ -127,7 +132,9 @@ def rows(arguments: argparse.Namespace, device: torch.device, precision: Precisi
             batch, _ = given.batch(clips, device)
             runs = {way: lambda run=run, batch=batch: run(batch) for way, run in ways.items()}
             yield from timed("inference", given, clips, given.operations(clips) / 3 / limit, runs, device)
-    for name, clips in TRAINING.items():
+    for name, clips in TRAINING.items() if "training" in arguments.tables else ():
+        if name not in arguments.models:
+            continue
         given, clips = case(name, arguments.tiny), 2 if arguments.tiny else clips
         pixels, labels = given.batch(clips, device)
         steps = {
@@ -203,10 +210,11 @@ def main(arguments: argparse.Namespace) -> None:
     for row in rows(arguments, device, precision, limit):
         print(row, flush=True)
         found.append(asdict(row))
-    first, second = starts(arguments.tiny)
-    print(f"\n`predict` of one video: {first:.1f} s, the second time {second:.1f} s")
+    seconds = starts(arguments.tiny) if "start" in arguments.tables else []
+    if seconds:
+        print("\n`predict` of one video: {:.1f} s, the second time {:.1f} s".format(*seconds))
     if arguments.json:
-        result = {"card": card, "machine": machine(), "limit": limit, "rows": found, "predict": [first, second]}
+        result = {"card": card, "machine": machine(), "limit": limit, "rows": found, "predict": seconds}
         arguments.json.write_text(json.dumps(result, indent=1))
 
 
@@ -214,6 +222,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, help="a checkout of the official repository")
     parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--models", nargs="+", choices=INFERENCE, default=list(INFERENCE))
     parser.add_argument("--tiny", action="store_true", help="small models")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="without torch.compile")
     main(parser.parse_args())
