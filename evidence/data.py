@@ -76,7 +76,7 @@ DATA_SETS: dict[str, DataSet] = {
     for one in (
         DataSet(
             "motions", "drawn: twelve motions in pairs that are each other's time reversal", "motion",
-            _AS_THEY_ARE, quick_epochs=2, group_pattern=r"(\d+)\.mp4$", draw=write_dataset,
+            _AS_THEY_ARE, quick_epochs=1, group_pattern=r"(\d+)\.mp4$", draw=write_dataset,
         ),
         DataSet(
             "scenes", "drawn: eight textures behind things that move at random", "appearance",
@@ -102,7 +102,7 @@ DATA_SETS: dict[str, DataSet] = {
         ),
         *(
             DataSet(
-                name, "drawn: eight of the twelve motions", "part", _AS_THEY_ARE, quick_epochs=2, labels=labels,
+                name, "drawn: eight of the twelve motions", "part", _AS_THEY_ARE, quick_epochs=1, labels=labels,
                 group_pattern=r"(\d+)\.mp4$", source="motions", draw=write_dataset,
             )
             for name, labels in PARTS.items()
