@@ -20,6 +20,7 @@ from uniformerv2.machine import available_cores
 from uniformerv2.progress import say
 
 HERE = Path(__file__).parent
+ON_REQUEST = [claim.name for claim in CLAIMS.values() if claim.on_request]
 RESULTS, QUICK_RESULTS = HERE / "results", HERE / "results-quick"
 
 
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m evidence", description=__doc__)
-    parser.add_argument("claims", nargs="*", metavar="CLAIM", help=f"of {', '.join(CLAIMS)}; default: all")
+    usual = f"default: all but {', '.join(ON_REQUEST)}"
+    parser.add_argument("claims", nargs="*", metavar="CLAIM", help=f"of {', '.join(CLAIMS)}; {usual}")
     parser.add_argument(
         "--quick", action="store_true", help="short trainings, one seed, drawn sets and those of --data"
     )
@@ -65,7 +67,8 @@ def _run(options: argparse.Namespace) -> int:
     results = Results(options.results or (QUICK_RESULTS if options.quick else RESULTS))
     seeds = QUICK_SEEDS if options.quick else SEEDS
     everything = Plan(tuple(CLAIMS.values()), sets, all_rows(sets, sources, results), seeds, options.quick)
-    claims = [CLAIMS[name] for name in _known("claim", options.claims, CLAIMS)]
+    named = options.claims or [name for name in CLAIMS if name not in ON_REQUEST]
+    claims = [CLAIMS[name] for name in _known("claim", named, CLAIMS)]
     wanted = _known("data set", options.only or (), sets)
     if options.quick and not options.only:
         wanted = [name for name, data in sets.items() if data.draw is not None or data.given_as in given]

@@ -61,6 +61,7 @@ class Claim:
     expected: tuple[Expectation, ...]
     kinds: tuple[Kind, ...] = ("motion", "appearance", "unknown")  # of the data that it is tried on
     without: tuple[str, ...] = ()  # data sets that it is not tried on
+    on_request: bool = False  # run where it is named alone: its cells take a core a quarter of an hour and more
 
     def __post_init__(self) -> None:
         names = {variant.name for variant in self.rows}
@@ -356,6 +357,7 @@ OWN_DATA = Claim(
         *_expect("motion first", "own-small-vit", on=("appearance",), margin=MARGIN),
     ),
     without=("motions", "scenes", "room_actions"),
+    on_request=True,
 )
 
 CLAIMS: dict[str, Claim] = {

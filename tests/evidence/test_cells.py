@@ -18,8 +18,10 @@ from evidence.data import DATA_SETS, DataSet, Sources
 from evidence.running import work_through
 from evidence.tables import conclusion, make_tables
 from helpers import kill_this_process, start_process
+from uniformerv2 import arm
 from uniformerv2.errors import CheckpointError, VideoError
 from uniformerv2.train.recipe import Optimization
+from uniformerv2.train.recipes import find_recipe
 
 MOTIONS = DATA_SETS["motions"]
 LAYOUTS = CLAIMS["layouts"]
@@ -245,3 +247,23 @@ def test_claims_name_variants_that_exist() -> None:
     with pytest.raises(ValueError, match="no variant other"):
         Claim("c", "", "", (Variant("this"),), "other", ())
     assert np.all([claim.reference in {row.name for row in claim.rows} for claim in CLAIMS.values()])
+
+
+def test_a_recipe_for_own_data_is_trained_as_it_is() -> None:
+    variants = {variant.name: variant for variant in CLAIMS["own_data"].variants}
+    cell = cells_of(variants["own-medium-vit"], DATA_SETS["weizmann"], "drawn", seed=3)[0]
+    named, found = find_recipe("own-medium-vit").recipe, recipe_of(cell, Path("start.safetensors"))
+    changed = {"precision": "fp32", "compile": False, "seed": 3, "evaluate_every": named.optimization.epochs}
+    assert found.optimization == replace(named.optimization, **changed)
+    assert found.augmentation == named.augmentation
+    assert found.model == replace(named.model, arm=None, checkpoint="start.safetensors")
+
+
+def test_the_architecture_of_own_data_is_that_of_its_transformer(shared: Path) -> None:
+    variants = {variant.name: variant for variant in CLAIMS["own_data"].variants}
+    file = shared / "data/vit_tiny_p16_224/vit_tiny_patch16_224.safetensors"
+    for name, layout in (("own-small-vit", "temporal"), ("image only", "scene")):
+        (cell, *_) = cells_of(variants[name], DATA_SETS["weizmann"], "drawn", seed=0)
+        armed = arm(file, num_classes=10, layout=layout, size=144).config
+        expected = armed if name != "image only" else replace(armed, global_after=())
+        assert model_config(cell, 10) == expected

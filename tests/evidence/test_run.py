@@ -73,3 +73,11 @@ def test_what_cannot_be_is_refused_in_a_line(
     assert command.main(options) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_what_takes_long_is_run_where_it_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--list", "--cache", str(tmp_path)]
+    assert command.main(options) == 0
+    assert "own_data" not in capsys.readouterr().out
+    assert command.main(["own_data", *options]) == 0
+    assert "own_data: " in capsys.readouterr().out
