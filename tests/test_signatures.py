@@ -37,6 +37,7 @@ OPTIONS_APART = {
     ("Convert", "global-after"): "tells what a checkpoint does not",
     ("Demo", "seed"): "of videos too",
     ("Evaluate", "split"): PARAMETERS_APART["evaluate", "split"],
+    ("Export", "format"): "of one file that is written, by default the one that its suffix says",
     ("Import", "split"): "may tell which split a file is of",
     ("Order", "split"): PARAMETERS_APART["evaluate", "split"],
     ("Kinetics710", "videos"): "lists may do without files",

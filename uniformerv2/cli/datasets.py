@@ -1,4 +1,4 @@
-"""The commands of `uniformerv2 data`: manifests out of published annotations, checked, merged and packed."""
+"""The commands of `uniformerv2 data`: manifests out of published annotations, checked, merged, packed and exported."""
 
 from __future__ import annotations
 
@@ -7,11 +7,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
 
-from uniformerv2.cli.options import Classes, Data, Json, Limit, NumFrames, OptionalOutput, Output, Root, Workers, values
+from uniformerv2.cli.options import (
+    Classes,
+    Data,
+    Json,
+    Limit,
+    NumFrames,
+    OptionalOutput,
+    Output,
+    Root,
+    Split,
+    Workers,
+    values,
+)
 from uniformerv2.cli.output import note, print_line, print_table
 from uniformerv2.curation.findings import KEPT, FindingKind
 from uniformerv2.errors import RecipeError
@@ -32,6 +44,11 @@ Order = Annotated[
 ]
 
 
+_Both = Literal["activitynet", "label_studio", "cvat", "vtt", "srt", "edl", "csv"]
+WrittenFormat = Literal[_Both, "activitynet_truth"]
+SpanFormat = Literal[_Both, "x_anylabeling", "via", "elan", "charades", "thumos"]
+
+
 @dataclass(frozen=True)
 class Import:
     """Make a manifest out of the annotations that a dataset's owner publishes and the videos that are there.
@@ -41,8 +58,9 @@ class Import:
 
     dataset: Annotated[Positional[str], arg(metavar="DATASET")]
     """kinetics400, kinetics600, kinetics700, kinetics700_2020, kinetics710, moments_in_time, something_something_v1,
-    something_something_v2, activitynet, hacs, ucf101, hmdb51, ava, manifest (a CSV or Parquet manifest) or folder (one
-    folder per class); short names such as k400 and ssv2 will do."""
+    something_something_v2, activitynet, hacs, ucf101, hmdb51, ava, manifest (a CSV or Parquet manifest), folder (one
+    folder per class) or spans (labels over time, as benchmarks and labelling tools write them); short names such as
+    k400 and ssv2 will do."""
     videos: Path
     """Folder of the videos, however deep they lie in it."""
     output: Output
@@ -53,11 +71,16 @@ class Import:
     """Only rows of this split; files that do not state a split belong to it."""
     fold: Literal[1, 2, 3] | None = None
     """Which of the three splits of UCF101 and HMDB51."""
-    format: Literal["owner", "official"] = "owner"
-    """owner: what the dataset's owner publishes; official: the UniFormerV2 lists of paths and class numbers."""
+    format: Literal["owner", "official"] | SpanFormat = "owner"
+    """owner: what the dataset's owner publishes, and for spans the format that a file's content has; official: the
+    UniFormerV2 lists of paths and class numbers; others: the format of files of spans."""
     order: Order = "official"
     untrimmed: FlagCreatePairsOff[bool] = False
     """Kinetics: a file called by its YouTube id alone is the whole video, not the clip of ten seconds."""
+    tier: str | None = None
+    """Spans: only those of this tier (ELAN), attribute (VIA) or control (Label Studio)."""
+    frame_rate: float | None = None
+    """Spans: frames/s in which frames are counted, such as Label Studio's frameRate; None: the video's own frames."""
     root: Root = None
     left_out: Path | None = None
     """CSV file that names every row left out, with its cause."""
@@ -69,12 +92,22 @@ class Import:
     def run(self) -> int:
         if self.strict and self.lenient:
             raise RecipeError("--strict and --lenient contradict each other; give one of them")
+        is_span_format = self.format not in ("owner", "official")
+        if self.dataset != "spans" and (is_span_format or self.tier or self.frame_rate):
+            raise RecipeError(
+                f"formats of spans, --tier and --frame-rate are for `data import spans`, not for {self.dataset}"
+            )
+        if self.frame_rate is not None and not self.frame_rate > 0:
+            raise RecipeError(f"--frame-rate is {self.frame_rate:g}; it must be more than 0 frames/s")
         from uniformerv2.curation.importers import ImportOptions, import_dataset
 
         where = ("dataset", "annotations", "videos", "output", "root", "left_out")
+        formats: dict[str, Any] = {"official_lists": self.format == "official"}
+        if is_span_format:
+            formats["span_format"] = self.format
         result = import_dataset(
             **{name: getattr(self, name) for name in where},
-            options=ImportOptions(official_lists=self.format == "official", **values(self, *where, "format")),
+            options=ImportOptions(**formats, **values(self, *where, "format")),
         )
         _print_imported(result, self.output, self.order)
         return 0
@@ -228,10 +261,36 @@ class Pack:
 
 
 @dataclass(frozen=True)
-class Datasets:
-    """Prepare datasets: import published annotations, check videos, merge Kinetics, pack for training."""
+class Export:
+    """Write the spans of a manifest in the format of a labelling tool, a benchmark, subtitles or an edit list.
 
-    command: OmitArgPrefixes[OmitSubcommandPrefixes[Import | Check | Kinetics710 | Pack | Shards]]
+    Rows without times are spans of whole videos. A file of SRT, VTT or CVAT holds one video: for several give a folder.
+    """
+
+    manifest: Annotated[Positional[Path], arg(metavar="MANIFEST", help="CSV or Parquet, path,label,start,end.")]
+    output: Output
+    """The file, or a new folder for a file of each video."""
+    format: WrittenFormat | None = None
+    """activitynet: `results`, as predictions have them; activitynet_truth: `database`, which predictions are scored
+    against; None: by the suffix of the output, where .json is activitynet and .xml CVAT's."""
+    root: Root = None
+    split: Split = "all"
+
+    def run(self) -> int:
+        from uniformerv2.data.manifest import manifest_root
+        from uniformerv2.spans.files import write_manifest_spans
+
+        root = self.root or manifest_root(self.manifest)
+        spans, files = write_manifest_spans(self.manifest, self.output, self.format, root=root, split=self.split)
+        print_line(f"{spans} spans written to {len(files)} file(s): {self.output}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """Prepare datasets: import published annotations, check videos, merge Kinetics, pack for training, export spans."""
+
+    command: OmitArgPrefixes[OmitSubcommandPrefixes[Import | Check | Export | Kinetics710 | Pack | Shards]]
 
     def run(self) -> int:
         return self.command.run()

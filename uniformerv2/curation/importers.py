@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -14,7 +12,20 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uniformerv2.atomic import whole_file
+from uniformerv2.curation.import_job import (
+    CONTRADICTORY,
+    INVALID,
+    NO_FILE,
+    NO_LABEL,
+    OTHER_SPLIT,
+    REPEATED,
+    SEVERAL_FILES,
+    ImportJob,
+    ImportOptions,
+    ImportResult,
+    LeftOut,
+    table_of_left_out,
+)
 from uniformerv2.curation.published import (
     DATASETS,
     PublishedDataset,
@@ -23,50 +34,15 @@ from uniformerv2.curation.published import (
     dataset_name,
     official_rows,
 )
+from uniformerv2.curation.span_import import SpanImport
 from uniformerv2.curation.video_index import VideoIndex
 from uniformerv2.data.manifest import MANIFEST_COLUMNS, write_manifest
 from uniformerv2.data.sources import read_annotations
-from uniformerv2.data.tables import check_target, csv_writer, relative_to, write_table
+from uniformerv2.data.tables import place, relative_to, write_table
 from uniformerv2.errors import AnnotationError
 
 if TYPE_CHECKING:
     from uniformerv2.weights.labels import ClassOrder
-
-NO_FILE = "no such file"
-SEVERAL_FILES = "several files of that name"
-NO_LABEL = "no label"
-OTHER_SPLIT = "of another split"
-REPEATED = "repeats another row"
-INVALID = "invalid"
-CONTRADICTORY = "contradicts another row"
-INCOMPLETE = frozenset({NO_FILE, SEVERAL_FILES, NO_LABEL, INVALID, CONTRADICTORY})  # what `strict` forbids
-
-
-@dataclass(frozen=True)
-class ImportOptions:
-    """Options of an import; `import_dataset` says what each means."""
-
-    split: str | None = None
-    fold: int | None = None
-    order: ClassOrder = "official"
-    official_lists: bool = False
-    untrimmed: bool = False
-    strict: bool = False
-    lenient: bool = False
-
-
-@dataclass
-class ImportResult:
-    """How many rows were written, and how many were left out."""
-
-    written: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)  # rows by cause
-    example: dict[str, str] = field(default_factory=dict)  # cause -> where the first one stands, and what it is
-    respelled: dict[str, str] = field(default_factory=dict)  # label as published -> as written
-
-    @property
-    def rows(self) -> int:
-        return self.written + self.left_out.total()
 
 
 def import_dataset(
@@ -94,6 +70,9 @@ def import_dataset(
             fold: which of the three splits of UCF101 and HMDB51, where files of several are given.
             order: which list class numbers belong to, and in whose spelling labels are written.
             official_lists: the files are lists of paths and class numbers, as UniFormerV2's authors share them.
+            span_format: the format of files of spans; None: told by their content.
+            tier: of spans, those of this tier alone (ELAN), attribute (VIA) or control (Label Studio).
+            frame_rate: frames/s in which frames of spans are counted; None: they are the frames of the video.
             untrimmed: videos called by the id alone are whole ones, not the clips; rows keep their start and end.
             strict: a row without its file, without a label, or with several files is an error.
             lenient: an invalid row, or a row that contradicts an earlier row of the same clip, is left out and counted.
@@ -101,30 +80,24 @@ def import_dataset(
     Raises:
         AnnotationError: invalid rows, with file and line; or nothing left to write. Then nothing is written.
     """
-    published = DATASETS[dataset_name(dataset)]
+    name = dataset_name(dataset)
     if not videos.is_dir():
         raise AnnotationError(f"{videos}: no such folder of videos")
-    if dataset_name(dataset) == "folder":
+    if name == "folder":
         return ImportResult(write_manifest(output, read_annotations(videos), root=root))
-    files, class_files = _files(annotations, published, options)
     shorten = relative_to(output.parent if root is None else root)
     prefix = shorten(os.path.join(videos, "_"))[:-1]  # what stands before a path below the folder of videos
-    labels = _labels(published, options, class_files)
-    with _table_of_left_out(left_out) as leave_out:
-        job = _Import(published, options, labels, VideoIndex(videos), leave_out)
-        rows = ((f"{prefix}{path}", *cells) for path, *cells in job.accepted(files))
-        job.result.written = write_table(
-            output, published.columns or MANIFEST_COLUMNS, _at_least_one(rows, job.result), exact=True
-        )
+    with table_of_left_out(left_out) as report:
+        job = ImportJob(options, report)
+        if name == "spans":
+            found = SpanImport(job, videos, VideoIndex(videos)).accepted(annotations)
+        else:
+            files, class_files = _files(annotations, DATASETS[name], options)
+            labels = _labels(DATASETS[name], options, class_files)
+            found = _Import(DATASETS[name], job, labels, VideoIndex(videos)).accepted(files)
+        rows = job.at_least_one((f"{prefix}{path}", *cells) for path, *cells in found)
+        job.result.written = write_table(output, DATASETS[name].columns or MANIFEST_COLUMNS, rows, exact=True)
     return job.result
-
-
-class _LeftOut(Exception):
-    """A row that is left out of the manifest: the cause and a detail."""
-
-    def __init__(self, cause: str, detail: str = "") -> None:
-        super().__init__(cause, detail)
-        self.cause, self.detail = cause, detail
 
 
 @dataclass
@@ -132,11 +105,9 @@ class _Import:
     """One pass over the rows of all files, in which rows are matched with videos."""
 
     dataset: PublishedDataset
-    options: ImportOptions
+    job: ImportJob
     labels: Callable[[str], str]
     videos: VideoIndex
-    report: Callable[[Sequence[object]], object]
-    result: ImportResult = field(default_factory=ImportResult)
     seen: dict[object, int] = field(
         default_factory=dict
     )  # clip -> line and kind of its row in one number, for millions
@@ -144,47 +115,47 @@ class _Import:
 
     def accepted(self, files: Sequence[Path]) -> Iterator[tuple[object, ...]]:
         """Cells of the rows that are not left out; the first is the path from the folder of videos."""
-        read = partial(official_rows, dataset=self.dataset) if self.options.official_lists else self.dataset.read
+        read = partial(official_rows, dataset=self.dataset) if self.job.options.official_lists else self.dataset.read
         assert read is not None, "checked with the files"
         for file in files:
             for row in read(file):
                 try:
                     cells = self._cells(file, row)
-                except _LeftOut as left:
-                    self._leave_out(file, row, left)
+                except LeftOut as left:
+                    self.job.leave_out(left, file, row.line, row.names[0], row.label)
                 else:
                     yield cells
 
     def _cells(self, file: Path, row: PublishedRow) -> tuple[object, ...]:
-        split = row.split or self.options.split
-        if row.skip or (self.options.split and split != self.options.split):
-            raise _LeftOut(row.skip or OTHER_SPLIT)
+        split = row.split or self.job.options.split
+        if row.skip or (self.job.options.split and split != self.job.options.split):
+            raise LeftOut(row.skip or OTHER_SPLIT)
         if row.wrong or any(".." in name and ".." in name.split("/") for name in row.names):
-            raise _LeftOut(INVALID, row.wrong or f"found '..' in the path {row.names[0]!r}, expected none")
+            raise LeftOut(INVALID, row.wrong or f"found '..' in the path {row.names[0]!r}, expected none")
         if not row.label:
-            raise _LeftOut(NO_LABEL)
+            raise LeftOut(NO_LABEL)
         try:
             label = self.labels(row.label)
         except AnnotationError as error:
-            raise _LeftOut(INVALID, str(error)) from None
+            raise LeftOut(INVALID, str(error)) from None
         if label != row.label:
-            self.result.respelled.setdefault(row.label, label)
-        place, path = self._find(row, label, split)
+            self.job.result.respelled.setdefault(row.label, label)
+        which, path = self._find(row, label, split)
         if self.dataset.columns:
             return path, *row.extra[:-1], label, row.extra[-1], split
-        is_clip = self.dataset.clips and (place == 0 or not self.options.untrimmed)
+        is_clip = self.dataset.clips and (which == 0 or not self.job.options.untrimmed)
         interval = (None, None) if is_clip else (row.start, row.end)
         self._compare(file, row.line, path, interval, label, split)
         return path, label, *interval, split
 
     def _find(self, row: PublishedRow, label: str, split: str | None) -> tuple[int, str]:
-        for place, name in enumerate(row.names):
+        for which, name in enumerate(row.names):
             paths = self.videos.find(name, (row.label, label, split))
             if len(paths) > 1:
-                raise _LeftOut(SEVERAL_FILES, " and ".join(paths))
+                raise LeftOut(SEVERAL_FILES, " and ".join(paths))
             if paths:
-                return place, paths[0]
-        raise _LeftOut(NO_FILE, row.names[0])
+                return which, paths[0]
+        raise LeftOut(NO_FILE, row.names[0])
 
     def _compare(
         self, file: Path, line: int, path: str, interval: tuple[object, ...], label: str, split: str | None
@@ -196,59 +167,19 @@ class _Import:
             self.seen[clip] = line << 32 | kind
             return
         if self.kinds.get((label, split, file)) == former & 0xFFFFFFFF:
-            raise _LeftOut(REPEATED, path)
+            raise LeftOut(REPEATED, path)
         other, other_split, other_file = list(self.kinds)[former & 0xFFFFFFFF]
         if (label, split) == (other, other_split):
-            raise _LeftOut(REPEATED, path)
-        raise _LeftOut(
+            raise LeftOut(REPEATED, path)
+        raise LeftOut(
             CONTRADICTORY,
-            f"{path} is {label!r}{_of(split)}, but {other!r}{_of(other_split)} in {_where(other_file, former >> 32)}; "
+            f"{path} is {label!r}{_of(split)}, but {other!r}{_of(other_split)} in {place(other_file, former >> 32)}; "
             "remove one of the rows, or keep the first with --lenient",
         )
-
-    def _leave_out(self, file: Path, row: PublishedRow, left: _LeftOut) -> None:
-        where, detail = _where(file, row.line), left.detail or row.names[0]
-        if left.cause in (INVALID, CONTRADICTORY) and not self.options.lenient:
-            raise AnnotationError(f"{where}: {detail}")
-        if self.options.strict and left.cause in INCOMPLETE:
-            raise AnnotationError(f"{where}: {left.cause}: {detail}; without --strict such rows are counted")
-        self.result.left_out[left.cause] += 1
-        self.result.example.setdefault(left.cause, f"{where}: {detail}")
-        self.report((left.cause, file, row.line, row.names[0], row.label, left.detail))
-
-
-def _where(file: Path, line: int) -> str:
-    return f"{file}, {'entry' if file.suffix.lower() == '.json' else 'line'} {line}"
 
 
 def _of(split: str | None) -> str:
     return f" ({split})" if split else ""
-
-
-@contextmanager
-def _table_of_left_out(path: Path | None) -> Iterator[Callable[[Sequence[object]], object]]:
-    """A function that takes the cells of a row."""
-    if path is None:
-        yield lambda cells: None
-        return
-    check_target(path)
-    with (
-        whole_file(path) as partial_file,
-        partial_file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        write = csv_writer(file)
-        write(("cause", "file", "line", "name", "label", "detail"))
-        yield write
-
-
-def _at_least_one(rows: Iterator[tuple[object, ...]], result: ImportResult) -> Iterator[tuple[object, ...]]:
-    first = next(rows, None)
-    if first is None:
-        causes = ", ".join(f"{count} {cause}" for cause, count in result.left_out.most_common())
-        examples = "; ".join(result.example.values())[:300]
-        raise AnnotationError(f"no row is left to write: {causes or 'there are none'} ({examples})")
-    yield first
-    yield from rows
 
 
 def _files(given: Sequence[Path], dataset: PublishedDataset, options: ImportOptions) -> tuple[list[Path], list[Path]]:

@@ -343,6 +343,7 @@ DATASETS = {
         | dict.fromkeys(("label", "person", "split"), str),
     ),
     "manifest": PublishedDataset(_manifest_dataset_rows),
+    "spans": PublishedDataset(None),  # in the formats of spans/formats
     "folder": PublishedDataset(None),
 }
 

@@ -85,6 +85,11 @@ def utf8_text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
 
 
+def place(file: str | Path, line: int) -> str:
+    """Where a row stands, for a message: JSON has entries, everything else lines."""
+    return f"{file}, {'entry' if Path(file).suffix.lower() == '.json' else 'line'} {line}"
+
+
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
     """Errors of reading a text file as those of annotations."""
