@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import av
@@ -16,6 +17,7 @@ from uniformerv2.data.manifest import manifest_rows
 from uniformerv2.errors import AnnotationError
 from uniformerv2.spans.files import write_spans
 from uniformerv2.spans.formats.table import FORMATS
+from uniformerv2.spans.frames import FrameTimes
 from uniformerv2.spans.span import Span
 
 UNEVEN = [0, 40, 100, 500, 540, 900]  # milliseconds
@@ -240,3 +242,18 @@ def test_nothing_to_read(videos: Path, tmp_path: Path) -> None:
         run(videos)
     with pytest.raises(AnnotationError, match=r"gone\.csv: cannot be read"):
         run(videos, tmp_path / "gone.csv")
+
+
+def test_films_of_rooms(shared: Path, tmp_path: Path) -> None:
+    """Real films with an annotation in ActivityNet's form, which states its own frames too."""
+    room = shared / "data" / "room_actions"
+    result = import_dataset("spans", [room / "annotations.json"], room / "untrimmed", tmp_path / "out.csv")
+    assert (result.written, result.left_out) == (288, {})
+    database = json.loads((room / "annotations.json").read_text())["database"]
+    stated = [(video, *span["segment"]) for video, entry in database.items() for span in entry["annotations"]]
+    rows = [row for _, row in manifest_rows(tmp_path / "out.csv", Path())]
+    assert [(row.path.stem, row.start, row.end) for row in rows] == stated
+    frames = FrameTimes.of(rows[0].path)
+    for span in database[rows[0].path.stem]["annotations"]:
+        first, past = span["frames"]
+        assert frames.span(*span["segment"]) == (first, past)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,17 @@ def test_ground_truth_is_scored_against(tmp_path: Path) -> None:
         "abc": {"duration": 1.0, "subset": "validation", "annotations": [{"label": "x", "segment": [0.1, 1.0]}]},
         "b": {"duration": 1.0, "subset": "validation", "annotations": []},
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "splits"),
+    [
+        ("activitynet/activitynet_1.3_train_val.json", {"training": 14859, "validation": 7293}),
+        ("thumos14/thumos14.json", {"train": 3007, "test": 3358}),
+    ],
+)
+def test_published_files(shared: Path, name: str, splits: dict[str, int]) -> None:
+    """As many as their publishers count; THUMOS14 without the ambiguous ones."""
+    rows = list(read_rows(shared / "data" / "annotations" / name))
+    assert Counter(row.split for row in rows) == splits
+    assert not any(row.wrong or row.skip for row in rows)

@@ -83,8 +83,12 @@ def test_other_versions_are_refused_by_file_and_line(tmp_path: Path, content: st
 
 
 def test_a_track_that_is_wrong(tmp_path: Path) -> None:
-    content = document(track() + track('<box frame="-1" outside="0"/>'))
-    assert [bool(row.wrong) for row in read_rows(text(tmp_path / "x.xml", content))] == [True, True]
+    content = document(track() + track('<box frame="-1" outside="0"/>') + track(box(1, outside=1)))
+    rows = read_rows(text(tmp_path / "x.xml", content))
+    assert [(row.skip, row.wrong) for row in rows] == [
+        ("track without shapes", ""),
+        ("", "found a shape whose frame is no number"),
+    ]
 
 
 def test_written_tracks_end_where_the_video_ends(tmp_path: Path) -> None:

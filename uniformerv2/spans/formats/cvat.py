@@ -11,6 +11,7 @@ from uniformerv2.spans.formats.label_file import FormatError, FrameSource, Label
 from uniformerv2.spans.formats.xml import Element
 from uniformerv2.spans.span import Spans
 
+NO_SHAPES = "track without shapes"
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SHAPES = {"box", "polygon", "polyline", "points", "cuboid", "skeleton", "mask", "ellipse"}
 
@@ -37,9 +38,11 @@ def read_cvat(file: LabelFile) -> Iterator[SpanRow]:
         row = SpanRow(track.line, names, track.attributes.get("label", ""))
         shapes = [shape for shape in track.children if shape.tag in _SHAPES]
         numbers = [shape.attributes.get("frame", "") for shape in shapes]
-        if not shapes or not all(re.fullmatch(r"\d{1,9}", number) for number in numbers):
-            yield row._replace(wrong="found a track without shapes or with frames that are no numbers")
+        if not all(re.fullmatch(r"\d{1,9}", number) for number in numbers):
+            yield row._replace(wrong="found a shape whose frame is no number")
             continue
+        if not shapes:
+            yield row._replace(skip=NO_SHAPES)
         for line, frames in _visible(shapes):
             yield row._replace(line=line, frames=frames)
 

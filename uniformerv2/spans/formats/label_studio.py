@@ -118,4 +118,4 @@ def write_label_studio(spans: Spans, frames: FrameSource) -> str:
             regions.append({**names, "score": span.score, "value": value})
         predictions = [{"model_version": "uniformerv2", "result": regions}]
         tasks.append({"data": {_OBJECT: video}, "predictions": predictions})
-    return json.dumps(tasks, indent=1, ensure_ascii=False)
+    return json.dumps(tasks, ensure_ascii=False)

@@ -18,7 +18,7 @@ def is_thumos(file: LabelFile) -> bool:
 
 
 def read_thumos(file: LabelFile) -> Iterator[SpanRow]:
-    """The class is the name of the file. Models are trained on the validation videos, which have annotations."""
+    """The class is the name of the file."""
     label = re.sub(r"_(val|test)$", "", file.path.stem)
     for number, line in enumerate(file.text.splitlines(), start=1):
         if not line.strip():
@@ -27,6 +27,10 @@ def read_thumos(file: LabelFile) -> Iterator[SpanRow]:
         if not found:
             yield SpanRow(number, ("",), label, wrong=f"found {line.strip()[:80]!r}, expected VIDEO START END")
             continue
-        split = {"video_validation": "train", "video_test": "test"}.get(found[1].rpartition("_")[0], "")
-        row = timed(SpanRow(number, (found[1],), label, split=split), found[2], found[3])
+        row = timed(SpanRow(number, (found[1],), label, split=split_of_video(found[1])), found[2], found[3])
         yield row._replace(skip=AMBIGUOUS) if label.casefold() == "ambiguous" else row
+
+
+def split_of_video(name: str) -> str:
+    """What a video is for: models are trained on the validation videos, as the training videos have no spans."""
+    return {"video_validation": "train", "video_test": "test"}.get(name.rpartition("_")[0], "")
