@@ -53,6 +53,7 @@ OPTIONS_APART = {
     ("Predict", "batch-size"): PARAMETERS_APART["Predictor", "batch_size"],
     ("Predict", "backend"): "exported graphs give logits alone, which is all that it needs",
     ("Predict", "precision"): "int8 is for it alone, since it needs videos to calibrate on",
+    ("Score", "json"): "the scores of all classes are many for a terminal, so that it takes a file too",
     ("Timeline", "window-seconds"): PARAMETERS_APART["Predictor.timeline", "window_seconds"],
 }
 # parameters with a default that may be given in order, by function

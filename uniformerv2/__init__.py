@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from uniformerv2.predict import Prediction, Predictor
     from uniformerv2.probing.recipe import ProbeRecipe
     from uniformerv2.probing.run import Probed, probe
+    from uniformerv2.spans.scoring import SpanScores, score_spans
+    from uniformerv2.spans.span import Span
     from uniformerv2.stream import StreamEvent, StreamPrediction, StreamPredictor
     from uniformerv2.tasks.classification.training import train_classifier
     from uniformerv2.timeline import Timeline
@@ -53,6 +55,8 @@ _NAMES = {
     "predict": ("Prediction", "Predictor"),
     "probing.recipe": ("ProbeRecipe",),
     "probing.run": ("probe", "Probed"),
+    "spans.scoring": ("score_spans", "SpanScores"),
+    "spans.span": ("Span",),
     "stream": ("StreamEvent", "StreamPrediction", "StreamPredictor"),
     "tasks.classification.training": ("train_classifier",),
     "timeline": ("Timeline",),

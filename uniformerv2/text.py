@@ -51,12 +51,24 @@ def _is_control(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
-def parse_json(text: str | bytes) -> Any:
-    """What a text says in JSON. Raises ValueError if it is none, or is nested too deeply to be read."""
+def parse_json(text: str | bytes, *, repeats: bool = True) -> Any:
+    """What a text says in JSON. Raises ValueError if it is none, or is nested too deeply to be read.
+
+    Args:
+        repeats: whether an object may have a key twice, of which the last counts; else ValueError.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text) if repeats else json.loads(text, object_pairs_hook=_without_repeats)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f"{twice!r} stands twice in one object; join both, or delete one")
+    return found
 
 
 def short_json(value: object, *, longest: int = 200) -> str:

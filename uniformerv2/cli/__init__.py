@@ -20,6 +20,7 @@ from uniformerv2.cli.measuring import Benchmark, Evaluate, Features
 from uniformerv2.cli.output import FAILED, INTERRUPTED, print_error, print_line
 from uniformerv2.cli.prediction import Predict, Stream, Timeline
 from uniformerv2.cli.probing import Probe
+from uniformerv2.cli.scoring import Score
 from uniformerv2.cli.training import Demo, Recipes, Rehearse, Runs, Train, recipe_by_videos, with_defaults
 from uniformerv2.errors import UniFormerV2Error
 from uniformerv2.machine import prepare_threads
@@ -27,7 +28,21 @@ from uniformerv2.text import printable
 from uniformerv2.video.limits import limits_set
 
 Command = (  # each has the name of its class, but for the last
-    (Train | Probe | Rehearse | Recipes | Runs | Evaluate | Features | Predict | Timeline | Stream | Demo | Benchmark)
+    (
+        Train
+        | Probe
+        | Rehearse
+        | Recipes
+        | Runs
+        | Evaluate
+        | Score
+        | Features
+        | Predict
+        | Timeline
+        | Stream
+        | Demo
+        | Benchmark
+    )
     | (Info | Convert | Models | Annotated[Datasets, subcommand("data")])
 )
 
