@@ -60,7 +60,7 @@ def imported(*arguments: str) -> tuple[dict[str, set[str]], subprocess.Completed
 
 def test_help_imports_nothing_heavy() -> None:
     commands = ["", "train", "evaluate", "features", "predict", "timeline", "stream", "demo", "info", "data check"]
-    commands += ["runs", "benchmark", "probe"]
+    commands += ["runs", "benchmark", "probe", "score"]
     code = (
         "import sys\nfrom uniformerv2.cli import main\n"
         "for command in sys.argv[1:]:\n"

@@ -52,7 +52,7 @@ def _videos(path: Path, field: str) -> Iterator[tuple[str, Any]]:
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise AnnotationError(f"{path}: not valid JSON: {error}") from None
+        raise AnnotationError(f"{path}: cannot be read as JSON: {error}") from None
     videos = content.get(field) if isinstance(content, dict) else None
     if not isinstance(videos, dict):
         raise AnnotationError(

@@ -63,44 +63,39 @@ def score_spans(
     Raises:
         AnnotationError: a file that cannot be read, or has no such subset; no annotation; with the official rules, a
             predicted label that the ground truth lacks.
-        RecipeError: a threshold outside (0, 1].
+        RecipeError: a threshold outside (0, 1], or a subset of spans that come from no file.
     """
     thresholds = _thresholds(tuple(tiou) or PROTOCOLS[protocol].tiou)
     annotated, chosen = _annotated(ground_truth, protocol, subset)
     predicted = read_predictions(predictions) if isinstance(predictions, str | Path) else predictions
     once = {video: _without_repeats(spans) for video, spans in annotated.items()}
-    empty, total = _empty(annotated), _total(annotated)
-    repeated = total - empty - _total(once)
-    if opentad:
-        annotated = once
-    labels = {label: number for number, label in enumerate(_labels(annotated))}
+    scored = once if opentad else annotated
+    labels = {label: number for number, label in enumerate(_labels(scored))}
     if not labels:
         where = f" in the subset {chosen!r} of {ground_truth}" if chosen is not None else ""
         raise AnnotationError(f"no annotation{where}: nothing to score")
     known = {video: [one for one in spans if one.label in labels] for video, spans in predicted.items()}
-    unknown = _total(predicted) - _total(known)
-    if unknown and not opentad:
+    if not opentad and _total(known) < _total(predicted):
         _refuse_unknown(predictions, predicted, labels)
 
-    counts = SpanCounts(
-        videos=len(annotated),
-        annotations=_total(annotated),
-        predictions=_total(known),
-        repeated_annotations=repeated,
-        empty_annotations=empty,
-        empty_predictions=_empty(known),
-        predictions_of_unknown_videos=sum(len(spans) for video, spans in known.items() if video not in annotated),
-        predictions_of_unknown_labels=unknown,
-    )
-    videos = {video: number for number, video in enumerate(dict.fromkeys([*annotated, *known]))}
+    videos = {video: number for number, video in enumerate(dict.fromkeys([*scored, *known]))}
     return _scores(
-        columns(annotated, videos, labels),
+        columns(scored, videos, labels),
         columns(known, videos, labels),
         labels=list(labels),
         thresholds=thresholds,
         opentad=opentad,
         subset=chosen,
-        counts=counts,
+        counts=SpanCounts(
+            videos=len(scored),
+            annotations=_total(scored),
+            predictions=_total(known),
+            repeated_annotations=_total(annotated) - _empty(annotated) - _total(once),
+            empty_annotations=_empty(annotated),
+            empty_predictions=_empty(known),
+            predictions_of_unknown_videos=sum(len(spans) for video, spans in known.items() if video not in scored),
+            predictions_of_unknown_labels=_total(predicted) - _total(known),
+        ),
     )
 
 
