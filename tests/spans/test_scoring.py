@@ -56,6 +56,16 @@ def test_a_prediction_whose_best_annotation_is_taken_tries_the_next() -> None:
     assert scores.mean_ap == (1, 0.5)
 
 
+@pytest.mark.parametrize(("order", "ap"), [((0, 1), 1), ((1, 0), 0.5)])
+def test_of_equal_overlaps_the_later_annotation_is_taken(order: tuple[int, int], ap: float) -> None:
+    segments = [
+        (0, 10),
+        (5, 15),
+    ]  # the first prediction overlaps both by 10 / 15; the second overlaps the latter by 5 / 15
+    annotations = jumps(*(segments[number] for number in order))
+    assert score(annotations, predicted((0, 15, 0.9), (0, 10, 0.8))).mean_ap == (ap,)
+
+
 @pytest.mark.parametrize(("order", "ap"), [((0, 1), 0.5), ((1, 0), 1)])
 def test_of_equal_scores_the_later_prediction_comes_first(order: tuple[int, int], ap: float) -> None:
     rows = [(0, 10, 0.5), (50, 60, 0.5)]  # the first is right
@@ -262,6 +272,7 @@ def entry(**changes: object) -> dict[str, Any]:
         ({"results": {"v1": [entry(label=7)]}}, '"label" must be a name, got 7'),
         ({"results": {"v1": [entry(score="high")]}}, '"score" must be a number, got "high"'),
         ({"results": {"v1": [entry(score=float("inf"))]}}, '"score" must be a number, got Infinity'),
+        ({"results": {"v1": [entry(segment=[0, 10**400])]}}, r'"segment" must be .* got \[0, 1000'),
         ({"results": {"v1": [{"segment": [0, 1], "label": "jump"}]}}, '"score" must be a number, got nothing'),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -88,7 +88,8 @@ def _span(entry: Any, place: str, number: int, *, scored: bool) -> Span:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return type(value) in (int, float) and abs(value) < math.inf  # a bool is an int, too; nan is below nothing
+    # a bool is an int, too; nan is below nothing; JSON's whole numbers may be too large for a float
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _found(entry: dict[str, Any], field: str) -> str:

@@ -124,9 +124,7 @@ def found_by(pairs: Pairs, rank: Whole, thresholds: Sequence[float]) -> Truth:
         pairs: of one label each.
         rank: the place of each prediction.
     """
-    by_overlap = np.where(np.isnan(pairs.tiou), -np.inf, -pairs.tiou)  # nan before all, as in numpy's sort reversed
-    order = np.lexsort((-pairs.annotation, by_overlap, rank[pairs.prediction]))
-    ordered = pairs.where(order)
+    ordered = pairs.where(np.lexsort((-pairs.annotation, -pairs.tiou, rank[pairs.prediction])))
     annotations = int(pairs.annotation.max(initial=-1)) + 1
     found = np.zeros((len(thresholds), len(rank)), np.bool_)
     for row, threshold in zip(found, thresholds, strict=True):
