@@ -22,7 +22,7 @@ from typing import Any
 
 from timing import machine
 
-from uniformerv2.spans.activitynet import read_ground_truth, read_predictions
+from uniformerv2.spans.scored_files import read_ground_truth, read_predictions
 from uniformerv2.spans.scoring import score_spans
 
 VIDEOS, PREDICTIONS, CLASSES, SEED, ROUNDS = 4926, 100, 200, 0, 5

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from uniformerv2 import AnnotationError, RecipeError, Span, SpanScores, score_spans
-from uniformerv2.spans.activitynet import read_ground_truth, read_predictions
 from uniformerv2.spans.matching import Columns, columns, overlapping
 from uniformerv2.spans.recall import AverageRecall, average_recall
+from uniformerv2.spans.scored_files import read_ground_truth, read_predictions
 from uniformerv2.spans.span import Spans
 
 RECORDED = json.loads((Path(__file__).parent / "recorded_scores.json").read_text())

@@ -10,10 +10,10 @@ from typing import Literal, NoReturn, TypeAlias
 import numpy as np
 
 from uniformerv2.errors import AnnotationError, RecipeError
-from uniformerv2.spans.activitynet import read_ground_truth, read_predictions
 from uniformerv2.spans.matching import Columns, Real, Truth, columns, found_by, overlapping, ranks
 from uniformerv2.spans.mistakes import POOR_TIOU, mistakes
 from uniformerv2.spans.recall import average_recall, recall_at
+from uniformerv2.spans.scored_files import read_ground_truth, read_predictions
 from uniformerv2.spans.scores import SpanCounts, SpanScores
 from uniformerv2.spans.span import Span
 
