@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
@@ -72,8 +72,9 @@ def write_spans(
 ) -> list[Path]:
     """Write spans so that `read_spans` reads the same, whole or not at all.
 
-    Times are kept exactly in ActivityNet's JSON and in CSV, to a millisecond in SRT and VTT, and to a frame of the
-    video in CVAT's XML, Label Studio's JSON and EDL. Scores are kept in ActivityNet's and Label Studio's JSON and CSV.
+    Times are kept exactly in ActivityNet's JSON and in CSV, to a millisecond in SRT and VTT, to a frame of the video in
+    CVAT's XML and Label Studio's JSON, and to one at the video's average rate in EDL. Scores are kept in ActivityNet's
+    and Label Studio's JSON and in CSV.
 
     Args:
         spans: by the name or path of the video, which formats that name videos write as it is.
@@ -148,8 +149,7 @@ def _format_name(path: Path, format: str | None) -> str:
     return name
 
 
-def _check(video: str, spans: object) -> None:
-    assert isinstance(spans, list | tuple)
+def _check(video: str, spans: Sequence[Span]) -> None:
     for span in spans:
         if not 0 <= span.start <= span.end < float("inf") or not span.label.strip():
             raise AnnotationError(f"{video}: {span} cannot be written; it needs a label and 0 <= start <= end")

@@ -44,12 +44,20 @@ def test_timecode_counts_frames(tmp_path: Path) -> None:
     """At 29.97 frames/s, non-drop timecode 00:01:00:00 is frame 1800, which is shown after 60.06 seconds."""
     write_spans({"a": [Span(60.06, 61.061, "x")]}, tmp_path / "x.edl", frames=lambda _: NTSC)
     assert "00:01:00:00 00:01:01:00" in (tmp_path / "x.edl").read_text()
+    assert "* FRAME RATE: 29.97003\n" in (tmp_path / "x.edl").read_text()
     (row,) = read_rows(tmp_path / "x.edl")
-    assert row.frames == (1800, 1830)
+    assert (row.start, row.end) == pytest.approx((60.06, 61.061), abs=1e-6)
 
 
 def test_events_of_an_editor(tmp_path: Path) -> None:
     file = text(tmp_path / "cut.edl", EDITED)
-    assert seconds(file) == [("film.mp4", "wave", 0.04, 0.5), ("cut", "", UNEVEN.starts[4], 1.0)]
+    assert seconds(file) == [("film.mp4", "wave", 0.5, 1.5), ("cut", "", 2.0, 3.0)]
     with pytest.raises(FormatError, match=r"x\.edl, line 4: timecodes without their rate"):
         list(read_rows(text(tmp_path / "x.edl", EDITED.replace("* FRAME RATE: 2\r\n", ""))))
+
+
+def test_a_changing_rate_becomes_the_average_one(tmp_path: Path) -> None:
+    """As editors show such films: six frames a second here, of which some last longer."""
+    write_spans({"a": [Span(0.5, 0.9, "x")]}, tmp_path / "x.edl", frames=lambda _: UNEVEN)
+    assert "00:00:00:03 00:00:00:05" in (tmp_path / "x.edl").read_text()
+    assert seconds(tmp_path / "x.edl") == [("a", "x", 0.5, 5 / 6)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from uniformerv2.spans.formats.label_file import FormatError, FrameSource, LabelFile, SpanRow
+from uniformerv2.spans.formats.label_file import FormatError, FrameSource, LabelFile, SpanRow, number
 from uniformerv2.spans.formats.subtitles import one_line, plain_text
 from uniformerv2.spans.span import Spans
 
@@ -18,29 +18,30 @@ def is_edl(file: LabelFile) -> bool:
 
 
 def read_edl(file: LabelFile) -> Iterator[SpanRow]:
-    """The source times of events; the label is the comment below one. Frames are those of the video.
+    """The source times of events; the label is the comment below one.
 
-    How many frames a second of timecode has is no part of the format: it is read from a comment such as
-    `* FRAME RATE: 25`, which goes for the events below it.
+    Timecode counts frames, but does not tell how many are in a second: that is read from a comment such as
+    `* FRAME RATE: 29.97`, which goes for the events below it.
     """
-    base = 0
+    rate = 0.0
     row: SpanRow | None = None
-    for number, line in enumerate(file.text.split("\n"), start=1):
+    for place, line in enumerate(file.text.split("\n"), start=1):
         if line.startswith(_RATE):
-            stated = re.fullmatch(r"\s*(\d{1,4})\s*", line.removeprefix(_RATE))
-            base = int(stated[1]) if stated else 0
+            rate = number(line.removeprefix(_RATE)) or 0.0
         elif found := _EVENT.fullmatch(line):
             if row:
                 yield row
-            if not base:
+            if rate <= 0:
                 raise FormatError(
-                    f"{file.path}, line {number}: timecodes without their rate; add the line '{_RATE}25' above (frames "
-                    "in a second of timecode)"
+                    f"{file.path}, line {place}: timecodes without their rate; add the line '{_RATE}25' above (frames "
+                    "in a second)"
                 )
-            frames = [_frame(timecode, base) for timecode in found.groups()]
-            row = SpanRow(number, (file.path.stem,), frames=(frames[0] or 0, frames[1] or 0))
-            if None in frames:
+            row = SpanRow(place, (file.path.stem,))
+            frames = [_frame(timecode, _base(rate)) for timecode in found.groups()]
+            if frames[0] is None or frames[1] is None:
                 row = row._replace(wrong=f"found {found[1]} and {found[2]}, expected timecodes as HH:MM:SS:FF")
+            else:
+                row = row._replace(start=frames[0] / rate, end=frames[1] / rate)
         elif row and line.startswith(_CLIP):
             row = row._replace(names=(plain_text(line.removeprefix(_CLIP)),))
         elif row and line.startswith(_LABEL):
@@ -50,24 +51,31 @@ def read_edl(file: LabelFile) -> Iterator[SpanRow]:
 
 
 def write_edl(spans: Spans, frames: FrameSource) -> str:
-    """Timecode counts the frames of the video, at its rate rounded up to a whole number, without drops."""
+    """Timecode counts frames at the average rate of the video, as editors make it constant, without drops."""
     lines = ["TITLE: spans", "FCM: NON-DROP FRAME"]
-    number, base = 0, 0
-    record = 0.0
+    event, rate = 0, 0.0
+    record = 0.0  # seconds of timecode
     for video, of_video in spans.items():
         film = frames(video)
-        former, base = base, max(1, round(film.rate))
-        if base != former:
-            lines += ["", f"{_RATE}{base}"]
+        former, rate = rate, film.rate
+        base = _base(rate)
+        if rate != former:
+            lines += ["", f"{_RATE}{rate:.9g}"]
         for span in of_video:
-            number += 1
-            source = film.span(span.start, span.end)
+            event += 1
+            first = min(round(span.start * rate), len(film) - 1)
+            past = max(round(span.end * rate), first + 1)
             placed = round(record * base)
-            edges = (*source, placed, placed + source[1] - source[0])
+            edges = (first, past, placed, placed + past - first)
             record = edges[3] / base
-            lines.append(f"{number:03d}  AX       V     C        {' '.join(_timecode(edge, base) for edge in edges)}")
+            lines.append(f"{event:03d}  AX       V     C        {' '.join(_timecode(edge, base) for edge in edges)}")
             lines += [f"{_CLIP}{one_line(video)}", f"{_LABEL}{one_line(span.label)}"]
     return "\n".join([*lines, ""])
+
+
+def _base(rate: float) -> int:
+    """The frames of a second of timecode: 30 at 29.97 frames/s."""
+    return max(1, round(rate))
 
 
 def _timecode(frame: int, base: int) -> str:

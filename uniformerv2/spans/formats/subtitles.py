@@ -5,11 +5,13 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
+from itertools import groupby
 
 from uniformerv2.spans.formats.label_file import FrameSource, LabelFile, SpanRow, clock, clock_seconds
 from uniformerv2.spans.span import Spans
 
 _TIMES = re.compile(r"\s*([\d:.,]+)\s*-->\s*([\d:.,]+)(\s.*)?")
+_COMMENT = re.compile(r"(NOTE|STYLE|REGION)(\s|$)")
 _TAG = re.compile(r"<[^<>]*>")
 
 
@@ -25,24 +27,19 @@ def is_vtt(file: LabelFile) -> bool:
 def read_cues(file: LabelFile) -> Iterator[SpanRow]:
     """Lines of one cue are joined by spaces; tags are dropped, and references such as &amp; are resolved."""
     names = tuple(dict.fromkeys((file.path.stem, file.path.stem.rpartition(".")[0] or file.path.stem)))  # film.en.srt
-    line = 1
-    for block in re.split(r"(\n[ \t]*(?=\n))", file.text):
-        lines = block.split("\n")
-        place = next((place for place, text in enumerate(lines) if _TIMES.fullmatch(text)), None)
-        is_comment = lines[0].startswith(("NOTE", "STYLE", "REGION")) or (
-            len(lines) > 1 and not lines[0].strip() and lines[1].startswith(("NOTE", "STYLE", "REGION"))
-        )
-        if place is not None and not is_comment:
-            found = _TIMES.fullmatch(lines[place])
-            assert found
-            label = plain_text(" ".join(filter(None, map(str.strip, lines[place + 1 :]))))
-            start, end = clock_seconds(found[1]), clock_seconds(found[2])
-            row = SpanRow(line + place, names, label)
-            if start is None or end is None:
-                yield row._replace(wrong=f"found {lines[place].strip()[:80]!r}, expected HH:MM:SS,mmm --> HH:MM:SS,mmm")
-            else:
-                yield row._replace(start=start, end=end)
-        line += block.count("\n")
+    lines = enumerate(file.text.split("\n"), start=1)
+    for has_text, group in groupby(lines, key=lambda line: bool(line[1].strip())):
+        block = list(group)
+        if not has_text or _COMMENT.match(block[0][1]):
+            continue
+        for place, (number, line) in enumerate(block):
+            if found := _TIMES.fullmatch(line):
+                label = plain_text(" ".join(text.strip() for _, text in block[place + 1 :]))
+                start, end = clock_seconds(found[1]), clock_seconds(found[2])
+                wrong = f"found {line.strip()[:80]!r}, expected HH:MM:SS,mmm --> HH:MM:SS,mmm"
+                wrong = wrong if start is None or end is None else ""
+                yield SpanRow(number, names, label, start, end, wrong=wrong)
+                break
 
 
 def write_srt(spans: Spans, _frames: FrameSource) -> str:
