@@ -65,6 +65,11 @@ def test_predictions_are_read_where_nobody_labelled(tmp_path: Path) -> None:
     assert [(row.score, row.label) for row in read_rows(tmp_path / "x.json")] == [(0.5, "x")]
 
 
+def test_an_address_that_is_none(tmp_path: Path) -> None:
+    content = OF_SOUND.replace("https://host/", "https://[host/")
+    assert seconds(text(tmp_path / "x.json", content))[0][0] == "https://[host/films/my%20film.mp4?sig=1"
+
+
 def test_a_range_that_is_wrong(tmp_path: Path) -> None:
     content = EXPORT.replace('{"start": 2, "end": 3}', '{"start": 2, "end": null}')
     assert "expected frames as start and end" in next(read_rows(text(tmp_path / "x.json", content))).wrong

@@ -85,7 +85,10 @@ def _path(address: str) -> str:
     """The path in an address, or the one that Label Studio serves from its own disk."""
     if "://" not in address and not address.startswith("/data/"):
         return address.replace("\\", "/")
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # such as brackets that do not close
+        return address
     return parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
 
 
