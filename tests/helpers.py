@@ -180,6 +180,9 @@ def write_image_model(path: Path, *, width: int = 32, depth: int = 3, heads: int
 class Constant(nn.Module):
     """Gives the same logits for every clip and remembers how many clips it saw at once."""
 
+    thresholds: tuple[float, ...] = ()
+    probabilities = UniFormerV2.probabilities
+
     def __init__(self, logits: list[float]) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.tensor(logits))

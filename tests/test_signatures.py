@@ -28,6 +28,7 @@ PARAMETERS_APART = {
     ("Predictor", "batch_size"): "None is 1 on a CPU, where batching adds latency and little throughput",
     ("Predictor.timeline", "window_seconds"): "a whole video is one window where None is the default",
     ("evaluate", "split"): "a model is measured on videos that it was not trained on",
+    ("evaluate_multilabel", "split"): "a model is measured on videos that it was not trained on",
     ("extract_features", "data"): "videos need no labels, so that single files will do",
 }
 OPTIONS_APART = {

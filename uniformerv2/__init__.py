@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from uniformerv2.inference.reduction import Reduction
     from uniformerv2.measuring.evaluation import evaluate
     from uniformerv2.measuring.features import VideoFeatures, extract_features
+    from uniformerv2.measuring.multilabel import MultilabelEvaluation, evaluate_multilabel
     from uniformerv2.measuring.results import Evaluation
     from uniformerv2.model.config import ModelConfig, Preprocessing, named_config
     from uniformerv2.model.uniformerv2 import ClipFeatures, StageAttention
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from uniformerv2.spans.span import Span
     from uniformerv2.stream import StreamEvent, StreamPrediction, StreamPredictor
     from uniformerv2.tasks.classification.training import train_classifier
+    from uniformerv2.tasks.run import train_model
     from uniformerv2.timeline import Timeline
     from uniformerv2.train.recipe import Recipe
     from uniformerv2.video.limits import Limits
@@ -49,6 +51,7 @@ _NAMES = {
     "inference.reduction": ("Reduction",),
     "measuring.evaluation": ("evaluate",),
     "measuring.features": ("extract_features", "VideoFeatures"),
+    "measuring.multilabel": ("evaluate_multilabel", "MultilabelEvaluation"),
     "measuring.results": ("Evaluation",),
     "model.config": ("ModelConfig", "named_config", "Preprocessing"),
     "model.uniformerv2": ("ClipFeatures", "StageAttention"),
@@ -59,6 +62,7 @@ _NAMES = {
     "spans.span": ("Span",),
     "stream": ("StreamEvent", "StreamPrediction", "StreamPredictor"),
     "tasks.classification.training": ("train_classifier",),
+    "tasks.run": ("train_model",),
     "timeline": ("Timeline",),
     "train.recipe": ("Recipe",),
     "video.limits": ("Limits",),

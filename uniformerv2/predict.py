@@ -22,7 +22,7 @@ from uniformerv2.data.shards import video_source
 from uniformerv2.device import fetch_later, model_device, on_device, one_late, upload
 from uniformerv2.errors import AnnotationError, RecipeError, VideoError
 from uniformerv2.inference.optimize import Backend, optimize, rewritten
-from uniformerv2.inference.parts import in_parts
+from uniformerv2.inference.parts import in_parts, over_views
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.inference.reduction import Reduction
 from uniformerv2.inference.sharing import SharedFrames, classify_shared, sharing_obstacle
@@ -122,14 +122,15 @@ class Predictor:
         self._shares = eager and reduction is None and not sharing_obstacle(self.model.config)
 
     def predict(self, video: Video, *, top_k: int | None = 5, threshold: float = 0.0) -> Prediction:
-        """Rank the classes for one video.
+        """Rank the classes for one video; or, with a model that names several labels, find those that it shows.
 
         Args:
             video: a file, the bytes of one, or a folder of frame images; or an annotation, of which the interval is
                 classified, and whose label does not matter.
-            top_k: how many classes to return, at least 1; None: all.
+            top_k: how many classes to return, at least 1; None: all. A model that names several labels returns all
+                classes that reach their thresholds.
             threshold: probability that the most likely class needs to be the answer, `Prediction.label`; below it,
-                that is None, for none of these.
+                that is None, for none of these. Of several labels, the one that all classes need; 0: each its own.
 
         Raises:
             RecipeError: `top_k` below 1, or a threshold outside [0, 1].
@@ -208,10 +209,15 @@ class Predictor:
         return batch.videos, fetch_later(self._scores(batch)) if batch.counts else partial(torch.empty, 0)
 
     def _prediction(self, video: Video, scores: Tensor, top_k: int | None, threshold: float) -> Prediction:
-        labels, probabilities = ranked(self.model, scores, top_k)
-        return Prediction(
-            _title(video), labels, probabilities, label=labels[0] if probabilities[0] >= threshold else None
-        )
+        several = self.model.thresholds
+        labels, probabilities = ranked(self.model, scores, None if several else top_k)
+        if several:
+            needed = dict(zip(class_names(self.model), several, strict=True))
+            pairs = zip(labels, probabilities, strict=True)
+            named = [(label, score) for label, score in pairs if score >= (threshold or needed[label])]
+            labels, probabilities = (tuple(column) for column in zip(*named, strict=True)) if named else ((), ())
+        sure = bool(labels) and probabilities[0] >= threshold
+        return Prediction(_title(video), labels, probabilities, label=labels[0] if sure else None)
 
     @torch.inference_mode()
     def _scores(self, batch: _Batch) -> Tensor:
@@ -220,10 +226,8 @@ class Predictor:
         clips, which = batch.clips.unique(dim=0, return_inverse=True)  # of a very short video, many are equal
         parts = in_parts(lambda some: self._logits(SharedClips(frames, some)), clips, self.batch_size, by=self)
         logits = torch.cat(parts)
-        if self.views.average == "probabilities":
-            logits = logits.softmax(-1)
-        means = torch.stack([some.mean(0) for some in logits[which].split(list(batch.counts))])
-        return means if self.views.average == "probabilities" else means.softmax(-1)
+        of_videos = logits[which].split(list(batch.counts))
+        return torch.stack([over_views(self.model, some, self.views.average) for some in of_videos])
 
     def _logits(self, clips: SharedClips) -> Tensor:
         """Logits (clips, classes), from frames that are encoded once where that is possible and saves any."""

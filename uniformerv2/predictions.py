@@ -18,12 +18,12 @@ FORMATS = TABLE_SUFFIXES | {".jsonl"}
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most likely classes of a video, best first."""
+    """The most likely classes of a video, best first; of a model that names several labels, those that it shows."""
 
     video: str
     labels: tuple[str, ...]
-    scores: tuple[float, ...]  # probabilities, averaged over the views; those of all classes sum to 1
-    label: str | None  # the answer: the most likely class, or None for "none of these", below the threshold
+    scores: tuple[float, ...]  # probabilities, averaged over the views; those of all classes sum to 1, unless several
+    label: str | None  # the answer, the most likely class; None: "none of these", as it is below the threshold
 
 
 Outcome = tuple[Annotation, Prediction | Unreadable]
@@ -68,5 +68,5 @@ def _cells(outcomes: Iterable[Outcome], places: int) -> Iterator[list[object]]:
         if isinstance(found, Unreadable):
             yield [found.path, None, row.start, row.end, *[None] * (2 * places), found.reason]
         else:
-            ranked = [cell for pair in zip(found.labels, found.scores, strict=True) for cell in pair]
-            yield [found.video, found.label, row.start, row.end, *ranked, None]
+            ranked = [cell for pair in zip(found.labels, found.scores, strict=True) for cell in pair][: 2 * places]
+            yield [found.video, found.label, row.start, row.end, *ranked, *[None] * (2 * places - len(ranked)), None]

@@ -224,7 +224,7 @@ def test_two_labels_of_one_video_are_an_error_that_names_both_rows(
         manifest = table(tmp_path, f"path,label\n{video},red\n{other},blue\n")
         for command in (["train", manifest, *tiny, "-o", tmp_path / "run"], ["evaluate", checkpoint, manifest]):
             reason = f"line 2: {video} and {manifest}, line 3: {other}: one video at the same time is"
-            assert_refused(uniformerv2(*command), reason, "multi-label training")
+            assert_refused(uniformerv2(*command), reason, "--task multilabel")
 
 
 def test_times_tell_labels_of_one_video_apart(tmp_path: Path) -> None:

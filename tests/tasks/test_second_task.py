@@ -29,6 +29,7 @@ class Margin:
     """By how much the right class is ahead, on the average."""
 
     margin: float
+    summary = "a margin"
 
     def to_json(self) -> dict[str, Any]:
         return {"margin": self.margin}
@@ -76,7 +77,7 @@ def recipe(image_model: Path) -> Recipe:
 def test_it_is_trained_from_cached_features_too(colours: Path, recipe: Recipe, tmp_path: Path) -> None:
     cached = recipe.vary(frozen_backbone=True, fixed_views=1, cache_features="fp32")
     for name, chosen in (("clips", recipe), ("features", cached)):
-        result = train_model("presence", colours, chosen, tmp_path / name, workers=0)
+        result = train_model(colours, chosen, tmp_path / name, workers=0, task="presence")
         assert result.history[0]["loss"] > result.history[1]["loss"]
         assert {"present", "absent", "margin"} <= result.history[1].keys()
         assert json.loads((tmp_path / name / "evaluation.json").read_text()) == result.evaluation.to_json()
@@ -95,7 +96,7 @@ def test_a_process_without_a_readable_video_waits_for_the_others(
 
     def work() -> tuple[Any, ...]:
         table.TASKS["presence"] = Presence
-        result = train_model("presence", tmp_path / "videos.csv", whole, tmp_path / "run", workers=0, parallel=way)
+        result = train_model(tmp_path / "videos.csv", whole, tmp_path / "run", workers=0, parallel=way, task="presence")
         return result.history[0]["loss"], result.evaluation.to_json(), [video.path for video in result.skipped]
 
     first, second = together(2, work)

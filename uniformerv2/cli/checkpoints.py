@@ -60,7 +60,8 @@ class Info(Loading):
                 print_line(f"  {name:<20}{value if value != '' else 'not given'}")
         print(f"labels ({len(info.labels)}){f': {info.label_note}' if info.label_note else ''}")
         for number, label in enumerate(info.labels):
-            print_line(f"  {number:<6}{label}")
+            threshold = f"  from {info.thresholds[number]:.3f} on" if info.thresholds else ""
+            print_line(f"  {number:<6}{label}{threshold}")
         return 0
 
 

@@ -6,11 +6,14 @@ import argparse
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from uniformerv2.train.recipe import START, Recipe
+from uniformerv2.train.recipe import START, USUAL_TASK, Recipe
 from uniformerv2.train.recipes import find_recipe
 from uniformerv2.train.recipes.base import DEFAULTS
+
+if TYPE_CHECKING:
+    from uniformerv2.train.run_folder import RunFolder
 
 AUTO = "auto"
 
@@ -21,6 +24,7 @@ class Implied(NamedTuple):
     recipe: Recipe
     name: str | None  # of the recipe; `AUTO`: chosen by the number of videos
     resumed: Path | None  # folder of the run that goes on
+    task: str = USUAL_TASK
 
 
 def implied_by(arguments: Sequence[str], *, by_videos: str | None = None) -> Implied:
@@ -46,15 +50,13 @@ def implied_by(arguments: Sequence[str], *, by_videos: str | None = None) -> Imp
     start = {name: value for name in START if (value := getattr(given, name)) not in (None, "None")}
     resumed = Path(given.output) if given.resume and given.output else None
     if resumed is not None:
-        from uniformerv2.train.run_folder import RunFolder
-
-        RunFolder(resumed).check(resume=True, overwrite=given.overwrite)
+        _run_folder(resumed).check(resume=True, overwrite=given.overwrite)
     recipe, name = _recipe(given.recipe, start, resumed, by_videos)
     recipe = recipe.starting_from(**start)
     with suppress(ValueError):  # the command line names what is wrong with it
         if given.epochs and not given.warmup_epochs:
             recipe = recipe.lasting(int(given.epochs))
-    return Implied(recipe, name, resumed)
+    return Implied(recipe, name, resumed, _run_folder(resumed).read_task() if resumed is not None else USUAL_TASK)
 
 
 def _recipe(
@@ -63,9 +65,13 @@ def _recipe(
     if name not in (None, AUTO):
         return find_recipe(name).recipe, name
     if resumed is not None:
-        from uniformerv2.train.run_folder import RunFolder
-
-        return RunFolder(resumed).read_recipe(), None
+        return _run_folder(resumed).read_recipe(), None
     if name == AUTO or not start:
         return find_recipe(by_videos).recipe if by_videos else DEFAULTS, AUTO
     return DEFAULTS, None
+
+
+def _run_folder(path: Path) -> RunFolder:
+    from uniformerv2.train.run_folder import RunFolder
+
+    return RunFolder(path)

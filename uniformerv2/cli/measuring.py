@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
@@ -33,12 +33,15 @@ if TYPE_CHECKING:
     from uniformerv2.distributed import Ranks
     from uniformerv2.measuring.features import VideoFeatures
     from uniformerv2.measuring.metrics import Averages, ClassResult
+    from uniformerv2.measuring.multilabel import MultilabelEvaluation
     from uniformerv2.measuring.results import Evaluation
+    from uniformerv2.model.uniformerv2 import UniFormerV2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Measuring):
-    """Measure a checkpoint: accuracy, confusions and calibration over several views of each video.
+    """Measure a checkpoint: accuracy, confusions and calibration over several views of each video; or, of a model that
+    names several labels of a video, average precision and F1.
 
     Several processes share the work, with equal results: torchrun --nproc-per-node 8 -m uniformerv2 evaluate ...
     """
@@ -83,6 +86,9 @@ class Evaluate(Measuring):
                 note(model.label_note)
             files = ("output", "predictions", "confusion")
             options = values(self, "checkpoint", "labels", "weights", "head", "limit", "device", *files)
+            if model.thresholds:
+                self._several_labels(model, output, options | {"journal": journal}, ranks)
+                return
             result = evaluate(model, **options, journal=journal, progress=True)
             if ranks.first:
                 if self.predictions:
@@ -95,6 +101,21 @@ class Evaluate(Measuring):
                     "written to "
                     + " and ".join(str(path) for path in (output, self.predictions, self.confusion) if path)
                 )
+
+    def _several_labels(self, model: UniFormerV2, output: Path, options: dict[str, Any], ranks: Ranks) -> None:
+        from uniformerv2.measuring.multilabel import evaluate_multilabel
+        from uniformerv2.measuring.results import write_evaluation
+
+        if self.predictions or self.confusion:
+            raise RecipeError(
+                "--predictions and --confusion are for models that name one label of a video; of several labels, "
+                "`uniformerv2 predict --output` writes what is named"
+            )
+        result = evaluate_multilabel(model, **options, progress=True)
+        if ranks.first:
+            write_evaluation(output, result)
+            _print_several_labels(result)
+            print_line(f"written to {output}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,12 +224,39 @@ def _print_evaluation(result: Evaluation) -> None:
         print(f"warning: {printable(result.warning)}", file=sys.stderr)
 
 
+def _print_several_labels(result: MultilabelEvaluation) -> None:
+    numbers = ("AP", "videos", "right", "threshold", "precision", "recall", "F1")
+    print_table(
+        f"{len(result.videos)} videos, {result.views.clips} clips x {result.views.crops} crops",
+        ("class", *numbers),
+        [
+            (row.label, _share(row.average_precision), row.videos, row.correct, f"{row.threshold:.3f}", *_shares(row))
+            for row in result.classes
+        ],
+        numbers=numbers,
+    )
+    print(
+        f"mAP {result.mean_average_precision:.1%}   micro AP {result.micro_average_precision:.1%}   "
+        f"macro F1 {result.macro_f1:.1%}   micro F1 {result.micro_f1:.1%}   loss {result.loss:.3f}   "
+        f"skipped {len(result.skipped)}"
+    )
+    if unseen := [row.label for row in result.classes if not row.videos]:
+        print_line(f"no video shows {', '.join(unseen)}: left out of mAP and macro F1")
+    _print_left_out(result)
+    for theirs, ours in result.renamed:
+        note(f"the label {theirs!r} is taken for the model's {ours!r}")
+
+
 def _shares(row: ClassResult | Averages) -> list[str]:
     """Precision, recall and F1 as cells."""
-    return ["-" if share is None else f"{share:.1%}" for share in (row.precision, row.recall, row.f1)]
+    return [_share(share) for share in (row.precision, row.recall, row.f1)]
 
 
-def _print_left_out(result: Evaluation | VideoFeatures) -> None:
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _print_left_out(result: Evaluation | MultilabelEvaluation | VideoFeatures) -> None:
     for damaged in result.damaged:
         print_line(f"damaged, but read: {damaged.path}: {damaged.reason}")
     for skipped in result.skipped:

@@ -69,6 +69,9 @@ class Setup:
 
     data: Data
     model: ModelRecipe
+    task: str = "classification"
+    """What is trained: classification, or multilabel where a video may have several labels, or none
+    (docs/multilabel.md)."""
     clip: ClipRecipe = field(default_factory=ClipRecipe)
     optimization: Optimization = field(default_factory=Optimization)
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
@@ -104,14 +107,14 @@ class Setup:
         return resolved
 
     def options(self) -> dict[str, Any]:
-        """Those that are not in the recipe, by their names in `train_classifier`."""
+        """Those that are not in the recipe, by their names in `train_model`."""
         recipe = ("model", "clip", "optimization", "augmentation", "evaluation", "recipe")
         return values(self, *recipe, "limit", "verbose")
 
 
 @dataclass(frozen=True)
 class Train(Setup):
-    """Train a classifier on a folder of videos.
+    """Train a model on a folder of videos: a classifier, unless another task is given.
 
     A part of the files is held out and measured after each epoch. The run folder receives the recipe, the split,
     metrics.jsonl and the checkpoints last.safetensors and best.safetensors.
@@ -134,8 +137,8 @@ class Train(Setup):
     def run(self, ranks: Ranks) -> None:
         from uniformerv2.data.manifest import manifest_root
         from uniformerv2.distributed import restarted
-        from uniformerv2.tasks.classification.training import train_classifier
-        from uniformerv2.tasks.run import read_split
+        from uniformerv2.measuring.results import Evaluation
+        from uniformerv2.tasks.run import read_split, train_model
 
         run, recipe = self._folder(ranks), self.resolved()
         # a process group that torchrun has started again goes on, where it has begun
@@ -149,12 +152,11 @@ class Train(Setup):
             if self.data == run.train:
                 options["data"] = read_split(run, root=self.root)
                 options["root"] = self.root or manifest_root(run.train)
-        result = train_classifier(recipe=recipe, **options, progress=True)
+        result = train_model(recipe=recipe, **options, progress=True)
         found = result.evaluation
         if ranks.first:
-            right = f"{found.correct} of {len(found.videos)} held-out videos right" if found else "nothing was held out"
-            print_line(f"{result.last}: {right}")
-            if found and _is_order_worth_a_question(recipe, run, len(found.videos)):
+            print_line(f"{result.last}: {found.summary if found else 'nothing was held out'}")
+            if isinstance(found, Evaluation) and _is_order_worth_a_question(recipe, run, len(found.videos)):
                 question = shlex.join(["uniformerv2", "rehearse", "order", str(run.path), str(run.held_out)])
                 note(f"does the order of frames count here? {question} tells, and what to try next")
 
@@ -285,6 +287,7 @@ def with_defaults(arguments: Sequence[str], *, by_videos: str | None = None) -> 
 def _with_implied(command: type[Setup], implied: Implied) -> Any:
     return command(
         data=implied.resumed / "train.csv" if implied.resumed else tyro.MISSING,
+        task=implied.task,
         recipe=implied.name,
         **values(implied.recipe, "augmentation"),
         augmentation=AugmentationOptions.of(implied.recipe.augmentation),
@@ -297,8 +300,11 @@ def recipe_by_videos(command: Any) -> str | None:
     if not isinstance(setup, Setup) or setup.recipe != AUTO:
         return None
     from uniformerv2.data.sources import read_annotations
+    from uniformerv2.tasks.table import find_task
 
-    videos = len(read_annotations(setup.data, root=setup.root, classes=setup.classes))
+    several_labels = find_task(setup.task).several_labels
+    options: Any = {"root": setup.root, "classes": setup.classes, "several_labels": several_labels}
+    videos = len(read_annotations(setup.data, **options))
     name = suited_recipe(videos, arm=setup.model.arm, checkpoint=setup.model.checkpoint)
     note(f"recipe {name}, for {videos} videos; `uniformerv2 recipes` lists others")
     return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -34,9 +34,16 @@ class Annotation:
     end: float | None = None  # seconds; None: to the end
     split: str | None = None  # "train", "val" or "test"
     group: str | None = None  # its source, such as a person or a film: a drawn split keeps it on one side
+    other_labels: tuple[str, ...] = ()  # what it shows beside `label`, where a video may have several labels
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", normalised(self.label))
+        object.__setattr__(self, "other_labels", tuple(map(normalised, self.other_labels)))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All of them; none for "", which stands for no label."""
+        return (self.label, *self.other_labels) if self.label else ()
 
     @property
     def interval(self) -> Interval:
@@ -66,7 +73,7 @@ def class_names(annotations: Sequence[Annotation], *, minimum: int = 1) -> list[
     Raises:
         AnnotationError: fewer than `minimum` of them; training needs two.
     """
-    names = sorted({annotation.label for annotation in annotations})
+    names = sorted({label for annotation in annotations for label in annotation.labels})
     if len(names) < minimum:
         example = f" in {annotations[0].path.parent}" if annotations else ""
         raise AnnotationError(
@@ -80,10 +87,10 @@ def unknown_labels(
     annotations: Sequence[Annotation], unknown: Sequence[str], classes: Sequence[str]
 ) -> AnnotationError:
     """The error for labels that are not among the classes of a model."""
-    row = next(row for row in annotations if row.label == unknown[0])
+    row = next(row for row in annotations if unknown[0] in (row.label, *row.other_labels))
     listed = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
     return AnnotationError(
-        f"{row.path}: label {row.label!r} is not among the {len(classes)} classes of the model "
+        f"{row.path}: label {unknown[0]!r} is not among the {len(classes)} classes of the model "
         f"({', '.join(classes[:3])}, ...); {len(unknown)} label(s) are unknown: {listed}"
     )
 
@@ -99,7 +106,8 @@ def check_labels(
         originals: for paths of files that have several, the one that stands for all.
 
     Raises:
-        AnnotationError: rows of one file with different labels and equal times, or one of them without times.
+        AnnotationError: rows of one file with different labels and equal times, or one without times, which lacks a
+            label that another has.
     """
     of_file: dict[Path, list[int]] = defaultdict(list)
     for number, row in enumerate(annotations):
@@ -112,14 +120,51 @@ def check_labels(
             interval, timeless = (row.start or 0.0, row.end), row.interval == (None, None)
             others = first.values() if timeless else (first.get(interval), whole)
             for other in others:
-                if other is not None and annotations[other].label != row.label:
+                if other is not None and _contradict(annotations[other], row):
                     raise AnnotationError(
                         f"{name(other)} and {name(number)}: one video at the same time is "
-                        f"{annotations[other].label!r} and {row.label!r}; keep one of the rows (several labels for one "
-                        "video, multi-label training, come in a later release)"
+                        f"{_listed(annotations[other])} and {_listed(row)}; keep one of the rows, or train "
+                        "a model that names several labels of one video: --task multilabel"
                     )
             first.setdefault(interval, number)
             whole = number if timeless and whole is None else whole
+
+
+def _contradict(one: Annotation, other: Annotation) -> bool:
+    """Whether two rows of one file, of equal times or one without, say different things about the same frames."""
+    if one.interval == other.interval or (one.interval != (None, None) and other.interval != (None, None)):
+        return {*one.labels} != {*other.labels}
+    whole, part = (one, other) if one.interval == (None, None) else (other, one)
+    return not {*part.labels} <= {*whole.labels}  # a video shows whatever a part of it shows
+
+
+def _listed(row: Annotation) -> str:
+    return " with ".join(map(repr, row.labels)) or "without a label"
+
+
+def join_labels(
+    annotations: Sequence[Annotation], name: Callable[[int], str], originals: Mapping[Path, Path] = MappingProxyType({})
+) -> list[Annotation]:
+    """Rows of one video at the same time as one row with all their labels, each once, in the place of the first.
+
+    Args:
+        annotations, name, originals: as of `check_labels`.
+
+    Raises:
+        AnnotationError: such rows belong to different splits or groups.
+    """
+    joined: dict[tuple[Path, float, float | None], tuple[int, Annotation]] = {}
+    for number, row in enumerate(annotations):
+        key = originals.get(row.path, row.path), row.start or 0.0, row.end
+        first, whole = joined.get(key, (number, row))
+        if (whole.split, whole.group) != (row.split, row.group):
+            raise AnnotationError(
+                f"{name(first)} and {name(number)}: one video at the same time has the split {whole.split} and "
+                f"{row.split}, the group {whole.group} and {row.group}; give its rows the same"
+            )
+        label, *others = dict.fromkeys((*whole.labels, *row.labels)) or [""]
+        joined[key] = first, replace(whole, label=label, other_labels=tuple(others))
+    return [row for _, row in joined.values()]
 
 
 def parse_interval(start: str, end: str) -> Interval:

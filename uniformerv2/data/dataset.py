@@ -23,6 +23,8 @@ from uniformerv2.video.clips import evaluation_views, interval_frames
 from uniformerv2.video.reader import VideoReader, VideoWarning
 from uniformerv2.video.views import Views, random_segment_indices
 
+Shown = tuple[int, ...]  # numbers of classes: one, but where a video may have several labels
+
 
 class VideoDataset(Dataset[Sample]):
     """Annotated videos as clips: random views in training, fixed views in evaluation.
@@ -44,6 +46,8 @@ class VideoDataset(Dataset[Sample]):
             half of them then are; None for a class whose clips never are. Then, too, a sample has the label of each
             view, and one that is played backwards is mirrored as a clip of the class that it shows. Empty: none is.
         views: evaluation only; `evaluation_views` gives their order.
+        several_labels: whether a video may have several labels, or none: then a sample has 1 for each class that it
+            shows and 0 for the others, in place of a class number.
 
     Raises:
         AnnotationError: no annotations, or a label that is not among the classes.
@@ -60,6 +64,7 @@ class VideoDataset(Dataset[Sample]):
         mirrored_classes: Sequence[int | None] = (),
         reversed_classes: Sequence[int | None] = (),
         views: Views = Views(),
+        several_labels: bool = False,
     ) -> None:
         if repeats < 1:
             raise ValueError(f"need repeats >= 1, got {repeats}")
@@ -70,10 +75,12 @@ class VideoDataset(Dataset[Sample]):
         if not annotations:
             raise AnnotationError("no videos given")
         numbers = {name: number for number, name in enumerate(classes)}
-        if unknown := sorted({row.label for row in annotations} - set(numbers)):
+        labels_of = [row.labels if several_labels else (row.label,) for row in annotations]
+        if unknown := sorted({label for labels in labels_of for label in labels} - set(numbers)):
             raise unknown_labels(annotations, unknown, classes)
         self.annotations = list(annotations)
-        self.labels = [numbers[row.label] for row in annotations]
+        self.classes_shown = [tuple(numbers[label] for label in labels) for labels in labels_of]
+        self.num_classes, self.several_labels = len(classes), several_labels
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.repeats = repeats
@@ -84,6 +91,20 @@ class VideoDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.annotations)
+
+    @property
+    def labels(self) -> list[int | list[int]]:
+        """Of each row, as a sample has it."""
+        return [self.label_of(row) for row in range(len(self))]
+
+    def label_of(self, row: int) -> int | list[int]:
+        """What a sample of the row has as label, unless the augmentation changes it."""
+        return self._label(self.classes_shown[row])
+
+    def _label(self, shown: Shown) -> int | list[int]:
+        if not self.several_labels:
+            return shown[0]
+        return [int(number in shown) for number in range(self.num_classes)]
 
     @property
     def clips_shape(self) -> tuple[int, int, int, int, int]:
@@ -101,12 +122,14 @@ class VideoDataset(Dataset[Sample]):
         """
         index, draw = key if isinstance(key, tuple) else (key, 0)
         row = self.annotations[index]
-        sample = Sample(index=index, path=str(row.path), label=self.labels[index])
+        sample = Sample(index=index, path=str(row.path), label=self.label_of(index))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", VideoWarning)
             try:
                 memory = torch.empty(self.clips_shape) if out is None else out
-                sample.label = self._read(row, self.labels[index], f"{index} {draw}", memory)
+                of_views = self._read(row, self.classes_shown[index], f"{index} {draw}", memory)
+                if self.labels_each_view:
+                    sample.label = [self._label(of_view) for of_view in of_views]
                 sample.clips = memory
             except VideoError as error:
                 sample.error = str(error)
@@ -123,52 +146,59 @@ class VideoDataset(Dataset[Sample]):
         """The sample of a video that could not be read, for a reason that the loader knows."""
         index = key[0] if isinstance(key, tuple) else key
         path = str(self.annotations[index].path)
-        return Sample(index=index, path=path, label=self.labels[index], error=f"{path}: {reason}")
+        return Sample(index=index, path=path, label=self.label_of(index), error=f"{path}: {reason}")
 
-    def _read(self, row: Annotation, label: int, seed: str, out: Tensor) -> int | list[int]:
-        """Write the clips to `out`; returns their label, or that of each."""
+    def _read(self, row: Annotation, shown: Shown, seed: str, out: Tensor) -> list[Shown]:
+        """Write the clips to `out`; returns the classes that each shows, or in evaluation all."""
         with VideoReader(video_source(row.path), threads=1, name=str(row.path)) as reader:
             first, count = interval_frames(reader, row.start, row.end)
             if self.augmentation is None:
                 evaluation_views(reader, self.preprocessing, self.views, first=first, count=count, out=out)
-                return label
-            labels = self._random_views(reader, self.augmentation, label, first, count, seed, out)
-            return labels if self.labels_each_view else label
+                return [shown]
+            return self._random_views(reader, self.augmentation, shown, first, count, seed, out)
 
     def _random_views(
         self,
         reader: VideoReader,
         augmentation: Augmentation,
-        label: int,
+        shown: Shown,
         first: int,
         count: int,
         seed: str,
         out: Tensor,
-    ) -> list[int]:
-        """Written to `out`; returns the class that each of them shows."""
+    ) -> list[Shown]:
+        """Written to `out`; returns the classes that each of them shows."""
         seeds = [f"{seed} {number}" if number else seed for number in range(self.repeats)]
         draws = [random.Random(own) for own in seeds]
         num_frames = self.preprocessing.num_frames
         indices = [random_segment_indices(count, num_frames, draw) for draw in draws]
-        shown = [label] * self.repeats
-        if self.reversed_classes and (counterpart := self.reversed_classes[label]) is not None:
+        each = [shown] * self.repeats
+        if self.reversed_classes and (counterparts := _counterparts(shown, self.reversed_classes)) is not None:
             for view, own in enumerate(seeds):
                 if random.Random(f"{own} reversed").random() < REVERSED:  # leaves all other draws as they are
                     indices[view].reverse()
-                    shown[view] = counterpart
+                    each[view] = counterparts
         views = reader.frames_at([first + index for clip in indices for index in clip]).split(num_frames)
         return [
-            self._augmented(view, augmentation, label, draw, clip)
-            for view, label, draw, clip in zip(views, shown, draws, out, strict=True)
+            self._augmented(view, augmentation, of_view, draw, clip)
+            for view, of_view, draw, clip in zip(views, each, draws, out, strict=True)
         ]
 
-    def _augmented(self, view: Tensor, augmentation: Augmentation, label: int, draw: random.Random, out: Tensor) -> int:
-        """Written to `out`; returns the class that it shows, that of its mirror image if it is mirrored."""
-        other = self.mirrored_classes[label] if self.mirrored_classes else label
-        if other is None:
-            augmentation, other = replace(augmentation, flip=0.0, flip_labels="none"), label
+    def _augmented(
+        self, view: Tensor, augmentation: Augmentation, shown: Shown, draw: random.Random, out: Tensor
+    ) -> Shown:
+        """Written to `out`; returns the classes that it shows, those of its mirror image if it is mirrored."""
+        others = _counterparts(shown, self.mirrored_classes) if self.mirrored_classes else shown
+        if others is None:
+            augmentation, others = replace(augmentation, flip=0.0, flip_labels="none"), shown
         mirrored = augment(view, self.preprocessing, augmentation, draw, out=out).mirrored
-        return other if mirrored else label
+        return others if mirrored else shown
+
+
+def _counterparts(shown: Shown, classes: Sequence[int | None]) -> Shown | None:
+    """The classes that a changed clip shows in place of these; None where one of them has no counterpart."""
+    others = [other for number in shown if (other := classes[number]) is not None]
+    return tuple(others) if len(others) == len(shown) else None
 
 
 def make_loader(

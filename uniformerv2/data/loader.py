@@ -31,7 +31,7 @@ class Sample:
 
     index: int  # row of the dataset
     path: str
-    label: int | list[int]  # class number; that of each view where the augmentation changes it
+    label: int | list[int] | list[int | list[int]]  # of `VideoDataset.label_of`; where views differ, of each
     clips: Tensor | None = None  # float32 (views, 3, frames, height, width), normalised
     error: str | None = None  # why there are no clips
     damage: list[str] = field(default_factory=list)  # what is damaged in a video that was read
@@ -43,7 +43,7 @@ class Batch:
     """The readable videos of a batch. The others are left out and named."""
 
     clips: Tensor  # float32 (n, views, 3, frames, height, width), normalised; (0,) if nothing could be read
-    labels: Tensor  # int64 (n); (n, views) where the augmentation changes them
+    labels: Tensor  # int64 (n), or (n, views) where the augmentation changes them; with several labels (..., classes)
     indices: list[int]  # rows of the dataset, n of them
     paths: list[str]  # n of them
     unreadable: list[Unreadable] = field(default_factory=list)

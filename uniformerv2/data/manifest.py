@@ -63,6 +63,11 @@ class Table:
     places: Mapping[str, int]
     delimiter: str = ","
 
+    @property
+    def label_name(self) -> str:
+        """Of the column of labels, as it is written; "" where there is none."""
+        return self.header[self.places["label"]] if self.header and "label" in self.places else ""
+
     def cells(self) -> Iterator[tuple[int, list[str]]]:
         """Rows below the header as (line number from 1, cells). Raises AnnotationError."""
         if not self.header:
@@ -73,12 +78,13 @@ class Table:
         yield from rows
 
 
-def open_table(file: Path, *, labelled: bool = True) -> Table:
+def open_table(file: Path, *, labelled: bool = True, several_labels: bool = False) -> Table:
     """Find out what a table is, by its first line. One warning tells which columns have other names.
 
     Args:
         file: CSV with "," or ";" or tabs, Parquet, or a list: path, white space or a comma, class number.
         labelled: whether it needs labels; if not, a list may have paths alone.
+        several_labels: whether `labels` is a name of its own, of a column with several.
 
     Raises:
         AnnotationError: no path or no label in its columns, or several columns that may be meant.
@@ -95,7 +101,7 @@ def open_table(file: Path, *, labelled: bool = True) -> Table:
         header = max(header, [cell.strip() for cell in cells], key=len)
         places = _places(file, header)
         if "path" in places and ("label" in places or not labelled):
-            _tell_synonyms(file, header, places)
+            _tell_synonyms(file, header, places, known={*places, *(["labels"] if several_labels else [])})
             return Table(file, header, places, delimiter)
     first = "" if columnar else next((text for _, text in text_lines(file)), "")
     if re.search(r"[\s,;]\d+$", first) or (first and not labelled):
@@ -130,8 +136,8 @@ def _places(file: Path, header: Sequence[str]) -> dict[str, int]:
     return places
 
 
-def _tell_synonyms(file: Path, header: Sequence[str], places: Mapping[str, int]) -> None:
-    other = [f"{header[place]!r} as {column}" for column, place in places.items() if header[place] != column]
+def _tell_synonyms(file: Path, header: Sequence[str], places: Mapping[str, int], known: Collection[str]) -> None:
+    other = [f"{header[place]!r} as {column}" for column, place in places.items() if header[place] not in known]
     if other:
         warnings.warn(f"{file}: columns are read under other names: {', '.join(other)}", stacklevel=1)
 
@@ -148,7 +154,7 @@ def _listed_cells(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def manifest_rows(
-    manifest: Path, root: Path, *, classes: Sequence[str] = (), labelled: bool = True
+    manifest: Path, root: Path, *, classes: Sequence[str] = (), labelled: bool = True, several_labels: bool = False
 ) -> Iterator[tuple[int, Annotation]]:
     """Rows of a manifest or a list with their line numbers; the videos may be missing.
 
@@ -157,11 +163,13 @@ def manifest_rows(
         root: what its paths are relative to.
         classes: names of the classes that numbers stand for, from 0.
         labelled: whether rows need labels; if not, they may have "".
+        several_labels: whether a column `labels` has several, separated by ";" or "|"; then a row may have none, too.
 
     Raises:
         AnnotationError: an invalid row; names the file and the line.
     """
-    table = open_table(manifest, labelled=labelled)
+    table = open_table(manifest, labelled=labelled, several_labels=several_labels)
+    separated = several_labels and normalised(table.label_name).casefold() == "labels"
     if not table.header and labelled and not classes:
         raise AnnotationError(
             f"{manifest}: a list of paths and class numbers has no names of classes: give them with --classes FILE "
@@ -174,15 +182,18 @@ def manifest_rows(
     for line, cells in table.cells():
         try:
             written, label, start, end, split, group = _row_values(cells, len(table.header) or 2, places)
-            if not label and labelled:
+            if not label and labelled and not several_labels:
                 raise AnnotationError("empty label")
             path = paths.get(written) or paths.setdefault(written, root / written)
             if table.delimiter == ";":
                 start, end = start.replace(",", "."), end.replace(",", ".")
             clock.update(time for time in (start, end) if ":" in time)
             interval = parse_interval(_seconds(start), _seconds(end))
-            label = _class_name(label, known) if known and label else label
-            annotation = Annotation(path, intern(label), *interval, _split(split), normalised(group) or None)
+            labels = re.split(r"[;|]", label) if separated else [label]
+            named = [_class_name(text, known) if known else text for text in map(str.strip, labels) if text]
+            label, *others = map(intern, dict.fromkeys(named) or [""])
+            source = normalised(group) or None
+            annotation = Annotation(path, label, *interval, _split(split), source, tuple(others))
         except AnnotationError as error:
             raise AnnotationError(f"{manifest}, line {line}: {error}") from None
         yield line, annotation
@@ -309,7 +320,8 @@ def write_manifest(target: Path, annotations: Iterable[Annotation], *, root: str
 
     Args:
         target: a CSV file, or Parquet by the suffix .parquet or .pq.
-        annotations: the rows; they may be a generator, of which only one row is held at a time.
+        annotations: the rows; they may be a generator, of which only one row is held at a time. One with several
+            labels is written as a row for each.
         root: paths below this folder are written relative to it, others absolute; by default the manifest's own folder,
             which is also the default for reading.
 
@@ -320,7 +332,11 @@ def write_manifest(target: Path, annotations: Iterable[Annotation], *, root: str
         AnnotationError: a name that cannot be written in UTF-8; Parquet without pyarrow.
     """
     shorten = relative_to(target.parent if root is None else root)
-    rows = ((shorten(str(row.path)), row.label, row.start, row.end, row.split) for row in annotations)
+    rows = (
+        (shorten(str(row.path)), label, row.start, row.end, row.split)
+        for row in annotations
+        for label in (row.label, *row.other_labels)
+    )
     return write_table(target, MANIFEST_COLUMNS, rows, exact=True)
 
 

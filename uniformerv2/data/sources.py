@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from uniformerv2.data.annotations import Annotation, Split, check_labels, of_split
+from uniformerv2.data.annotations import Annotation, Split, check_labels, join_labels, of_split
 from uniformerv2.data.content import same_files
 from uniformerv2.data.folders import holds_frames, list_folder, read_class_folders
 from uniformerv2.data.manifest import MANIFEST_SUFFIXES, find_respelled, manifest_root, manifest_rows, read_classes
@@ -23,6 +24,7 @@ def read_annotations(
     classes: Classes | None = None,
     split: Split = "all",
     must_exist: bool = True,
+    several_labels: bool = False,
 ) -> list[Annotation]:
     """The annotations of a folder, a manifest or a list.
 
@@ -52,6 +54,7 @@ def read_annotations(
         classes: what the numbers of classes in a list or a manifest stand for: names, or a file with a name a line.
         split: which rows; see `of_split`.
         must_exist: whether a manifest may only name videos that are there, under this or another spelling.
+        several_labels: whether a video may have several labels: in several rows, or in a column `labels`, a;b or a|b.
 
     Returns:
         At least one annotation, in the order of the manifest or sorted by class and path.
@@ -61,7 +64,8 @@ def read_annotations(
             file and the line (row i of Parquet is line i + 1).
     """
     if isinstance(data, str | Path) and not is_shards(data) and not Path(data).is_dir():
-        return of_split(_read_manifest(Path(data), root, classes, must_exist=must_exist), split)
+        options: Any = {"must_exist": must_exist, "several_labels": several_labels}
+        return of_split(_read_manifest(Path(data), root, classes, **options), split)
     if classes is not None:
         raise AnnotationError(f"{data}: classes name the numbers in a list or a manifest, and this is neither")
     files: dict[Path, Path] = {}
@@ -72,19 +76,37 @@ def read_annotations(
     else:
         rows, linked = read_class_folders(Path(data))
         files = {row.path: row.path.resolve() for row in rows} if linked else {}
-    check_labels(rows, lambda number: str(rows[number].path), files)
-    return of_split(rows, split)
+    return of_split(_checked(rows, lambda number: str(rows[number].path), files, several_labels), split)
+
+
+def _checked(
+    rows: list[Annotation], name: Callable[[int], str], files: Mapping[Path, Path], several_labels: bool
+) -> list[Annotation]:
+    """The rows, joined where a video may have several labels. Raises AnnotationError where they contradict."""
+    if not several_labels:
+        check_labels(rows, name, files)
+        return rows
+    joined = join_labels(rows, name, files)
+    check_labels(joined, lambda number: str(joined[number].path), files)
+    return joined
 
 
 def _read_manifest(
-    manifest: Path, root: str | Path | None, classes: Classes | None, *, must_exist: bool = True, labelled: bool = True
+    manifest: Path,
+    root: str | Path | None,
+    classes: Classes | None,
+    *,
+    must_exist: bool = True,
+    labelled: bool = True,
+    several_labels: bool = False,
 ) -> list[Annotation]:
     if not manifest.exists():
         raise AnnotationError(f"{manifest}: no such folder or manifest")
     folder = manifest_root(manifest) if root is None else Path(root)
     names = () if classes is None else read_classes(classes)
     lines, rows = [], []
-    for line, row in manifest_rows(manifest, folder, classes=names, labelled=labelled):
+    found = manifest_rows(manifest, folder, classes=names, labelled=labelled, several_labels=several_labels)
+    for line, row in found:
         lines.append(line)
         rows.append(row)
     if not rows:
@@ -95,9 +117,11 @@ def _read_manifest(
         paths = dict.fromkeys(row.path for row in rows)
         _check_exist(manifest, paths, folder)
         files = same_files(paths)
-    if labelled:
-        check_labels(rows, lambda number: f"{manifest}, line {lines[number]}: {rows[number].path}", files)
-    return rows
+    if not labelled:
+        return rows
+    return _checked(
+        rows, lambda number: f"{manifest}, line {lines[number]}: {rows[number].path}", files, several_labels
+    )
 
 
 def _check_exist(manifest: Path, paths: Iterable[Path], root: Path) -> None:

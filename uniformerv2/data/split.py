@@ -8,6 +8,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from uniformerv2.data.annotations import Annotation, check_labels
@@ -35,7 +36,7 @@ def split_annotations(
     2. the split column: `train` is trained on, `val` and `test` are held out;
     3. `holdout`, a share of the files of each class, drawn with `seed`: at least one where there are two,
        and never all. Files of the same content count as one, and where rows name their groups, whole groups are
-       held out, as near to that share as they allow.
+       held out, as near to that share as they allow; likewise files, where some have several labels.
 
     Args:
         annotations: as read.
@@ -72,7 +73,7 @@ def split_annotations(
             f"{origin} cannot be drawn from {len({row.path for row in annotations})} file(s): no class could spare "
             "one; a holdout of 0 trains on everything"
         )
-    unseen = sorted({row.label for row in held_out} - {row.label for row in training})
+    unseen = sorted({label for row in held_out for label in row.labels} - {*chain(*(row.labels for row in training))})
     if unseen:
         raise AnnotationError(f"{origin} leaves no video to train on of class {', '.join(map(repr, unseen))}")
     return training, held_out
@@ -119,15 +120,17 @@ def _drawn_paths(annotations: Sequence[Annotation], holdout: float, seed: int) -
     check_labels(annotations, lambda number: str(annotations[number].path), same_files(paths))
     originals = same_content(paths)
     _tell_copies(annotations, originals)
-    label_of = {originals[row.path]: row.label for row in reversed(annotations)}  # of several labels, the first
-    if any(row.group for row in annotations):
+    # of rows of one file with different labels, the first; "" is none
+    labels_of = {originals[row.path]: (row.label, *row.other_labels) for row in reversed(annotations)}
+    grouped, several = (any(getattr(row, name) for row in annotations) for name in ("group", "other_labels"))
+    if grouped or several:
         source_of = _sources(annotations, originals)
-        held = _drawn_sources(source_of, label_of, holdout, seed)
+        held = _drawn_sources(source_of, labels_of, holdout, seed)
     else:
-        source_of = dict(zip(label_of, label_of, strict=True))
-        held = _drawn_files(label_of, holdout, seed)
-    trained = {row.label for row in annotations if originals[row.path] not in held}
-    only = {source_of[originals[row.path]] for row in annotations if row.label not in trained}  # have all of a class
+        source_of = dict(zip(labels_of, labels_of, strict=True))
+        held = _drawn_files({file: labels[0] for file, labels in labels_of.items()}, holdout, seed)
+    trained = {label for row in annotations if originals[row.path] not in held for label in row.labels}
+    only = {source_of[originals[row.path]] for row in annotations if not trained.issuperset(row.labels)}  # have a class
     return {path for path, original in originals.items() if original in held and source_of[original] not in only}
 
 
@@ -135,7 +138,7 @@ def _tell_copies(annotations: Sequence[Annotation], originals: Mapping[Path, Pat
     copies = [path for path, original in originals.items() if path != original]
     if not copies:
         return
-    labels = {row.path: row.label for row in annotations}
+    labels = {row.path: {*row.labels} for row in annotations}
     other = [path for path in copies if labels[path] != labels[originals[path]]]
     path = (other or copies)[0]
     warnings.warn(
@@ -158,7 +161,7 @@ def _drawn_files(label_of: Mapping[Path, str], holdout: float, seed: int) -> set
 
 
 def _drawn_sources(
-    source_of: Mapping[Path, Hashable], label_of: Mapping[Path, str], holdout: float, seed: int
+    source_of: Mapping[Path, Hashable], labels_of: Mapping[Path, Sequence[str]], holdout: float, seed: int
 ) -> set[Path]:
     """Whole sources, as near to the share of each class as they allow. Tells of classes of which none is held out.
 
@@ -168,9 +171,9 @@ def _drawn_sources(
     members: dict[Hashable, list[Path]] = defaultdict(list)
     for path in sorted(source_of):
         members[source_of[path]].append(path)
-    sources = [(files, Counter(label_of[path] for path in files)) for files in members.values()]
+    sources = [(files, Counter(label for path in files for label in labels_of[path])) for files in members.values()]
     random.Random(f"{seed} sources").shuffle(sources)
-    total = Counter(label_of.values())
+    total = Counter(label for labels in labels_of.values() for label in labels)
     held: Counter[str] = Counter()
     held_files: set[Path] = set()
 
@@ -193,7 +196,7 @@ def _drawn_sources(
         left = [one for one in sources if label in one[1] and possible(one[1])]
         if not held[label] and left:
             hold_out(*min(left, key=lambda one: farther(one[1])))
-    if none := [label for label in sorted(total) if not held[label]]:
+    if none := [label for label in sorted(total) if label and not held[label]]:
         warnings.warn(
             f"nothing is held out of class {', '.join(map(repr, none))}: its videos come from one source, or their "
             "sources are all that another class has",

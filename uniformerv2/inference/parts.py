@@ -1,4 +1,4 @@
-"""Batches that fit into memory: where it runs out, they are halved, and the run goes on."""
+"""Batches that fit into memory, halved where it runs out; and the clips of a video put together."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from uniformerv2.errors import RecipeError
+from uniformerv2.model.uniformerv2 import UniFormerV2
 
 Result = TypeVar("Result")
 
@@ -47,6 +48,29 @@ def in_parts(compute: Callable[[Tensor], Result], rows: Tensor, size: int, *, by
         if reason:  # here, as the traceback held what was computed so far
             _halve(len(part), reason, by)
     return results
+
+
+def over_views(model: UniFormerV2, logits: Tensor, average: str) -> Tensor:
+    """Probabilities of videos over their views.
+
+    Args:
+        model: says whether they sum to 1.
+        logits: (..., views, classes).
+        average: `Views.average`.
+
+    Returns:
+        (..., classes).
+
+    Raises:
+        RecipeError: the maximum for a model whose probabilities sum to 1.
+    """
+    if average == "logits":
+        return model.probabilities(logits.mean(-2))
+    if average == "probabilities":
+        return model.probabilities(logits).mean(-2)
+    if not model.thresholds:
+        raise RecipeError("average maximum is for models that name several labels: take probabilities or logits")
+    return model.probabilities(logits).amax(-2)
 
 
 def _halve(rows: int, reason: str, by: object) -> None:

@@ -70,7 +70,7 @@ class SharedFrames:
 
     def scores(self, numbers: Sequence[int]) -> Tensor:
         """Probabilities (classes) of the clip of these frames, float32."""
-        return self._model.head(self.clip(numbers).pooled)[0].float().softmax(-1)
+        return self._model.probabilities(self._model.head(self.clip(numbers).pooled)[0].float())
 
     def drop_before(self, number: int) -> None:
         """Forget all frames with lower numbers."""

@@ -17,8 +17,13 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 
 
 def weights_digest(model: UniFormerV2) -> str:
-    """Of a model's tensors, architecture, preprocessing and labels."""
-    return tensors_digest(model.state_dict(), [asdict(model.config), asdict(model.preprocessing), model.labels])
+    """Of a model's tensors, architecture, preprocessing, labels and thresholds."""
+    return tensors_digest(model.state_dict(), _facts(model))
+
+
+def _facts(model: UniFormerV2) -> list[object]:
+    several_labels = [model.thresholds] if model.thresholds else []
+    return [asdict(model.config), asdict(model.preprocessing), model.labels, *several_labels]
 
 
 def tensors_digest(tensors: Mapping[str, Tensor], facts: object) -> str:
@@ -34,7 +39,7 @@ def videos_digest(annotations: Sequence[Annotation]) -> str:
     """Of rows and of the files that they name; begins with the number of rows."""
     digest = hashlib.sha256()
     for row in annotations:
-        line = [str(row.path), row.label, row.start, row.end, *_stamp(row.path)]
+        line = [str(row.path), row.label, row.start, row.end, *_stamp(row.path), *row.other_labels]
         digest.update(json.dumps(line).encode() + b"\n")
     return f"{len(annotations)} rows {digest.hexdigest()[:16]}"
 

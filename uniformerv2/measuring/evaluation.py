@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from uniformerv2.device import fetch_later, model_device, one_late, upload
 from uniformerv2.distributed import current_ranks, forward_passes
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
 from uniformerv2.inference.optimize import Backend
-from uniformerv2.inference.parts import in_parts
+from uniformerv2.inference.parts import in_parts, over_views
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.machine import WORKERS
 from uniformerv2.measuring.digests import videos_digest, weights_digest
@@ -62,7 +62,8 @@ class Scoring:
             AnnotationError: no rows, or a label that is not among the model's.
             CheckpointError: the model has no labels.
         """
-        dataset = VideoDataset(rows, model_labels(model), model.preprocessing, views=self.views)
+        several = bool(model.thresholds)
+        dataset = VideoDataset(rows, model_labels(model), model.preprocessing, views=self.views, several_labels=several)
         return make_loader(dataset, batch_size=self.videos_at_once, workers=workers, device=model_device(model))
 
     def score(self, model: UniFormerV2, batch: Batch, rows: Sequence[int], *, first: int = 0) -> Callable[[], Result]:
@@ -115,27 +116,31 @@ def average_views(model: UniFormerV2, clips: Tensor, *, batch_size: int, average
         model: in eval mode.
         clips: (videos, views, 3, frames, height, width), on the device of the model.
         batch_size: clips that the model sees at once.
-        average: the mean of the views' probabilities, or the probabilities of the mean of their logits.
+        average: as of `over_views`.
 
     Returns:
-        float32 (videos, classes); rows sum to 1.
+        float32 (videos, classes); rows sum to 1, unless a video may have several labels.
     """
     # (videos, views, ...) -> (videos·views, ...)
     logits = torch.cat(in_parts(lambda some: model(some).float(), clips.flatten(0, 1), batch_size, by=model))
-    logits = logits.unflatten(0, clips.shape[:2])
-    return logits.mean(1).softmax(-1) if average == "logits" else logits.softmax(-1).mean(1)
+    return over_views(model, logits.unflatten(0, clips.shape[:2]), average)
 
 
-def summarise(
-    labels: Sequence[str], annotations: Sequence[Annotation], results: Iterable[Result], views: Views
-) -> Evaluation:
-    """The evaluation that the results of all work items add up to.
+class Scored(NamedTuple):
+    """What the results of all work items add up to, in the order of the annotations."""
+
+    rows: list[int]  # numbers of the annotations that could be read
+    scores: np.ndarray  # float32 (videos, classes): theirs
+    skipped: tuple[Unreadable, ...]
+    damaged: tuple[Damaged, ...]
+
+
+def collect(annotations: Sequence[Annotation], results: Iterable[Result]) -> Scored:
+    """Put results together.
 
     Args:
-        labels: of the model.
         annotations: all rows, each of them in one result.
         results: of `Scoring.score`, in any order.
-        views: of each video.
 
     Raises:
         VideoError: none of the videos could be read.
@@ -151,9 +156,23 @@ def summarise(
     scores = np.concatenate(
         [unpacked(result["scores"], len(result["videos"])) for result in results if result["videos"]]
     )
-    scores = scores[np.argsort(read)]
+    damaged = sorted(Damaged(path, reason) for result in results for path, reason in result["damaged"])
+    return Scored(sorted(read), scores[np.argsort(read)], skipped, tuple(damaged))
+
+
+def summarise(
+    labels: Sequence[str], annotations: Sequence[Annotation], results: Iterable[Result], views: Views
+) -> Evaluation:
+    """The evaluation that the results of all work items add up to.
+
+    Args:
+        labels: of the model.
+        annotations, results: as of `collect`, which may raise.
+        views: of each video.
+    """
+    read, scores, skipped, damaged = collect(annotations, results)
     best, ranked = torch.from_numpy(scores).sort(dim=1, descending=True, stable=True)  # of equal classes, the first
-    rows = zip(sorted(read), ranked[:, :TOP].tolist(), best[:, :TOP].tolist(), strict=True)
+    rows = zip(read, ranked[:, :TOP].tolist(), best[:, :TOP].tolist(), strict=True)
     return Evaluation(
         labels=tuple(labels),
         scores=scores,
@@ -169,7 +188,7 @@ def summarise(
         ),
         views=views,
         skipped=skipped,
-        damaged=tuple(sorted(Damaged(path, reason) for result in results for path, reason in result["damaged"])),
+        damaged=damaged,
         annotations=tuple(annotations),
     )
 
@@ -214,19 +233,17 @@ def evaluate(
     Raises:
         AnnotationError: a label that the model does not know, or as `read_annotations`.
         CheckpointError: the model has no labels, or computes NaN; or as `resolve_model`.
-        RecipeError: impossible options, or a journal that does not fit them or that `resume` was not given for.
+        RecipeError: a model that names several labels, for `evaluate_multilabel`; impossible options, or a journal that
+            does not fit them or that `resume` was not given for.
         VideoError: none of the videos could be read.
     """
-    scoring = Scoring(views, batch_size)
     model = on_rank_device(model, device=device, head=head)
+    if model.thresholds:
+        raise RecipeError("the model names several labels of a video: evaluate_multilabel measures it")
     rows, renamed = match_labels(read_annotations(data, root=root, classes=classes, split=split), model_labels(model))
-    scoring.loader(model, rows)  # errors in the rows show before anything is written
     chosen = computing(model, precision=precision, backend=backend)
-    identity = _identity(model, rows, scoring, chosen) if journal else {}
-    with SharedWork(journal, identity, resume=resume) as work:
-        _score(chosen.model, rows, scoring, work, workers=workers, progress=progress)
-        results = work.collect()
-    result = summarise(model.labels, rows, results.values(), views)
+    options: Any = {"workers": workers, "journal": journal, "resume": resume, "progress": progress}
+    result = summarise(model.labels, rows, score_all(model, chosen, rows, Scoring(views, batch_size), **options), views)
     index = {name: number for number, name in enumerate(model.labels)}
     return replace(
         result,
@@ -235,6 +252,25 @@ def evaluate(
         renamed=tuple(renamed.items()),
         published=published_figure(model, rows, views=views, precision=chosen.precision, skipped=len(result.skipped)),
     )
+
+
+def score_all(
+    model: UniFormerV2,
+    chosen: Computing,
+    rows: Sequence[Annotation],
+    scoring: Scoring,
+    *,
+    workers: int,
+    journal: str | Path | None,
+    resume: bool,
+    progress: bool,
+) -> list[Result]:
+    """The results of all work items, in every process; arguments and errors as of `evaluate`."""
+    scoring.loader(model, rows)  # errors in the rows show before anything is written
+    identity = _identity(model, rows, scoring, chosen) if journal else {}
+    with SharedWork(journal, identity, resume=resume) as work:
+        _score(chosen.model, rows, scoring, work, workers=workers, progress=progress)
+        return list(work.collect().values())
 
 
 def _score(
@@ -297,6 +333,10 @@ class HeldOut:
 
     def evaluate(self, model: UniFormerV2) -> Evaluation:
         """The result, in every process. Raises CheckpointError and VideoError, as `evaluate`."""
+        return summarise(model.labels, self.annotations, self.score(model), self._scoring.views)
+
+    def score(self, model: UniFormerV2) -> list[Result]:
+        """The results of all work items, in every process."""
         model.eval()
         batches = self._loader if self._rows else ()
 
@@ -308,5 +348,4 @@ class HeldOut:
             with forward_passes(model):
                 return [result for _, result in one_late(begun)]
 
-        of_all = [result for some in self._ranks.on_all_ranks(results) for result in some]
-        return summarise(model.labels, self.annotations, of_all, self._scoring.views)
+        return [result for some in self._ranks.on_all_ranks(results) for result in some]

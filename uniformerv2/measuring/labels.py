@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from uniformerv2.data.annotations import Annotation, unknown_labels
@@ -26,7 +26,7 @@ def match_labels(annotations: Sequence[Annotation], labels: Sequence[str]) -> tu
     Raises:
         AnnotationError: labels without a counterpart, or several for one label of the model.
     """
-    names = {row.label for row in annotations}
+    names = {label for row in annotations for label in row.labels}
     others = sorted(names - set(labels))
     left = [label for label in labels if label not in names]
     places = matching(others, left)
@@ -34,7 +34,14 @@ def match_labels(annotations: Sequence[Annotation], labels: Sequence[str]) -> tu
         unknown = [name for name in others if matching([name], left) is None] or others
         raise unknown_labels(annotations, unknown, labels)
     renamed = {name: left[place] for name, place in zip(others, places, strict=True)}
-    return [replace(row, label=renamed[row.label]) if row.label in renamed else row for row in annotations], renamed
+    return [_renamed(row, renamed) for row in annotations], renamed
+
+
+def _renamed(row: Annotation, names: Mapping[str, str]) -> Annotation:
+    if names.keys().isdisjoint(row.labels):
+        return row
+    label, *others = (names.get(label, label) for label in row.labels)
+    return replace(row, label=label, other_labels=tuple(others))
 
 
 # Two unrelated orders have one class in the same position on average, and more than three in 2 % of all pairs of

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -136,6 +136,11 @@ class Evaluation:
         worst = sorted(zip(*wrong.nonzero(), strict=True), key=lambda place: -wrong[place])[:WORST]
         return tuple(Confusion(self.labels[i], self.labels[j], int(wrong[i, j])) for i, j in worst)
 
+    @property
+    def summary(self) -> str:
+        """A line for people."""
+        return f"{self.correct} of {len(self.videos)} held-out videos right"
+
     def to_json(self) -> dict[str, Any]:
         """Everything but scores and annotations, as JSON has it."""
         fields = asdict(replace(self, scores=np.empty(0), annotations=()))
@@ -170,7 +175,14 @@ def default_output(checkpoint: Path, data: Path, *, views: Views, head: str | No
     return folder / f"{'.'.join(parts)}.{views.clips}x{views.crops}.json"
 
 
-def write_evaluation(target: Path, result: Evaluation) -> None:
+class Writable(Protocol):
+    """An evaluation of any kind."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON has it."""
+
+
+def write_evaluation(target: Path, result: Writable) -> None:
     """Write everything as JSON, whole or not at all."""
     write_text(target, json.dumps(result.to_json(), indent=2) + "\n")
 

@@ -75,6 +75,7 @@ class UniFormerV2(nn.Module):
 
     Attributes:
         loading_report: what was recognised, assumed, changed and left out when weights were loaded, a line each.
+        thresholds: where a clip may have several labels, the probability that each class needs; empty where it has one.
 
     Raises:
         ValueError: the number of `labels` is not `config.num_classes`.
@@ -95,6 +96,7 @@ class UniFormerV2(nn.Module):
         self.labels = tuple(map(normalised, labels))
         self.label_note = label_note
         self.loading_report: tuple[str, ...] = ()
+        self.thresholds: tuple[float, ...] = ()
 
         block = Block if config.local_blocks == "none" else LocalUniBlock
         rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
@@ -113,6 +115,10 @@ class UniFormerV2(nn.Module):
         mixes = config.mix_class_token and stages > 0
         self.mix = nn.Parameter(torch.zeros(config.width)) if mixes else None
         self.head = Head(config)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of classes along the last axis: they sum to 1, or where a clip may have several labels, of each by itself."""
+        return logits.sigmoid() if self.thresholds else logits.softmax(-1)
 
     def forward(self, clip: Tensor | EncodedFrames) -> Tensor:
         """Classify clips.

@@ -13,12 +13,14 @@ from typing import Any, Literal
 from uniformerv2.errors import RecipeError
 from uniformerv2.pages.curves import Points, last_epoch
 from uniformerv2.text import parse_json
+from uniformerv2.train.choices import MONITORED
 from uniformerv2.train.log import TIMINGS, read_metrics
-from uniformerv2.train.recipe import MONITORED, Recipe, disagreements
+from uniformerv2.train.recipe import Recipe, disagreements
 from uniformerv2.train.run_folder import RunFolder, is_locked
 
 STEP = {"step", "clips", *TIMINGS}  # keys of the record of a step
-EVALUATION = {"top1", "top5", "views", "evaluated", "classes", "confusions", "confusion_matrix", "skipped"}
+EVALUATION = {"views", "evaluated", "classes", "skipped"}
+SEVERAL_LABELS = "multilabel"  # the task whose figures are others
 
 State = Literal["running", "stopped", "finished"]
 
@@ -69,14 +71,18 @@ class Run:
 
     @property
     def best(self) -> tuple[float, int] | None:
-        """Held-out top-1 accuracy, in [0, 1], and number of the epoch of best.safetensors: of equals the later."""
+        """Held-out top-1 or mAP, in [0, 1], and number of the epoch of best.safetensors: of equals the later."""
         monitor = self.recipe["optimization"].get("monitor", "top1")
         name, sign = MONITORED[monitor], -1 if monitor == "loss" else 1
         measured = [epoch for epoch in self.epochs if name in epoch]
         if not measured:
             return None
         best = max(measured, key=lambda epoch: (sign * epoch[name], epoch["epoch"]))
-        return best["top1"], best["epoch"]
+        return best["mean_average_precision" if self.several_labels else "top1"], best["epoch"]
+
+    @property
+    def several_labels(self) -> bool:
+        return self.recipe.get("task") == SEVERAL_LABELS
 
     @property
     def seconds(self) -> float | None:
@@ -128,7 +134,7 @@ def read_run(folder: str | Path, *, name: str = "") -> Run:
         steps=steps,
         epochs=epochs,
         evaluation=evaluation,
-        training_videos=_count_rows(run.train),
+        training_videos=_count_videos(run.train, several_labels=recipe.get("task") == SEVERAL_LABELS),
     )
 
 
@@ -173,11 +179,12 @@ def _check(value: Any, wanted: Set[str], file: Path) -> dict[str, Any]:
     return value
 
 
-def _count_rows(manifest: Path) -> int:
+def _count_videos(manifest: Path, *, several_labels: bool) -> int:
     if not manifest.is_file():
         return 0
-    with manifest.open(encoding="utf-8", newline="") as file:
-        return sum(1 for _ in csv.DictReader(file))
+    with manifest.open(encoding="utf-8", newline="") as file:  # a row for each label of a video
+        rows = [tuple(row.get(name) for name in ("path", "start", "end")) for row in csv.DictReader(file)]
+    return len(set(rows) if several_labels else rows)
 
 
 # --- what a comparison shows, on a page as in a terminal: curves, figures and differences of the recipes
@@ -198,6 +205,7 @@ class Quantity:
 QUANTITIES = (
     Quantity("loss", "training loss"),
     Quantity("top1", "held-out top-1, %", factor=100.0, top=100.0),
+    Quantity("mean_average_precision", "held-out mAP, %", factor=100.0, top=100.0),
     Quantity("held_out_loss", "held-out loss"),
     Quantity("lr", "learning rate"),
 )
@@ -206,7 +214,7 @@ FIGURES: Mapping[str, Callable[[Run], str]] = {
     "state": lambda run: run.state,
     "epochs": lambda run: f"{run.finished_epochs}/{run.planned_epochs}",
     "loss": lambda run: _number(run.last("loss"), ".3f"),
-    "best top-1": lambda run: _share(run.best and run.best[0]),
+    "best top-1": lambda run: _share(None if run.several_labels else run.best and run.best[0]),
     "in epoch": lambda run: str(run.best[1]) if run.best else UNKNOWN,
     "last top-1": lambda run: _share(run.last("top1")),
     "top-5": lambda run: _share(run.last("top5")),
@@ -216,11 +224,24 @@ FIGURES: Mapping[str, Callable[[Run], str]] = {
     "memory": lambda run: _number(run.memory_mib and run.memory_mib / 2**10, ".1f", " GiB"),
     "time": lambda run: UNKNOWN if run.seconds is None else str(timedelta(seconds=round(run.seconds))),
 }
+OF_SEVERAL_LABELS: Mapping[str, Callable[[Run], str]] = {
+    "best mAP": lambda run: _share(run.best and run.best[0]) if run.several_labels else UNKNOWN,
+    "last mAP": lambda run: _share(run.last("mean_average_precision")),
+    "macro F1": lambda run: _share(run.last("macro_f1")),
+}  # in the place of those of `OF_ONE_LABEL`
+OF_ONE_LABEL = ("best top-1", "last top-1", "top-5")
 FIGURES_NOTE = (
-    "Loss: mean of the last epoch. Top-1 and top-5: single views of the held-out videos; the best epoch is that of "
-    "best.safetensors, by the recipe's monitor. Clips per second, waiting (for videos) and time: of all training "
-    "steps, without evaluating and saving."
+    "Loss: mean of the last epoch. Top-1, top-5, mAP and F1: single views of the held-out videos; the best epoch is "
+    "that of best.safetensors, by the recipe's monitor. Clips per second, waiting (for videos) and time: of all "
+    "training steps, without evaluating and saving."
 )
+
+
+def figures_of(runs: Sequence[Run]) -> Mapping[str, Callable[[Run], str]]:
+    """The figures of `FIGURES` and `OF_SEVERAL_LABELS` that some of the runs have."""
+    several = [run.several_labels for run in runs]
+    found = {name: figure for name, figure in FIGURES.items() if name not in OF_ONE_LABEL or not all(several)}
+    return {**found, **(OF_SEVERAL_LABELS if any(several) else {})}
 
 
 def curves(runs: Sequence[Run]) -> list[tuple[Quantity, list[Points]]]:

@@ -12,7 +12,16 @@ from uniformerv2.atomic import write_text
 from uniformerv2.pages.confusion_picture import confusion_picture
 from uniformerv2.pages.curves import Points, averages, points_per_average
 from uniformerv2.pages.page import cell, chart, colour, header, legend, page, percent, section
-from uniformerv2.runs.folder import FIGURES, FIGURES_NOTE, UNKNOWN, Quantity, Run, axis_end, curves, recipe_differences
+from uniformerv2.runs.folder import (
+    FIGURES_NOTE,
+    UNKNOWN,
+    Quantity,
+    Run,
+    axis_end,
+    curves,
+    figures_of,
+    recipe_differences,
+)
 
 POINTS = 200  # of a curve, at most
 DOTTED = 40  # points of a curve up to which each is marked
@@ -36,6 +45,8 @@ def render(runs: Sequence[Run]) -> str:
         sections.append(section("What differs between the recipes", "", _differences(runs, names)))
     if evaluations := {number: run.evaluation for number, run in enumerate(runs) if run.evaluation is not None}:
         sections.append(_classes(evaluations, names))
+    # where a video may have several labels, no class is taken for another
+    if evaluations := {number: found for number, found in evaluations.items() if "confusions" in found}:
         sections.append(section("Classes that the last models confuse", "", _confusions(evaluations, names)))
         note = "A row for each class, a column for what its videos were taken for; darker: a larger share of the row."
         sections.append(section("Confusion matrices", note, _matrices(evaluations, names)))
@@ -61,8 +72,9 @@ def _chart(quantity: Quantity, lines: Sequence[Points], *, last: int) -> str:
 
 
 def _figures(runs: Sequence[Run], names: Sequence[str]) -> str:
-    rows = [[name, *(figure(run) for figure in FIGURES.values())] for name, run in zip(names, runs, strict=True)]
-    return _table(["", *FIGURES], rows)
+    figures = figures_of(runs)
+    rows = [[name, *(figure(run) for figure in figures.values())] for name, run in zip(names, runs, strict=True)]
+    return _table(["", *figures], rows)
 
 
 def _differences(runs: Sequence[Run], names: Sequence[str]) -> str:
@@ -73,17 +85,17 @@ def _differences(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def _classes(evaluations: Mapping[int, Mapping[str, Any]], names: Sequence[str]) -> str:
-    """Accuracy of each class, the hardest first."""
+    """Accuracy of each class, or its average precision, the hardest first."""
     note = "<br>".join(
-        f"{names[number]}: top-1 {percent(found['top1'])}, top-5 {percent(found['top5'])} of {found['evaluated']} "
-        f"held-out videos, {found['views']['clips']} x {found['views']['crops']} views each; "
+        f"{names[number]}: {_whole(found)} of {found['evaluated']} held-out videos, "
+        f"{found['views']['clips']} x {found['views']['crops']} views each; "
         f"{len(found['skipped'])} skipped."
         for number, found in evaluations.items()
     )
     accuracies: dict[str, dict[int, float | None]] = {}  # by class and run
     for number, found in evaluations.items():
         for row in found["classes"]:
-            accuracies.setdefault(row["label"], {})[number] = row["recall"]
+            accuracies.setdefault(row["label"], {})[number] = row.get("average_precision", row["recall"])
     labels = sorted(accuracies, key=lambda label: _mean(accuracies[label].values()))
     rows = [
         [html.escape(label), *(_accuracy(accuracies[label].get(number), number) for number in evaluations)]
@@ -93,6 +105,12 @@ def _classes(evaluations: Mapping[int, Mapping[str, Any]], names: Sequence[str])
     shown = "open" if len(labels) <= OPEN else ""
     body = f"<details {shown}><summary>{len(labels)} classes, the hardest first</summary>{table}</details>"
     return section("The last models, class by class", note, body)
+
+
+def _whole(found: Mapping[str, Any]) -> str:
+    if "top1" in found:
+        return f"top-1 {percent(found['top1'])}, top-5 {percent(found['top5'])}"
+    return f"average precision, mAP {percent(found['mean_average_precision'])}, macro F1 {percent(found['macro_f1'])}"
 
 
 def _mean(shares: Iterable[float | None]) -> float:

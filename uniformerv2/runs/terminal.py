@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from uniformerv2.pages.curves import Points, averages, points_per_average, round_top
-from uniformerv2.runs.folder import FIGURES, Quantity, Run, axis_end, curves, recipe_differences
+from uniformerv2.runs.folder import Quantity, Run, axis_end, curves, figures_of, recipe_differences
 from uniformerv2.text import printable
 
 COLOURS = ("cyan", "yellow", "green", "magenta", "red", "blue")  # of a terminal, light or dark
@@ -93,7 +93,7 @@ def _that_fit(runs: Sequence[Run], width: int) -> list[list[str]]:
     """The figures in order, split into as many tables as the width needs."""
     tables: list[list[str]] = []
     free = 0
-    for name, figure in FIGURES.items():
+    for name, figure in figures_of(runs).items():
         needed = GAP + max(map(len, [name, *map(figure, runs)]))
         if needed > free:
             tables.append([])
@@ -107,8 +107,9 @@ def _figures(runs: Sequence[Run], names: Sequence[str]) -> Table:
     table = _table("", *names)
     for column in table.columns[1:]:
         column.justify = "right"
+    figures = figures_of(runs)
     for number, run in enumerate(runs):
-        table.add_row(_number(number), *(FIGURES[name](run) for name in names))
+        table.add_row(_number(number), *(figures[name](run) for name in names))
     return table
 
 

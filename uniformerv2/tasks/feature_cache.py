@@ -241,7 +241,7 @@ class CachedFeatures:
     def read(self, key: SampleKey, *, out: Tensor | None = None) -> Sample:
         """The features of one view, float32 (views, numbers); see `VideoDataset.read`."""
         row = key[0] if isinstance(key, tuple) else key
-        sample = Sample(index=row, path=str(self.videos.annotations[row].path), label=self.videos.labels[row])
+        sample = Sample(index=row, path=str(self.videos.annotations[row].path), label=self.videos.label_of(row))
         if row in self.unreadable_rows:
             sample.error = self.unreadable_rows[row].reason
             return sample

@@ -100,7 +100,14 @@ def motion_recipe(recipe: Recipe) -> Recipe:
         **{"num_frames": min(recipe.clip.num_frames, NUM_FRAMES)},
         **{"epochs": EPOCHS, "warmup_epochs": WARMUP * EPOCHS, "evaluate_every": EPOCHS, "early_stop": 0},
         **{"batch_size": share * world, "accumulate": parts, "lr_base_batch": None, "monitor": "top1"},
-        **{"label_smoothing": 0.0, "clip_norm": 1.0, "ema": 0.0, "class_weights": "none", "sampling": "none"},
+        **{
+            "loss": "cross-entropy",
+            "label_smoothing": 0.0,
+            "clip_norm": 1.0,
+            "ema": 0.0,
+            "class_weights": "none",
+            "sampling": "none",
+        },
         **asdict(AS_DRAWN),
         **asdict(Views()),
     )

@@ -327,10 +327,12 @@ def find_batch_size(
         RecipeError: not even one clip fits.
     """
     place = pick_device(device)
-    labels = class_names(read_annotations(data, root=root, classes=classes), minimum=find_task(task).min_classes)
+    chosen = find_task(task)
+    rows = read_annotations(data, root=root, classes=classes, several_labels=chosen.several_labels)
+    labels = class_names(rows, minimum=chosen.min_classes)
     alone = without_regularisation(recipe)
     model = build_model(alone, labels).to(place)
-    trained = find_task(task)(with_precision(alone, place, width=model.config.width), model)
+    trained = chosen(with_precision(alone, place, width=model.config.width), model)
     if limit_mib is None:
         limit_mib = math.inf if place.type == "cuda" else peak_memory_mib(place) + 0.8 * _free_mib()
     memory, speed = _try_sizes(trained, place, limit_mib, largest, progress)

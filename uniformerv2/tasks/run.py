@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from uniformerv2.train.failures import reporting_device_failures
 from uniformerv2.train.log import LoggerName, check_loggers, read_metrics
 from uniformerv2.train.parallel import Parallel, check_parallel
 from uniformerv2.train.precision import pick_compile, pick_training_precision
-from uniformerv2.train.recipe import Recipe
+from uniformerv2.train.recipe import USUAL_TASK, Recipe
 from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.weights.checkpoint import save_model
 
@@ -62,8 +62,7 @@ class TrainingResult(Generic[M]):
 
 
 def train_model(
-    task: str,
-    data: Videos,
+    data: str | Path | Sequence[Annotation],
     recipe: Recipe,
     output: str | Path,
     *,
@@ -81,35 +80,37 @@ def train_model(
     save_every_seconds: float = SAVE_EVERY_SECONDS,
     loggers: Sequence[LoggerName] = (),
     feature_cache: str | Path | None = None,
+    task: str = USUAL_TASK,
 ) -> TrainingResult[Any]:
-    """Train a model for the task of that name; see `train_classifier`, which describes the other arguments."""
+    """Train a model for a task: "classification", or "multilabel" where a video may have several labels, or none.
+
+    The other arguments and the errors are those of `train_classifier`, which describes them.
+    """
     run, ranks = RunFolder(output), current_ranks()
     check_loggers(loggers)
     check_parallel(parallel)
-    ranks.on_rank_zero(lambda: run.check(resume=resume, overwrite=overwrite))
-    attention = None
-    if resume:
-        recipe, attention = _as_begun(run, recipe), ranks.on_rank_zero(lambda: read_record(run.attention))
-    videos = split_data(
-        data, recipe, task=task, root=root, classes=classes, holdout=holdout, holdout_list=holdout_list, group=group
-    )
-    options: Any = {"workers": workers, "progress": progress}
-    parts = build_run(recipe, videos, task=task, device=rank_device(device), attention=attention, **options)
-    options |= {"device": device, "parallel": parallel, "save_every_seconds": save_every_seconds}
-    cache = _feature_cache(parts, Path(feature_cache or run.path / "features"))
-    with reporting_lost_ranks(ranks, "its own message says why; continue with --resume"), ExitStack() as stack:
-        ranks.on_rank_zero(lambda: _begin(run, stack, parts, videos, resume=resume))
+    with _telling_how_to_go_on(run), ExitStack() as stack:
+        ranks.on_rank_zero(lambda: run.check(resume=resume, overwrite=overwrite))
+        recipe = _as_begun(run, recipe, task) if resume else recipe
+        attention = ranks.on_rank_zero(lambda: read_record(run.attention)) if resume else None
+        source: Any = {"root": root, "classes": classes, "holdout": holdout, "holdout_list": holdout_list}
+        videos = split_data(data, recipe, task=task, group=group, **source)
+        options: Any = {"workers": workers, "progress": progress}
+        parts = build_run(recipe, videos, task=task, device=rank_device(device), attention=attention, **options)
+        options |= {"device": device, "parallel": parallel, "save_every_seconds": save_every_seconds}
+        cache = _feature_cache(parts, Path(feature_cache or run.path / "features"))
+        stack.enter_context(reporting_lost_ranks(ranks, "its own message says why; continue with --resume"))
+        ranks.on_rank_zero(lambda: _begin(run, stack, parts, videos, task=task, resume=resume))
         stack.enter_context(reporting_device_failures(run.path, parts.recipe))
         _announce(parts, videos, run, progress=progress)
-        train = partial(train_model, "classification", **options)
-        learn_motions(parts.model, parts.recipe, run, train=train, progress=progress)
+        learn_motions(parts.model, parts.recipe, run, train=partial(train_model, **options), progress=progress)
         trainer = Trainer(
             parts.model,
             parts.task,
             parts.loader if cache is None else cache.fill(parts.task, progress=progress),
             parts.recipe.optimization,
             run=run,
-            save=partial(save_model, origin=_origin(data, parts.recipe)),
+            save=partial(_save, parts.task, _origin(data, parts.recipe)),
             parallel=parallel,
             save_every_seconds=save_every_seconds,
             loggers=loggers,
@@ -119,8 +120,15 @@ def train_model(
         if resume:
             trainer.resume()
         trainer.fit()
-        evaluation = _measure(trainer, parts.task, run) if videos.held_out else None
-    return _result(run, parts.task, evaluation)
+        return _result(run, parts.task, _measure(trainer, parts.task, run) if videos.held_out else None)
+
+
+@contextmanager
+def _telling_how_to_go_on(run: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(run.how_to_go_on()) from None  # without the frames of the loop
 
 
 # --- what a run is made of
@@ -147,10 +155,11 @@ def split_data(
     group: str | None = None,
 ) -> TrainingData:
     """Read the annotations and split them, with the seed of the recipe; see `train_classifier`."""
-    annotations = read_annotations(data, root=root, classes=classes)
+    several_labels = find_task(task).several_labels
+    annotations = read_annotations(data, root=root, classes=classes, several_labels=several_labels)
     root = data_root(data, annotations, root)
     shorten = relative_to(root)
-    check_names(name for row in annotations for name in (shorten(str(row.path)), row.label))
+    check_names(name for row in annotations for name in (shorten(str(row.path)), *row.labels))
     if group is not None:
         annotations = with_groups(annotations, group, root)
     labels = class_names(annotations, minimum=find_task(task).min_classes)
@@ -201,6 +210,7 @@ def build_run(
             subclass, which no checkpoint could hold.
     """
     chosen = find_task(task)
+    recipe = chosen.chosen(recipe)
     mirroring = chosen.mirroring(recipe.augmentation, videos.labels)
     reversing = chosen.reversing(recipe.augmentation, videos.labels)
     notes = mirroring.notes + reversing.notes
@@ -212,8 +222,9 @@ def build_run(
     recipe = with_precision(replace(recipe, clip=clip), device, width=model.config.width)
     attention = fastest_attention(recipe, model) if attention is None else attention
     choose_kernels(model, attention)
-    changed = {"mirrored_classes": mirroring.classes, "reversed_classes": reversing.classes}
-    loader = training_loader(recipe, model, videos.training, workers=workers, **changed)
+    labelled: Any = {"mirrored_classes": mirroring.classes, "reversed_classes": reversing.classes}
+    labelled |= {"several_labels": chosen.several_labels}
+    loader = training_loader(recipe, model, videos.training, workers=workers, **labelled)
     built = chosen(recipe, model, videos.held_out, training=videos.training, workers=workers, progress=progress)
     return RunComponents(recipe, model, loader, built, attention)
 
@@ -229,13 +240,16 @@ def with_precision(recipe: Recipe, device: torch.device, *, width: int) -> Recip
 # --- what is written and shown around a training
 
 
-def _as_begun(run: RunFolder, recipe: Recipe) -> Recipe:
-    """The recipe with what "auto" meant when the run began."""
+def _as_begun(run: RunFolder, recipe: Recipe, task: str) -> Recipe:
+    """The recipe with what "auto" meant when the run began. Raises RecipeError for another task."""
+    begun_for = current_ranks().on_rank_zero(run.read_task)
+    if begun_for != task:
+        raise RecipeError(f"{run.path}: the run was started with task {begun_for}, not {task}: resume it with that")
     chosen = {
         **asdict(recipe.optimization),
         "flip_labels": recipe.augmentation.flip and recipe.augmentation.flip_labels,
     }
-    auto = [name for name in ("precision", "compile", "flip_labels") if chosen[name] == "auto"]
+    auto = [name for name in ("precision", "compile", "flip_labels", "monitor") if chosen[name] == "auto"]
     if not auto:
         return recipe
     begun = current_ranks().on_rank_zero(run.read_recipe)
@@ -243,7 +257,9 @@ def _as_begun(run: RunFolder, recipe: Recipe) -> Recipe:
     return recipe.vary(**{name: values[name] for name in auto})
 
 
-def _begin(run: RunFolder, stack: ExitStack, parts: RunComponents, videos: TrainingData, *, resume: bool) -> None:
+def _begin(
+    run: RunFolder, stack: ExitStack, parts: RunComponents, videos: TrainingData, *, task: str, resume: bool
+) -> None:
     """Lock the folder until the stack ends, and write what the run is given: paths from the root, noted beside it."""
     stack.enter_context(run.locked())
     shorten = relative_to(videos.root)
@@ -253,12 +269,13 @@ def _begin(run: RunFolder, stack: ExitStack, parts: RunComponents, videos: Train
         write = csv_writer(text)
         write(("path", "label", "start", "end"))
         for row in rows:
-            write((shorten(str(row.path)), row.label, row.start, row.end))
+            for label in (row.label, *row.other_labels):
+                write((shorten(str(row.path)), label, row.start, row.end))
         return text.getvalue()
 
     split = {run.train: videos.training, run.held_out: videos.held_out}
     manifests = {file: manifest(rows) for file, rows in split.items() if rows}
-    texts = {run.recipe: parts.recipe.to_json(), **manifests}
+    texts = {run.recipe: parts.recipe.to_json(task=task), **manifests}
     if parts.attention and not resume:  # what has no record goes on without
         texts[run.attention] = json.dumps(written(parts.attention), indent=2) + "\n"
     run.start(texts, resume=resume)
@@ -285,6 +302,11 @@ def _result(run: RunFolder, task: VideoTask, evaluation: M | None) -> TrainingRe
     return TrainingResult(run.last, best, evaluation, history, tuple(skipped.values()))
 
 
+def _save(task: VideoTask, origin: str, model: UniFormerV2, file: Path) -> None:
+    task.describe(model)
+    save_model(model, file, origin=origin)
+
+
 def read_split(run: RunFolder, *, root: str | Path | None = None) -> list[Annotation]:
     """The rows that a run was begun with; `split` has the side of each, val for what is held out.
 
@@ -295,12 +317,12 @@ def read_split(run: RunFolder, *, root: str | Path | None = None) -> list[Annota
     Raises:
         AnnotationError: its manifests cannot be read, or name videos that are not there.
     """
-    sides = {"train": run.train, "val": run.held_out}
+    sides, several_labels = {"train": run.train, "val": run.held_out}, find_task(run.read_task()).several_labels
     return [
         replace(row, split=side)
         for side, manifest in sides.items()
         if side == "train" or manifest.is_file()
-        for row in read_annotations(manifest, root=root)
+        for row in read_annotations(manifest, root=root, several_labels=several_labels)
     ]
 
 

@@ -169,6 +169,7 @@ def training_loader(
     workers: int = WORKERS,
     mirrored_classes: Sequence[int | None] = (),
     reversed_classes: Sequence[int | None] = (),
+    several_labels: bool = False,
 ) -> VideoLoader:
     """Batches of `micro_batch` clips, in an order that does not depend on how many of them make a step.
 
@@ -176,7 +177,7 @@ def training_loader(
         recipe, model: what is trained.
         training: the videos.
         workers: processes that read them.
-        mirrored_classes, reversed_classes: see `VideoDataset`.
+        mirrored_classes, reversed_classes, several_labels: see `VideoDataset`.
 
     Raises:
         AnnotationError: no annotations, or a label that is not among the model's.
@@ -190,6 +191,7 @@ def training_loader(
         repeats=repeats,
         mirrored_classes=mirrored_classes,
         reversed_classes=reversed_classes,
+        several_labels=several_labels,
     )
     whole = make_loader(
         dataset,
@@ -199,16 +201,21 @@ def training_loader(
         rank=ranks.rank,
         world=ranks.world,
         fixed_views=recipe.augmentation.fixed_views,
-        weights=_sampling_weights(dataset.labels, optimization.sampling),
+        weights=_sampling_weights(dataset.classes_shown, optimization.sampling),
         device=model_device(model),
     )
     # fewer videos than a step needs are divided as well as they can be
     return replace(whole, batch_size=math.ceil(whole.batch_size / min(optimization.accumulate, whole.batch_size)))
 
 
-def _sampling_weights(labels: Sequence[int], sampling: Sampling) -> list[float]:
-    """Of each row; none where every row comes once."""
+def _sampling_weights(shown: Sequence[tuple[int, ...]], sampling: Sampling) -> list[float]:
+    """Of each row, by the classes that it shows; none where every row comes once.
+
+    Of several classes, the rarest counts (Gupta et al., arXiv:1908.03195, section 3.1); no class is one of its own.
+    """
     if sampling == "none":
         return []
-    weights = inverse_frequencies(labels, power=1.0 if sampling == "balanced" else 0.5)
-    return [weights[label] for label in labels]
+    nothing = (-1,)
+    every = [number for classes in shown for number in classes or nothing]
+    weights = inverse_frequencies(every, power=1.0 if sampling == "balanced" else 0.5)
+    return [max(weights[number] for number in classes or nothing) for classes in shown]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from uniformerv2.errors import RecipeError
 from uniformerv2.tasks.classification.task import Classification
+from uniformerv2.tasks.multilabel.task import Multilabel
 from uniformerv2.tasks.video_task import VideoTask
 from uniformerv2.train.recipe import nearest
 
-TASKS: dict[str, type[VideoTask]] = {"classification": Classification}
+TASKS: dict[str, type[VideoTask]] = {"classification": Classification, "multilabel": Multilabel}
 
 
 def find_task(name: str) -> type[VideoTask]:

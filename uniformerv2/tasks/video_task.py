@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -13,17 +14,23 @@ from torch import Tensor, nn
 from uniformerv2.data.annotations import Annotation, Damaged, Unreadable
 from uniformerv2.data.loader import Batch
 from uniformerv2.device import model_device
+from uniformerv2.errors import RecipeError
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.progress import say
+from uniformerv2.train.choices import MONITORED, Loss, Monitor
 from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.task import BatchLoss
-from uniformerv2.video.augmentation import Augmentation
+from uniformerv2.video.augmentation import REVERSED, Augmentation
 
 Video = TypeVar("Video", Unreadable, Damaged)
 
 
 class Measurement(Protocol):
     """What a task finds on held-out videos."""
+
+    @property
+    def summary(self) -> str:
+        """A line for people."""
 
     def to_json(self) -> dict[str, Any]:
         """As evaluation.json has it."""
@@ -57,8 +64,14 @@ class VideoTask(ABC):
     monitor: str
     lower_is_better: bool = False
     scalars: tuple[str, ...]
+    monitors: ClassVar[tuple[Monitor, ...]] = ()
+    """What a recipe may choose as monitor, the usual one first; none: the task has one of its own."""
+    losses: ClassVar[tuple[Loss, ...]] = ()
+    """What a recipe may choose as loss; none: the task has one of its own."""
     min_classes: ClassVar[int] = 1
     """How many classes there have to be."""
+    several_labels: ClassVar[bool] = False
+    """Whether a video may have several labels, or none; see `VideoDataset`."""
 
     def __init__(
         self,
@@ -70,11 +83,26 @@ class VideoTask(ABC):
         workers: int = 0,
         progress: bool = False,
     ) -> None:
-        self.recipe, self.model, self.held_out, self.training = recipe, model, held_out, training
+        self.recipe, self.model, self.held_out, self.training = self.chosen(recipe), model, held_out, training
         self.workers, self.progress = workers, progress
+        if self.monitors:
+            self.monitor = MONITORED[self.recipe.optimization.monitor]
+            self.lower_is_better = self.recipe.optimization.monitor == "loss"
         self.unpack: Callable[[Tensor], Any] = lambda clips: clips
         self.skipped: dict[str, Unreadable] = {}
         self._damaged: dict[str, Damaged] = {}
+
+    @classmethod
+    def chosen(cls, recipe: Recipe) -> Recipe:
+        """The recipe with what "auto" means for this task. Raises RecipeError for what the task does not have."""
+        optimization = recipe.optimization
+        monitor = optimization.monitor
+        if monitor == "auto" and cls.monitors:
+            monitor = cls.monitors[0]
+        for name, value, known in (("monitor", monitor, cls.monitors), ("loss", optimization.loss, cls.losses)):
+            if known and value not in known:
+                raise RecipeError(f"this task has no {name} {value!r}; it has {', '.join(known)}")
+        return recipe.vary(monitor=monitor)
 
     @classmethod
     def mirroring(cls, augmentation: Augmentation, labels: Sequence[str]) -> Counterparts:
@@ -97,6 +125,25 @@ class VideoTask(ABC):
     @abstractmethod
     def measure(self, model: nn.Module) -> Measurement:
         """The result of the run, with the views of the recipe; the same on every rank."""
+
+    def describe(self, model: UniFormerV2) -> None:
+        """Say on a model that is about to be saved what belongs to it beside its weights: one label for each video."""
+        model.thresholds = ()
+
+    def clips_shown(self) -> list[float]:
+        """How many training clips show each class, in an epoch on the average; mirrored and reversed ones as seen."""
+        rows = Counter(label for row in self.training for label in row.labels)
+        counts = [float(rows[label]) for label in self.model.labels]
+        augmentation, labels = self.recipe.augmentation, self.model.labels
+        reversing, mirroring = self.reversing(augmentation, labels), self.mirroring(augmentation, labels)
+        # in the order of `VideoDataset`: a clip that is played backwards is mirrored as one of the class that it shows
+        for share, counterparts in ((REVERSED, reversing), (augmentation.flip, mirroring)):
+            before = list(counts)
+            for one, other in enumerate(counterparts.classes):
+                if other is not None:  # so many of its clips are seen with the other label
+                    counts[one] -= share * before[one]
+                    counts[other] += share * before[one]
+        return counts
 
     @abstractmethod
     def random_labels(self, clips: int) -> Tensor:

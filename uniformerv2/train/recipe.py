@@ -13,16 +13,14 @@ from typing import Any, Literal
 
 from uniformerv2.errors import RecipeError
 from uniformerv2.model.config import Layout, LocalBlocks, LocalMixing
+from uniformerv2.train.choices import Loss, Monitor
 from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.video.views import Views
 
 TrainingPrecision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Sampling = Literal["none", "balanced", "square-root"]
-Monitor = Literal["top1", "mean-class-accuracy", "macro-f1", "loss"]
-MONITORED: dict[Monitor, str] = {  # their names in metrics.jsonl
-    "top1": "top1", "mean-class-accuracy": "mean_class_accuracy", "macro-f1": "macro_f1", "loss": "held_out_loss",
-}  # fmt: skip
 
+USUAL_TASK = "classification"
 START = ("arm", "model", "checkpoint")  # of these fields of `ModelRecipe`, a recipe gives exactly one
 NUM_FRAMES, SIZE = 8, 224  # of clips, unless the recipe or its checkpoint has others
 AS_THE_CHECKPOINT: dict[str, Any] = {  # fields of `ModelRecipe` with which arming would change a checkpoint
@@ -217,6 +215,8 @@ class Optimization:
     """Largest norm of all gradients together; a larger gradient is scaled down to it."""
     label_smoothing: float = 0.1
     """Share of the target probability that is spread over all classes."""
+    loss: Loss = "cross-entropy"
+    """focal, asymmetric: for videos with several labels (docs/multilabel.md)."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: in the loss, a clip weighs the more the rarer its class is, 1 on the average of the training files."""
     sampling: Sampling = "none"
@@ -231,8 +231,9 @@ class Optimization:
     """Compile the model with torch.compile. auto: on a GPU where that works."""
     evaluate_every: int = 1
     """Epochs between evaluations of the held-out files; the last epoch is always evaluated."""
-    monitor: Monitor = "top1"
-    """The figure of the held-out files that decides which epoch is the best; of equals, the later."""
+    monitor: Monitor = "auto"
+    """The figure of the held-out files that decides which epoch is the best; of equals, the later. auto: top1; map,
+    mean average precision, where a video may have several labels."""
     early_stop: int = 0
     """Stop after so many evaluations without a better monitor. 0: never."""
     seed: int = 0
@@ -342,9 +343,9 @@ class Recipe:
             for option in fields(values):
                 yield part.name, option, getattr(values, option.name)
 
-    def to_json(self) -> str:
-        """As recipe.json has it."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+    def to_json(self, *, task: str = USUAL_TASK) -> str:
+        """As recipe.json has it, with the name of the task unless it is the usual one."""
+        return json.dumps(({} if task == USUAL_TASK else {"task": task}) | asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Recipe:

@@ -21,7 +21,7 @@ from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.manifest import ROOT_FILE
 from uniformerv2.errors import RecipeError
 from uniformerv2.text import parse_json
-from uniformerv2.train.recipe import Recipe, differences, disagreements
+from uniformerv2.train.recipe import USUAL_TASK, Recipe, differences, disagreements
 from uniformerv2.train.state import PARTIAL, unwritable
 
 try:
@@ -95,6 +95,10 @@ class RunFolder:
         except (TypeError, ValueError, AttributeError, OSError, RecipeError) as error:
             raise RecipeError(f"{self.recipe}: not the recipe of a run ({error}); start another run") from error
 
+    def read_task(self) -> str:
+        """The name of the task that the run was started for. Raises RecipeError."""
+        return str(_parse(self.recipe.read_text(encoding="utf-8"), self.recipe).get("task", USUAL_TASK))
+
     def how_to_go_on(self) -> str:
         """A line for whoever has interrupted the run."""
         if not self.recipe.is_file():
@@ -163,6 +167,9 @@ class RunFolder:
             for newer_than_some_runs in ("flip_labels", "reverse_labels"):
                 recipes[0].get("augmentation", {}).setdefault(newer_than_some_runs, "none")
             recipes[0].get("model", {}).setdefault("motion_first", False)
+            recipes[0].get("optimization", {}).setdefault("loss", "cross-entropy")
+            for recipe in recipes:
+                recipe.setdefault("task", USUAL_TASK)
             if disagreements(recipes).keys() <= MAY_CHANGE:
                 return False
             changed = "; ".join(differences(*recipes))

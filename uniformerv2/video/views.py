@@ -69,7 +69,7 @@ def _check_counts(num_frames: int, num_segments: int) -> None:
         raise ValueError(f"num_segments must be at least 1, got {num_segments}")
 
 
-Average = Literal["probabilities", "logits"]
+Average = Literal["probabilities", "logits", "maximum"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ class Views:
     crops: int = 1
     """Crops of each clip: 1 (centre) or 3 (along the longer side)."""
     average: Average = "probabilities"
-    """What is averaged over the views: their probabilities, as in the reference, or their logits."""
+    """What is averaged over the views: their probabilities, as in the reference, or their logits. maximum: of a model
+    that names several labels, the largest probability of each class over the views."""
 
     def __post_init__(self) -> None:
         if self.clips < 1 or self.crops not in (1, 3):

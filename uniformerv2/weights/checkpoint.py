@@ -61,7 +61,8 @@ def save_model(model: nn.Module, path: str | Path, *, origin: str | None = None,
     """Write a model to one safetensors file, whole or not at all.
 
     Args:
-        model: its config, preprocessing, labels and label note go into the file. It may be wrapped as for `Predictor`.
+        model: its config, preprocessing, labels, label note and thresholds go into the file. It may be wrapped as for
+            `Predictor`.
         path: the file to write; an existing one is replaced only when the new one is complete.
         origin: where the weights come from, for people; None: that of the checkpoint that the model was loaded from.
         licence: terms of use; None: as for `origin`.
@@ -77,6 +78,7 @@ def save_model(model: nn.Module, path: str | Path, *, origin: str | None = None,
         getattr(plain, "origin", "") if origin is None else origin,
         getattr(plain, "licence", "") if licence is None else licence,
         plain.label_note,
+        plain.thresholds,
     )
     state = plain.state_dict()
     try:
@@ -248,6 +250,7 @@ def metadata_of(info: CheckpointInfo) -> dict[str, str]:
         "preprocessing": json.dumps(asdict(info.preprocessing)),
         "labels": json.dumps(info.labels),
         "label_note": info.label_note,
+        **({"thresholds": json.dumps(info.thresholds)} if info.thresholds else {}),
         "origin": info.origin,
         "licence": info.licence,
     }
@@ -264,10 +267,13 @@ def _parse_info(source: str, metadata: Mapping[str, str], options: Mapping[str, 
             metadata.get("origin", ""),
             metadata.get("licence", ""),
             metadata.get("label_note", ""),
+            tuple(map(float, parse_json(metadata.get("thresholds", "[]")))),
             report=("checkpoint of this package: everything is from its metadata",),
         )
         if info.labels and len(info.labels) != info.config.num_classes:
             raise ValueError(f"{len(info.labels)} labels for {info.config.num_classes} classes")
+        if info.thresholds and len(info.thresholds) != info.config.num_classes:
+            raise ValueError(f"{len(info.thresholds)} thresholds for {info.config.num_classes} classes")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{source}: its metadata cannot be understood ({error})") from error
     return info

@@ -103,7 +103,9 @@ def _in_order(
         return info, state, []
     head = {key: state[key][rows] for key in ("head.linear.weight", "head.linear.bias")}
     line = f"the rows of the head are put from the {known[1]} order of {known[0]} into the {order} order"
-    return replace(info, labels=class_list(known[0], order=order)), {**state, **head}, [line]
+    thresholds = tuple(info.thresholds[row] for row in rows if info.thresholds)
+    labels = class_list(known[0], order=order)
+    return replace(info, labels=labels, thresholds=thresholds), {**state, **head}, [line]
 
 
 def _foreign(state: StateDict, to: Literal["official", "mmaction2"], metadata: dict[str, str]) -> dict[str, Any]:

@@ -271,7 +271,7 @@ def map_head(model: nn.Module, dataset: str) -> UniFormerV2:
     labels, rows = head_part(model.labels, dataset)
     shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     part = deepcopy(model, shared)
-    part.labels = labels
+    part.labels, part.thresholds = labels, tuple(model.thresholds[row] for row in rows if model.thresholds)
     part.loading_report += (f"head: {len(rows)} of the {len(model.labels)} rows, those of {dataset_name(dataset)}",)
     part.config = replace(model.config, num_classes=len(rows))
     linear = part.head.linear

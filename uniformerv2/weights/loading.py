@@ -195,7 +195,7 @@ def _build(
     model.load_state_dict({key: _aligned(tensor) for key, tensor in floats.items()}, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    model.origin, model.licence = info.origin, info.licence
+    model.origin, model.licence, model.thresholds = info.origin, info.licence, info.thresholds
     model.loading_report = (*info.report, *_converted(state), *changes)
     return model.eval()
 

@@ -39,6 +39,7 @@ class CheckpointInfo:
     origin: str = ""
     licence: str = ""
     label_note: str = ""  # why the labels are uncertain; empty where they are certain
+    thresholds: tuple[float, ...] = ()  # of each class, where a clip may have several labels
     format: VideoFormat = "ours"
     report: tuple[str, ...] = ()  # what was recognised, assumed and ignored
 

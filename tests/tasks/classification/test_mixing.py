@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from uniformerv2.tasks.classification.task import Mixing, draw_rectangle, mix
+from uniformerv2.tasks.mixing import Mixing, draw_rectangle, mix
 
 SHAPE = (6, 3, 2, 20, 30)
 

@@ -9,7 +9,8 @@ import torch
 
 from helpers import Constant, batch_of
 from uniformerv2.data.annotations import Annotation
-from uniformerv2.tasks.classification.task import Classification, Mixing, mix
+from uniformerv2.tasks.classification.task import Classification
+from uniformerv2.tasks.mixing import Mixing, mix
 from uniformerv2.train.recipe import ModelRecipe, Recipe
 
 RECIPE = Recipe(ModelRecipe(model="Ti/16")).vary(label_smoothing=0.3)

@@ -51,7 +51,7 @@ def test_the_folder_of_a_run_tells_everything(run: TrainingResult, recipe: Recip
         *("recipe.json", "train.csv", "held_out.csv", "data.json", "metrics.jsonl"),
         *("evaluation.json", "last.safetensors", "best.safetensors", "state"),
     }
-    auto_is = {"compile": False, "flip_labels": "none"}  # on a CPU, for classes without sides
+    auto_is = {"compile": False, "flip_labels": "none", "monitor": "top1"}  # on a CPU, for classes without sides
     assert (folder / "recipe.json").read_text() == recipe.vary(**auto_is).to_json()
     training, held_out = (read_annotations(folder / name) for name in ("train.csv", "held_out.csv"))
     assert (len(training), len(held_out)) == (12, 3)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,34 +18,14 @@ from uniformerv2.measuring.results import Evaluation
 from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.tasks.classification.mirroring import find_mirroring
 from uniformerv2.tasks.classification.reversing import find_reversing
+from uniformerv2.tasks.mixing import Mixing, mix
 from uniformerv2.tasks.start import micro_batch
 from uniformerv2.tasks.video_task import Counterparts, VideoTask
-from uniformerv2.train.recipe import MONITORED, Recipe
+from uniformerv2.train.choices import Loss, Monitor
+from uniformerv2.train.recipe import Recipe
 from uniformerv2.train.task import BatchLoss
-from uniformerv2.video.augmentation import REVERSED, Augmentation
+from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.video.views import Views
-
-
-@dataclass(frozen=True)
-class Mixing:
-    """How clips are mixed. Where both are asked for, each batch is mixed in one of the two ways, by chance.
-
-    The share of the other clip is drawn from Beta(alpha, alpha), once for a batch, from torch's generator.
-    """
-
-    mixup: float = 0.0  # alpha: clips are blended (Zhang et al., arXiv:1710.09412); 0: never
-    cutmix: float = 0.0  # alpha: a part of a clip is replaced (Yun et al., arXiv:1905.04899); 0: never
-
-    def __bool__(self) -> bool:
-        return bool(self.mixup or self.cutmix)
-
-
-class Mixed(NamedTuple):
-    """Clips, each of which is partly another clip of the batch."""
-
-    clips: Tensor  # of the shape that they had
-    others: Tensor  # int64 (batch): the other clip
-    kept: float  # the share of a clip's own label; that of the other's is 1 - kept
 
 
 class Classification(VideoTask):
@@ -59,12 +37,12 @@ class Classification(VideoTask):
     """
 
     scalars = ("accuracy",)
+    monitors: ClassVar[tuple[Monitor, ...]] = ("top1", "mean-class-accuracy", "macro-f1", "loss")
+    losses: ClassVar[tuple[Loss, ...]] = ("cross-entropy",)
     min_classes: ClassVar[int] = 2
 
     def __init__(self, recipe: Recipe, model: UniFormerV2, held_out: Sequence[Annotation] = (), **options: Any) -> None:
         super().__init__(recipe, model, held_out, **options)
-        self.monitor = MONITORED[recipe.optimization.monitor]
-        self.lower_is_better = recipe.optimization.monitor == "loss"
         self.label_smoothing = recipe.optimization.label_smoothing
         self.class_weights = self._balanced_weights() if recipe.optimization.class_weights == "balanced" else None
         self.mixing = Mixing(recipe.augmentation.mixup, recipe.augmentation.cutmix)
@@ -109,19 +87,9 @@ class Classification(VideoTask):
 
     def _balanced_weights(self) -> Tensor:
         """float32 (classes); 1 for classes that are not trained."""
-        rows = Counter(row.label for row in self.training)
-        counts = dict[int, float](enumerate(float(rows[label]) for label in self.model.labels))
-        augmentation, labels = self.recipe.augmentation, self.model.labels
-        reversing, mirroring = self.reversing(augmentation, labels), self.mirroring(augmentation, labels)
-        # in the order of `VideoDataset`: a clip that is played backwards is mirrored as one of the class that it shows
-        for share, counterparts in ((REVERSED, reversing), (augmentation.flip, mirroring)):
-            before = dict(counts)
-            for one, other in enumerate(counterparts.classes):
-                if other is not None:  # so many of its clips are seen with the other label
-                    counts[one] -= share * before[one]
-                    counts[other] += share * before[one]
-        weights = inverse_frequencies({number: count for number, count in counts.items() if count})
-        return torch.tensor([weights.get(number, 1.0) for number in counts])
+        counts = self.clips_shown()
+        weights = inverse_frequencies({number: count for number, count in enumerate(counts) if count})
+        return torch.tensor([weights.get(number, 1.0) for number in range(len(counts))])
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         if self._single_view is None:
@@ -153,41 +121,3 @@ class Classification(VideoTask):
 
     def random_labels(self, clips: int) -> Tensor:
         return torch.randint(self.model.config.num_classes, (clips,))
-
-
-def mix(clips: Tensor, mixing: Mixing) -> Mixed:
-    """Mix every clip with another clip of the batch, drawn as a permutation, if it is asked for.
-
-    CutMix replaces the same rectangle in all frames. Its share is that of the rectangle's area within the frame.
-
-    Args:
-        clips: float, normalised (batch, 3, frames, height, width).
-        mixing: how.
-    """
-    if not mixing:
-        return Mixed(clips, torch.arange(len(clips), device=clips.device), 1.0)
-    cuts = bool(mixing.cutmix) and (not mixing.mixup or torch.rand(()).item() < 0.5)
-    alpha = mixing.cutmix if cuts else mixing.mixup
-    kept = torch.distributions.Beta(alpha, alpha).sample().item()
-    others = upload(torch.randperm(len(clips)), clips.device)
-    if not cuts:
-        return Mixed(clips.lerp(clips[others], 1 - kept), others, kept)
-    rows, columns = draw_rectangle(clips.shape[-2:], 1 - kept)
-    mixed = clips.clone()
-    mixed[..., rows, columns] = clips[..., rows, columns][others]
-    area = (rows.stop - rows.start) * (columns.stop - columns.start)
-    return Mixed(mixed, others, 1 - area / (clips.shape[-2] * clips.shape[-1]))
-
-
-def draw_rectangle(shape: tuple[int, ...], share: float) -> tuple[slice, slice]:
-    """Rows and columns of CutMix: of the frame's aspect and this share of its area, around a random pixel.
-
-    What lies outside the frame is cut off.
-    """
-    sides = []
-    for length in shape:
-        half = int(length * share**0.5) // 2
-        centre = int(torch.randint(length, ()))
-        sides.append(slice(max(centre - half, 0), min(centre + half, length)))
-    rows, columns = sides
-    return rows, columns

@@ -14,7 +14,6 @@ from uniformerv2.train.engine import SAVE_EVERY_SECONDS
 from uniformerv2.train.log import LoggerName
 from uniformerv2.train.parallel import Parallel
 from uniformerv2.train.recipe import Recipe
-from uniformerv2.train.run_folder import RunFolder
 
 
 def train_classifier(
@@ -68,12 +67,9 @@ def train_classifier(
         Terminated: after a SIGTERM; the run can be resumed. It is a SystemExit.
         KeyboardInterrupt: after Ctrl-C and the end of the step, with a line on how to go on.
     """
-    try:
-        return train_model(
-            "classification", data, recipe, output, root=root, classes=classes, holdout=holdout,
-            holdout_list=holdout_list, group=group, workers=workers,
-            device=device, progress=progress, resume=resume, overwrite=overwrite, parallel=parallel,
-            save_every_seconds=save_every_seconds, loggers=loggers, feature_cache=feature_cache,
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(RunFolder(output).how_to_go_on()) from None  # without the frames of the loop
+    return train_model(
+        data, recipe, output, root=root, classes=classes, holdout=holdout,
+        holdout_list=holdout_list, group=group, workers=workers,
+        device=device, progress=progress, resume=resume, overwrite=overwrite, parallel=parallel,
+        save_every_seconds=save_every_seconds, loggers=loggers, feature_cache=feature_cache,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Several labels for every video, or none."""
