@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,27 @@ def test_what_belongs_to_another_task_is_refused(
     assert_refused(uniformerv2(*command, "--task", "multilabel", "--monitor", "top1"), "it has map, micro-map")
     assert_refused(uniformerv2(*command, "--task", "multilable"), "did you mean multilabel?")
     assert not (tmp_path / "run").exists()
+
+
+def test_cached_features_keep_the_labels_of_each_view(lights: Path, image_model: Path, tmp_path: Path) -> None:
+    fixed = {"layout": "scene", "global_after": (1, 2), "frozen_backbone": True, "fixed_views": 1}
+    recipe = tiny_recipe(image_model, epochs=2, warmup_epochs=0.0, **fixed)
+    losses = [
+        [epoch["loss"] for epoch in train_model(lights, chosen, tmp_path / name, workers=0, task="multilabel").history]
+        for name, chosen in (("clips", recipe), ("features", recipe.vary(cache_features="fp32")))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_several_processes_choose_the_same_thresholds(
+    together: Callable[..., list[Any]], lights: Path, image_model: Path, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(image_model, epochs=1, warmup_epochs=0.0)
+
+    def work() -> tuple[Any, ...]:
+        result = train_model(lights, recipe, tmp_path / "run", workers=0, task="multilabel", parallel="fsdp")
+        return result.evaluation.thresholds, result.evaluation.to_json(), load_model(result.last).thresholds
+
+    first, second = together(2, work)
+    assert first == second
+    assert first[0] == first[2] != (0.5, 0.5, 0.5)

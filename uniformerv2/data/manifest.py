@@ -168,7 +168,7 @@ def manifest_rows(
     Raises:
         AnnotationError: an invalid row; names the file and the line.
     """
-    table = open_table(manifest, labelled=labelled, several_labels=several_labels)
+    table = open_table(manifest, labelled=labelled, several_labels=several_labels or not labelled)
     separated = several_labels and normalised(table.label_name).casefold() == "labels"
     if not table.header and labelled and not classes:
         raise AnnotationError(
