@@ -17,14 +17,14 @@ _ON_CPU = "DefaultCPUAllocator: "
 
 
 @contextmanager
-def reporting_device_failures(run: object, recipe: Recipe) -> Iterator[None]:
+def reporting_device_failures(run: object, recipe: Recipe | str) -> Iterator[None]:
     """Around a training: memory that is out is a RecipeError, a device that has gone a ProcessError, in a line.
 
     Nothing is saved then, as the step may be half done; the files and states of the run stay as they are.
 
     Args:
         run: what is broken off, for the message.
-        recipe: that is trained.
+        recipe: that is trained; or, in words, what takes less memory.
     """
     try:
         yield
@@ -42,7 +42,9 @@ def reporting_device_failures(run: object, recipe: Recipe) -> Iterator[None]:
         raise problem from error
 
 
-def _with_less_memory(recipe: Recipe) -> str:
+def _with_less_memory(recipe: Recipe | str) -> str:
+    if isinstance(recipe, str):
+        return recipe
     optimization, repeats, world = recipe.optimization, recipe.augmentation.repeats, current_ranks().world
     clips = optimization.batch_size // (world * optimization.accumulate)
     if clips == repeats:

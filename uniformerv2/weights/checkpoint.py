@@ -40,6 +40,7 @@ from uniformerv2.weights.zoo import fetch_entry, zoo_entry
 
 FORMAT = "uniformerv2"
 VERSION = 1
+SPAN_HEAD = "span_head."  # begins the names of the tensors that a localiser has beside its video model
 
 CheckpointSource = str | Path | Mapping[str, Tensor]
 
@@ -70,6 +71,13 @@ def save_model(model: nn.Module, path: str | Path, *, origin: str | None = None,
     Raises:
         CheckpointError: the model has not the tensors of its config, so that no one could load the file.
     """
+    write_safetensors(path, *video_contents(model, path, origin=origin, licence=licence))
+
+
+def video_contents(
+    model: nn.Module, path: str | Path, *, origin: str | None = None, licence: str | None = None
+) -> tuple[StateDict, dict[str, str]]:
+    """The tensors and the metadata that `save_model` writes to a path. Raises CheckpointError as it does."""
     plain = plain_model(model)
     info = CheckpointInfo(
         plain.config,
@@ -88,7 +96,7 @@ def save_model(model: nn.Module, path: str | Path, *, origin: str | None = None,
             f"{path}: not written, since no one could load it: {error}; save the model as it was before its modules "
             "were rewritten or replaced, or change model.config with them"
         ) from None
-    write_safetensors(path, state, metadata_of(info))
+    return state, metadata_of(info)
 
 
 @lru_cache(maxsize=1)  # most of the time of converting many files of one architecture
@@ -143,7 +151,11 @@ def open_checkpoint(
         file_name = path.name
         found = read_tensors(path, weights=weights)
     metadata = found.metadata
-    key_format, state, renamed = rename_video_keys(found.tensors, name, found.weights)
+    tensors, head = found.tensors, []
+    if "span_head" in metadata:
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(SPAN_HEAD)}
+        head = ["a localiser: this is its video model, without the head that finds spans"]
+    key_format, state, renamed = rename_video_keys(tensors, name, found.weights)
     if unknown := [option for option in options if option not in ModelConfig.__dataclass_fields__]:
         raise TypeError(f"{', '.join(unknown)}: no field of ModelConfig, and {name} is a video model already")
     if metadata.get("format") == FORMAT:
@@ -158,10 +170,29 @@ def open_checkpoint(
         )
     else:
         info = recognise(state, key_format, known, source=name, file_name=file_name, options=options)
-    report = (*info.report, *found.report, *renamed)
+    report = (*info.report, *head, *found.report, *renamed)
     if file_name and Path(name).is_dir():
         report = (f"{file_name} of the folder {name}", *report)
     return Checkpoint(name, metadata, state, replace(info, origin=origin or info.origin, report=report))
+
+
+def read_span_head(source: str | Path) -> tuple[StateDict, str]:
+    """The tensors of a localiser's head, under their own names, and what its metadata say of it.
+
+    Args:
+        source: as of `load_model`.
+
+    Raises:
+        CheckpointError: not to be read, or no localiser.
+    """
+    path, _, _ = _find(Path(source), str(source), Known())
+    found = read_tensors(path)
+    if "span_head" not in found.metadata:
+        raise CheckpointError(
+            f"{source}: not a localiser; train one with train_localiser, for which a video model is the start"
+        )
+    tensors = {key[len(SPAN_HEAD) :]: tensor for key, tensor in found.tensors.items() if key.startswith(SPAN_HEAD)}
+    return tensors, found.metadata["span_head"]
 
 
 def _find(path: Path, name: str, known: Known) -> tuple[Path, str, Known]:

@@ -1,0 +1,90 @@
+"""Spans in seconds out of what the head says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from uniformerv2.spans.span import Span
+from uniformerv2.tasks.localisation.pyramid import Found, Places
+
+MIN_SCORE = 0.001  # of a span; lower ones change no average precision that matters
+MOST_CANDIDATES = 2000  # places and classes that are looked at
+SIGMA = 0.5  # of soft non-maximum suppression, as its paper has it
+MOST_SPANS = 200  # of a film
+
+
+@dataclass(frozen=True)
+class FilmTimes:
+    """How windows lie in the time of a film, at any frame rate: windows are taken by time, not by frames."""
+
+    first: float  # seconds: the middle of the first window
+    stride: float  # seconds from a window to the next
+    duration: float  # seconds
+
+    def seconds(self, windows: np.ndarray) -> np.ndarray:
+        """The time at positions in windows."""
+        return self.first + self.stride * windows
+
+    def windows(self, seconds: float) -> float:
+        """The position in windows at a time."""
+        return (seconds - self.first) / self.stride
+
+
+def decode(found: Found, places: Places, times: FilmTimes, labels: Sequence[str]) -> list[Span]:
+    """The spans of a film, the surest first.
+
+    Args:
+        found: of this film alone, a batch of one.
+        places: of its windows.
+        times: of its windows.
+        labels: of the classes.
+    """
+    scores = found.logits[0].float().sigmoid().masked_fill(~found.valid[0, :, None], 0.0).flatten()
+    best, order = scores.topk(min(MOST_CANDIDATES, len(scores)))
+    order = order[best >= MIN_SCORE]
+    place, kind = order // len(labels), (order % len(labels)).cpu().numpy()
+    middle, reach = places.position[place], found.distances[0, place].float()
+    ends = torch.stack([middle - reach[:, 0], middle + reach[:, 1]], dim=1).double().cpu().numpy()
+    ends = times.seconds(ends).clip(0.0, times.duration)
+    sureness = scores[order].double().cpu().numpy()
+    spans = []
+    for number in np.unique(kind):
+        chosen = (kind == number) & (ends[:, 1] > ends[:, 0])
+        kept, decayed = soft_suppression(ends[chosen], sureness[chosen])
+        rows = zip(ends[chosen][kept].tolist(), decayed.tolist(), strict=True)
+        spans += [Span(start, end, labels[number], score) for (start, end), score in rows]
+    return sorted(spans, key=lambda span: -span.score)[:MOST_SPANS]
+
+
+def soft_suppression(
+    ends: np.ndarray, scores: np.ndarray, *, sigma: float = SIGMA, min_score: float = MIN_SCORE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian soft non-maximum suppression (arXiv:1704.04503): a span loses score as it overlaps surer ones.
+
+    Args:
+        ends: float64 (spans, 2): start and end, of one class.
+        scores: float64 (spans).
+        sigma: the score falls to exp(-IoU² / sigma) of itself.
+        min_score: what a span needs in the end.
+
+    Returns:
+        Which spans are left, the surest first, and their scores.
+    """
+    scores, left = scores.copy(), np.ones(len(scores), dtype=bool)
+    kept, decayed = [], []
+    while left.any():
+        best = int(np.where(left, scores, -1.0).argmax())
+        if scores[best] < min_score:
+            break
+        kept.append(best)
+        decayed.append(scores[best])
+        left[best] = False
+        common = np.minimum(ends[:, 1], ends[best, 1]) - np.maximum(ends[:, 0], ends[best, 0])
+        lengths = ends[:, 1] - ends[:, 0]
+        overlap = common.clip(0.0) / np.maximum(lengths + lengths[best] - common.clip(0.0), 1e-12)
+        scores[left] *= np.exp(-(overlap[left] ** 2) / sigma)
+    return np.array(kept, dtype=np.int64), np.array(decayed, dtype=np.float64)

@@ -1,0 +1,242 @@
+"""Training a localiser: from films with labelled spans to one file that finds spans in others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from uniformerv2.atomic import write_text
+from uniformerv2.data.annotations import Annotation, Unreadable
+from uniformerv2.data.manifest import note_root
+from uniformerv2.data.sources import Classes, data_root, find_videos
+from uniformerv2.data.split import with_groups
+from uniformerv2.data.tables import check_names, relative_to
+from uniformerv2.device import model_device
+from uniformerv2.distributed import current_ranks
+from uniformerv2.errors import RecipeError
+from uniformerv2.machine import WORKERS
+from uniformerv2.measuring.digests import weights_digest
+from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.progress import say
+from uniformerv2.tasks.localisation.batches import FilmLoader
+from uniformerv2.tasks.localisation.checkpoint import LocaliserModel, build_head, save_localiser
+from uniformerv2.tasks.localisation.films import (
+    EmbeddedFilm,
+    EmbeddingCache,
+    Film,
+    films_of,
+    split_films,
+    strange_spans,
+)
+from uniformerv2.tasks.localisation.pyramid import SpanHead
+from uniformerv2.tasks.localisation.recipe import LocaliserRecipe
+from uniformerv2.tasks.localisation.task import LocalisationResult, LocalisationTask
+from uniformerv2.tasks.run import manifest_text
+from uniformerv2.train.engine import SAVE_EVERY_SECONDS, Trainer
+from uniformerv2.train.failures import reporting_device_failures
+from uniformerv2.train.log import LoggerName, check_loggers, read_metrics
+from uniformerv2.train.run_folder import RunFolder
+from uniformerv2.weights.loading import resolve_model
+
+LESS_MEMORY = "start another run with a smaller batch_size or fewer crop_windows, which finds its embeddings there"
+
+
+@dataclass(frozen=True)
+class LocaliserResult:
+    """A finished training of a localiser."""
+
+    last: Path  # checkpoint after the last epoch
+    best: Path | None  # checkpoint of the epoch with the best held-out metric; None: nothing was measured
+    evaluation: LocalisationResult | None  # of `last` on the held-out films; None: no span is held out
+    history: tuple[dict[str, Any], ...]  # the epochs' records of metrics.jsonl
+    skipped: tuple[Unreadable, ...]  # films that could not be read
+
+
+@dataclass(frozen=True)
+class _Films:
+    """The films of a run."""
+
+    labels: tuple[str, ...]
+    training: Sequence[Film]
+    held_out: Sequence[Film]
+    root: Path  # what the paths in the run's manifests are relative to
+
+
+def train_localiser(
+    model: str | Path | nn.Module,
+    data: str | Path | Sequence[Annotation],
+    recipe: LocaliserRecipe,
+    output: str | Path,
+    *,
+    root: str | Path | None = None,
+    classes: Classes | None = None,
+    holdout: float | None = None,
+    holdout_list: str | Path | None = None,
+    group: str | None = None,
+    device: str = "auto",
+    workers: int = WORKERS,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    save_every_seconds: float = SAVE_EVERY_SECONDS,
+    loggers: Sequence[LoggerName] = (),
+    feature_cache: str | Path | None = None,
+) -> LocaliserResult:
+    """Train a head that finds labelled spans in films, on the embeddings of a video model that stays as it is.
+
+    The windows of each film are embedded once and kept on disk; a run that was killed, or has another head, finds them
+    there. Each checkpoint is one file with the video model and the head, for `Localiser`.
+
+    Args:
+        model: embeds the windows: a checkpoint or a model, as of `Predictor`, best trained on clips of the actions.
+        data: a manifest, or annotations. The rows of one file are its spans; they may overlap. Rows without a label
+            stand for films of which nothing is to be found, and what no span covers shows no action.
+        recipe: everything else that the result depends on.
+        output: folder of the run, see `RunFolder`.
+        root, classes, holdout_list, group, device, workers, resume, overwrite, progress: as of `train_classifier`.
+        save_every_seconds, loggers: as there.
+        holdout: share of all films that is held out; 0: nothing; None: 0.2.
+        feature_cache: folder of embeddings that runs can share; None: "features" in the folder of the run.
+
+    Raises:
+        RecipeError, AnnotationError, CheckpointError, VideoError: as `train_classifier`.
+        Terminated, KeyboardInterrupt: as there; the run can be resumed.
+    """
+    run = RunFolder(output)
+    if current_ranks().world > 1:
+        raise RecipeError("a localiser is trained by one process: its head is small; start it without torchrun")
+    check_loggers(loggers)
+    run.check(resume=resume, overwrite=overwrite)
+    films = _read(data, recipe, root=root, classes=classes, holdout=holdout, holdout_list=holdout_list, group=group)
+    video = resolve_model(model, device=device)
+    texts = _texts(run, films, recipe, video)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(run.locked())
+            run.start(texts, resume=resume)
+            note_root(films.root, [file for file in texts if file.suffix == ".csv"])
+            stack.enter_context(reporting_device_failures(run.path, LESS_MEMORY))
+            cache = EmbeddingCache(video, recipe, Path(feature_cache or run.path / "features"))
+            embedded = [
+                cache.fill(side, workers=workers, progress=progress) for side in (films.training, films.held_out)
+            ]
+            say("\n".join(_announcement(films, embedded, video, run)), progress=progress)
+            trainer, task = _trainer(
+                run,
+                LocaliserModel(video, _new_head(video, recipe, films), films.labels, recipe),
+                embedded,
+                save_every_seconds=save_every_seconds,
+                loggers=loggers,
+                progress=progress,
+            )
+            if resume:
+                trainer.resume()
+            trainer.fit()
+            found = _measure(trainer, task, run)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(run.how_to_go_on()) from None  # without the frames of the loop
+    history = tuple(record for record in read_metrics(run.metrics) if record["kind"] == "epoch")
+    best = run.best if run.best.is_file() else None
+    return LocaliserResult(run.last, best, found, history, tuple(cache.skipped.values()))
+
+
+def _read(
+    data: str | Path | Sequence[Annotation],
+    recipe: LocaliserRecipe,
+    *,
+    root: str | Path | None,
+    classes: Classes | None,
+    holdout: float | None,
+    holdout_list: str | Path | None,
+    group: str | None,
+) -> _Films:
+    """The films and their split."""
+    rows = find_videos(data, root=root, classes=classes)
+    folder = data_root(data, rows, root)
+    shorten = relative_to(folder)
+    check_names(name for row in rows for name in (shorten(str(row.path)), row.label))
+    if group is not None:
+        rows = with_groups(rows, group, folder)
+    training, held_out = split_films(
+        films_of(rows),
+        holdout=holdout,
+        holdout_list=None if holdout_list is None else Path(holdout_list),
+        seed=recipe.seed,
+    )
+    labels = tuple(sorted({span.label for film in training for span in film.spans}))
+    return _Films(labels, training, held_out, folder)
+
+
+def _texts(run: RunFolder, films: _Films, recipe: LocaliserRecipe, video: UniFormerV2) -> dict[Path, str]:
+    """What the run is given, file by file. Only one of the same may be resumed."""
+    facts = {"task": "localise", "video_model": weights_digest(video), "localiser": asdict(recipe)}
+    sides = {run.train: films.training, run.held_out: films.held_out}
+    manifests = {
+        file: manifest_text([row for film in side for row in film.rows], films.root)
+        for file, side in sides.items()
+        if side
+    }
+    optimization = {"optimization": asdict(recipe.optimization())}
+    return {run.recipe: json.dumps(facts | optimization, indent=2) + "\n", **manifests}
+
+
+def _new_head(video: UniFormerV2, recipe: LocaliserRecipe, films: _Films) -> SpanHead:
+    torch.manual_seed(recipe.seed)
+    return build_head(video, recipe, films.labels).to(model_device(video))
+
+
+def _announcement(
+    films: _Films, embedded: Sequence[Sequence[EmbeddedFilm]], video: UniFormerV2, run: RunFolder
+) -> list[str]:
+    """What is strange about the spans, and a line each on data and run."""
+    training, held_out = embedded
+    lines = strange_spans([*films.training, *films.held_out], [*training, *held_out])
+    counts = [f"{len(side)} films with {sum(len(film.spans) for film in side)} spans" for side in embedded]
+    windows = sum(film.windows for film in training)
+    return [
+        *lines,
+        f"data: {counts[0]} of {len(films.labels)} labels to train on, {counts[1]} held out",
+        f"training: {windows} embedded windows on {model_device(video)}; run folder {run.path}",
+    ]
+
+
+def _trainer(
+    run: RunFolder, model: LocaliserModel, embedded: Sequence[Sequence[EmbeddedFilm]], **options: Any
+) -> tuple[Trainer, LocalisationTask]:
+    recipe, (training, held_out) = model.recipe, embedded
+    task = LocalisationTask(recipe.head, model.labels, training, held_out)
+    loader = FilmLoader(
+        training,
+        {label: number for number, label in enumerate(model.labels)},
+        crop_windows=recipe.crop_windows,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+    )
+    trainer = Trainer(
+        model.head,
+        task,
+        loader,
+        recipe.optimization(),
+        run=run,
+        save=lambda head, path: save_localiser(replace(model, head=head), path),
+        recipe=asdict(recipe),
+        **options,
+    )
+    return trainer, task
+
+
+def _measure(trainer: Trainer, task: LocalisationTask, run: RunFolder) -> LocalisationResult | None:
+    """The result of the run, which is written into its folder."""
+    with trainer.step.evaluated() as head:
+        found = task.measure(head)
+    if found is not None:
+        with run.saving(run.evaluation):
+            write_text(run.evaluation, json.dumps(found.to_json(), indent=2) + "\n")
+    return found
