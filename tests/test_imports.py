@@ -43,7 +43,7 @@ MAY_IMPORT = {
     },
     "tasks": {
         *("errors", "machine", "text", "atomic", "device", "distributed", "progress", "attention_choice"),
-        *("model", "weights", "video", "data", "train", "measuring", "demo.motions"),
+        *("model", "weights", "video", "data", "spans", "train", "measuring", "demo.motions"),
         *("", "__version__"),  # of the package itself
     },
     "probing": {
@@ -60,6 +60,7 @@ MAY_IMPORT = {
         *("errors", "machine", "ahead", "device", "progress", "timeline", "predictions"),
         *("model", "weights", "video", "data", "inference"),
     },
+    "localise": {"device", "machine", "data", "measuring", "spans", "tasks"},
     "stream": {"errors", "device", "model", "video", "timeline", "predict", "inference"},
     "pages": {"atomic", "timeline"},
     "runs": {"errors", "text", "atomic", "train", "pages"},

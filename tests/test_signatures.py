@@ -19,6 +19,7 @@ SIGNATURES, OPTIONS = signatures(), list(options())
 # What stands apart from the others of its name, and why: (function, parameter), and (class that defines it, option).
 LIVE = "changes or reads the model that is given"
 PARAMETERS_APART = {
+    ("Localiser", "model"): "its file holds more than a video model",
     ("load_weights", "model"): LIVE,
     ("map_head", "model"): LIVE,
     ("optimize", "model"): LIVE,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from uniformerv2.fine_tuning import FineTuned, fine_tune
     from uniformerv2.inference.optimize import Optimized, optimize
     from uniformerv2.inference.reduction import Reduction
+    from uniformerv2.localise import Localiser
     from uniformerv2.measuring.evaluation import evaluate
     from uniformerv2.measuring.features import VideoFeatures, extract_features
     from uniformerv2.measuring.multilabel import MultilabelEvaluation, evaluate_multilabel
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from uniformerv2.spans.span import Span
     from uniformerv2.stream import StreamEvent, StreamPrediction, StreamPredictor
     from uniformerv2.tasks.classification.training import train_classifier
+    from uniformerv2.tasks.localisation.recipe import LocaliserRecipe
+    from uniformerv2.tasks.localisation.training import LocaliserResult, train_localiser
     from uniformerv2.tasks.run import train_model
     from uniformerv2.timeline import Timeline
     from uniformerv2.train.recipe import Recipe
@@ -49,6 +52,7 @@ _NAMES = {
     "fine_tuning": ("fine_tune", "FineTuned"),
     "inference.optimize": ("optimize", "Optimized"),
     "inference.reduction": ("Reduction",),
+    "localise": ("Localiser",),
     "measuring.evaluation": ("evaluate",),
     "measuring.features": ("extract_features", "VideoFeatures"),
     "measuring.multilabel": ("evaluate_multilabel", "MultilabelEvaluation"),
@@ -62,6 +66,8 @@ _NAMES = {
     "spans.span": ("Span",),
     "stream": ("StreamEvent", "StreamPrediction", "StreamPredictor"),
     "tasks.classification.training": ("train_classifier",),
+    "tasks.localisation.recipe": ("LocaliserRecipe",),
+    "tasks.localisation.training": ("LocaliserResult", "train_localiser"),
     "tasks.run": ("train_model",),
     "timeline": ("Timeline",),
     "train.recipe": ("Recipe",),

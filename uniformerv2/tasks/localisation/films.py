@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from torch import Tensor
 from uniformerv2.atomic import whole_file
 from uniformerv2.data.annotations import Annotation, Unreadable
 from uniformerv2.data.split import split_annotations
+from uniformerv2.data.tables import csv_writer, relative_to
 from uniformerv2.errors import AnnotationError, CheckpointError, VideoError
 from uniformerv2.measuring.digests import videos_digest, weights_digest
 from uniformerv2.measuring.features import VideoFeatures, extract_features
@@ -52,6 +54,16 @@ def films_of(rows: Iterable[Annotation]) -> list[Film]:
     for row in rows:
         of_path.setdefault(row.path, []).append(row)
     return [Film(path, tuple(found)) for path, found in of_path.items()]
+
+
+def manifest_text(films: Iterable[Film], root: Path) -> str:
+    """The rows of the films as a manifest, with paths from the root."""
+    shorten, text = relative_to(root), io.StringIO()
+    write = csv_writer(text)
+    write(("path", "label", "start", "end"))
+    for row in (row for film in films for row in film.rows):
+        write((shorten(str(row.path)), row.label, row.start, row.end))
+    return text.getvalue()
 
 
 def split_films(

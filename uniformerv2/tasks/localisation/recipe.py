@@ -54,7 +54,7 @@ class LocaliserRecipe:
     stride_seconds: float = 0.5
     """From the start of a window to that of the next. Spans that are much shorter are not found."""
     head: PyramidConfig = field(default_factory=PyramidConfig)
-    crop_windows: int = 512
+    crop_windows: int = 256
     """A longer film is trained on a stretch of so many windows, drawn anew in each epoch around one of its spans."""
     epochs: int = 30
     """Passes over the training films."""

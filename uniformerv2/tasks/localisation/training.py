@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -32,13 +32,12 @@ from uniformerv2.tasks.localisation.films import (
     EmbeddingCache,
     Film,
     films_of,
+    manifest_text,
     split_films,
     strange_spans,
 )
-from uniformerv2.tasks.localisation.pyramid import SpanHead
 from uniformerv2.tasks.localisation.recipe import LocaliserRecipe
 from uniformerv2.tasks.localisation.task import LocalisationResult, LocalisationTask
-from uniformerv2.tasks.run import manifest_text
 from uniformerv2.train.engine import SAVE_EVERY_SECONDS, Trainer
 from uniformerv2.train.failures import reporting_device_failures
 from uniformerv2.train.log import LoggerName, check_loggers, read_metrics
@@ -116,26 +115,13 @@ def train_localiser(
     run.check(resume=resume, overwrite=overwrite)
     films = _read(data, recipe, root=root, classes=classes, holdout=holdout, holdout_list=holdout_list, group=group)
     video = resolve_model(model, device=device)
-    texts = _texts(run, films, recipe, video)
+    cache = EmbeddingCache(video, recipe, Path(feature_cache or run.path / "features"))
+    options: Any = {"save_every_seconds": save_every_seconds, "loggers": loggers, "progress": progress}
     try:
         with ExitStack() as stack:
-            stack.enter_context(run.locked())
-            run.start(texts, resume=resume)
-            note_root(films.root, [file for file in texts if file.suffix == ".csv"])
-            stack.enter_context(reporting_device_failures(run.path, LESS_MEMORY))
-            cache = EmbeddingCache(video, recipe, Path(feature_cache or run.path / "features"))
-            embedded = [
-                cache.fill(side, workers=workers, progress=progress) for side in (films.training, films.held_out)
-            ]
-            say("\n".join(_announcement(films, embedded, video, run)), progress=progress)
-            trainer, task = _trainer(
-                run,
-                LocaliserModel(video, _new_head(video, recipe, films), films.labels, recipe),
-                embedded,
-                save_every_seconds=save_every_seconds,
-                loggers=loggers,
-                progress=progress,
-            )
+            _begin(run, stack, films, recipe, video, resume=resume)
+            embedded = _embedded(run, films, cache, workers=workers, progress=progress)
+            trainer, task = _trainer(run, video, films.labels, recipe, embedded, **options)
             if resume:
                 trainer.resume()
             trainer.fit()
@@ -174,58 +160,65 @@ def _read(
     return _Films(labels, training, held_out, folder)
 
 
-def _texts(run: RunFolder, films: _Films, recipe: LocaliserRecipe, video: UniFormerV2) -> dict[Path, str]:
-    """What the run is given, file by file. Only one of the same may be resumed."""
+def _begin(
+    run: RunFolder, stack: ExitStack, films: _Films, recipe: LocaliserRecipe, video: UniFormerV2, *, resume: bool
+) -> None:
+    """Lock the folder until the stack ends, and write what the run is given; only the same may be resumed."""
+    stack.enter_context(run.locked())
     facts = {"task": "localise", "video_model": weights_digest(video), "localiser": asdict(recipe)}
     sides = {run.train: films.training, run.held_out: films.held_out}
-    manifests = {
-        file: manifest_text([row for film in side for row in film.rows], films.root)
-        for file, side in sides.items()
-        if side
-    }
+    manifests = {file: manifest_text(side, films.root) for file, side in sides.items() if side}
     optimization = {"optimization": asdict(recipe.optimization())}
-    return {run.recipe: json.dumps(facts | optimization, indent=2) + "\n", **manifests}
+    run.start({run.recipe: json.dumps(facts | optimization, indent=2) + "\n", **manifests}, resume=resume)
+    note_root(films.root, manifests)
+    stack.enter_context(reporting_device_failures(run.path, LESS_MEMORY))
 
 
-def _new_head(video: UniFormerV2, recipe: LocaliserRecipe, films: _Films) -> SpanHead:
-    torch.manual_seed(recipe.seed)
-    return build_head(video, recipe, films.labels).to(model_device(video))
+class _Embedded(NamedTuple):
+    training: Sequence[EmbeddedFilm]
+    held_out: Sequence[EmbeddedFilm]
 
 
-def _announcement(
-    films: _Films, embedded: Sequence[Sequence[EmbeddedFilm]], video: UniFormerV2, run: RunFolder
-) -> list[str]:
-    """What is strange about the spans, and a line each on data and run."""
-    training, held_out = embedded
-    lines = strange_spans([*films.training, *films.held_out], [*training, *held_out])
-    counts = [f"{len(side)} films with {sum(len(film.spans) for film in side)} spans" for side in embedded]
-    windows = sum(film.windows for film in training)
-    return [
-        *lines,
+def _embedded(run: RunFolder, films: _Films, cache: EmbeddingCache, *, workers: int, progress: bool) -> _Embedded:
+    """The films with their embeddings; says what is strange about spans, and a line each on data and run."""
+    sides = (films.training, films.held_out)
+    found = _Embedded(*(cache.fill(side, workers=workers, progress=progress) for side in sides))
+    counts = [f"{len(side)} films with {sum(len(film.spans) for film in side)} spans" for side in found]
+    lines = [
+        *strange_spans([*films.training, *films.held_out], [*found.training, *found.held_out]),
         f"data: {counts[0]} of {len(films.labels)} labels to train on, {counts[1]} held out",
-        f"training: {windows} embedded windows on {model_device(video)}; run folder {run.path}",
+        f"training: {sum(film.windows for film in found.training)} embedded windows on {model_device(cache.model)}; "
+        f"run folder {run.path}",
     ]
+    say("\n".join(lines), progress=progress)
+    return found
 
 
 def _trainer(
-    run: RunFolder, model: LocaliserModel, embedded: Sequence[Sequence[EmbeddedFilm]], **options: Any
+    run: RunFolder,
+    video: UniFormerV2,
+    labels: tuple[str, ...],
+    recipe: LocaliserRecipe,
+    films: _Embedded,
+    **options: Any,
 ) -> tuple[Trainer, LocalisationTask]:
-    recipe, (training, held_out) = model.recipe, embedded
-    task = LocalisationTask(recipe.head, model.labels, training, held_out)
+    torch.manual_seed(recipe.seed)
+    head = build_head(video, recipe, labels).to(model_device(video))
+    task = LocalisationTask(recipe.head, labels, films.training, films.held_out)
     loader = FilmLoader(
-        training,
-        {label: number for number, label in enumerate(model.labels)},
+        films.training,
+        {label: number for number, label in enumerate(labels)},
         crop_windows=recipe.crop_windows,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
     )
     trainer = Trainer(
-        model.head,
+        head,
         task,
         loader,
         recipe.optimization(),
         run=run,
-        save=lambda head, path: save_localiser(replace(model, head=head), path),
+        save=lambda trained, path: save_localiser(LocaliserModel(video, trained, labels, recipe), path),
         recipe=asdict(recipe),
         **options,
     )
