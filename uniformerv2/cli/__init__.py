@@ -16,6 +16,7 @@ from tyro.conf import subcommand
 from uniformerv2 import __version__
 from uniformerv2.cli.checkpoints import Convert, Info, Models
 from uniformerv2.cli.datasets import Datasets
+from uniformerv2.cli.localisation import TrainSpans
 from uniformerv2.cli.measuring import Benchmark, Evaluate, Features
 from uniformerv2.cli.output import FAILED, INTERRUPTED, print_error, print_line
 from uniformerv2.cli.prediction import Predict, Stream, Timeline
@@ -43,7 +44,7 @@ Command = (  # each has the name of its class, but for the last
         | Demo
         | Benchmark
     )
-    | (Info | Convert | Models | Annotated[Datasets, subcommand("data")])
+    | (TrainSpans | Info | Convert | Models | Annotated[Datasets, subcommand("data")])
 )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from uniformerv2.cli.localisation import predict_spans
 from uniformerv2.cli.options import (
     Classifying,
     FeatureBackend,
@@ -49,6 +50,9 @@ class Predict(Classifying):
     videos: ManyVideos
     output: OptionalOutput = None
     """File to write instead of printing: .csv, .parquet or .jsonl, with a row for every video, read or not."""
+    spans: Path | None = None
+    """With the checkpoint of `train-spans`: file for the spans that it finds, with their times: .json (ActivityNet's
+    form) or .csv, of any number of videos; .srt, .vtt or .edl of one. Spans below --threshold are left out."""
     threshold: float = 0.0
     """Probability that the most likely class needs; below it, the answer is none of these."""
     root: Root = None
@@ -81,8 +85,10 @@ class Predict(Classifying):
             if self.as_json:
                 raise RecipeError("--json prints, --output writes to a file: choose one; a .jsonl file holds the same")
         rows = find_videos(self.videos, root=self.root, split=self.split, must_exist=False)
+        if self.spans is not None:
+            return predict_spans(self.checkpoint, rows, self.spans, **self._span_options())
         note_checkpoint(self.checkpoint)
-        options = self.predictor_options("videos", "output", "threshold", "root", "split", "workers")
+        options = self.predictor_options("videos", "output", "spans", "threshold", "root", "split", "workers")
         predictor = Predictor(self.model(), **options)
         _print_notes(predictor)
         workers = min(self.workers, len(rows))  # one alone decodes on all processors
@@ -97,6 +103,10 @@ class Predict(Classifying):
             for outcome in outcomes:
                 _print_outcome(*outcome, as_json=self.as_json)
         return _status(reasons, rows)
+
+    def _span_options(self) -> dict[str, Any]:
+        names = ("threshold", "batch_size", "device", "workers", "as_json")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

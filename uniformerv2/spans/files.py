@@ -91,7 +91,7 @@ def write_spans(
         VideoError: a video that cannot be read.
     """
     path = Path(path)
-    name = _format_name(path, format)
+    name = format_name(path, format)
     chosen = WRITTEN[name]
     for video, of_video in spans.items():
         _check(video, of_video)
@@ -137,7 +137,8 @@ def write_manifest_spans(
     return sum(map(len, found.values())), write_spans({**found}, path, format, frames=frames)
 
 
-def _format_name(path: Path, format: str | None) -> str:
+def format_name(path: Path, format: str | None = None) -> str:
+    """The format that spans are written to a path in; see `write_spans`. Raises AnnotationError for one that is not."""
     by_suffix = {of.suffix: name for name, of in reversed(WRITTEN.items())}
     name = format or by_suffix.get(path.suffix.lower(), "")
     if name not in WRITTEN:

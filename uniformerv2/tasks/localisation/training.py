@@ -90,8 +90,7 @@ def train_localiser(
 ) -> LocaliserResult:
     """Train a head that finds labelled spans in films, on the embeddings of a video model that stays as it is.
 
-    The windows of each film are embedded once and kept on disk; a run that was killed, or has another head, finds them
-    there. Each checkpoint is one file with the video model and the head, for `Localiser`.
+    Windows are embedded once and kept on disk. Each checkpoint is one file with the video model, for `Localiser`.
 
     Args:
         model: embeds the windows: a checkpoint or a model, as of `Predictor`, best trained on clips of the actions.
@@ -128,9 +127,7 @@ def train_localiser(
             found = _measure(trainer, task, run)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(run.how_to_go_on()) from None  # without the frames of the loop
-    history = tuple(record for record in read_metrics(run.metrics) if record["kind"] == "epoch")
-    best = run.best if run.best.is_file() else None
-    return LocaliserResult(run.last, best, found, history, tuple(cache.skipped.values()))
+    return _result(run, found, cache)
 
 
 def _read(
@@ -223,6 +220,12 @@ def _trainer(
         **options,
     )
     return trainer, task
+
+
+def _result(run: RunFolder, found: LocalisationResult | None, cache: EmbeddingCache) -> LocaliserResult:
+    history = tuple(record for record in read_metrics(run.metrics) if record["kind"] == "epoch")
+    best = run.best if run.best.is_file() else None
+    return LocaliserResult(run.last, best, found, history, tuple(cache.skipped.values()))
 
 
 def _measure(trainer: Trainer, task: LocalisationTask, run: RunFolder) -> LocalisationResult | None:
