@@ -1,12 +1,13 @@
 """A localiser against sliding windows of the same classifier, on films made of a person's clips.
 
-    python benchmarks/localisation.py VIDEOS IMAGE_MODEL --output FOLDER [--seed 0] [--films 3] [--held-out lyova moshe shahar]
+    python benchmarks/localisation.py VIDEOS IMAGE_MODEL --output FOLDER [--seed 0] [--films 3]
 
-VIDEOS is a folder of PERSON_ACTION.avi per class, as Weizmann is kept. A film has all clips of a person in a drawn order;
-before, between and after them somebody stands still for one to four seconds: the person, or another of the same side of
-the split. A probe of the frozen image model learns the clips of the training people. Then the head of a localiser, and
-beside it the sliding windows, see the same embeddings of the same windows. Of the sliding windows a label's span is a run
-of windows whose probability, averaged over some neighbours, reaches a threshold; both are chosen on the training films.
+VIDEOS is a folder of PERSON_ACTION.avi per class, as Weizmann is kept. A film has all clips of a person in a drawn
+order; before, between and after them somebody stands still for one to four seconds: the person, or another of the same
+side. A probe of the frozen image model learns the clips of the training people. Then the head of a localiser, and
+beside it the sliding windows, see the same embeddings of the same windows. Of the sliding windows a label's span is a
+run of windows whose probability, averaged over some neighbours, reaches a threshold; both are chosen on the training
+films.
 """
 
 from __future__ import annotations

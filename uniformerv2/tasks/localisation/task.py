@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ class LocalisationResult:
 
     def to_json(self) -> dict[str, Any]:
         """As evaluation.json has it."""
-        spans = {path: [vars(span) for span in found] for path, found in self.predictions.items()}
+        spans = {path: [asdict(span) for span in found] for path, found in self.predictions.items()}
         return {**self.scores.to_json(), "spans": spans}
 
 
