@@ -44,8 +44,12 @@ class Film:
     @property
     def spans(self) -> tuple[Span, ...]:
         """Each once. A row without an end is a span until the end of the film."""
-        found = [Span(row.start or 0.0, np.inf if row.end is None else row.end, row.label) for row in self.rows]
-        return tuple(dict.fromkeys(span for span in found if span.label))
+        found = [
+            Span(row.start or 0.0, np.inf if row.end is None else row.end, label)
+            for row in self.rows
+            for label in row.labels
+        ]
+        return tuple(dict.fromkeys(found))
 
 
 def films_of(rows: Iterable[Annotation]) -> list[Film]:
@@ -62,7 +66,8 @@ def manifest_text(films: Iterable[Film], root: Path) -> str:
     write = csv_writer(text)
     write(("path", "label", "start", "end"))
     for row in (row for film in films for row in film.rows):
-        write((shorten(str(row.path)), row.label, row.start, row.end))
+        for label in row.labels or ("",):
+            write((shorten(str(row.path)), label, row.start, row.end))
     return text.getvalue()
 
 
@@ -74,7 +79,7 @@ def split_films(
     Raises:
         AnnotationError: as there; no span to train on, or a label that only held-out films have.
     """
-    rows = [replace(row, label="film", start=None, end=None) for film in films for row in film.rows]
+    rows = [replace(row, label="film", other_labels=(), start=None, end=None) for film in films for row in film.rows]
     training, held_out = split_annotations(
         list(dict.fromkeys(rows)), holdout=holdout, holdout_list=holdout_list, seed=seed
     )
