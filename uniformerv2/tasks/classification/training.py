@@ -67,9 +67,12 @@ def train_classifier(
         Terminated: after a SIGTERM; the run can be resumed. It is a SystemExit.
         KeyboardInterrupt: after Ctrl-C and the end of the step, with a line on how to go on.
     """
-    return train_model(
-        data, recipe, output, root=root, classes=classes, holdout=holdout,
-        holdout_list=holdout_list, group=group, workers=workers,
-        device=device, progress=progress, resume=resume, overwrite=overwrite, parallel=parallel,
-        save_every_seconds=save_every_seconds, loggers=loggers, feature_cache=feature_cache,
-    )  # fmt: skip
+    try:
+        return train_model(
+            data, recipe, output, root=root, classes=classes, holdout=holdout,
+            holdout_list=holdout_list, group=group, workers=workers,
+            device=device, progress=progress, resume=resume, overwrite=overwrite, parallel=parallel,
+            save_every_seconds=save_every_seconds, loggers=loggers, feature_cache=feature_cache,
+        )  # fmt: skip
+    except KeyboardInterrupt as told:
+        raise told.with_traceback(None) from None  # without the frames of the loop
