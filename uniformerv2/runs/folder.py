@@ -120,6 +120,7 @@ def read_run(folder: str | Path, *, name: str = "") -> Run:
     run = RunFolder(folder)
     if not run.recipe.is_file():
         raise RecipeError(f"{run.path}: not the folder of a run (recipe.json is missing)")
+    run.check_kind()
     running = is_locked(run.path / ".lock")  # asked first: a run that ends meanwhile is finished
     evaluation = _read_json(run.evaluation, EVALUATION) if run.evaluation.is_file() else None
     steps, epochs = _read_records(run.metrics) if run.metrics.is_file() else ((), ())

@@ -6,13 +6,15 @@ from uniformerv2.errors import RecipeError
 from uniformerv2.tasks.classification.task import Classification
 from uniformerv2.tasks.multilabel.task import Multilabel
 from uniformerv2.tasks.video_task import VideoTask
-from uniformerv2.train.recipe import nearest
+from uniformerv2.train.recipe import SPAN_TASK, nearest
 
 TASKS: dict[str, type[VideoTask]] = {"classification": Classification, "multilabel": Multilabel}
 
 
 def find_task(name: str) -> type[VideoTask]:
     """The task of that name. Raises RecipeError if there is none."""
+    if name == SPAN_TASK:
+        raise RecipeError("spans of films are learned by `uniformerv2 train-spans`, in Python train_localiser")
     if name not in TASKS:
         raise RecipeError(f"no task is called {name!r}; {nearest(name, TASKS)}")
     return TASKS[name]

@@ -21,7 +21,7 @@ from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.manifest import ROOT_FILE
 from uniformerv2.errors import RecipeError
 from uniformerv2.text import parse_json
-from uniformerv2.train.recipe import USUAL_TASK, Recipe, differences, disagreements
+from uniformerv2.train.recipe import SPAN_TASK, USUAL_TASK, Recipe, differences, disagreements
 from uniformerv2.train.state import PARTIAL, unwritable
 
 try:
@@ -90,10 +90,22 @@ class RunFolder:
 
     def read_recipe(self) -> Recipe:
         """The recipe that the run was started with. Raises RecipeError."""
+        self.check_kind()
         try:
             return Recipe.from_fields(_parse(self.recipe.read_text(encoding="utf-8"), self.recipe))
         except (TypeError, ValueError, AttributeError, OSError, RecipeError) as error:
             raise RecipeError(f"{self.recipe}: not the recipe of a run ({error}); start another run") from error
+
+    def check_kind(self) -> None:
+        """Raises RecipeError for the run of a localiser, whose recipe is another."""
+        task = USUAL_TASK
+        with suppress(OSError, AttributeError, RecipeError):  # what cannot be read is told where it is read
+            task = self.read_task()
+        if task == SPAN_TASK:
+            raise RecipeError(
+                f"{self.path}: the run of a localiser: it goes on by the same `uniformerv2 train-spans` with --resume, "
+                "and its figures are in metrics.jsonl and evaluation.json"
+            )
 
     def read_task(self) -> str:
         """The name of the task that the run was started for. Raises RecipeError."""
@@ -103,6 +115,8 @@ class RunFolder:
         """A line for whoever has interrupted the run."""
         if not self.recipe.is_file():
             return "interrupted before the run began"
+        if self.read_task() == SPAN_TASK:
+            return "interrupted; go on with the same arguments and resume=True, on the command line with --resume"
         return (
             f'interrupted; go on with resume=True and output="{self.path}", on the command line with '
             f"uniformerv2 train --resume --output {shlex.quote(str(self.path))}"

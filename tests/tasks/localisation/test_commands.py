@@ -29,6 +29,12 @@ def test_a_command_trains_a_localiser_and_goes_on_with_it(trained: Trained, tmp_
     assert_refused(uniformerv2(*command), tmp_path / "run", "not empty")
 
 
+def test_commands_for_other_tasks_name_the_one_for_spans(trained: Trained, uniformerv2: Run) -> None:
+    run = trained.result.last.parent
+    for command in (["train", "--resume", "--output", run], ["runs", run], ["train", "x", "--task", "localise"]):
+        assert_refused(uniformerv2(*command, *(["--arm", "y"] if "--task" in command else [])), "train-spans")
+
+
 @pytest.mark.parametrize("suffix", ["json", "csv", "srt"])
 def test_predicted_spans_are_written_as_files_of_labelling_tools(
     suffix: str, trained: Trained, tmp_path: Path, uniformerv2: Run

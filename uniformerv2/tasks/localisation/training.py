@@ -41,6 +41,7 @@ from uniformerv2.tasks.localisation.task import LocalisationResult, Localisation
 from uniformerv2.train.engine import SAVE_EVERY_SECONDS, Trainer
 from uniformerv2.train.failures import reporting_device_failures
 from uniformerv2.train.log import LoggerName, check_loggers, read_metrics
+from uniformerv2.train.recipe import SPAN_TASK
 from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.weights.loading import resolve_model
 
@@ -162,7 +163,7 @@ def _begin(
 ) -> None:
     """Lock the folder until the stack ends, and write what the run is given; only the same may be resumed."""
     stack.enter_context(run.locked())
-    facts = {"task": "localise", "video_model": weights_digest(video), "localiser": asdict(recipe)}
+    facts = {"task": SPAN_TASK, "video_model": weights_digest(video), "localiser": asdict(recipe)}
     sides = {run.train: films.training, run.held_out: films.held_out}
     manifests = {file: manifest_text(side, films.root) for file, side in sides.items() if side}
     optimization = {"optimization": asdict(recipe.optimization())}
