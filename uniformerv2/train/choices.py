@@ -14,3 +14,5 @@ MONITORED: dict[Monitor, str] = {  # their names in metrics.jsonl
     "map": "mean_average_precision",
     "micro-map": "micro_average_precision",
 }
+
+SPAN_TASK = "localise"  # in recipe.json of what `train_localiser` has begun, which has a recipe of its own

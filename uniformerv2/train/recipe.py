@@ -21,7 +21,6 @@ TrainingPrecision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Sampling = Literal["none", "balanced", "square-root"]
 
 USUAL_TASK = "classification"
-SPAN_TASK = "localise"  # in recipe.json of what `train_localiser` has begun, which has a recipe of its own
 START = ("arm", "model", "checkpoint")  # of these fields of `ModelRecipe`, a recipe gives exactly one
 NUM_FRAMES, SIZE = 8, 224  # of clips, unless the recipe or its checkpoint has others
 AS_THE_CHECKPOINT: dict[str, Any] = {  # fields of `ModelRecipe` with which arming would change a checkpoint

@@ -21,7 +21,8 @@ from uniformerv2.data.annotations import Annotation
 from uniformerv2.data.manifest import ROOT_FILE
 from uniformerv2.errors import RecipeError
 from uniformerv2.text import parse_json
-from uniformerv2.train.recipe import SPAN_TASK, USUAL_TASK, Recipe, differences, disagreements
+from uniformerv2.train.choices import SPAN_TASK
+from uniformerv2.train.recipe import USUAL_TASK, Recipe, differences, disagreements
 from uniformerv2.train.state import PARTIAL, unwritable
 
 try:

@@ -38,10 +38,10 @@ from uniformerv2.tasks.localisation.films import (
 )
 from uniformerv2.tasks.localisation.recipe import LocaliserRecipe
 from uniformerv2.tasks.localisation.task import LocalisationResult, LocalisationTask
+from uniformerv2.train.choices import SPAN_TASK
 from uniformerv2.train.engine import SAVE_EVERY_SECONDS, Trainer
 from uniformerv2.train.failures import reporting_device_failures
 from uniformerv2.train.log import LoggerName, check_loggers, read_metrics
-from uniformerv2.train.recipe import SPAN_TASK
 from uniformerv2.train.run_folder import RunFolder
 from uniformerv2.weights.loading import resolve_model
 
