@@ -179,12 +179,12 @@ class RunFolder:
             return True
         if file == self.recipe:
             recipes = _parse(before, file), parse_json(text)
-            for newer_than_some_runs in ("flip_labels", "reverse_labels"):
-                recipes[0].get("augmentation", {}).setdefault(newer_than_some_runs, "none")
-            recipes[0].get("model", {}).setdefault("motion_first", False)
-            recipes[0].get("optimization", {}).setdefault("loss", "cross-entropy")
-            for recipe in recipes:
+            for recipe in recipes:  # what is newer than some runs
                 recipe.setdefault("task", USUAL_TASK)
+                recipe.get("augmentation", {}).setdefault("flip_labels", "none")
+                recipe.get("augmentation", {}).setdefault("reverse_labels", "none")
+                recipe.get("model", {}).setdefault("motion_first", False)
+                recipe.get("optimization", {}).setdefault("loss", "cross-entropy")
             if disagreements(recipes).keys() <= MAY_CHANGE:
                 return False
             changed = "; ".join(differences(*recipes))
