@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,6 +27,7 @@ from uniformerv2.progress import say
 from uniformerv2.spans.span import Span
 from uniformerv2.tasks.localisation.decoding import FilmTimes
 from uniformerv2.tasks.localisation.recipe import LocaliserRecipe
+from uniformerv2.text import short_digest
 from uniformerv2.train.run_folder import locked
 
 TOGETHER = 16  # films that are embedded by one call: what a kill loses is a batch, and what is held is their embeddings
@@ -163,7 +162,7 @@ class EmbeddingCache:
 
     def _file(self, film: Film) -> Path:
         facts = [self._weights, self.windows, videos_digest([Annotation(film.path, "")])]
-        return self.folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}.safetensors"
+        return self.folder / f"{short_digest(facts)}.safetensors"
 
     def _open(self, film: Film) -> EmbeddedFilm | None:
         """None where it is not embedded, or not whole after a loss of power."""
@@ -177,8 +176,7 @@ class EmbeddingCache:
         return None
 
     def _embed(self, films: Sequence[Film], *, workers: int, progress: bool) -> None:
-        names = " ".join(self._file(film).stem for film in films)
-        journal = self.folder / f"{hashlib.sha256(names.encode()).hexdigest()[:24]}.journal"
+        journal = self.folder / f"{short_digest([self._file(film).stem for film in films])}.journal"
         rows = [Annotation(film.path, "") for film in films]
         try:
             found = extract_features(
