@@ -66,6 +66,7 @@ def cells_of(variant: Variant, data: DataSet, rows: str, *, seed: int, quick: bo
     if variant.own:
         own = _fields(find_recipe(variant.own).recipe)
         recipe = {name: value for name, value in own.items() if name not in ("arm", "checkpoint")}
+        recipe["epochs"] = data.own_epochs or recipe["epochs"]
     else:
         recipe = SHARED | dict(data.recipe)
     recipe |= {"seed": seed}

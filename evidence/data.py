@@ -28,6 +28,7 @@ Kind = Literal["motion", "appearance", "unknown", "part"]
 VIT_TINY = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 
 DRAWN = {"train_clips": 100, "held_out_clips": 25}  # of each class
+QUICK_DRAWN = DRAWN | {"train_clips": 60}
 DRAWING = 2  # another number for another drawing: results are not mixed
 PACKED_SIDE = 80  # pixels at least of the short side that real videos are packed with
 MIN_TEST_VIDEOS = 10  # of all folds together; intervals over fewer say nothing
@@ -51,6 +52,7 @@ class DataSet:
     kind: Kind
     recipe: Mapping[str, Any] = field(default_factory=dict)  # what differs from `SHARED`
     quick_epochs: int = 2
+    own_epochs: int | None = None  # of the recipes for data of one's own, where theirs would take too long
     folds: int = 0  # 0: the split column; else people are dealt to so many folds, each left out in turn
     labels: tuple[str, ...] = ()  # only these classes; (): all
     reversals: str = ""  # pairs of classes that are each other played backwards, as `Augmentation.reverse_labels`
@@ -94,7 +96,7 @@ DATA_SETS: dict[str, DataSet] = {
         ),
         DataSet(
             "miracl_lips", "mouths saying ten words, speakers unseen in training", "motion",
-            {"epochs": 4}, quick_epochs=2, group_pattern=r"^([FM]\d+)_",
+            {"epochs": 4}, quick_epochs=2, own_epochs=5, group_pattern=r"^([FM]\d+)_",
         ),
         DataSet(
             "weizmann", "ten actions of nine people, told by poses", "appearance",
@@ -123,14 +125,16 @@ class Sources:
     given: Mapping[str, Path]
     cache: Path
     vit_tiny: str = VIT_TINY  # a file, or its repository on the hub
+    drawn: Mapping[str, int] = field(default_factory=lambda: DRAWN)  # clips of each class of a drawn set
 
     @classmethod
-    def find(cls, given: Mapping[str, Path], cache: Path) -> Sources:
+    def find(cls, given: Mapping[str, Path], cache: Path, *, quick: bool = False) -> Sources:
         """With what the environment names: EVIDENCE_WEIZMANN=MANIFEST, for each set that is not drawn."""
         names = {one.given_as for one in DATA_SETS.values() if one.draw is None}
         variables = {name: os.environ.get(f"EVIDENCE_{name.upper()}") for name in names}
         paths = {name: Path(path) for name, path in variables.items() if path} | dict(given)
-        return cls(paths, cache, os.environ.get("EVIDENCE_VIT_TINY", VIT_TINY))
+        vit_tiny = os.environ.get("EVIDENCE_VIT_TINY", VIT_TINY)
+        return cls(paths, cache, vit_tiny, QUICK_DRAWN if quick else DRAWN)
 
     def __contains__(self, data: DataSet) -> bool:
         return data.draw is not None or data.given_as in self.given
@@ -177,18 +181,18 @@ class Sources:
 
     def _drawn(self, data: DataSet) -> Path:
         assert data.draw is not None
-        folder = self.cache / f"{data.given_as}-{DRAWING}-{DRAWN['train_clips']}-{DRAWN['held_out_clips']}"
+        folder = self.cache / f"{data.given_as}-{DRAWING}-{self.drawn['train_clips']}-{self.drawn['held_out_clips']}"
         self.cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.is_dir():
                 with whole_folder(folder) as partial:
-                    data.draw(partial, **DRAWN, progress=True)
+                    data.draw(partial, **self.drawn, progress=True)
         return folder / "manifest.csv"
 
     def digest(self, data: DataSet) -> str:
         """What is measured on: of the rows and the sizes of their files; of a drawn set, how it is drawn."""
         if data.draw is not None:
-            return f"drawing {DRAWING}, {DRAWN['train_clips']} + {DRAWN['held_out_clips']}"
+            return f"drawing {DRAWING}, {self.drawn['train_clips']} + {self.drawn['held_out_clips']}"
         rows = self.rows(data)
         return f"{len(rows)} rows {_digest(rows)}"
 

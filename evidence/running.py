@@ -130,7 +130,7 @@ def shuffled_answers(model: UniFormerV2, cell: Cell, rows: Sequence[Annotation],
     predictor = Predictor(model, views=views(cell), device=device)
     answers = []
     for number, row in enumerate(rows):
-        clips = predictor.clips(row)  # (views, 3, frames, height, width)
+        clips = predictor.clips(row).to(predictor.device)  # (views, 3, frames, height, width)
         order = np.random.default_rng((cell.seed, number)).permutation(clips.shape[2])
         answers.append(int(predictor.model(clips[:, :, order]).softmax(-1).mean(0).argmax()))
     return answers

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evidence import data
 from evidence.data import DATA_SETS, DataSet, Sources, find_data_sets, split_into_folds
 from evidence.scenes import TEXTURES, draw_scene
 from helpers import touch
@@ -105,9 +104,9 @@ def test_names_of_own_sets() -> None:
             find_data_sets([name])
 
 
-def test_drawn_sets_are_drawn_once_and_can_be_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "DRAWN", {"train_clips": 1, "held_out_clips": 2})
-    sources, scenes = Sources({}, tmp_path), DATA_SETS["scenes"]
+def test_drawn_sets_are_drawn_once_and_can_be_split(tmp_path: Path) -> None:
+    sources = Sources({}, tmp_path, drawn={"train_clips": 1, "held_out_clips": 2})
+    scenes = DATA_SETS["scenes"]
     (fold,) = split_into_folds(scenes, sources.rows(scenes))
     assert [sum(row.split == side for row in fold) for side in ("train", "test")] == [8, 16]
     drawn = fold[0].path.stat().st_mtime_ns

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from evidence import data, running, starts
+from evidence import running, starts
 from evidence.cells import Cell, Result, cells_of
 from evidence.claims import CLAIMS, Start
 from evidence.data import DATA_SETS, Sources
@@ -132,12 +132,9 @@ def test_merged_sets_have_each_video_once_and_no_test_video() -> None:
     assert [row.path.name for row in merge([first, second])] == ["1", "2", "4"]
 
 
-def test_a_cell_goes_on_from_a_model_that_all_sets_have_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(data, "DRAWN", {"train_clips": 1, "held_out_clips": 2})
+def test_a_cell_goes_on_from_a_model_that_all_sets_have_trained(tmp_path: Path) -> None:
     variant = next(one for one in CLAIMS["merged"].variants if one.start == "merged")
-    sources, name = Sources({}, tmp_path), "motions_b"
+    sources, name = Sources({}, tmp_path, drawn={"train_clips": 1, "held_out_clips": 2}), "motions_b"
     (cell,) = cells_of(variant, DATA_SETS[name], sources.digest(DATA_SETS[name]), seed=0)
     cell = replace(cell, recipe={**cell.recipe, "num_frames": 2}, pretraining={**(cell.pretraining or {}), "epochs": 1})
     trained = trained_on_merged_sets(cell, DATA_SETS, sources)
