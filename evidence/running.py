@@ -187,11 +187,16 @@ def run_all(
         return [f"{failed} cells failed, see above"] * (failed > 0)
     spawn = multiprocessing.get_context("spawn")
     arguments = (cells, data, replace(sources, given=dict(sources.given)), folder, device)
-    workers = [spawn.Process(target=_work, args=arguments, daemon=True) for _ in range(jobs)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    workers = [spawn.Process(target=_work, args=arguments) for _ in range(jobs)]  # no daemons: they draw in processes
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        for worker in workers:
+            if worker.is_alive():
+                worker.terminate()
     ends = [worker.exitcode or 0 for worker in workers]
     killed = sum(end < 0 for end in ends)
     told = [f"{killed} of {jobs} processes were killed; run again, and their cells are run too"] if killed else []
