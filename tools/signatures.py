@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 from tyro.conf import Positional
 
 import uniformerv2
-from uniformerv2.cli import Command
+from uniformerv2.cli import LOCALISER_COMMANDS, Command
 from uniformerv2.video.views import Views
 
 POSITIONAL = get_args(Positional[int])[1]  # what marks a field that is given in order
@@ -111,7 +111,7 @@ class Option(NamedTuple):
 
 def options() -> Iterator[Option]:
     """Those of all commands."""
-    for alternative in get_args(Command):
+    for alternative in (*get_args(Command), *LOCALISER_COMMANDS):
         yield from _options_below(alternative, "")
 
 

@@ -16,7 +16,7 @@ from tyro.conf import subcommand
 from uniformerv2 import __version__
 from uniformerv2.cli.checkpoints import Convert, Info, Models
 from uniformerv2.cli.datasets import Datasets
-from uniformerv2.cli.localisation import TrainSpans
+from uniformerv2.cli.localisation import RehearseLocaliser, TrainLocaliser, localiser_defaults
 from uniformerv2.cli.measuring import Benchmark, Evaluate, Features
 from uniformerv2.cli.output import FAILED, INTERRUPTED, print_error, print_line
 from uniformerv2.cli.prediction import Predict, Stream, Timeline
@@ -44,7 +44,12 @@ Command = (  # each has the name of its class, but for the last
         | Demo
         | Benchmark
     )
-    | (TrainSpans | Info | Convert | Models | Annotated[Datasets, subcommand("data")])
+    | (Info | Convert | Models | Annotated[Datasets, subcommand("data")])
+)
+# in the place of others of their names, where their arguments are of --task localise
+LOCALISER_COMMANDS = (
+    Annotated[TrainLocaliser, subcommand("train")],
+    Annotated[RehearseLocaliser, subcommand("rehearse")],
 )
 
 
@@ -101,8 +106,9 @@ def _parse(arguments: Sequence[str], *, by_videos: str | None = None) -> Any:
 
 def _commands(arguments: Sequence[str], by_videos: str | None) -> Any:
     """The commands; `train` and `rehearse` with the values of a recipe as their defaults."""
-    default = with_defaults(arguments, by_videos=by_videos)
+    default = localiser_defaults(arguments) or with_defaults(arguments, by_videos=by_videos)
     if default is None:
         return Command
-    others = [command for command in get_args(Command) if command is not type(default)]
+    replaced = {"train": Train, "rehearse": Rehearse}[arguments[0]]
+    others = [command for command in get_args(Command) if command is not replaced]
     return reduce(or_, others, Annotated[type(default), subcommand(arguments[0], default=default)])

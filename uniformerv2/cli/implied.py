@@ -27,6 +27,34 @@ class Implied(NamedTuple):
     task: str = USUAL_TASK
 
 
+def given_by(arguments: Sequence[str]) -> tuple[argparse.Namespace, Path | None]:
+    """The options that decide about others, out of the arguments of `train` or of a rehearsal, without the command.
+
+    Returns:
+        Their values as texts, and the folder of the run that goes on.
+
+    Raises:
+        RecipeError: a run that cannot go on.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("task", "recipe", "epochs", *START):
+        parser.add_argument(f"--{option}", nargs="?")
+    parser.add_argument("--warmup-epochs", "--warmup_epochs", nargs="?")
+    parser.add_argument("--output", "-o", nargs="?")
+    for flag in ("resume", "overwrite"):
+        parser.add_argument(f"--{flag}", action="store_true")
+    given = parser.parse_known_args(arguments)[0]
+    resumed = Path(given.output) if given.resume and given.output else None
+    if resumed is not None:
+        _run_folder(resumed).check(resume=True, overwrite=given.overwrite)
+    return given, resumed
+
+
+def task_of(given: argparse.Namespace, resumed: Path | None) -> str:
+    """The task that is given, else that of the run that goes on. Raises RecipeError."""
+    return given.task or (USUAL_TASK if resumed is None else _run_folder(resumed).read_task())
+
+
 def implied_by(arguments: Sequence[str], *, by_videos: str | None = None) -> Implied:
     """Out of the arguments of `train` or of a rehearsal.
 
@@ -39,24 +67,14 @@ def implied_by(arguments: Sequence[str], *, by_videos: str | None = None) -> Imp
     Raises:
         RecipeError: no recipe of that name, or a run that cannot be read.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("recipe", "epochs", *START):
-        parser.add_argument(f"--{option}", nargs="?")
-    parser.add_argument("--warmup-epochs", "--warmup_epochs", nargs="?")
-    parser.add_argument("--output", "-o", nargs="?")
-    for flag in ("resume", "overwrite"):
-        parser.add_argument(f"--{flag}", action="store_true")
-    given = parser.parse_known_args(arguments)[0]
+    given, resumed = given_by(arguments)
     start = {name: value for name in START if (value := getattr(given, name)) not in (None, "None")}
-    resumed = Path(given.output) if given.resume and given.output else None
-    if resumed is not None:
-        _run_folder(resumed).check(resume=True, overwrite=given.overwrite)
     recipe, name = _recipe(given.recipe, start, resumed, by_videos)
     recipe = recipe.starting_from(**start)
     with suppress(ValueError):  # the command line names what is wrong with it
         if given.epochs and not given.warmup_epochs:
             recipe = recipe.lasting(int(given.epochs))
-    return Implied(recipe, name, resumed, _run_folder(resumed).read_task() if resumed is not None else USUAL_TASK)
+    return Implied(recipe, name, resumed, task_of(given, resumed))
 
 
 def _recipe(

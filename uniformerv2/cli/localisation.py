@@ -1,15 +1,19 @@
-"""`uniformerv2 train-spans`, and what `predict --spans` does."""
+"""`uniformerv2 train --task localise` and its rehearsal, and what `predict --spans` does."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import tyro
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
+
+from uniformerv2.cli.implied import given_by, task_of
 from uniformerv2.cli.options import (
-    Checkpoint,
     Classes,
     Data,
     Device,
@@ -18,41 +22,65 @@ from uniformerv2.cli.options import (
     Holdout,
     HoldoutList,
     Limit,
-    Output,
+    OptionalOutput,
     Overwrite,
     Resume,
     Root,
+    Task,
     Workers,
+    option_names,
     values,
 )
-from uniformerv2.cli.output import FAILED, print_error, print_line
+from uniformerv2.cli.output import FAILED, in_every_process, print_error, print_line
+from uniformerv2.cli.training import BatchSize, Order, OverfitBatch, Train
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.machine import WORKERS
-from uniformerv2.tasks.localisation.recipe import LocaliserRecipe
+from uniformerv2.tasks.localisation.recipe import BegunLocaliser, LocaliserRecipe
+from uniformerv2.train.choices import SPAN_TASK
+
+if TYPE_CHECKING:
+    from uniformerv2.distributed import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSpans:
-    """Train a model that finds labelled spans in long videos, on the embeddings of a video model.
+class LocaliserSetup:
+    """What the training of a localiser and its rehearsal have in common."""
 
-    The rows of a manifest that name one file with start and end are its spans. A part of the files is held out and
-    measured by mean average precision.
-    """
-
-    model: Checkpoint
     data: Data
+    checkpoint: str | None = None
+    """The video model that embeds the windows of films, best trained on clips of the actions: as of `evaluate`."""
+    task: Task = SPAN_TASK
     recipe: LocaliserRecipe = field(default_factory=LocaliserRecipe)
-    output: Output
-    """Folder of the run."""
     root: Root = None
     classes: Classes = None
     holdout: Holdout = None
     holdout_list: HoldoutList = None
     group: Group = None
-    device: Device = "auto"
     workers: Workers = WORKERS
     limit: Limit = ()
+    device: Device = "auto"
+
+    def options(self) -> dict[str, Any]:
+        """By their names in `train_localiser`."""
+        if self.checkpoint is None:
+            raise RecipeError(
+                "a localiser needs a trained video model, whose embeddings it reads: give --checkpoint CHECKPOINT"
+            )
+        return values(self, "checkpoint", "task", "limit") | {"model": self.checkpoint}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainLocaliser(LocaliserSetup):
+    """Train a model that finds labelled spans in long videos, on the embeddings of a video model.
+
+    The rows of a manifest that name one file with start and end are its spans. A part of the files is held out and
+    measured by mean average precision (docs/localisation.md).
+    """
+
+    output: OptionalOutput = None
+    """Folder of the run; None: a new one in the current folder, VIDEOS-run for the data VIDEOS. One that holds
+    something is touched only with --resume, which needs no other option, or --overwrite."""
     resume: Resume = False
     overwrite: Overwrite = False
     save_every_seconds: float = 600.0
@@ -62,14 +90,83 @@ class TrainSpans:
     variables WANDB_PROJECT and WANDB_NAME."""
     feature_cache: FeatureCache = None
 
-    def run(self) -> int:
-        from uniformerv2.tasks.localisation.training import train_localiser
+    @in_every_process
+    def run(self, ranks: Ranks) -> None:
+        from uniformerv2.cli.training import run_folder
+        from uniformerv2.data.manifest import manifest_root
+        from uniformerv2.tasks.localisation.training import read_split, train_localiser
 
-        result = train_localiser(**values(self, "limit"), progress=True)
+        run, options = run_folder(self, ranks), self.options()
+        if self.resume and self.data == run.train:
+            options |= {"data": read_split(run, root=self.root), "root": self.root or manifest_root(run.train)}
+        result = train_localiser(**options | {"output": run.path}, progress=True)
         found = result.evaluation
         right = f"average mAP {found.scores.average_mean_ap:.1%} on the held-out films" if found else "nothing held out"
         print_line(f"{result.last}: {right}")
-        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRunLocaliser(LocaliserSetup):
+    """Try everything on a few films: embedding, training, evaluation, saving. Reports time and memory."""
+
+    @in_every_process
+    def run(self, ranks: Ranks) -> None:
+        from uniformerv2.tasks.localisation.rehearsal import dry_run_localiser
+
+        print(*dry_run_localiser(**self.options(), progress=True).lines(), sep="\n")
+
+
+@dataclass(frozen=True)
+class RehearseLocaliser:
+    """Before a long training: try everything, overfit one batch, find the batch size, or whether order matters.
+
+    Writes to no folder.
+    """
+
+    command: OmitArgPrefixes[
+        OmitSubcommandPrefixes[Annotated[DryRunLocaliser, subcommand("dry-run")] | OverfitBatch | BatchSize | Order]
+    ]
+
+    def run(self) -> int:
+        return self.command.run()
+
+
+def localiser_defaults(arguments: Sequence[str]) -> TrainLocaliser | RehearseLocaliser | None:
+    """`train` or its rehearsal for this task, with the values that its arguments imply; None for other arguments.
+
+    Raises:
+        RecipeError: an option that only trainings for another task have, or a run that cannot go on.
+    """
+    command, *rest = arguments or [""]
+    rehearsed = command == "rehearse" and rest[:1] == ["dry-run"]
+    if command != "train" and not rehearsed:
+        return None
+    given, resumed = given_by(rest)
+    localise = task_of(given, resumed) == SPAN_TASK
+    _refuse_others(rest, localise=localise)
+    if not localise:
+        return None
+    begun = BegunLocaliser(LocaliserRecipe(), None) if resumed is None else BegunLocaliser.read(resumed / "recipe.json")
+    recipe = begun.recipe
+    with suppress(ValueError):  # the command line names what is wrong with it
+        if given.epochs and not given.warmup_epochs:
+            recipe = recipe.lasting(int(given.epochs))
+    data: Any = tyro.MISSING if resumed is None else resumed / "train.csv"
+    values: Any = {"data": data, "recipe": recipe, "checkpoint": begun.checkpoint}
+    return RehearseLocaliser(DryRunLocaliser(**values)) if rehearsed else TrainLocaliser(**values)
+
+
+def _refuse_others(arguments: Sequence[str], *, localise: bool) -> None:
+    """Name the first option that a training for this task does not have, or that it alone has."""
+    ours, others = option_names(TrainLocaliser), option_names(Train)
+    foreign = others - ours if localise else ours - others
+    for argument in arguments:
+        name = argument.partition("=")[0].removeprefix("--").replace("_", "-")
+        if argument.startswith("--") and foreign & {name, name.removeprefix("no-")}:
+            raise RecipeError(
+                f"--{name} is {'not ' if localise else ''}an option of --task {SPAN_TASK}, whose options "
+                f"`uniformerv2 train --task {SPAN_TASK} --help` lists"
+            )
 
 
 def predict_spans(

@@ -6,9 +6,9 @@ rest, defaults included.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
@@ -40,6 +40,14 @@ Data = Annotated[
         help="A folder with one folder per class (or with train, val and test that have them), a manifest (CSV or "
         "Parquet) with the columns path,label[,start,end][,split][,group], a list of paths and class numbers, or tar "
         "shards.",
+    ),
+]
+Task = Annotated[
+    str,
+    arg(
+        help="What is trained: classification; multilabel, where a video may have several labels, or none "
+        "(docs/multilabel.md); localise, which finds labelled spans in films and has options of its own, listed by "
+        "`uniformerv2 train --task localise --help` (docs/localisation.md)."
     ),
 ]
 Videos = Annotated[Positional[tuple[Path, ...]], arg(metavar="VIDEO...", help="Video files, or folders of images.")]
@@ -86,7 +94,10 @@ Group = Annotated[
 ]
 FeatureCache = Annotated[
     Path | None,
-    arg(help="Folder for what --cache-features keeps, which runs can share; None: features in the folder of the run."),
+    arg(
+        help="Folder for what --cache-features keeps, and the embeddings of films, which runs can share; None: "
+        "features in the folder of the run."
+    ),
 ]
 Resume = Annotated[FlagCreatePairsOff[bool], arg(help="Continue what the same command has begun in this output.")]
 Overwrite = Annotated[FlagCreatePairsOff[bool], arg(help="Replace what the output holds.")]
@@ -133,6 +144,16 @@ WindowFrames = Annotated[
     int | None, arg(help="Length of a window; None: as many frames as the model was trained with.")
 ]
 StrideFrames = Annotated[int, arg(help="From the start of a window to that of the next.")]
+
+
+def option_names(command: Any) -> set[str]:
+    """The options of a command, without their dashes."""
+    hints = get_type_hints(command)
+    names: set[str] = set()
+    for option in fields(command):
+        kind = hints[option.name]
+        names |= option_names(kind) if is_dataclass(kind) else {option.name.replace("_", "-")}
+    return names
 
 
 def values(command: Any, *but: str) -> dict[str, Any]:

@@ -51,8 +51,9 @@ class Predict(Classifying):
     output: OptionalOutput = None
     """File to write instead of printing: .csv, .parquet or .jsonl, with a row for every video, read or not."""
     spans: Path | None = None
-    """With the checkpoint of `train-spans`: file for the spans that it finds, with their times: .json (ActivityNet's
-    form) or .csv, of any number of videos; .srt, .vtt or .edl of one. Spans below --threshold are left out."""
+    """With a checkpoint of `train --task localise`: file for the spans that it finds, with their times: .json
+    (ActivityNet's form) or .csv, of any number of videos; .srt, .vtt or .edl of one. Spans below --threshold are left
+    out."""
     threshold: float = 0.0
     """Probability that the most likely class needs; below it, the answer is none of these."""
     root: Root = None

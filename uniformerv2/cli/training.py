@@ -31,6 +31,7 @@ from uniformerv2.cli.options import (
     Resume,
     Root,
     Split,
+    Task,
     Workers,
     values,
 )
@@ -38,6 +39,7 @@ from uniformerv2.cli.output import FAILED, in_every_process, note, note_checkpoi
 from uniformerv2.errors import RecipeError
 from uniformerv2.machine import WORKERS
 from uniformerv2.train.recipe import (
+    USUAL_TASK,
     AugmentationOptions,
     ClipRecipe,
     ModelRecipe,
@@ -69,9 +71,7 @@ class Setup:
 
     data: Data
     model: ModelRecipe
-    task: str = "classification"
-    """What is trained: classification, or multilabel where a video may have several labels, or none
-    (docs/multilabel.md)."""
+    task: Task = USUAL_TASK
     clip: ClipRecipe = field(default_factory=ClipRecipe)
     optimization: Optimization = field(default_factory=Optimization)
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
@@ -114,7 +114,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Train(Setup):
-    """Train a model on a folder of videos: a classifier, unless another task is given.
+    """Train a model on a folder of videos: a classifier, unless --task names another task.
 
     A part of the files is held out and measured after each epoch. The run folder receives the recipe, the split,
     metrics.jsonl and the checkpoints last.safetensors and best.safetensors.
@@ -140,7 +140,7 @@ class Train(Setup):
         from uniformerv2.measuring.results import Evaluation
         from uniformerv2.tasks.run import read_split, train_model
 
-        run, recipe = self._folder(ranks), self.resolved()
+        run, recipe = run_folder(self, ranks), self.resolved()
         # a process group that torchrun has started again goes on, where it has begun
         again = restarted() and run.recipe.is_file()
         options = self.options() | {"output": run.path, "resume": self.resume or again}
@@ -160,12 +160,14 @@ class Train(Setup):
                 question = shlex.join(["uniformerv2", "rehearse", "order", str(run.path), str(run.held_out)])
                 note(f"does the order of frames count here? {question} tells, and what to try next")
 
-    def _folder(self, ranks: Ranks) -> RunFolder:
-        from uniformerv2.train.run_folder import RunFolder, new_run_folder
 
-        if self.output is None and (self.resume or self.overwrite or ranks.world > 1):
-            raise RecipeError("--resume, --overwrite and several processes need the folder of the run: give --output")
-        return RunFolder(self.output or new_run_folder(self.data))
+def run_folder(command: Any, ranks: Ranks) -> RunFolder:
+    """Of a training: the one that is given, or a new one."""
+    from uniformerv2.train.run_folder import RunFolder, new_run_folder
+
+    if command.output is None and (command.resume or command.overwrite or ranks.world > 1):
+        raise RecipeError("--resume, --overwrite and several processes need the folder of the run: give --output")
+    return RunFolder(command.output or new_run_folder(command.data))
 
 
 @dataclass(frozen=True)

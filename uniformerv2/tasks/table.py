@@ -15,7 +15,10 @@ TASKS: dict[str, type[VideoTask]] = {"classification": Classification, "multilab
 def find_task(name: str) -> type[VideoTask]:
     """The task of that name. Raises RecipeError if there is none."""
     if name == SPAN_TASK:
-        raise RecipeError("spans of films are learned by `uniformerv2 train-spans`, in Python train_localiser")
+        raise RecipeError(
+            f"spans of films are learned by `uniformerv2 train --task {name}` and tried by `rehearse dry-run`, in "
+            "Python by train_localiser"
+        )
     if name not in TASKS:
-        raise RecipeError(f"no task is called {name!r}; {nearest(name, TASKS)}")
+        raise RecipeError(f"no task is called {name!r}; {nearest(name, (*TASKS, SPAN_TASK))}")
     return TASKS[name]

@@ -30,7 +30,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-MAY_CHANGE = {"accumulate"}  # of a recipe, when its run is resumed: the steps stay the same
+# of a recipe, when its run is resumed: the steps stay the same, and so does the digest of a localiser's video model
+MAY_CHANGE = {"accumulate", "video_checkpoint"}
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system, which must not stop a run
 
 
@@ -100,24 +101,24 @@ class RunFolder:
     def check_kind(self) -> None:
         """Raises RecipeError for the run of a localiser, whose recipe is another."""
         task = USUAL_TASK
-        with suppress(OSError, AttributeError, RecipeError):  # what cannot be read is told where it is read
+        with suppress(RecipeError):  # what cannot be read is told where it is read
             task = self.read_task()
         if task == SPAN_TASK:
             raise RecipeError(
-                f"{self.path}: the run of a localiser: it goes on by the same `uniformerv2 train-spans` with --resume, "
-                "and its figures are in metrics.jsonl and evaluation.json"
+                f"{self.path}: the run of a localiser, which goes on by --task {SPAN_TASK}, in Python train_localiser"
             )
 
     def read_task(self) -> str:
         """The name of the task that the run was started for. Raises RecipeError."""
-        return str(_parse(self.recipe.read_text(encoding="utf-8"), self.recipe).get("task", USUAL_TASK))
+        try:
+            return str(_parse(self.recipe.read_text(encoding="utf-8"), self.recipe).get("task", USUAL_TASK))
+        except (OSError, ValueError, AttributeError) as error:
+            raise RecipeError(f"{self.recipe}: not the recipe of a run ({error}); start another run") from error
 
     def how_to_go_on(self) -> str:
         """A line for whoever has interrupted the run."""
         if not self.recipe.is_file():
             return "interrupted before the run began"
-        if self.read_task() == SPAN_TASK:
-            return "interrupted; go on with the same arguments and resume=True, on the command line with --resume"
         return (
             f'interrupted; go on with resume=True and output="{self.path}", on the command line with '
             f"uniformerv2 train --resume --output {shlex.quote(str(self.path))}"

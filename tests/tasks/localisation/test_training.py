@@ -118,7 +118,7 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_curve(
     whole = train_localiser(trained.model, trained.rows, recipe, tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
         before_call(patch, TrainingStep, "__call__", 4, interrupt)
-        with pytest.raises(KeyboardInterrupt, match="go on with the same arguments and resume=True"):
+        with pytest.raises(KeyboardInterrupt, match="go on with resume=True"):
             train_localiser(trained.model, trained.rows, recipe, tmp_path / "broken", save_every_seconds=0, **options)
     resumed = train_localiser(trained.model, trained.rows, recipe, tmp_path / "broken", resume=True, **options)
     assert logged(tmp_path / "broken") == logged(tmp_path / "whole")

@@ -6,9 +6,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from uniformerv2.errors import RecipeError
+from uniformerv2.text import parse_json
 from uniformerv2.train.recipe import Optimization
 
 
@@ -105,6 +107,10 @@ class LocaliserRecipe:
         except TypeError as error:
             raise RecipeError(f"no such field of a localiser's recipe: {error}") from None
 
+    def lasting(self, epochs: int) -> LocaliserRecipe:
+        """The same with other epochs, of which the warm-up takes the same share."""
+        return self.vary(epochs=epochs, warmup_epochs=self.warmup_epochs * epochs / self.epochs)
+
     def to_json(self) -> str:
         """As recipe.json and a checkpoint have it."""
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -113,6 +119,22 @@ class LocaliserRecipe:
     def from_fields(cls, fields: Mapping[str, Any]) -> LocaliserRecipe:
         """From the output of `dataclasses.asdict`, also after JSON. Raises TypeError and RecipeError."""
         return cls(**{**fields, "head": PyramidConfig(**fields["head"])})
+
+
+class BegunLocaliser(NamedTuple):
+    """What the recipe.json of a localiser's run tells."""
+
+    recipe: LocaliserRecipe
+    checkpoint: str | None  # whose video model embeds the windows; None: it came from no file
+
+    @classmethod
+    def read(cls, file: Path) -> BegunLocaliser:
+        """Raises RecipeError: not the recipe of such a run."""
+        try:
+            facts = parse_json(file.read_text(encoding="utf-8"))
+            return cls(LocaliserRecipe.from_fields(facts["localiser"]), facts.get("video_checkpoint"))
+        except (OSError, KeyError, TypeError, ValueError, RecipeError) as error:
+            raise RecipeError(f"{file}: not the recipe of a localiser's run ({error}); start another run") from error
 
 
 def _require(condition: bool, what: str, value: object) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ class LocaliserResult:
 
 
 @dataclass(frozen=True)
-class _Films:
+class FilmData:
     """The films of a run."""
 
     labels: tuple[str, ...]
@@ -109,19 +110,19 @@ def train_localiser(
         Terminated, KeyboardInterrupt: as there; the run can be resumed.
     """
     run = RunFolder(output)
-    if current_ranks().world > 1:
-        raise RecipeError("a localiser is trained by one process: its head is small; start it without torchrun")
+    one_process()
     check_loggers(loggers)
     run.check(resume=resume, overwrite=overwrite)
-    films = _read(data, recipe, root=root, classes=classes, holdout=holdout, holdout_list=holdout_list, group=group)
+    source: Any = {"root": root, "classes": classes, "holdout": holdout, "holdout_list": holdout_list}
+    films = split_data(data, recipe, group=group, **source)
     video = resolve_model(model, device=device)
     cache = EmbeddingCache(video, recipe, Path(feature_cache or run.path / "features"))
     options: Any = {"save_every_seconds": save_every_seconds, "loggers": loggers, "progress": progress}
     try:
         with ExitStack() as stack:
-            _begin(run, stack, films, recipe, video, resume=resume)
+            _begin(run, stack, films, recipe, video, checkpoint=_source(model), resume=resume)
             embedded = _embedded(run, films, cache, workers=workers, progress=progress)
-            trainer, task = _trainer(run, video, films.labels, recipe, embedded, **options)
+            trainer, task = build_trainer(run, video, films.labels, recipe, embedded, **options)
             if resume:
                 trainer.resume()
             trainer.fit()
@@ -131,7 +132,13 @@ def train_localiser(
     return _result(run, found, cache)
 
 
-def _read(
+def one_process() -> None:
+    """Raises RecipeError where there are others."""
+    if current_ranks().world > 1:
+        raise RecipeError("a localiser is trained by one process: its head is small; start it without torchrun")
+
+
+def split_data(
     data: str | Path | Sequence[Annotation],
     recipe: LocaliserRecipe,
     *,
@@ -140,8 +147,8 @@ def _read(
     holdout: float | None,
     holdout_list: str | Path | None,
     group: str | None,
-) -> _Films:
-    """The films and their split."""
+) -> FilmData:
+    """Read the films and split them, with the seed of the recipe; see `train_localiser`."""
     rows = find_videos(data, root=root, classes=classes)
     folder = data_root(data, rows, root)
     shorten = relative_to(folder)
@@ -155,32 +162,59 @@ def _read(
         seed=recipe.seed,
     )
     labels = tuple(sorted({span.label for film in training for span in film.spans}))
-    return _Films(labels, training, held_out, folder)
+    return FilmData(labels, training, held_out, folder)
+
+
+def read_split(run: RunFolder, *, root: str | Path | None = None) -> list[Annotation]:
+    """The rows that a run was begun with; see `tasks.run.read_split`."""
+    sides = {"train": run.train, "val": run.held_out}
+    return [
+        replace(row, split=side)
+        for side, manifest in sides.items()
+        if side == "train" or manifest.is_file()
+        for row in find_videos(manifest, root=root)
+    ]
+
+
+def _source(model: str | Path | nn.Module) -> str | None:
+    """What names the video model, from whatever folder."""
+    if not isinstance(model, str | Path):
+        return None
+    return os.path.abspath(model) if os.path.exists(model) else str(model)
 
 
 def _begin(
-    run: RunFolder, stack: ExitStack, films: _Films, recipe: LocaliserRecipe, video: UniFormerV2, *, resume: bool
+    run: RunFolder,
+    stack: ExitStack,
+    films: FilmData,
+    recipe: LocaliserRecipe,
+    video: UniFormerV2,
+    *,
+    checkpoint: str | None,
+    resume: bool,
 ) -> None:
     """Lock the folder until the stack ends, and write what the run is given; only the same may be resumed."""
     stack.enter_context(run.locked())
-    facts = {"task": SPAN_TASK, "video_model": weights_digest(video), "localiser": asdict(recipe)}
+    facts: dict[str, Any] = {"task": SPAN_TASK, "video_model": weights_digest(video), "video_checkpoint": checkpoint}
+    facts |= {"localiser": asdict(recipe), "optimization": asdict(recipe.optimization())}
     sides = {run.train: films.training, run.held_out: films.held_out}
     manifests = {file: manifest_text(side, films.root) for file, side in sides.items() if side}
-    optimization = {"optimization": asdict(recipe.optimization())}
-    run.start({run.recipe: json.dumps(facts | optimization, indent=2) + "\n", **manifests}, resume=resume)
+    run.start({run.recipe: json.dumps(facts, indent=2) + "\n", **manifests}, resume=resume)
     note_root(films.root, manifests)
     stack.enter_context(reporting_device_failures(run.path, LESS_MEMORY))
 
 
-class _Embedded(NamedTuple):
+class Embedded(NamedTuple):
+    """The films of a run with their embeddings."""
+
     training: Sequence[EmbeddedFilm]
     held_out: Sequence[EmbeddedFilm]
 
 
-def _embedded(run: RunFolder, films: _Films, cache: EmbeddingCache, *, workers: int, progress: bool) -> _Embedded:
+def _embedded(run: RunFolder, films: FilmData, cache: EmbeddingCache, *, workers: int, progress: bool) -> Embedded:
     """The films with their embeddings; says what is strange about spans, and a line each on data and run."""
     sides = (films.training, films.held_out)
-    found = _Embedded(*(cache.fill(side, workers=workers, progress=progress) for side in sides))
+    found = Embedded(*(cache.fill(side, workers=workers, progress=progress) for side in sides))
     counts = [f"{len(side)} films with {sum(len(film.spans) for film in side)} spans" for side in found]
     lines = [
         *strange_spans([*films.training, *films.held_out], [*found.training, *found.held_out]),
@@ -192,14 +226,15 @@ def _embedded(run: RunFolder, films: _Films, cache: EmbeddingCache, *, workers: 
     return found
 
 
-def _trainer(
+def build_trainer(
     run: RunFolder,
     video: UniFormerV2,
     labels: tuple[str, ...],
     recipe: LocaliserRecipe,
-    films: _Embedded,
+    films: Embedded,
     **options: Any,
 ) -> tuple[Trainer, LocalisationTask]:
+    """A trainer of a new head, and its task; the options are those of `Trainer`."""
     torch.manual_seed(recipe.seed)
     head = build_head(video, recipe, labels).to(model_device(video))
     task = LocalisationTask(recipe.head, labels, films.training, films.held_out)
