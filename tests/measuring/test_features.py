@@ -14,20 +14,24 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import decoded_frames, noise, write_video
+from helpers import before_call, decoded_frames, interrupt, noise, write_video
+from models import small_model
 from uniformerv2 import arm, save_model
 from uniformerv2.data.annotations import Annotation, Damaged
 from uniformerv2.errors import CheckpointError, RecipeError, VideoError
+from uniformerv2.inference.sharing import SharedFrames
 from uniformerv2.measuring.evaluation import evaluate
 from uniformerv2.measuring.features import extract_features
 from uniformerv2.measuring.window_reading import _Slots, read_windows
 from uniformerv2.model.config import Preprocessing
-from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.model.uniformerv2 import EncodedFrames, UniFormerV2
 from uniformerv2.video.clips import Windows
 from uniformerv2.video.reader import VideoReader
 from uniformerv2.video.transforms import test_crops as crops_of
 
 RATE, SECONDS = 10, 6  # of the long video
+
+PLAIN = Preprocessing(num_frames=4, size=(32, 32))
 
 embed = partial(extract_features, workers=0)
 
@@ -49,17 +53,30 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("long") / "long.mp4", brighter, rate=RATE)
 
 
+def encoded_frames(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many frames are encoded from here on, call by call."""
+    calls: list[int] = []
+    encode = UniFormerV2.encode
+
+    def counting(self: UniFormerV2, clip: torch.Tensor) -> EncodedFrames:
+        calls.append(clip.shape[0] * clip.shape[2])
+        return encode(self, clip)
+
+    monkeypatch.setattr(UniFormerV2, "encode", counting)
+    return calls
+
+
 # --- what is in them
 
 
 def test_a_window_has_the_middle_frames_of_its_parts(long: Path) -> None:
-    preprocessing = Preprocessing(num_frames=4, size=(32, 32))
-    windows = list(read_windows(Annotation(long, ""), Windows(2, 1), preprocessing, []))
-    assert [(start, end) for start, end, _ in windows] == [(0, 2), (1, 3), (2, 4), (3, 5), (4, 6)]
+    windows = list(read_windows(Annotation(long, ""), Windows(2, 1), PLAIN, []))
+    assert [(window.start, window.end) for window in windows] == [(0, 2), (1, 3), (2, 4), (3, 5), (4, 6)]
     with VideoReader(long) as reader:
-        for start, _, clip in windows:
-            indices = [round(start * RATE) + index for index in (2, 7, 12, 17)]  # of four parts of half a second
-            assert torch.equal(clip, crops_of(reader.frames_at(indices), preprocessing)[0])
+        for window in windows:
+            indices = [round(window.start * RATE) + index for index in (2, 7, 12, 17)]  # of four parts of half a second
+            assert window.frames == tuple(indices)
+            assert torch.equal(window.clip, crops_of(reader.frames_at(indices), PLAIN)[0])
 
 
 def test_windows_in_a_gap_are_computed_once(
@@ -126,6 +143,94 @@ def test_windows_have_the_same_embedding_alone_and_among_others(model: UniFormer
         alone = embed(model, [Annotation(long, "", start, end)], window_seconds=2.0)
         np.testing.assert_allclose(many.embeddings[place], alone.embeddings[0], rtol=1e-4, atol=1e-5)
     assert len({tuple(row) for row in many.embeddings.tolist()}) == 5
+
+
+# --- windows that share frames
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stages", [0, 2])
+def test_a_frame_that_windows_have_in_common_is_encoded_once(
+    stages: int, workers: int, long: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without global stages; in several batches, of films that processes read at the same time."""
+    changed = {} if stages else {"global_after": ()}
+    video_model = small_model("scene", Preprocessing(num_frames=4, size=(16, 24)), **changed)
+    films, options = [long, Annotation(long, "", 1.0, 5.0)], {"window_seconds": 2.0, "stride_seconds": 0.5}
+    with monkeypatch.context() as patch:
+        patch.setattr("uniformerv2.measuring.features.windows_share", lambda *_: False)
+        whole = embed(video_model, films, **options, frame_embeddings=True, batch_size=2, workers=workers)
+    encoded = encoded_frames(monkeypatch)
+    shared = embed(video_model, films, **options, frame_embeddings=True, batch_size=2, workers=workers)
+    # every half second, at a quarter of a second of it
+    assert sum(encoded) == 12 + 8
+    assert len(shared.embeddings) == 9 + 5
+    np.testing.assert_allclose(shared.embeddings, whole.embeddings, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(shared.frame_embeddings, whole.frame_embeddings, rtol=1e-4, atol=1e-5)
+    for column in ("video", "start", "end"):
+        assert getattr(shared, column).tolist() == getattr(whole, column).tolist()
+
+
+@pytest.mark.parametrize("stride", [0.3, 0.7, 1.9])
+def test_windows_whose_frames_are_not_on_a_grid_share_what_they_can(
+    stride: float, model: UniFormerV2, long: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"window_seconds": 2.0, "stride_seconds": stride, "batch_size": 3}
+    with monkeypatch.context() as patch:
+        patch.setattr("uniformerv2.measuring.features.windows_share", lambda *_: False)
+        whole = embed(model, [long], **options)
+    distinct = {
+        frame
+        for window in read_windows(Annotation(long, ""), Windows(2.0, stride), PLAIN, [])
+        for frame in window.frames
+    }
+    encoded = encoded_frames(monkeypatch)
+    shared = embed(model, [long], **options)
+    assert sum(encoded) == len(distinct)
+    np.testing.assert_allclose(shared.embeddings, whole.embeddings, rtol=1e-4, atol=1e-5)
+
+
+def test_windows_are_computed_whole_where_frames_depend_on_their_clip(
+    long: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video_model = small_model("temporal", Preprocessing(num_frames=4, size=(16, 24)))
+    encoded = encoded_frames(monkeypatch)
+    found = embed(video_model, [long], window_seconds=2.0, stride_seconds=0.5)
+    assert len(found.embeddings) == 9
+    assert not encoded
+
+
+def test_what_is_held_does_not_grow_with_the_film(
+    model: UniFormerV2, long: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    drop_before = SharedFrames.drop_before
+
+    def dropping(self: SharedFrames, number: int) -> None:
+        held.append(len(self))
+        drop_before(self, number)
+        held.append(len(self))
+
+    monkeypatch.setattr(SharedFrames, "drop_before", dropping)
+    embed(model, [long], window_seconds=2.0, stride_seconds=0.5, batch_size=2)
+    assert held == [5, 4, 6, 4, 6, 4, 6, 4, 5, 4]  # four frames of a window, and the new ones of a batch of two
+
+
+def test_what_is_encoded_again_when_a_run_goes_on(
+    model: UniFormerV2, long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the frames that the next window has too, and those beside them; the numbers are the same."""
+    options = {"window_seconds": 2.0, "stride_seconds": 0.5, "batch_size": 2}
+    whole = embed(model, [long], **options)
+    with monkeypatch.context() as patch:
+        before_call(patch, UniFormerV2, "aggregate", 4, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            embed(model, [long], **options, journal=tmp_path / "journal")
+    encoded = encoded_frames(monkeypatch)
+    found = embed(model, [long], **options, journal=tmp_path / "journal", resume=True)
+    # three batches are done: the frames 0 to 4, 5 and 6, 7 and 8; the next window has 6 to 9
+    assert encoded == [2, 2, 2, 1]
+    assert (found.embeddings == whole.embeddings).all()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -308,15 +413,15 @@ def test_an_interrupted_run_is_resumed_where_it_was(
     embed(model, videos, **options).save(tmp_path / "whole.npz")
     journal = tmp_path / "some.npz.journal"
     computed: list[int] = []
-    forward = UniFormerV2.forward_features
+    aggregate = UniFormerV2.aggregate
 
-    def stopping(self: UniFormerV2, clip: torch.Tensor, **kind: bool) -> object:
-        computed.append(len(clip))
+    def stopping(self: UniFormerV2, encoded: EncodedFrames, **kind: bool) -> object:
+        computed.append(len(encoded.frame_embeddings))
         if len(computed) == 4:
             raise KeyboardInterrupt
-        return forward(self, clip, **kind)
+        return aggregate(self, encoded, **kind)
 
-    monkeypatch.setattr(UniFormerV2, "forward_features", stopping)
+    monkeypatch.setattr(UniFormerV2, "aggregate", stopping)
     with pytest.raises(KeyboardInterrupt):
         embed(model, videos, **options, journal=journal)
     assert computed == [2, 2, 2, 2]

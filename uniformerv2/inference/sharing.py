@@ -64,9 +64,15 @@ class SharedFrames:
 
     def clip(self, numbers: Sequence[int]) -> ClipFeatures:
         """The features of the clip of these frames, in this order; a number may occur more than once."""
+        return self.clips([numbers])
+
+    def clips(self, numbers: Sequence[Sequence[int]]) -> ClipFeatures:
+        """The same of several clips of equal length."""
         if self._shares:
-            return self._model.aggregate(_join_frames([self._encoded[number] for number in numbers]))
-        return self._model.forward_features(torch.stack([self._frames[number] for number in numbers], dim=1)[None])
+            encoded = [_joined([self._encoded[number] for number in clip], dim=1) for clip in numbers]
+            return self._model.aggregate(_joined(encoded, dim=0))
+        clips = [torch.stack([self._frames[number] for number in clip], dim=1) for clip in numbers]
+        return self._model.forward_features(torch.stack(clips))
 
     def scores(self, numbers: Sequence[int]) -> Tensor:
         """Probabilities (classes) of the clip of these frames, float32."""
@@ -102,7 +108,7 @@ def _split_frames(encoded: EncodedFrames) -> list[EncodedFrames]:
     return [EncodedFrames(tuple(stages), embedding, encoded.layout) for embedding, *stages in parts]
 
 
-def _join_frames(encoded: Sequence[EncodedFrames]) -> EncodedFrames:
-    """n clips of one frame -> a clip of n frames."""
-    stages = tuple(torch.cat(tokens, dim=1) for tokens in zip(*(frame.stages for frame in encoded), strict=True))
-    return EncodedFrames(stages, torch.cat([frame.frame_embeddings for frame in encoded], dim=1), encoded[0].layout)
+def _joined(encoded: Sequence[EncodedFrames], *, dim: int) -> EncodedFrames:
+    """Frames of one clip (dim 1), or clips (dim 0), one after the other."""
+    stages = tuple(torch.cat(tokens, dim) for tokens in zip(*(part.stages for part in encoded), strict=True))
+    return EncodedFrames(stages, torch.cat([part.frame_embeddings for part in encoded], dim), encoded[0].layout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ from uniformerv2.inference.parts import in_parts
 from uniformerv2.inference.precision import InferencePrecision
 from uniformerv2.machine import WORKERS
 from uniformerv2.measuring.digests import videos_digest, weights_digest
-from uniformerv2.measuring.models import computing, on_rank_device
+from uniformerv2.measuring.models import Computing, computing, on_rank_device
+from uniformerv2.measuring.shared_windows import SharedWindows, windows_share
 from uniformerv2.measuring.shared_work import Result, SharedWork, WorkItem, packed, unpacked
 from uniformerv2.measuring.window_reading import LAST, WindowBatch, WindowReader
 from uniformerv2.model.uniformerv2 import UniFormerV2
@@ -129,6 +130,7 @@ def extract_features(
 
     `Windows.plan` chooses the frames of a window, which are cropped at the centre. A video is decoded once, from its
     beginning to its end, however its windows overlap; only the frames of the windows that are open at a time are held.
+    Where the model computes each frame by itself, a frame that several windows have is encoded once.
     Processes share the videos as in `evaluate`, with equal results.
 
     Args:
@@ -162,15 +164,19 @@ def extract_features(
         identity |= {"weights": weights_digest(model), "videos": videos_digest(rows)}
     with SharedWork(journal, identity, resume=resume) as work:
         reader = WindowReader(rows, windows, model.preprocessing, batch_size, work.done)
-        _embed_share(chosen.model, reader, work, frame_embeddings, workers=workers, progress=progress)
+        _embed_share(chosen, reader, work, frame_embeddings, workers=workers, progress=progress)
         results = work.collect()
     return _joined(rows, results)
 
 
 def _embed_share(
-    model: UniFormerV2, reader: WindowReader, work: SharedWork, frame_embeddings: bool, *, workers: int, progress: bool
+    chosen: Computing, reader: WindowReader, work: SharedWork, frame_embeddings: bool, *, workers: int, progress: bool
 ) -> None:
     """Compute this process's share of the batches that have no result yet."""
+    model = chosen.model
+    # a compiled graph gains nothing by another number of frames in each batch
+    shares = chosen.backend == "torch" and windows_share(reader.windows, model.config)
+    shared = SharedWindows(model) if shares else None
     count = len(reader.rows)
     step = reader.batch_size if reader.windows.seconds is None else 1  # videos that are computed together
     groups = [range(first, min(first + step, count)) for first in range(0, count, step)]
@@ -180,20 +186,33 @@ def _embed_share(
         if workers:  # without, this thread reads
             batches = stack.enter_context(closing(on_device(batches, model_device(model))))
         advance = stack.enter_context(bar("embedding", len(left), progress=progress))
-        begun = ((batch.item, _embed(model, batch, frame_embeddings)) for batch in batches)
+        begun = ((batch.item, _embed(model, shared, batch, frame_embeddings)) for batch in _not_done(batches, shared))
         for item, result in one_late(begun):
             work.add(item, result)
             advance(item[1] == LAST)
 
 
+def _not_done(batches: Iterable[WindowBatch], shared: SharedWindows | None) -> Iterator[WindowBatch]:
+    for batch in batches:
+        if not batch.done:
+            yield batch
+        elif shared is not None:
+            shared.pass_over(batch)
+
+
 @torch.inference_mode()
-def _embed(model: UniFormerV2, batch: WindowBatch, frame_embeddings: bool) -> Callable[[], Result]:
+def _embed(
+    model: UniFormerV2, shared: SharedWindows | None, batch: WindowBatch, frame_embeddings: bool
+) -> Callable[[], Result]:
     """Begin a batch; what is returned waits for its result, as JSON has it."""
     result: Result = {"windows": batch.windows, "skipped": batch.skipped, "damaged": batch.damaged}
     if batch.clips is None:
         return lambda: result
     clips, clip_of = upload(batch.clips, model_device(model)), batch.clip_of
-    parts = in_parts(model.forward_features, clips, len(clips), by=model)
+    if shared is not None:
+        parts = shared.embed(batch, clips)
+    else:
+        parts = in_parts(model.forward_features, clips, len(clips), by=model)
     wanted = [[part.pooled for part in parts]]
     if frame_embeddings:
         wanted.append([part.frame_embeddings for part in parts])

@@ -6,9 +6,10 @@ import warnings
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +43,8 @@ class WindowBatch:
     clip_of: list[int] = field(default_factory=list)  # of each window; in a gap of a video, windows are alike
     skipped: list[tuple[int, str]] = field(default_factory=list)  # video, reason
     damaged: list[tuple[str, str]] = field(default_factory=list)  # path, what is damaged
+    frames_of: list[tuple[int, ...]] = field(default_factory=list)  # of each clip of a divided video: frame numbers
+    done: bool = False  # it has a result already, but later windows may have frames of it
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -69,7 +72,7 @@ class WindowReader:
     done: set[WorkItem]  # batches that are not needed
 
     def read(self, groups: Sequence[Group], *, workers: int) -> Generator[WindowBatch, None, None]:
-        """The batches of the groups that are not done yet; those of a group in order."""
+        """The batches of the groups; those of a group in order. What is done of a group that is not is marked."""
         return self._whole(groups, workers) if self.windows.seconds is None else self._divided(groups, workers)
 
     def _whole(self, groups: Sequence[Group], workers: int) -> Generator[WindowBatch, None, None]:
@@ -105,10 +108,9 @@ class WindowReader:
                         yield WindowBatch((group[0], LAST), skipped=[(group[1][0], reason)])
                     continue
                 batch, clips = result
-                if batch.item not in known:  # those of a second attempt come again
-                    known.add(batch.item)
-                    batch.clips = slots.memory[slot, :clips] if clips else None
-                    yield batch
+                batch.clips = slots.memory[slot, :clips] if clips else None
+                yield replace(batch, done=batch.item in known)  # those of a second attempt come again
+                known.add(batch.item)
                 if batch.item[1] == LAST:
                     slots.take_back(slot)
                 else:
@@ -124,15 +126,16 @@ class WindowReader:
         batch, clips = WindowBatch((number, 0)), list[Tensor]()
         try:
             former = None
-            for start, end, clip in read_windows(row, self.windows, self.preprocessing, damage):
-                if clip is not former or len(batch.windows) == _MOST_WINDOWS:
+            for window in read_windows(row, self.windows, self.preprocessing, damage):
+                if window.clip is not former or len(batch.windows) == _MOST_WINDOWS:
                     if len(clips) == self.batch_size or len(batch.windows) == _MOST_WINDOWS:
                         yield batch, slots.fill(slot, clips)
                         batch, clips = WindowBatch((number, batch.item[1] + 1)), []
-                    clips.append(clip)
-                batch.windows.append((video, start, end))
+                    clips.append(window.clip)
+                    batch.frames_of.append(window.frames)
+                batch.windows.append((video, window.start, window.end))
                 batch.clip_of.append(len(clips) - 1)
-                former = clip
+                former = window.clip
         except (VideoError, AnnotationError, OSError) as error:
             batch.skipped.append((video, _reason(row, error)))
         batch.damaged = [(str(row.path), what) for what in damage]
@@ -213,9 +216,18 @@ def _reason(row: Annotation, error: Exception) -> str:
     return str(error) if isinstance(error, VideoError) else f"{row.path}: {error}"
 
 
+class ReadWindow(NamedTuple):
+    """A window of a video."""
+
+    start: float  # seconds
+    end: float
+    frames: tuple[int, ...]  # their numbers
+    clip: Tensor  # float32 (3, frames, height, width), normalised, the centre crop
+
+
 def read_windows(
     row: Annotation, windows: Windows, preprocessing: Preprocessing, damage: list[str]
-) -> Iterator[tuple[float, float, Tensor]]:
+) -> Iterator[ReadWindow]:
     """The windows of a video one after the other, while it is decoded once.
 
     Args:
@@ -225,8 +237,7 @@ def read_windows(
         damage: receives, at the end, what is damaged in a video that was read all the same.
 
     Yields:
-        (start and end in seconds, float32 (3, frames, height, width), normalised, the centre crop). Windows of the same
-        frames, as in a gap, have the same tensor.
+        Windows of the same frames, as in a gap, have the same tensor.
 
     Raises:
         VideoError: the video, or a frame of it, cannot be read.
@@ -239,7 +250,7 @@ def read_windows(
             if former is None or not np.array_equal(indices, former):
                 # frames x (3, height, width) -> (3, frames, height, width)
                 clip = torch.stack([frames[index] for index in indices], dim=1)
-            yield float(start), float(end), clip
+            yield ReadWindow(float(start), float(end), tuple(indices.tolist()), clip)
             former = indices
         if reader.damage:
             damage.append(reader.damage)
