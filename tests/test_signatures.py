@@ -30,6 +30,9 @@ PARAMETERS_APART = {
     ("Predictor.timeline", "window_seconds"): "a whole video is one window where None is the default",
     ("evaluate", "split"): "a model is measured on videos that it was not trained on",
     ("evaluate_multilabel", "split"): "a model is measured on videos that it was not trained on",
+    ("evaluate_localiser", "model"): "its file holds more than a video model",
+    ("evaluate_localiser", "split"): "a model is measured on videos that it was not trained on",
+    ("score_spans", "protocol"): "files in ActivityNet's form are scored as ActivityNet by default",
     ("extract_features", "data"): "videos need no labels, so that single files will do",
 }
 OPTIONS_APART = {
@@ -69,6 +72,7 @@ OPTIONS_APART = {
     ("Predict", "batch-size"): PARAMETERS_APART["Predictor", "batch_size"],
     ("Predict", "backend"): "exported graphs give logits alone, which is all that it needs",
     ("Predict", "precision"): "int8 is for it alone, since it needs videos to calibrate on",
+    ("Score", "protocol"): "whose subset too; a localiser is measured as in its training by default",
     ("Score", "json"): "the scores of all classes are many for a terminal, so that it takes a file too",
     ("Timeline", "window-seconds"): PARAMETERS_APART["Predictor.timeline", "window_seconds"],
 }

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from uniformerv2.spans.span import Span
     from uniformerv2.stream import StreamEvent, StreamPrediction, StreamPredictor
     from uniformerv2.tasks.classification.training import train_classifier
+    from uniformerv2.tasks.localisation.evaluation import evaluate_localiser
     from uniformerv2.tasks.localisation.recipe import LocaliserRecipe
+    from uniformerv2.tasks.localisation.task import LocalisationResult
     from uniformerv2.tasks.localisation.training import LocaliserResult, train_localiser
     from uniformerv2.tasks.run import train_model
     from uniformerv2.timeline import Timeline
@@ -66,7 +68,9 @@ _NAMES = {
     "spans.span": ("Span",),
     "stream": ("StreamEvent", "StreamPrediction", "StreamPredictor"),
     "tasks.classification.training": ("train_classifier",),
+    "tasks.localisation.evaluation": ("evaluate_localiser",),
     "tasks.localisation.recipe": ("LocaliserRecipe",),
+    "tasks.localisation.task": ("LocalisationResult",),
     "tasks.localisation.training": ("LocaliserResult", "train_localiser"),
     "tasks.run": ("train_model",),
     "timeline": ("Timeline",),

@@ -1,12 +1,14 @@
-"""`uniformerv2 train --task localise` and its rehearsal, and what `predict --spans` does."""
+"""`uniformerv2 train --task localise` and its rehearsal, and what `evaluate` and `predict --spans` do."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -29,9 +31,11 @@ from uniformerv2.cli.options import (
     Task,
     Workers,
     option_names,
+    refuse_options,
+    result_file,
     values,
 )
-from uniformerv2.cli.output import FAILED, in_every_process, print_error, print_line
+from uniformerv2.cli.output import FAILED, in_every_process, note_checkpoint, print_error, print_line, print_table
 from uniformerv2.cli.training import BatchSize, Order, OverfitBatch, Train
 from uniformerv2.data.annotations import Annotation
 from uniformerv2.errors import RecipeError, VideoError
@@ -101,8 +105,7 @@ class TrainLocaliser(LocaliserSetup):
             options |= {"data": read_split(run, root=self.root), "root": self.root or manifest_root(run.train)}
         result = train_localiser(**options | {"output": run.path}, progress=True)
         found = result.evaluation
-        right = f"average mAP {found.scores.average_mean_ap:.1%} on the held-out films" if found else "nothing held out"
-        print_line(f"{result.last}: {right}")
+        print_line(f"{result.last}: {found.summary if found else 'nothing was held out'}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +170,52 @@ def _refuse_others(arguments: Sequence[str], *, localise: bool) -> None:
                 f"--{name} is {'not ' if localise else ''}an option of --task {SPAN_TASK}, whose options "
                 f"`uniformerv2 train --task {SPAN_TASK} --help` lists"
             )
+
+
+SPAN_OPTIONS = ("protocol", "tiou", "feature_cache")  # of `evaluate`, for localisers alone
+CLIP_OPTIONS = ("views", "head", "confusion", "labels", "weights", "batch_size", "precision", "backend", "resume")
+
+
+def evaluate_spans(command: Any) -> None:
+    """What `evaluate` does with a localiser.
+
+    Args:
+        command: its options.
+    """
+    from uniformerv2.cli.scoring import print_scores
+    from uniformerv2.data.tables import check_target
+    from uniformerv2.measuring.results import default_output, write_evaluation
+    from uniformerv2.spans.files import format_name, write_spans
+    from uniformerv2.tasks.localisation.evaluation import evaluate_localiser
+
+    refuse_options(command, *CLIP_OPTIONS, why="is not for the checkpoints of localisers, and this is one")
+    usual = default_output(command.checkpoint, command.data)
+    output = result_file(command.output, usual.with_suffix(f".{command.protocol or 'spans'}.json"))
+    check_target(output)
+    if command.predictions:
+        check_target(command.predictions)
+        format_name(command.predictions)
+    note_checkpoint(command.checkpoint)
+    options = values(command, *CLIP_OPTIONS, "checkpoint", "output", "predictions", "limit")
+    kept = command.checkpoint / "features"
+    options["feature_cache"] = command.feature_cache or (kept if os.access(kept, os.W_OK) else None)
+    result = evaluate_localiser(command.checkpoint, **options, progress=True)
+    print_table(
+        "average precision",
+        ("class", *(f"{threshold:g}" for threshold in result.scores.tiou), "average"),
+        [
+            (label, *(f"{value:.1%}" for value in values), f"{fmean(values):.1%}")
+            for label, values in result.scores.ap_per_class.items()
+        ],
+        numbers=(*(f"{threshold:g}" for threshold in result.scores.tiou), "average"),
+    )
+    print_scores(result.scores)
+    for video in result.skipped:
+        print_line(f"skipped: {video.reason}")
+    write_evaluation(output, result)
+    if command.predictions:
+        write_spans(result.predictions, command.predictions)
+    print_line("written to " + " and ".join(str(path) for path in (output, command.predictions) if path))
 
 
 def predict_spans(

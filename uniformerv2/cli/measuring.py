@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from uniformerv2.cli.localisation import SPAN_OPTIONS, evaluate_spans
 from uniformerv2.cli.options import (
     Data,
     Device,
+    FeatureCache,
     Head,
     ManyVideos,
     Measuring,
@@ -21,7 +22,10 @@ from uniformerv2.cli.options import (
     Output,
     Split,
     StrideSeconds,
+    TIoU,
     WindowSeconds,
+    refuse_options,
+    result_file,
     values,
 )
 from uniformerv2.cli.output import in_every_process, note, note_checkpoint, print_line, print_table
@@ -40,8 +44,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Measuring):
-    """Measure a checkpoint: accuracy, confusions and calibration over several views of each video; or, of a model that
-    names several labels of a video, average precision and F1.
+    """Measure a checkpoint: accuracy, confusions and calibration over several views of each video; of a model that
+    names several labels of a video, average precision and F1; of a localiser, the spans that it finds in films.
 
     Several processes share the work, with equal results: torchrun --nproc-per-node 8 -m uniformerv2 evaluate ...
     """
@@ -54,13 +58,25 @@ class Evaluate(Measuring):
     folder of a run; in the current folder where the checkpoint is no file of yours."""
     predictions: Path | None = None
     """File for a row per video: its label, the five best classes with their scores, or the error (.csv); and the scores
-    of all classes (.parquet, .npz)."""
+    of all classes (.parquet, .npz). Of a localiser: for the spans that it finds (.json, .csv)."""
+    protocol: Literal["activitynet", "thumos", "hacs"] | None = None
+    """Of a localiser: whose thresholds of temporal intersection over union; None: 0.3 0.4 0.5 0.6 0.7."""
+    tiou: TIoU = ()
+    feature_cache: FeatureCache = None
     confusion: Path | None = None
     """CSV or Parquet file for the confusion matrix: a row for each class, a column for what it was taken for."""
     split: Split = "held-out"
 
     @in_every_process
     def run(self, ranks: Ranks) -> None:
+        from uniformerv2.weights.checkpoint import is_localiser
+
+        if is_localiser(self.checkpoint):
+            evaluate_spans(self)
+        else:
+            self._classify(ranks)
+
+    def _classify(self, ranks: Ranks) -> None:
         from uniformerv2.data.tables import TABLE_SUFFIXES, check_suffix
         from uniformerv2.measuring.evaluation import evaluate
         from uniformerv2.measuring.models import on_rank_device
@@ -73,9 +89,8 @@ class Evaluate(Measuring):
         )
         from uniformerv2.measuring.shared_work import journal_of
 
-        output = self.output or default_output(self.checkpoint, self.data, views=self.views, head=self.head)
-        if self.output is None and not os.access(output.parent, os.W_OK):
-            raise RecipeError(f"{output.parent}: cannot be written to; name a file for the result with --output")
+        refuse_options(self, *SPAN_OPTIONS, why="is for the checkpoints of localisers, and this is none")
+        output = result_file(self.output, default_output(self.checkpoint, self.data, views=self.views, head=self.head))
         for file, formats in ((self.predictions, PREDICTION_FORMATS), (self.confusion, TABLE_SUFFIXES)):
             if file:
                 check_suffix(file, formats)
@@ -85,7 +100,7 @@ class Evaluate(Measuring):
                 note_checkpoint(self.checkpoint)
                 note(model.label_note)
             files = ("output", "predictions", "confusion")
-            options = values(self, "checkpoint", "labels", "weights", "head", "limit", "device", *files)
+            options = values(self, "checkpoint", "labels", "weights", "head", "limit", "device", *files, *SPAN_OPTIONS)
             if model.thresholds:
                 self._several_labels(model, output, options | {"journal": journal}, ranks)
                 return

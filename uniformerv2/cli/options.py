@@ -6,12 +6,14 @@ rest, defaults included.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
+from uniformerv2.errors import RecipeError
 from uniformerv2.machine import WORKERS
 
 if TYPE_CHECKING:
@@ -132,6 +134,9 @@ Limit = Annotated[
         "such as pixels=200M or seconds=8h (docs/limits.md). May be given several times.",
     ),
 ]
+TIoU = Annotated[
+    tuple[float, ...], arg(help="Other thresholds of temporal intersection over union, such as 0.5 0.75 0.95.")
+]
 Head = Annotated[Literal["k400", "k600", "k700"] | None, arg(help="Only these classes of a Kinetics-710 head.")]
 TopK = Annotated[int, arg(help="How many classes to name.")]
 
@@ -154,6 +159,23 @@ def option_names(command: Any) -> set[str]:
         kind = hints[option.name]
         names |= option_names(kind) if is_dataclass(kind) else {option.name.replace("_", "-")}
     return names
+
+
+def refuse_options(command: Any, *names: str, why: str) -> None:
+    """Raises RecipeError for the first of these options that has another value than its default."""
+    for option in fields(command):
+        value = getattr(command, option.name)
+        if option.name in names and value != option.default:
+            if is_dataclass(value):  # of several options
+                refuse_options(value, *(one.name for one in fields(value)), why=why)
+            raise RecipeError(f"--{option.name.replace('_', '-')} {why}")
+
+
+def result_file(output: Path | None, usual: Path) -> Path:
+    """Where a result goes. Raises RecipeError: none is given, and the folder of the usual one cannot be written to."""
+    if output is None and not os.access(usual.parent, os.W_OK):
+        raise RecipeError(f"{usual.parent}: cannot be written to; name a file for the result with --output")
+    return output or usual
 
 
 def values(command: Any, *but: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from uniformerv2.cli.options import values
+from uniformerv2.cli.options import TIoU, values
 from uniformerv2.cli.output import print_line, print_table
 from uniformerv2.errors import RecipeError
 
@@ -30,8 +30,7 @@ class Score:
     """JSON with "results": the predicted spans of each video, with scores."""
     protocol: Literal["activitynet", "thumos", "hacs"] = "activitynet"
     """Whose thresholds and subset: tIoU 0.5:0.05:0.95 on validation; of thumos 0.3:0.1:0.7 on test."""
-    tiou: tuple[float, ...] = ()
-    """Other thresholds of temporal intersection over union, such as 0.5 0.75 0.95."""
+    tiou: TIoU = ()
     subset: str | None = None
     """The subset of the ground truth that is scored; None: the protocol's, or the only one."""
     opentad: FlagCreatePairsOff[bool] = False
@@ -51,7 +50,7 @@ class Score:
         if self.as_json == ():
             print(text)
             return 0
-        _print_scores(scores)
+        print_scores(scores)
         if self.as_json:
             write_text(self.as_json[0], f"{text}\n")
             print_line(f"written to {self.as_json[0]}")
@@ -67,7 +66,8 @@ _KINDS = {
 }
 
 
-def _print_scores(scores: SpanScores) -> None:
+def print_scores(scores: SpanScores) -> None:
+    """The table of mAP and mistakes, and what stands out."""
     counts, recall = scores.counts, scores.average_recall
     print_table(
         f"{scores.subset or 'all spans'}, {'OpenTAD' if scores.opentad else 'official'} rules",

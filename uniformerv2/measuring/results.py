@@ -164,15 +164,16 @@ class Evaluation:
         return computed | fields | {"renamed": dict(self.renamed)}
 
 
-def default_output(checkpoint: Path, data: Path, *, views: Views, head: str | None = None) -> Path:
-    """CHECKPOINT[.HEAD].DATA.CLIPSxCROPS.json: beside a checkpoint, in the folder of a run, else in the current one."""
+def default_output(checkpoint: Path, data: Path, *, views: Views | None = None, head: str | None = None) -> Path:
+    """CHECKPOINT[.HEAD].DATA[.CLIPSxCROPS].json: beside a checkpoint, in a run's folder, else in the current one."""
     file = run_checkpoint(checkpoint) or checkpoint
     folder, name = (file.parent, file.stem) if file.is_file() else (Path(), "-".join(file.parts))
     if file.is_dir():
         folder, name = file.absolute().parent, file.absolute().name
     place = data.absolute()
     parts = [name, *([head] if head else []), place.name if place.is_dir() else place.stem]
-    return folder / f"{'.'.join(parts)}.{views.clips}x{views.crops}.json"
+    parts += [f"{views.clips}x{views.crops}"] if views else []
+    return folder / f"{'.'.join(parts)}.json"
 
 
 class Writable(Protocol):

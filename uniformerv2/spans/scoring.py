@@ -65,7 +65,7 @@ def score_spans(
             predicted label that the ground truth lacks.
         RecipeError: a threshold outside (0, 1], or a subset of spans that come from no file.
     """
-    thresholds = _thresholds(tuple(tiou) or PROTOCOLS[protocol].tiou)
+    thresholds = check_tiou(tuple(tiou) or PROTOCOLS[protocol].tiou)
     annotated, chosen = _annotated(ground_truth, protocol, subset)
     predicted = read_predictions(predictions) if isinstance(predictions, str | Path) else predictions
     once = {video: _without_repeats(spans) for video, spans in annotated.items()}
@@ -159,7 +159,8 @@ def _average_precision(found: Truth, annotations: int) -> Real:
     return np.array([(rise * height)[rise != 0].sum() for rise, height in zip(rises, falling, strict=True)])
 
 
-def _thresholds(tiou: Sequence[float]) -> tuple[float, ...]:
+def check_tiou(tiou: Sequence[float]) -> tuple[float, ...]:
+    """The thresholds as numbers. Raises RecipeError for one outside (0, 1], or twice."""
     for threshold in tiou:
         if not 0 < threshold <= 1:
             raise RecipeError(f"a threshold of temporal IoU must be in (0, 1], got {threshold}")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from uniformerv2.errors import CheckpointError
@@ -193,6 +195,14 @@ def read_span_head(source: str | Path) -> tuple[StateDict, str]:
         )
     tensors = {key[len(SPAN_HEAD) :]: tensor for key, tensor in found.tensors.items() if key.startswith(SPAN_HEAD)}
     return tensors, found.metadata["span_head"]
+
+
+def is_localiser(source: str | Path) -> bool:
+    """Whether a file or the folder of a run has a localiser. Names of published models and repositories are none."""
+    file = run_checkpoint(source) or Path(source)
+    with suppress(OSError, SafetensorError), safe_open(file, framework="pt") as saved:
+        return "span_head" in (saved.metadata() or {})
+    return False
 
 
 def _find(path: Path, name: str, known: Known) -> tuple[Path, str, Known]:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from uniformerv2.data.annotations import Unreadable
 from uniformerv2.device import model_device
-from uniformerv2.spans.scoring import SpanScores, score_spans
+from uniformerv2.spans.scoring import ProtocolName, SpanScores, score_spans
 from uniformerv2.spans.span import Spans
 from uniformerv2.tasks.localisation.batches import FilmBatch, span_targets
 from uniformerv2.tasks.localisation.films import EmbeddedFilm
@@ -25,15 +26,36 @@ TIOU = (0.3, 0.4, 0.5, 0.6, 0.7)  # whose mean decides which epoch is the best
 
 @dataclass(frozen=True)
 class LocalisationResult:
-    """What a trained localiser finds in the held-out films."""
+    """What a trained localiser finds in the films that could be read. Others are counted, named and left out."""
 
     scores: SpanScores
     predictions: Spans  # by path
+    skipped: tuple[Unreadable, ...] = ()
+    protocol: ProtocolName | None = None  # whose thresholds are taken
+
+    @property
+    def summary(self) -> str:
+        """A line for people."""
+        return f"average mAP {self.scores.average_mean_ap:.1%} on {len(self.predictions)} held-out films"
 
     def to_json(self) -> dict[str, Any]:
         """As evaluation.json has it."""
-        spans = {path: [asdict(span) for span in found] for path, found in self.predictions.items()}
-        return {**self.scores.to_json(), "spans": spans}
+        return {
+            "protocol": self.protocol,
+            **self.scores.to_json(),
+            "evaluated": len(self.predictions),
+            "skipped": [asdict(video) for video in self.skipped],
+            "spans": {path: [asdict(span) for span in found] for path, found in self.predictions.items()},
+        }
+
+
+def measure_films(
+    head: SpanHead, films: Sequence[EmbeddedFilm], labels: Sequence[str], *, tiou: Sequence[float] = TIOU
+) -> LocalisationResult:
+    """Find the spans of films, and score them by OpenTAD's rules. Raises AnnotationError where no film has a span."""
+    found: Spans = {film.path: find_spans(head, film.embeddings(), film.times, labels) for film in films}
+    truth: Spans = {film.path: film.spans for film in films}
+    return LocalisationResult(score_spans(truth, found, tiou=tiou, opentad=True), found)
 
 
 class LocalisationTask:
@@ -106,8 +128,4 @@ class LocalisationTask:
         if not any(film.spans for film in self.held_out):
             return None
         assert isinstance(model, SpanHead)
-        found: Spans = {
-            film.path: find_spans(model, film.embeddings(), film.times, self.labels) for film in self.held_out
-        }
-        truth: Spans = {film.path: film.spans for film in self.held_out}
-        return LocalisationResult(score_spans(truth, found, tiou=TIOU, opentad=True), found)
+        return measure_films(model, self.held_out, self.labels)

@@ -126,7 +126,7 @@ def train_localiser(
             if resume:
                 trainer.resume()
             trainer.fit()
-            found = _measure(trainer, task, run)
+            found = _measure(trainer, task, run, films.held_out, cache)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(run.how_to_go_on()) from None  # without the frames of the loop
     return _result(run, found, cache)
@@ -135,7 +135,7 @@ def train_localiser(
 def one_process() -> None:
     """Raises RecipeError where there are others."""
     if current_ranks().world > 1:
-        raise RecipeError("a localiser is trained by one process: its head is small; start it without torchrun")
+        raise RecipeError("a localiser is trained and measured by one process; start it without torchrun")
 
 
 def split_data(
@@ -264,11 +264,15 @@ def _result(run: RunFolder, found: LocalisationResult | None, cache: EmbeddingCa
     return LocaliserResult(run.last, best, found, history, tuple(cache.skipped.values()))
 
 
-def _measure(trainer: Trainer, task: LocalisationTask, run: RunFolder) -> LocalisationResult | None:
+def _measure(
+    trainer: Trainer, task: LocalisationTask, run: RunFolder, held_out: Sequence[Film], cache: EmbeddingCache
+) -> LocalisationResult | None:
     """The result of the run, which is written into its folder."""
     with trainer.step.evaluated() as head:
         found = task.measure(head)
     if found is not None:
+        unread = [cache.skipped.get(str(film.path)) for film in held_out]
+        found = replace(found, skipped=tuple(video for video in unread if video is not None))
         with run.saving(run.evaluation):
             write_text(run.evaluation, json.dumps(found.to_json(), indent=2) + "\n")
     return found
