@@ -1,11 +1,12 @@
-"""Text that people typed: as it is compared, and as it is shown; JSON, and a digest of it."""
+"""Text that people typed: as it is compared, what it may have meant, and as it is shown; JSON, and a digest of it."""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -33,6 +34,13 @@ def _humps(run: str) -> Iterator[str]:
         at for at in inside if run[at].isupper() and not (run[at - 1].isupper() and not run[at + 1 : at + 2].islower())
     ]
     return (run[start:end] for start, end in pairwise([0, *starts, len(run)]))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What a name that is none may have meant, as the end of an error."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
 
 
 def utf8(text: str) -> str:

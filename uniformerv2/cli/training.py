@@ -135,10 +135,9 @@ class Train(Setup):
 
     @in_every_process
     def run(self, ranks: Ranks) -> None:
-        from uniformerv2.data.manifest import manifest_root
         from uniformerv2.distributed import restarted
         from uniformerv2.measuring.results import Evaluation
-        from uniformerv2.tasks.run import read_split, train_model
+        from uniformerv2.tasks.run import train_model
 
         run, recipe = run_folder(self, ranks), self.resolved()
         # a process group that torchrun has started again goes on, where it has begun
@@ -149,9 +148,6 @@ class Train(Setup):
             begun = run.read_recipe().augmentation
             if self.augmentation == AugmentationOptions.of(begun):  # which has more fields
                 recipe = recipe.vary(**asdict(begun))
-            if self.data == run.train:
-                options["data"] = read_split(run, root=self.root)
-                options["root"] = self.root or manifest_root(run.train)
         result = train_model(recipe=recipe, **options, progress=True)
         found = result.evaluation
         if ranks.first:

@@ -107,6 +107,7 @@ def motion_recipe(recipe: Recipe) -> Recipe:
             "ema": 0.0,
             "class_weights": "none",
             "sampling": "none",
+            "background": 0.0,
         },
         **asdict(AS_DRAWN),
         **asdict(Views()),

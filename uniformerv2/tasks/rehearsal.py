@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from uniformerv2.data.annotations import class_names
 from uniformerv2.data.loader import Batch, VideoLoader
 from uniformerv2.data.sources import Classes, read_annotations
 from uniformerv2.device import peak_memory_mib, pick_device
@@ -26,7 +25,7 @@ from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.machine import WORKERS
 from uniformerv2.progress import say, track
 from uniformerv2.tasks.motion_first import motion_clips
-from uniformerv2.tasks.run import RunComponents, Videos, build_run, split_data, with_precision
+from uniformerv2.tasks.run import RunComponents, Videos, build_run, split_data, trained_classes, with_precision
 from uniformerv2.tasks.start import build_model, micro_batch
 from uniformerv2.tasks.table import find_task
 from uniformerv2.tasks.video_task import VideoTask
@@ -105,8 +104,9 @@ def dry_run(
         UniFormerV2Error: what the run would end with.
     """
     videos = split_data(
-        data, recipe, task=task, root=root, classes=classes, holdout=holdout, holdout_list=holdout_list, group=group
-    )
+        data, recipe, task=task, root=root, classes=classes, holdout=holdout, holdout_list=holdout_list, group=group,
+        progress=progress,
+    )  # fmt: skip
     in_step = recipe.optimization.batch_size // recipe.augmentation.repeats
     training, held_out = _spread(videos.training, STEPS * in_step), _spread(videos.held_out, in_step)
     few = videos._replace(training=training, held_out=held_out)
@@ -199,8 +199,9 @@ def overfit_batch(
         task: name of what is trained for.
     """
     videos = split_data(
-        data, recipe, task=task, root=root, classes=classes, holdout=holdout, holdout_list=holdout_list, group=group
-    )
+        data, recipe, task=task, root=root, classes=classes, holdout=holdout, holdout_list=holdout_list, group=group,
+        progress=progress,
+    )  # fmt: skip
     options: Any = {"task": task, "device": pick_device(device), "workers": workers, "progress": progress}
     parts = build_run(without_regularisation(recipe), videos, **options)
     batch = _readable(parts.loader)
@@ -329,7 +330,7 @@ def find_batch_size(
     place = pick_device(device)
     chosen = find_task(task)
     rows = read_annotations(data, root=root, classes=classes, several_labels=chosen.several_labels)
-    labels = class_names(rows, minimum=chosen.min_classes)
+    labels = trained_classes(rows, recipe, task=task)
     alone = without_regularisation(recipe)
     model = build_model(alone, labels).to(place)
     trained = chosen(with_precision(alone, place, width=model.config.width), model)

@@ -17,8 +17,9 @@ import torch
 from uniformerv2.atomic import write_text
 from uniformerv2.attention_choice import read_record, written
 from uniformerv2.data.annotations import Annotation, Unreadable, class_names
+from uniformerv2.data.background import BACKGROUND, with_background
 from uniformerv2.data.loader import VideoLoader
-from uniformerv2.data.manifest import note_root
+from uniformerv2.data.manifest import manifest_root, note_root
 from uniformerv2.data.sources import Classes, data_root, read_annotations
 from uniformerv2.data.split import split_annotations, with_groups
 from uniformerv2.data.tables import check_names, csv_writer, relative_to
@@ -93,9 +94,9 @@ def train_model(
         ranks.on_rank_zero(lambda: run.check(resume=resume, overwrite=overwrite))
         recipe = _as_begun(run, recipe, task) if resume else recipe
         attention = ranks.on_rank_zero(lambda: read_record(run.attention)) if resume else None
-        source: Any = {"root": root, "classes": classes, "holdout": holdout, "holdout_list": holdout_list}
-        videos = split_data(data, recipe, task=task, group=group, **source)
         options: Any = {"workers": workers, "progress": progress}
+        source: Any = {"classes": classes, "holdout": holdout, "holdout_list": holdout_list, "group": group}
+        videos = _videos(data, recipe, run if resume else None, root=root, task=task, progress=progress, **source)
         parts = build_run(recipe, videos, task=task, device=rank_device(device), attention=attention, **options)
         options |= {"device": device, "parallel": parallel, "save_every_seconds": save_every_seconds}
         cache = _feature_cache(parts, Path(feature_cache or run.path / "features"))
@@ -153,8 +154,12 @@ def split_data(
     holdout: float | None = None,
     holdout_list: str | Path | None = None,
     group: str | None = None,
+    progress: bool = False,
 ) -> TrainingData:
-    """Read the annotations and split them, with the seed of the recipe; see `train_classifier`."""
+    """Read the annotations and split them, with the seed of the recipe; see `train_classifier`. Draws its background.
+
+    `progress` tells how much that was.
+    """
     several_labels = find_task(task).several_labels
     annotations = read_annotations(data, root=root, classes=classes, several_labels=several_labels)
     root = data_root(data, annotations, root)
@@ -162,7 +167,7 @@ def split_data(
     check_names(name for row in annotations for name in (shorten(str(row.path)), *row.labels))
     if group is not None:
         annotations = with_groups(annotations, group, root)
-    labels = class_names(annotations, minimum=find_task(task).min_classes)
+    labels = trained_classes(annotations, recipe, task=task)
     training, held_out = split_annotations(
         annotations,
         holdout=holdout,
@@ -171,7 +176,29 @@ def split_data(
     )
     if not held_out and recipe.optimization.early_stop:
         raise RecipeError("early_stop needs held-out videos, and nothing is held out; take early_stop 0")
+    if share := recipe.optimization.background:
+        label, seed = "" if several_labels else BACKGROUND, recipe.optimization.seed
+        training, held_out = with_background(training, held_out, share=share, label=label, seed=seed, progress=progress)
     return TrainingData(tuple(labels), training, held_out, root)
+
+
+def _videos(data: Videos, recipe: Recipe, begun: RunFolder | None, *, root: Any, **source: Any) -> TrainingData:
+    """Those of `split_data`; of a run that goes on from its own manifest those in it, windows of background and all."""
+    if begun is None or data != begun.train:
+        return split_data(data, recipe, root=root, **source)
+    rows, root = read_split(begun, root=root), root or manifest_root(begun.train)
+    return split_data(rows, recipe.vary(background=0.0), root=root, **source)
+
+
+def trained_classes(annotations: Sequence[Annotation], recipe: Recipe, *, task: str) -> list[str]:
+    """The classes of the head, sorted: those that occur, and that of the background where a recipe draws one.
+
+    Raises:
+        AnnotationError: fewer than the task needs.
+    """
+    chosen = find_task(task)
+    own = {BACKGROUND} if recipe.optimization.background and not chosen.several_labels else set()
+    return sorted({*class_names(annotations, minimum=chosen.min_classes - len(own)), *own})
 
 
 class RunComponents(NamedTuple):

@@ -6,8 +6,8 @@ from uniformerv2.errors import RecipeError
 from uniformerv2.tasks.classification.task import Classification
 from uniformerv2.tasks.multilabel.task import Multilabel
 from uniformerv2.tasks.video_task import VideoTask
+from uniformerv2.text import nearest
 from uniformerv2.train.choices import SPAN_TASK
-from uniformerv2.train.recipe import nearest
 
 TASKS: dict[str, type[VideoTask]] = {"classification": Classification, "multilabel": Multilabel}
 

@@ -5,14 +5,14 @@ How many loader workers there are and which device computes is not part of a rec
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from uniformerv2.errors import RecipeError
 from uniformerv2.model.config import Layout, LocalBlocks, LocalMixing
+from uniformerv2.text import nearest
 from uniformerv2.train.choices import Loss, Monitor
 from uniformerv2.video.augmentation import Augmentation
 from uniformerv2.video.views import Views
@@ -222,6 +222,9 @@ class Optimization:
     sampling: Sampling = "none"
     """Which training files an epoch has. none: each once. balanced: drawn so that all classes are equally likely.
     square-root: so that each is as likely as the square root of its number of files says."""
+    background: float = 0.0
+    """Share of the training rows that are windows outside all spans of the films, drawn as a class `background`; with
+    task multilabel, without a label. 0: none."""
     precision: TrainingPrecision = "auto"
     """bf16: autocast to bfloat16. fp16: autocast to float16, with a scaled loss; GPUs only.
     auto: bf16 where the device computes with it and the model is wide enough to gain."""
@@ -244,7 +247,7 @@ class Optimization:
             _require(getattr(self, name) > 0, f"{name} must be positive", getattr(self, name))
         for name in ("warmup_epochs", "early_stop", "weight_decay"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative", getattr(self, name))
-        for name in ("ema", "label_smoothing"):
+        for name in ("ema", "label_smoothing", "background"):
             _require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1)", getattr(self, name))
         divisible = self.batch_size % self.accumulate == 0
         _require(divisible, f"batch_size must be divisible by accumulate {self.accumulate}", self.batch_size)
@@ -386,13 +389,6 @@ def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
     for name, value in recipe.items():
         flat |= _flat(value) if isinstance(value, dict) else {name: value}
     return flat
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """What a name that is none may have meant, as the end of an error."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
 
 
 def _require(condition: bool, what: str, value: object) -> None:

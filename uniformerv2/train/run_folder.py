@@ -186,6 +186,7 @@ class RunFolder:
                 recipe.get("augmentation", {}).setdefault("reverse_labels", "none")
                 recipe.get("model", {}).setdefault("motion_first", False)
                 recipe.get("optimization", {}).setdefault("loss", "cross-entropy")
+                recipe.get("optimization", {}).setdefault("background", 0.0)
             if disagreements(recipes).keys() <= MAY_CHANGE:
                 return False
             changed = "; ".join(differences(*recipes))

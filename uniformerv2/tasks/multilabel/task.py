@@ -113,6 +113,8 @@ class Multilabel(VideoTask):
     def measure(self, model: nn.Module) -> MultilabelEvaluation:
         """With the views of the recipe and the latest thresholds; the latest evaluation where that is the same."""
         views = self.recipe.evaluation
+        if self.evaluation is None and self.held_out:  # as after a resume that found all epochs done
+            self.evaluate(model)
         if self.evaluation is not None and len(views) == 1:
             return self.evaluation
         return self._measured(model, self._held_out(views), views)

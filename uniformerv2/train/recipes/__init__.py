@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from uniformerv2.errors import RecipeError
-from uniformerv2.train.recipe import nearest
+from uniformerv2.text import nearest
 from uniformerv2.train.recipes.base import NamedRecipe
 from uniformerv2.train.recipes.own import OWN
 from uniformerv2.train.recipes.scene import SCENE
