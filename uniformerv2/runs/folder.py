@@ -13,14 +13,18 @@ from typing import Any, Literal
 from uniformerv2.errors import RecipeError
 from uniformerv2.pages.curves import Points, last_epoch
 from uniformerv2.text import parse_json
-from uniformerv2.train.choices import MONITORED
+from uniformerv2.train.choices import MONITORED, SPAN_TASK
 from uniformerv2.train.log import TIMINGS, read_metrics
-from uniformerv2.train.recipe import Recipe, disagreements
+from uniformerv2.train.recipe import USUAL_TASK, Recipe, disagreements
 from uniformerv2.train.run_folder import RunFolder, is_locked
 
 STEP = {"step", "clips", *TIMINGS}  # keys of the record of a step
+SEVERAL_LABELS = "multilabel"  # a task whose figures are others; so are those of localisers
+METRICS = {SEVERAL_LABELS: "mean_average_precision", SPAN_TASK: "average_map"}  # in metrics.jsonl; of others top1
+RECIPE = {part.name for part in fields(Recipe)}
 EVALUATION = {"views", "evaluated", "classes", "skipped"}
-SEVERAL_LABELS = "multilabel"  # the task whose figures are others
+SPAN_RECIPE = {"localiser", "optimization"}
+SPAN_EVALUATION = {"evaluated", "mAP", "average_mAP", "ap_per_class", "right", "false_positives", "skipped"}
 
 State = Literal["running", "stopped", "finished"]
 
@@ -55,8 +59,10 @@ class Run:
         """Counted, or during the first epoch computed from the videos and the recipe."""
         if self.epochs:  # the last step of each; a step without a readable video has no record
             return max((math.ceil(step["step"] / step["epoch"]) for step in self.steps), default=1)
-        clips = self.training_videos * self.recipe["augmentation"]["repeats"]
-        return max(1, clips // self.recipe["optimization"]["batch_size"])
+        batch_size = self.recipe["optimization"]["batch_size"]
+        if self.task == SPAN_TASK:
+            return max(1, math.ceil(self.training_videos / batch_size))
+        return max(1, self.training_videos * self.recipe["augmentation"]["repeats"] // batch_size)
 
     def curve(self, name: str) -> list[tuple[float, float]]:
         """What was recorded under a name at each step, or else at each epoch: (epochs since the start, value)."""
@@ -71,18 +77,23 @@ class Run:
 
     @property
     def best(self) -> tuple[float, int] | None:
-        """Held-out top-1 or mAP, in [0, 1], and number of the epoch of best.safetensors: of equals the later."""
+        """Held-out `metric`, in [0, 1], and number of the epoch of best.safetensors: of equals the later."""
         monitor = self.recipe["optimization"].get("monitor", "top1")
-        name, sign = MONITORED[monitor], -1 if monitor == "loss" else 1
+        name, sign = MONITORED.get(monitor, self.metric), -1 if monitor == "loss" else 1
         measured = [epoch for epoch in self.epochs if name in epoch]
         if not measured:
             return None
         best = max(measured, key=lambda epoch: (sign * epoch[name], epoch["epoch"]))
-        return best["mean_average_precision" if self.several_labels else "top1"], best["epoch"]
+        return best[self.metric], best["epoch"]
 
     @property
-    def several_labels(self) -> bool:
-        return self.recipe.get("task") == SEVERAL_LABELS
+    def task(self) -> str:
+        return self.recipe.get("task", USUAL_TASK)
+
+    @property
+    def metric(self) -> str:
+        """What tells how good the model is: its name in metrics.jsonl."""
+        return METRICS.get(self.task, "top1")
 
     @property
     def seconds(self) -> float | None:
@@ -111,7 +122,7 @@ def read_run(folder: str | Path, *, name: str = "") -> Run:
     """A run from its folder, which is not changed.
 
     Args:
-        folder: as `train_classifier` writes it.
+        folder: as `train_model` and `train_localiser` write it.
         name: of the run; default: that of the folder.
 
     Raises:
@@ -120,11 +131,12 @@ def read_run(folder: str | Path, *, name: str = "") -> Run:
     run = RunFolder(folder)
     if not run.recipe.is_file():
         raise RecipeError(f"{run.path}: not the folder of a run (recipe.json is missing)")
-    run.check_kind()
     running = is_locked(run.path / ".lock")  # asked first: a run that ends meanwhile is finished
-    evaluation = _read_json(run.evaluation, EVALUATION) if run.evaluation.is_file() else None
+    task = _read_json(run.recipe, set()).get("task", USUAL_TASK)
+    of_recipe, of_evaluation = (SPAN_RECIPE, SPAN_EVALUATION) if task == SPAN_TASK else (RECIPE, EVALUATION)
+    evaluation = _read_json(run.evaluation, of_evaluation) if run.evaluation.is_file() else None
     steps, epochs = _read_records(run.metrics) if run.metrics.is_file() else ((), ())
-    recipe = _read_json(run.recipe, {part.name for part in fields(Recipe)})
+    recipe = _read_json(run.recipe, of_recipe)
     whole = bool(epochs) and epochs[-1]["epoch"] == recipe["optimization"]["epochs"]
     finished = evaluation or (whole and not running and not run.held_out.is_file())  # some have nothing to evaluate
     return Run(
@@ -135,7 +147,7 @@ def read_run(folder: str | Path, *, name: str = "") -> Run:
         steps=steps,
         epochs=epochs,
         evaluation=evaluation,
-        training_videos=_count_videos(run.train, several_labels=recipe.get("task") == SEVERAL_LABELS),
+        training_videos=_count_videos(run.train, task),
     )
 
 
@@ -174,18 +186,20 @@ def _read_records(file: Path) -> tuple[tuple[dict[str, Any], ...], tuple[dict[st
 
 
 def _check(value: Any, wanted: Set[str], file: Path) -> dict[str, Any]:
-    missing = wanted - value.keys() if isinstance(value, dict) else wanted
-    if missing:
+    if not isinstance(value, dict):
+        raise RecipeError(f"{file}: not a file of a run (it has no {', '.join(sorted(wanted)) or 'fields'})")
+    if missing := wanted - value.keys():
         raise RecipeError(f"{file}: not a file of a run (it has no {', '.join(sorted(missing))})")
     return value
 
 
-def _count_videos(manifest: Path, *, several_labels: bool) -> int:
+def _count_videos(manifest: Path, task: str) -> int:
     if not manifest.is_file():
         return 0
-    with manifest.open(encoding="utf-8", newline="") as file:  # a row for each label of a video
-        rows = [tuple(row.get(name) for name in ("path", "start", "end")) for row in csv.DictReader(file)]
-    return len(set(rows) if several_labels else rows)
+    columns = ("path",) if task == SPAN_TASK else ("path", "start", "end")
+    with manifest.open(encoding="utf-8", newline="") as file:  # perhaps a row for each label, or span
+        rows = [tuple(row.get(name) for name in columns) for row in csv.DictReader(file)]
+    return len(set(rows) if task in METRICS else rows)
 
 
 # --- what a comparison shows, on a page as in a terminal: curves, figures and differences of the recipes
@@ -207,6 +221,7 @@ QUANTITIES = (
     Quantity("loss", "training loss"),
     Quantity("top1", "held-out top-1, %", factor=100.0, top=100.0),
     Quantity("mean_average_precision", "held-out mAP, %", factor=100.0, top=100.0),
+    Quantity("average_map", "held-out average mAP, %", factor=100.0, top=100.0),
     Quantity("held_out_loss", "held-out loss"),
     Quantity("lr", "learning rate"),
 )
@@ -215,7 +230,7 @@ FIGURES: Mapping[str, Callable[[Run], str]] = {
     "state": lambda run: run.state,
     "epochs": lambda run: f"{run.finished_epochs}/{run.planned_epochs}",
     "loss": lambda run: _number(run.last("loss"), ".3f"),
-    "best top-1": lambda run: _share(None if run.several_labels else run.best and run.best[0]),
+    "best top-1": lambda run: _best(run, "top1"),
     "in epoch": lambda run: str(run.best[1]) if run.best else UNKNOWN,
     "last top-1": lambda run: _share(run.last("top1")),
     "top-5": lambda run: _share(run.last("top5")),
@@ -226,23 +241,30 @@ FIGURES: Mapping[str, Callable[[Run], str]] = {
     "time": lambda run: UNKNOWN if run.seconds is None else str(timedelta(seconds=round(run.seconds))),
 }
 OF_SEVERAL_LABELS: Mapping[str, Callable[[Run], str]] = {
-    "best mAP": lambda run: _share(run.best and run.best[0]) if run.several_labels else UNKNOWN,
+    "best mAP": lambda run: _best(run, "mean_average_precision"),
     "last mAP": lambda run: _share(run.last("mean_average_precision")),
     "macro F1": lambda run: _share(run.last("macro_f1")),
 }  # in the place of those of `OF_ONE_LABEL`
+OF_SPANS: Mapping[str, Callable[[Run], str]] = {
+    "best average mAP": lambda run: _best(run, "average_map"),
+    "last average mAP": lambda run: _share(run.last("average_map")),
+}  # likewise
 OF_ONE_LABEL = ("best top-1", "last top-1", "top-5")
 FIGURES_NOTE = (
-    "Loss: mean of the last epoch. Top-1, top-5, mAP and F1: single views of the held-out videos; the best epoch is "
-    "that of best.safetensors, by the recipe's monitor. Clips per second, waiting (for videos) and time: of all "
-    "training steps, without evaluating and saving."
+    "Loss: mean of the last epoch. Top-1, top-5, mAP and F1: single views of the held-out videos; average mAP: of the "
+    "spans in held-out films, over tIoU 0.3 to 0.7; the best epoch is that of best.safetensors, by the recipe's "
+    "monitor. Clips per second (of localisers films), waiting (for videos) and time: of all training steps, without "
+    "evaluating and saving."
 )
 
 
 def figures_of(runs: Sequence[Run]) -> Mapping[str, Callable[[Run], str]]:
-    """The figures of `FIGURES` and `OF_SEVERAL_LABELS` that some of the runs have."""
-    several = [run.several_labels for run in runs]
-    found = {name: figure for name, figure in FIGURES.items() if name not in OF_ONE_LABEL or not all(several)}
-    return {**found, **(OF_SEVERAL_LABELS if any(several) else {})}
+    """The figures of `FIGURES`, `OF_SEVERAL_LABELS` and `OF_SPANS` that some of the runs have."""
+    metrics = {run.metric for run in runs}
+    found = {name: figure for name, figure in FIGURES.items() if name not in OF_ONE_LABEL or "top1" in metrics}
+    for metric, figures in ((METRICS[SEVERAL_LABELS], OF_SEVERAL_LABELS), (METRICS[SPAN_TASK], OF_SPANS)):
+        found |= figures if metric in metrics else {}
+    return found
 
 
 def curves(runs: Sequence[Run]) -> list[tuple[Quantity, list[Points]]]:
@@ -272,6 +294,11 @@ def _value(value: Any) -> str:
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
     return UNKNOWN if value is None else f"{value:{form}}{unit}"
+
+
+def _best(run: Run, metric: str) -> str:
+    """Of the best epoch, where this is the metric of the run."""
+    return _share(run.best[0] if run.best and run.metric == metric else None)
 
 
 def _share(value: float | None) -> str:

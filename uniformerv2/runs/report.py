@@ -45,7 +45,10 @@ def render(runs: Sequence[Run]) -> str:
         sections.append(section("What differs between the recipes", "", _differences(runs, names)))
     if evaluations := {number: run.evaluation for number, run in enumerate(runs) if run.evaluation is not None}:
         sections.append(_classes(evaluations, names))
-    # where a video may have several labels, no class is taken for another
+    if spans := {number: found for number, found in evaluations.items() if "false_positives" in found}:
+        note = "By temporal intersection over union (tIoU); a false positive is of the first kind that fits."
+        sections.append(section("What localisers find", note, _found_spans(spans, names)))
+    # where a video may have several labels, or spans, no class is taken for another
     if evaluations := {number: found for number, found in evaluations.items() if "confusions" in found}:
         sections.append(section("Classes that the last models confuse", "", _confusions(evaluations, names)))
         note = "A row for each class, a column for what its videos were taken for; darker: a larger share of the row."
@@ -86,16 +89,11 @@ def _differences(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 def _classes(evaluations: Mapping[int, Mapping[str, Any]], names: Sequence[str]) -> str:
     """Accuracy of each class, or its average precision, the hardest first."""
-    note = "<br>".join(
-        f"{names[number]}: {_whole(found)} of {found['evaluated']} held-out videos, "
-        f"{found['views']['clips']} x {found['views']['crops']} views each; "
-        f"{len(found['skipped'])} skipped."
-        for number, found in evaluations.items()
-    )
+    note = "<br>".join(f"{names[number]}: {_whole(found)}" for number, found in evaluations.items())
     accuracies: dict[str, dict[int, float | None]] = {}  # by class and run
     for number, found in evaluations.items():
-        for row in found["classes"]:
-            accuracies.setdefault(row["label"], {})[number] = row.get("average_precision", row["recall"])
+        for label, share in _shares(found):
+            accuracies.setdefault(label, {})[number] = share
     labels = sorted(accuracies, key=lambda label: _mean(accuracies[label].values()))
     rows = [
         [html.escape(label), *(_accuracy(accuracies[label].get(number), number) for number in evaluations)]
@@ -107,10 +105,36 @@ def _classes(evaluations: Mapping[int, Mapping[str, Any]], names: Sequence[str])
     return section("The last models, class by class", note, body)
 
 
+def _shares(found: Mapping[str, Any]) -> Iterable[tuple[str, float | None]]:
+    """Accuracy of each class, or its average precision, of spans as the mean over the thresholds."""
+    if "ap_per_class" in found:
+        return [(label, _mean(by_tiou.values())) for label, by_tiou in found["ap_per_class"].items()]
+    return [(row["label"], row.get("average_precision", row["recall"])) for row in found["classes"]]
+
+
 def _whole(found: Mapping[str, Any]) -> str:
+    if "ap_per_class" in found:
+        shares = f"average precision, average mAP {percent(found['average_mAP'])}"
+        return f"{shares} of {found['evaluated']} held-out films; {len(found['skipped'])} skipped."
     if "top1" in found:
-        return f"top-1 {percent(found['top1'])}, top-5 {percent(found['top5'])}"
-    return f"average precision, mAP {percent(found['mean_average_precision'])}, macro F1 {percent(found['macro_f1'])}"
+        shares = f"top-1 {percent(found['top1'])}, top-5 {percent(found['top5'])}"
+    else:
+        precision, f1 = percent(found["mean_average_precision"]), percent(found["macro_f1"])
+        shares = f"average precision, mAP {precision}, macro F1 {f1}"
+    views = f"{found['views']['clips']} x {found['views']['crops']} views each"
+    return f"{shares} of {found['evaluated']} held-out videos, {views}; {len(found['skipped'])} skipped."
+
+
+def _found_spans(evaluations: Mapping[int, Mapping[str, Any]], names: Sequence[str]) -> str:
+    """A row for each run and threshold: how many spans are right, and how many of the others are wrong in which way."""
+    kinds = ("double", "wrong_class", "poor_borders", "background")
+    rows = [
+        [names[number], tiou, percent(share), str(found["right"][tiou])]
+        + [str(found["false_positives"][tiou][kind]) for kind in kinds]
+        for number, found in evaluations.items()
+        for tiou, share in found["mAP"].items()
+    ]
+    return _table(["", "tIoU", "mAP", "right", *(kind.replace("_", " ") for kind in kinds)], rows)
 
 
 def _mean(shares: Iterable[float | None]) -> float:

@@ -91,22 +91,15 @@ class RunFolder:
                 raise RecipeError(f"{self.path}: holds other files and no run; only a run is overwritten")
 
     def read_recipe(self) -> Recipe:
-        """The recipe that the run was started with. Raises RecipeError."""
-        self.check_kind()
+        """The recipe that the run was started with. Raises RecipeError, also for the run of a localiser."""
+        if self.read_task() == SPAN_TASK:  # whose recipe is another
+            raise RecipeError(
+                f"{self.path}: the run of a localiser, which goes on by --task {SPAN_TASK}, in Python train_localiser"
+            )
         try:
             return Recipe.from_fields(_parse(self.recipe.read_text(encoding="utf-8"), self.recipe))
         except (TypeError, ValueError, AttributeError, OSError, RecipeError) as error:
             raise RecipeError(f"{self.recipe}: not the recipe of a run ({error}); start another run") from error
-
-    def check_kind(self) -> None:
-        """Raises RecipeError for the run of a localiser, whose recipe is another."""
-        task = USUAL_TASK
-        with suppress(RecipeError):  # what cannot be read is told where it is read
-            task = self.read_task()
-        if task == SPAN_TASK:
-            raise RecipeError(
-                f"{self.path}: the run of a localiser, which goes on by --task {SPAN_TASK}, in Python train_localiser"
-            )
 
     def read_task(self) -> str:
         """The name of the task that the run was started for. Raises RecipeError."""

@@ -119,6 +119,16 @@ def test_a_dry_run_judges_by_the_first_windows(trained: Trained, embedded: list[
     assert not found.skipped
 
 
+def test_runs_are_shown(trained: Trained, tmp_path: Path, uniformerv2: Run) -> None:
+    assert trained.result.evaluation is not None
+    run, page = trained.result.last.parent, tmp_path / "report.html"
+    status, output, errors = uniformerv2("runs", run, "--html", page)
+    assert status == 0, errors
+    share = f"{trained.result.evaluation.scores.average_mean_ap:.1%}"
+    assert share in output
+    assert share in page.read_text()
+
+
 @pytest.mark.parametrize("suffix", ["json", "csv", "srt"])
 def test_predicted_spans_are_written_as_files_of_labelling_tools(
     suffix: str, trained: Trained, tmp_path: Path, uniformerv2: Run
