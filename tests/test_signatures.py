@@ -33,6 +33,7 @@ PARAMETERS_APART = {
     ("evaluate_localiser", "model"): "its file holds more than a video model",
     ("evaluate_localiser", "split"): "a model is measured on videos that it was not trained on",
     ("score_spans", "protocol"): "files in ActivityNet's form are scored as ActivityNet by default",
+    ("score_labels", "protocol"): "of labels, several at a time",
     ("extract_features", "data"): "videos need no labels, so that single files will do",
 }
 OPTIONS_APART = {
@@ -72,6 +73,7 @@ OPTIONS_APART = {
     ("Predict", "batch-size"): PARAMETERS_APART["Predictor", "batch_size"],
     ("Predict", "backend"): "exported graphs give logits alone, which is all that it needs",
     ("Predict", "precision"): "int8 is for it alone, since it needs videos to calibrate on",
+    ("ScoreLabels", "protocol"): PARAMETERS_APART["score_labels", "protocol"],
     ("Score", "protocol"): "whose subset too; a localiser is measured as in its training by default",
     ("Score", "json"): "the scores of all classes are many for a terminal, so that it takes a file too",
     ("Timeline", "window-seconds"): PARAMETERS_APART["Predictor.timeline", "window_seconds"],

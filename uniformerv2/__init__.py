@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from uniformerv2.predict import Prediction, Predictor
     from uniformerv2.probing.recipe import ProbeRecipe
     from uniformerv2.probing.run import Probed, probe
+    from uniformerv2.spans.label_scoring import LabelScores, score_labels
     from uniformerv2.spans.scoring import SpanScores, score_spans
     from uniformerv2.spans.span import Span
     from uniformerv2.stream import StreamEvent, StreamPrediction, StreamPredictor
@@ -64,6 +65,7 @@ _NAMES = {
     "predict": ("Prediction", "Predictor"),
     "probing.recipe": ("ProbeRecipe",),
     "probing.run": ("probe", "Probed"),
+    "spans.label_scoring": ("score_labels", "LabelScores"),
     "spans.scoring": ("score_spans", "SpanScores"),
     "spans.span": ("Span",),
     "stream": ("StreamEvent", "StreamPrediction", "StreamPredictor"),

@@ -21,7 +21,7 @@ from uniformerv2.cli.measuring import Benchmark, Evaluate, Features
 from uniformerv2.cli.output import FAILED, INTERRUPTED, print_error, print_line
 from uniformerv2.cli.prediction import Predict, Stream, Timeline
 from uniformerv2.cli.probing import Probe
-from uniformerv2.cli.scoring import Score
+from uniformerv2.cli.scoring import Score, ScoreLabels
 from uniformerv2.cli.training import Demo, Recipes, Rehearse, Runs, Train, recipe_by_videos, with_defaults
 from uniformerv2.errors import UniFormerV2Error
 from uniformerv2.machine import prepare_threads
@@ -37,6 +37,7 @@ Command = (  # each has the name of its class, but for the last
         | Runs
         | Evaluate
         | Score
+        | ScoreLabels
         | Features
         | Predict
         | Timeline

@@ -1,4 +1,4 @@
-"""`uniformerv2 score`."""
+"""`uniformerv2 score` and `score-labels`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from uniformerv2.cli.options import TIoU, values
+from uniformerv2.cli.options import Json, TIoU, values
 from uniformerv2.cli.output import print_line, print_table
 from uniformerv2.errors import RecipeError
 
 if TYPE_CHECKING:
+    from uniformerv2.spans.label_scoring import LabelScores
     from uniformerv2.spans.scoring import SpanScores
 
 
@@ -94,3 +95,54 @@ def print_scores(scores: SpanScores) -> None:
     ):
         if number:
             print_line(f"{what}: {number}, {effect}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreLabels:
+    """Score several labels at a time as Charades and MultiTHUMOS do: mAP over videos, or over all of their frames.
+
+    Whose model gave the scores does not matter (docs/multilabel.md).
+    """
+
+    ground_truth: Annotated[Positional[Path], arg(metavar="GROUND_TRUTH")]
+    """Charades_v1_test.csv; of MultiTHUMOS, multithumos.json."""
+    predictions: Annotated[Positional[Path], arg(metavar="PREDICTIONS")]
+    """Scores of every class: .npz with an array for each video, or of Charades a submission, VIDEO [FRAME] SCORE ..."""
+    protocol: Literal["charades-classify", "charades-localize", "multithumos"]
+    """What is ranked: the videos of Charades, 25 frames of each, or all frames of MultiTHUMOS that have scores."""
+    as_json: Json = False
+
+    def run(self) -> int:
+        from uniformerv2.spans.label_scoring import score_labels
+
+        scores = score_labels(**values(self, "as_json"))
+        if self.as_json:
+            print(json.dumps(scores.to_json(), indent=2))
+        else:
+            _print_label_scores(scores)
+        return 0
+
+
+def _print_label_scores(scores: LabelScores) -> None:
+    print_table(
+        scores.protocol,
+        ("class", "AP", "shown"),
+        [
+            (name, f"{found:.2%}", scores.counts[name])
+            for name, found in scores.ap_per_class.items()
+            if found is not None
+        ],
+        totals=[
+            ("mAP", f"{scores.mean_average_precision:.2%}", ""),
+            ("weighted", f"{scores.weighted_average_precision:.2%}", ""),
+        ],
+        numbers=("AP", "shown"),
+    )
+    print_line(f"{scores.rows} {'videos' if scores.protocol == 'charades-classify' else 'frames'}")
+    for what, number in (
+        ("classes that nothing shows, left out", sum(found is None for found in scores.ap_per_class.values())),
+        ("without scores, ranked last", scores.missing),
+        ("videos that the ground truth lacks, left out", scores.unknown),
+    ):
+        if number:
+            print_line(f"{what}: {number}")
