@@ -133,34 +133,37 @@ def test_frames_of_charades_are_ranked_together(charades: Path, tmp_path: Path) 
 @pytest.fixture
 def multithumos(tmp_path: Path) -> Path:
     videos = {
-        "video_test_1": {"subset": "testing", "duration": 4.0, "actions": [[0, 1.0, 3.0], [64, 0.5, 2.5]]},
+        "video_test_1": {"subset": "testing", "duration": 4.0, "actions": [[1, 1.0, 3.0], [65, 0.5, 2.5]]},
         "video_test_2": {"subset": "testing", "duration": 1.0, "actions": []},
-        "video_validation_1": {"subset": "training", "duration": 9.0, "actions": [[7, 0.0, 9.0]]},
+        "video_validation_1": {"subset": "training", "duration": 9.0, "actions": [[8, 0.0, 9.0]]},
     }
     (tmp_path / "multithumos.json").write_text(json.dumps(videos))
     return tmp_path / "multithumos.json"
 
 
 def of_classes(first: Sequence[float], last: Sequence[float]) -> np.ndarray:
-    """Scores of class 0 and 64 for each frame, zero for all others."""
+    """Scores of the first and the last class for each frame, zero for all others."""
     scores = np.zeros((len(first), 65))
     scores[:, 0], scores[:, 64] = first, last
     return scores
 
 
 def test_frames_of_multithumos_are_those_that_have_scores(multithumos: Path, tmp_path: Path) -> None:
-    """Eight frames, of 0, 0.5, ... s: class 0 in 1.5, 2 and 2.5, without the ends; class 64 in 1, 1.5 and 2."""
+    """Eight frames, of 0, 0.5, ... s: class 1 in 1.5, 2 and 2.5, without the ends; class 65 in 1, 1.5 and 2."""
     first = [0.1, 0.2, 0.3, 0.9, 0.8, 0.4, 0.0, 0.5]
     last = [0.9, 0.1, 0.8, 0.7, 0.6, 0.2, 0.3, 0.4]
     scores = {"video_test_1": of_classes(first, last), "video_test_2": of_classes([0.85, 0.0], [0.0, 0.0])}
     np.savez(tmp_path / "scores.npz", **scores)
     found = score_labels(multithumos, tmp_path / "scores.npz", protocol="multithumos")
-    # class 0: right 0.9, wrong 0.85, right 0.8, wrong 0.5, right 0.4; class 64: wrong 0.9, then three that are right
+    # class 1: right 0.9, wrong 0.85, right 0.8, wrong 0.5, right 0.4; class 65: wrong 0.9, then three that are right
     expected = (1 + 2 / 3 + 3 / 5) / 3, (1 / 2 + 2 / 3 + 3 / 4) / 3
-    assert (found.ap_per_class["0"], found.ap_per_class["64"]) == pytest.approx(expected, rel=1e-12)
+    assert (found.ap_per_class["1"], found.ap_per_class["65"]) == pytest.approx(expected, rel=1e-12)
     assert found.mean_average_precision == pytest.approx(sum(expected) / 2, rel=1e-12)
-    assert {name: count for name, count in found.counts.items() if count} == {"0": 3, "64": 3}
+    assert {name: count for name, count in found.counts.items() if count} == {"1": 3, "65": 3}
     assert (found.rows, found.missing, found.unknown) == (10, 0, 0)
+    (tmp_path / "zero.json").write_text(multithumos.read_text().replace("[[1,", "[[0,"))
+    with pytest.raises(AnnotationError, match=r"zero.json, video 'video_test_1': .* with classes from 1 to 65, got"):
+        score_labels(tmp_path / "zero.json", scores, protocol="multithumos")
     with pytest.raises(AnnotationError, match=r"multithumos.json: 1 of 2 videos have no scores, such as video_test_2"):
         score_labels(multithumos, {"video_test_1": scores["video_test_1"]}, protocol="multithumos")
 

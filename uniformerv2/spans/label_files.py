@@ -54,7 +54,7 @@ def _charades_video(where: str, cells: list[str], places: list[int], classes: in
 def read_multithumos(path: Path, *, classes: int, subset: str = "testing") -> list[AnnotatedVideo]:
     """`multithumos.json` as Super-Events published it; the videos of a subset.
 
-    A video has "subset", "duration" in seconds and "actions", each [class from 0, start, end].
+    A video has "subset", "duration" in seconds and "actions", each [class from 1, start, end].
 
     Raises:
         AnnotationError: another form, or nothing of the subset.
@@ -71,14 +71,14 @@ def read_multithumos(path: Path, *, classes: int, subset: str = "testing") -> li
         try:
             if entry["subset"] != subset:
                 continue
-            actions = [(int(number), float(start), float(end)) for number, start, end in entry["actions"]]
+            actions = [(int(number) - 1, float(start), float(end)) for number, start, end in entry["actions"]]
             if not all(0 <= number < classes for number, *_ in actions):
                 raise ValueError
             videos.append(AnnotatedVideo(name, _positive(float(entry["duration"])), actions))
         except (KeyError, TypeError, ValueError):
             raise AnnotationError(
                 f'{path}, video {name!r}: expected "subset", "duration" and "actions" of [CLASS, START, END] with '
-                f"classes from 0 to {classes - 1}, got {short_json(entry)}"
+                f"classes from 1 to {classes}, got {short_json(entry)}"
             ) from None
     if not videos:
         raise AnnotationError(f'{path}: no video with "subset": "{subset}"; expected multithumos.json')

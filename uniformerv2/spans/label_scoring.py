@@ -135,8 +135,8 @@ def _rows(video: AnnotatedVideo, scores: Array | None, protocol: LabelProtocol) 
 
 
 def _scores(protocol: LabelProtocol, scores: Array, present: Array, unknown: int) -> LabelScores:
-    digits = "c{:03}" if protocol != "multithumos" else "{}"
-    names = [digits.format(number) for number in range(scores.shape[1])]
+    classes = range(scores.shape[1])
+    names = [f"{number + 1}" if protocol == "multithumos" else f"c{number:03}" for number in classes]  # as the files do
     found = [ranked_average_precision(*columns) for columns in zip(scores.T, present.T, strict=True)]
     counts = dict(zip(names, present.sum(0).tolist(), strict=True))
     missing = int(np.isneginf(scores).all(1).sum())
