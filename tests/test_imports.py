@@ -42,7 +42,7 @@ MAY_IMPORT = {
         *("model", "inference", "weights", "video", "data"),
     },
     "tasks": {
-        *("errors", "machine", "text", "atomic", "device", "distributed", "progress", "attention_choice"),
+        *("errors", "machine", "text", "atomic", "device", "distributed", "progress", "attention_choice", "ahead"),
         *("model", "weights", "video", "data", "spans", "train", "measuring", "demo.motions"),
         *("", "__version__"),  # of the package itself
     },

@@ -118,6 +118,7 @@ def _with_scales(model: nn.Module, decay: float) -> Iterator[tuple[float, nn.Par
     """The trained parameters, each with its learning rate relative to that of the parts that arming added.
 
     Block n of N has decay^(N - n), n from 0, and what comes before the blocks decay^(N + 1), as BEiT and MAE have it.
+    A parameter with an attribute `lr_scale` has that share of it.
     """
     named = list(model.named_parameters())
     blocks = [int(match[1]) for name, _ in named if (match := BLOCK.match(name))]
@@ -126,7 +127,7 @@ def _with_scales(model: nn.Module, decay: float) -> Iterator[tuple[float, nn.Par
         if parameter.requires_grad:
             block = BLOCK.match(name)
             below = depth - int(block[1]) if block else depth + 1 if STEM.match(name) else 0
-            yield decay**below, parameter
+            yield decay**below * getattr(parameter, "lr_scale", 1.0), parameter
 
 
 def learning_rate(step: int, *, steps_per_epoch: int, optimization: Optimization) -> float:

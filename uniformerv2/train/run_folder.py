@@ -178,6 +178,7 @@ class RunFolder:
                 recipe.get("augmentation", {}).setdefault("flip_labels", "none")
                 recipe.get("augmentation", {}).setdefault("reverse_labels", "none")
                 recipe.get("model", {}).setdefault("motion_first", False)
+                recipe.get("localiser", {}).setdefault("video_lr", 0.0)
                 recipe.get("optimization", {}).setdefault("loss", "cross-entropy")
                 recipe.get("optimization", {}).setdefault("background", 0.0)
             if disagreements(recipes).keys() <= MAY_CHANGE:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from uniformerv2.tasks.localisation.films import EmbeddedFilm
 from uniformerv2.tasks.localisation.targets import SpanTargets
+from uniformerv2.video.clips import SharedClips
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,15 @@ class FilmBatch:
     """Films, or stretches of them, padded to the longest."""
 
     paths: tuple[str, ...]
-    embeddings: Tensor  # float32 (films, windows, width), 0 behind the end of a film
+    films: Tensor | tuple[SharedClips, ...]
+    """float32 (films, windows, width): embeddings, 0 behind the end of a film; or the clips of each film's windows."""
     windows: tuple[int, ...]  # of each film
     spans: tuple[SpanTargets, ...]  # of each film; they may reach beyond it, or lie outside
 
     @property
     def valid(self) -> Tensor:
         """bool (films, windows): whether a window lies in its film."""
-        return torch.arange(self.embeddings.shape[1]) < torch.tensor(self.windows)[:, None]
+        return torch.arange(max(self.windows)) < torch.tensor(self.windows)[:, None]
 
 
 @dataclass
@@ -52,10 +54,14 @@ class FilmLoader:
         return math.ceil(len(self.films) / self.batch_size)
 
     def __iter__(self) -> Iterator[FilmBatch]:
+        return map(self.batch, self.stretches())
+
+    def stretches(self) -> Iterator[list[tuple[EmbeddedFilm, int]]]:
+        """Of each batch that is left: films, and the windows from which on they are taken."""
         order = list(range(len(self.films)))
         random.Random(f"{self.seed} {self.epoch} order").shuffle(order)
         for first in range(self.first_batch * self.batch_size, len(order), self.batch_size):
-            yield self.batch([(self.films[number], self._first(number)) for number in order[first:][: self.batch_size]])
+            yield [(self.films[number], self._first(number)) for number in order[first:][: self.batch_size]]
 
     def batch(self, stretches: Sequence[tuple[EmbeddedFilm, int]]) -> FilmBatch:
         """Films, each from a window on."""

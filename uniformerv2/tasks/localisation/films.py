@@ -172,7 +172,7 @@ class EmbeddingCache:
             start, end = saved.get_tensor("first").tolist()
             duration = saved.get_tensor("duration").item()
             times = FilmTimes((start + end) / 2, self.windows["stride_seconds"], duration)
-            return EmbeddedFilm(str(film.path), tuple(_inside(film.spans, duration)), file, windows, times)
+            return EmbeddedFilm(str(film.path), tuple(inside(film.spans, duration)), file, windows, times)
         return None
 
     def _embed(self, films: Sequence[Film], *, workers: int, progress: bool) -> None:
@@ -214,7 +214,7 @@ def film_times(found: VideoFeatures, stride_seconds: float) -> FilmTimes:
     return FilmTimes(middle, stride_seconds, float(found.end[-1]))
 
 
-def _inside(spans: Iterable[Span], duration: float) -> Iterable[Span]:
+def inside(spans: Iterable[Span], duration: float) -> Iterable[Span]:
     """Cut at the end of the film; without those that begin there or later."""
     return (replace(span, end=min(span.end, duration)) for span in spans if span.start < duration)
 

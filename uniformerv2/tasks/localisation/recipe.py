@@ -64,6 +64,9 @@ class LocaliserRecipe:
     """Films of a step."""
     lr: float = 1e-3
     """Learning rate after the warm-up."""
+    video_lr: float = 0.0
+    """The same of the video model, which is then trained too, end to end, on the frames of the films. 0: it stays as it
+    is, and its embeddings are kept."""
     warmup_epochs: float = 3.0
     """Epochs until the learning rate is reached, linearly."""
     weight_decay: float = 0.05
@@ -79,6 +82,7 @@ class LocaliserRecipe:
         for name in ("window_seconds", "stride_seconds"):
             value = getattr(self, name)
             _require(0 < value < math.inf, f"{name} must be a positive number of seconds", value)
+        _require(self.video_lr >= 0, "video_lr must not be negative", self.video_lr)
         _require(self.crop_windows >= 1, "crop_windows must be positive", self.crop_windows)
         self.optimization()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 import tempfile
@@ -21,16 +22,13 @@ from uniformerv2.errors import VideoError
 from uniformerv2.machine import WORKERS
 from uniformerv2.measuring.features import extract_features
 from uniformerv2.model.uniformerv2 import UniFormerV2
-from uniformerv2.progress import say
-from uniformerv2.tasks.localisation.decoding import FilmTimes
+from uniformerv2.tasks.localisation.end_to_end import opened, skip
 from uniformerv2.tasks.localisation.films import EmbeddedFilm, Film
 from uniformerv2.tasks.localisation.recipe import LocaliserRecipe
 from uniformerv2.tasks.localisation.training import LESS_MEMORY, Embedded, build_trainer, one_process, split_data
 from uniformerv2.train.failures import reporting_device_failures
 from uniformerv2.train.log import read_metrics
 from uniformerv2.train.run_folder import RunFolder
-from uniformerv2.video.clips import Windows
-from uniformerv2.video.reader import VideoReader
 from uniformerv2.weights.loading import resolve_model
 
 FILMS = 8  # that are opened, on either side
@@ -43,7 +41,7 @@ class LocaliserDryRun:
     """What a whole run will take, judged by a few films, their first windows, a few steps and saving."""
 
     films: int  # all of them
-    windows: int  # of all films, if they are as long as those that were opened
+    windows: int  # that are embedded once: of all films, if they are as long as those that were opened
     window_seconds: float  # to embed one
     steps: int  # of an epoch
     step_seconds: float
@@ -56,12 +54,12 @@ class LocaliserDryRun:
         embedding, training = (
             timedelta(seconds=round(seconds)) for seconds in (self.windows * self.window_seconds, self.training_seconds)
         )
+        windows = f"about {self.windows} windows of {self.films} films, {self.window_seconds:.3g} s each"
         return [
             *(f"skipped: {video.reason}" for video in self.skipped),
-            f"everything works: about {self.windows} windows of {self.films} films, {self.window_seconds:.3g} s each: "
-            f"{embedding} to embed them once",
-            f"{self.steps} steps an epoch, {self.step_seconds:.3g} s each: {training} to train the head with its "
-            f"evaluations; {self.memory_mib / 2**10:.2f} GiB of memory at most",
+            f"everything works: {windows}: {embedding} to embed them once" if self.windows else "everything works",
+            f"{self.steps} steps an epoch, {self.step_seconds:.3g} s each: {training} to train with evaluations; "
+            f"{self.memory_mib / 2**10:.2f} GiB of memory at most",
         ]
 
 
@@ -89,30 +87,43 @@ def dry_run_localiser(
     video = resolve_model(model, device=device)
     sample = _Sample(video, recipe, workers=workers, progress=progress)
     few = Embedded(*(sample.films(_spread(side)) for side in (films.training, films.held_out)))
-    with tempfile.TemporaryDirectory() as folder, reporting_device_failures("dry run", LESS_MEMORY):
-        short = recipe.vary(epochs=1, warmup_epochs=0.0)
-        run = RunFolder(folder)
-        trainer, task = build_trainer(run, video, films.labels, short, few)
-        trainer.fit()
-        with trainer.step.evaluated() as head:
-            begun = time.perf_counter()
-            task.measure(head)
-            measuring = (time.perf_counter() - begun) * len(films.held_out) / max(1, len(few.held_out))
-        steps = [record for record in read_metrics(run.metrics) if record["kind"] == "step"]
+    shown, every = [*few.training, *few.held_out], len(films.training) + len(films.held_out)
+    window_seconds = statistics.median(sample.seconds)
+    if recipe.video_lr:  # each evaluation embeds the held-out films
+        steps, _ = _try(copy.deepcopy(video), films.labels, recipe, few._replace(held_out=[]), sample.skipped)
+        measuring = window_seconds * sum(film.windows for film in few.held_out)
+    else:
+        steps, measuring = _try(video, films.labels, recipe, few, sample.skipped)
+    measuring *= len(films.held_out) / max(1, len(few.held_out))
     seconds = statistics.median(step["clips"] / step["clips_per_second"] for step in steps[1:] or steps)
     per_epoch = math.ceil(len(films.training) / recipe.batch_size)
     evaluations = math.ceil(recipe.epochs / recipe.evaluate_every) + 1
-    counted, every = [*few.training, *few.held_out], len(films.training) + len(films.held_out)
     return LocaliserDryRun(
         films=every,
-        windows=round(every * statistics.fmean(film.windows for film in counted)),
-        window_seconds=statistics.median(sample.seconds),
+        windows=0 if recipe.video_lr else round(every * statistics.fmean(film.windows for film in shown)),
+        window_seconds=window_seconds,
         steps=per_epoch,
         step_seconds=seconds,
         training_seconds=recipe.epochs * per_epoch * seconds + evaluations * measuring,
         memory_mib=max(step["memory_mib"] for step in steps),
-        skipped=tuple(sample.skipped),
+        skipped=tuple(sample.skipped.values()),
     )
+
+
+def _try(
+    video: UniFormerV2, labels: tuple[str, ...], recipe: LocaliserRecipe, few: Embedded, skipped: dict[str, Unreadable]
+) -> tuple[list[dict[str, Any]], float]:
+    """Train for an epoch on a few films, evaluate and save; the records of the steps, and seconds of an evaluation."""
+    short = recipe.vary(epochs=1, warmup_epochs=0.0)
+    with tempfile.TemporaryDirectory() as folder, reporting_device_failures("dry run", LESS_MEMORY):
+        run = RunFolder(folder)
+        trainer, task = build_trainer(run, video, labels, short, few, skipped=skipped, workers=0)
+        trainer.fit()
+        with trainer.step.evaluated() as trained:
+            begun = time.perf_counter()
+            task.measure(trained)
+            measuring = time.perf_counter() - begun
+        return [record for record in read_metrics(run.metrics) if record["kind"] == "step"], measuring
 
 
 def _spread(films: Sequence[Film]) -> list[Film]:
@@ -137,37 +148,36 @@ class _Sample:
 
     Attributes:
         seconds: that a window took, film by film.
-        skipped: films that could not be read.
+        skipped: by path, the films that could not be read.
     """
 
     def __init__(self, video: UniFormerV2, recipe: LocaliserRecipe, *, workers: int, progress: bool) -> None:
         self.video, self.recipe = video, recipe
         self.options: Any = {"workers": min(workers, 1), "progress": progress}
         self.seconds: list[float] = []
-        self.skipped: list[Unreadable] = []
+        self.skipped: dict[str, Unreadable] = {}
         self._known = torch.empty(0)  # embeddings of the film that was embedded last
 
     def films(self, films: Sequence[Film]) -> list[EmbeddedFilm]:
         """Those that can be read. Raises VideoError if there are none of several."""
-        found = [one for number, film in enumerate(films) if (one := self._film(film, number < EMBEDDED)) is not None]
+        found: list[EmbeddedFilm] = []
+        for film in films:
+            one = self._film(film, embedded=len(found) < EMBEDDED)
+            found += [] if one is None else [one]
         if films and not found:
-            raise VideoError(f"not one of {len(films)} films could be read; the first: {self.skipped[-1].reason}")
+            reason = next(iter(self.skipped.values())).reason
+            raise VideoError(f"not one of {len(films)} films could be read; the first: {reason}")
         return found
 
-    def _film(self, film: Film, embedded: bool) -> EmbeddedFilm | None:
-        recipe = self.recipe
+    def _film(self, film: Film, *, embedded: bool) -> EmbeddedFilm | None:
         try:
-            with VideoReader(film.path) as reader:
-                duration, tolerance = reader.duration, 0.5 / reader.rate
+            found = opened(film, self.recipe)
             if embedded:
-                self._embed(film, duration)
+                self._embed(film, found.times.duration)
         except VideoError as error:
-            self.skipped.append(Unreadable(str(film.path), str(error)))
-            say(f"skipped: {error}", progress=self.options["progress"], style="yellow")
+            skip(self.skipped, str(film.path), error, progress=self.options["progress"])
             return None
-        starts, ends = Windows(recipe.window_seconds, recipe.stride_seconds).times(0.0, duration, tolerance=tolerance)
-        times = FilmTimes(float(starts[0] + ends[0]) / 2, recipe.stride_seconds, duration)
-        return _RepeatedFilm(str(film.path), film.spans, film.path, len(starts), times, self._known)
+        return _RepeatedFilm(**vars(found), known=self._known)
 
     def _embed(self, film: Film, duration: float) -> None:
         end = self.recipe.window_seconds + (WINDOWS - 1) * self.recipe.stride_seconds

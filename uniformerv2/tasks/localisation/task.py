@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from uniformerv2.data.annotations import Unreadable
 from uniformerv2.device import model_device
+from uniformerv2.errors import AnnotationError
 from uniformerv2.spans.scoring import ProtocolName, SpanScores, score_spans
 from uniformerv2.spans.span import Spans
 from uniformerv2.tasks.localisation.batches import FilmBatch, span_targets
@@ -54,7 +55,19 @@ def measure_films(
 ) -> LocalisationResult:
     """Find the spans of films, and score them by OpenTAD's rules. Raises AnnotationError where no film has a span."""
     found: Spans = {film.path: find_spans(head, film.embeddings(), film.times, labels) for film in films}
-    truth: Spans = {film.path: film.spans for film in films}
+    result = score_films(found, films, tiou=tiou)
+    if result is None:
+        raise AnnotationError(f"none of {len(films)} films that could be read has a span: no annotation to score by")
+    return result
+
+
+def score_films(
+    found: Spans, films: Sequence[EmbeddedFilm], *, tiou: Sequence[float] = TIOU
+) -> LocalisationResult | None:
+    """Score what was found in films, and leave out those that nothing was looked for in; None without a span."""
+    truth: Spans = {film.path: film.spans for film in films if film.path in found}
+    if not any(truth.values()):
+        return None
     return LocalisationResult(score_spans(truth, found, tiou=tiou, opentad=True), found)
 
 
@@ -87,11 +100,14 @@ class LocalisationTask:
         answering = sum(int(targets.positive.sum()) for targets in counts)
         self.positives = max(1.0, answering / max(1, len(training)))  # of a film
 
-    def loss(self, model: nn.Module, batch: FilmBatch) -> BatchLoss:
+    def loss(self, model: nn.Module, batch: FilmBatch) -> BatchLoss | None:
         """See `train.task.Task`."""
+        if not batch.paths:
+            return None
         device = model_device(model)
-        found = model(batch.embeddings.to(device), batch.valid.to(device))
-        length, films = batch.embeddings.shape[1], len(batch.paths)
+        given = batch.films.to(device) if isinstance(batch.films, Tensor) else batch.films
+        found = model(given, batch.valid.to(device))
+        length, films = max(batch.windows), len(batch.paths)
         assigned = [
             self._targets(spans, count, length) for spans, count in zip(batch.spans, batch.windows, strict=True)
         ]

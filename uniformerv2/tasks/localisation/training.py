@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from uniformerv2.model.uniformerv2 import UniFormerV2
 from uniformerv2.progress import say
 from uniformerv2.tasks.localisation.batches import FilmLoader
 from uniformerv2.tasks.localisation.checkpoint import LocaliserModel, build_head, save_localiser
+from uniformerv2.tasks.localisation.end_to_end import ClipLoader, EndToEnd, EndToEndTask, OpenedFilms
 from uniformerv2.tasks.localisation.films import (
     EmbeddedFilm,
     EmbeddingCache,
@@ -90,9 +92,9 @@ def train_localiser(
     loggers: Sequence[LoggerName] = (),
     feature_cache: str | Path | None = None,
 ) -> LocaliserResult:
-    """Train a head that finds labelled spans in films, on the embeddings of a video model that stays as it is.
+    """Train a head that finds labelled spans in films, on the embeddings of a video model.
 
-    Windows are embedded once and kept on disk. Each checkpoint is one file with the video model, for `Localiser`.
+    Windows are embedded once and kept, unless `video_lr` trains the video model too. A checkpoint has both in one file.
 
     Args:
         model: embeds the windows: a checkpoint or a model, as of `Predictor`, best trained on clips of the actions.
@@ -115,21 +117,27 @@ def train_localiser(
     run.check(resume=resume, overwrite=overwrite)
     source: Any = {"root": root, "classes": classes, "holdout": holdout, "holdout_list": holdout_list}
     films = split_data(data, recipe, group=group, **source)
-    video = resolve_model(model, device=device)
-    cache = EmbeddingCache(video, recipe, Path(feature_cache or run.path / "features"))
+    cache = _cache(resolve_model(model, device=device), recipe, Path(feature_cache or run.path / "features"))
     options: Any = {"save_every_seconds": save_every_seconds, "loggers": loggers, "progress": progress}
+    options |= {"skipped": cache.skipped, "workers": workers}
     try:
         with ExitStack() as stack:
-            _begin(run, stack, films, recipe, video, checkpoint=_source(model), resume=resume)
+            _begin(run, stack, films, recipe, cache.model, checkpoint=_source(model), resume=resume)
             embedded = _embedded(run, films, cache, workers=workers, progress=progress)
-            trainer, task = build_trainer(run, video, films.labels, recipe, embedded, **options)
+            trainer, task = build_trainer(run, cache.model, films.labels, recipe, embedded, **options)
             if resume:
                 trainer.resume()
             trainer.fit()
-            found = _measure(trainer, task, run, films.held_out, cache)
+            found = _measure(trainer, task, run, films.held_out, cache.skipped)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(run.how_to_go_on()) from None  # without the frames of the loop
-    return _result(run, found, cache)
+    return _result(run, found, cache.skipped)
+
+
+def _cache(video: UniFormerV2, recipe: LocaliserRecipe, folder: Path) -> EmbeddingCache | OpenedFilms:
+    if recipe.video_lr:
+        return OpenedFilms(copy.deepcopy(video), recipe)  # a model that is given stays as it is
+    return EmbeddingCache(video, recipe, folder)
 
 
 def one_process() -> None:
@@ -211,7 +219,9 @@ class Embedded(NamedTuple):
     held_out: Sequence[EmbeddedFilm]
 
 
-def _embedded(run: RunFolder, films: FilmData, cache: EmbeddingCache, *, workers: int, progress: bool) -> Embedded:
+def _embedded(
+    run: RunFolder, films: FilmData, cache: EmbeddingCache | OpenedFilms, *, workers: int, progress: bool
+) -> Embedded:
     """The films with their embeddings; says what is strange about spans, and a line each on data and run."""
     sides = (films.training, films.held_out)
     found = Embedded(*(cache.fill(side, workers=workers, progress=progress) for side in sides))
@@ -219,7 +229,7 @@ def _embedded(run: RunFolder, films: FilmData, cache: EmbeddingCache, *, workers
     lines = [
         *strange_spans([*films.training, *films.held_out], [*found.training, *found.held_out]),
         f"data: {counts[0]} of {len(films.labels)} labels to train on, {counts[1]} held out",
-        f"training: {sum(film.windows for film in found.training)} embedded windows on {model_device(cache.model)}; "
+        f"training: {sum(film.windows for film in found.training)} windows on {model_device(cache.model)}; "
         f"run folder {run.path}",
     ]
     say("\n".join(lines), progress=progress)
@@ -232,46 +242,63 @@ def build_trainer(
     labels: tuple[str, ...],
     recipe: LocaliserRecipe,
     films: Embedded,
+    *,
+    skipped: dict[str, Unreadable],
+    workers: int,
+    progress: bool = False,
     **options: Any,
 ) -> tuple[Trainer, LocalisationTask]:
-    """A trainer of a new head, and its task; the options are those of `Trainer`."""
+    """A trainer of a new head, alone or with the video model, and its task.
+
+    Args:
+        run, video, labels, recipe, films: what it is made of.
+        skipped: receives films that cannot be read during the training.
+        workers: processes that read held-out films.
+        progress, options: of `Trainer`.
+    """
     torch.manual_seed(recipe.seed)
-    head = build_head(video, recipe, labels).to(model_device(video))
-    task = LocalisationTask(recipe.head, labels, films.training, films.held_out)
-    loader = FilmLoader(
-        films.training,
-        {label: number for number, label in enumerate(labels)},
-        crop_windows=recipe.crop_windows,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-    )
+    model: nn.Module = (head := build_head(video, recipe, labels).to(model_device(video)))
+    classes = {label: number for number, label in enumerate(labels)}
+    stretches: Any = {name: getattr(recipe, name) for name in ("crop_windows", "batch_size", "seed")}
+    if recipe.video_lr:
+        model = EndToEnd(video, head, lr_scale=recipe.video_lr / recipe.lr)
+        unread: Any = {"skipped": skipped, "progress": progress}
+        frames: Any = {"recipe": recipe, "preprocessing": video.preprocessing, **unread}
+        task: LocalisationTask = EndToEndTask(recipe, labels, films.training, films.held_out, workers=workers, **unread)
+        loader: FilmLoader = ClipLoader(films.training, classes, **stretches, **frames)
+    else:
+        task = LocalisationTask(recipe.head, labels, films.training, films.held_out)
+        loader = FilmLoader(films.training, classes, **stretches)
+
+    def save(trained: Any, path: Path) -> None:
+        tuned, found = (trained.video, trained.head) if isinstance(trained, EndToEnd) else (video, trained)
+        save_localiser(LocaliserModel(tuned, found, labels, recipe), path)
+
+    optimization = recipe.optimization()
     trainer = Trainer(
-        head,
-        task,
-        loader,
-        recipe.optimization(),
-        run=run,
-        save=lambda trained, path: save_localiser(LocaliserModel(video, trained, labels, recipe), path),
-        recipe=asdict(recipe),
-        **options,
+        model, task, loader, optimization, run=run, save=save, recipe=asdict(recipe), progress=progress, **options
     )
     return trainer, task
 
 
-def _result(run: RunFolder, found: LocalisationResult | None, cache: EmbeddingCache) -> LocaliserResult:
+def _result(run: RunFolder, found: LocalisationResult | None, skipped: Mapping[str, Unreadable]) -> LocaliserResult:
     history = tuple(record for record in read_metrics(run.metrics) if record["kind"] == "epoch")
     best = run.best if run.best.is_file() else None
-    return LocaliserResult(run.last, best, found, history, tuple(cache.skipped.values()))
+    return LocaliserResult(run.last, best, found, history, tuple(skipped.values()))
 
 
 def _measure(
-    trainer: Trainer, task: LocalisationTask, run: RunFolder, held_out: Sequence[Film], cache: EmbeddingCache
+    trainer: Trainer,
+    task: LocalisationTask,
+    run: RunFolder,
+    held_out: Sequence[Film],
+    skipped: Mapping[str, Unreadable],
 ) -> LocalisationResult | None:
     """The result of the run, which is written into its folder."""
     with trainer.step.evaluated() as head:
         found = task.measure(head)
     if found is not None:
-        unread = [cache.skipped.get(str(film.path)) for film in held_out]
+        unread = [skipped.get(str(film.path)) for film in held_out]
         found = replace(found, skipped=tuple(video for video in unread if video is not None))
         with run.saving(run.evaluation):
             write_text(run.evaluation, json.dumps(found.to_json(), indent=2) + "\n")
