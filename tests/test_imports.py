@@ -62,6 +62,7 @@ MAY_IMPORT = {
     },
     "localise": {"device", "machine", "data", "measuring", "spans", "tasks"},
     "stream": {"errors", "device", "model", "video", "timeline", "predict", "inference"},
+    "stream_spans": {"errors", "device", "video", "inference", "measuring", "spans", "tasks", "localise", "stream"},
     "pages": {"atomic", "timeline"},
     "runs": {"errors", "text", "atomic", "train", "pages"},
     "fine_tuning": {

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from uniformerv2.spans.scoring import SpanScores, score_spans
     from uniformerv2.spans.span import Span
     from uniformerv2.stream import StreamEvent, StreamPrediction, StreamPredictor
+    from uniformerv2.stream_spans import SpanEvent, StreamLocaliser
     from uniformerv2.tasks.classification.training import train_classifier
     from uniformerv2.tasks.localisation.evaluation import evaluate_localiser
     from uniformerv2.tasks.localisation.recipe import LocaliserRecipe
@@ -69,6 +70,7 @@ _NAMES = {
     "spans.scoring": ("score_spans", "SpanScores"),
     "spans.span": ("Span",),
     "stream": ("StreamEvent", "StreamPrediction", "StreamPredictor"),
+    "stream_spans": ("SpanEvent", "StreamLocaliser"),
     "tasks.classification.training": ("train_classifier",),
     "tasks.localisation.evaluation": ("evaluate_localiser",),
     "tasks.localisation.recipe": ("LocaliserRecipe",),

@@ -100,15 +100,13 @@ class StreamPredictor:
         reduction: Reduction | None = None,
         device: str = "auto",
     ) -> None:
-        for name, value in {
-            "window_frames": window_frames,
-            "stride_frames": stride_frames,
-            "frames_per_second": frames_per_second,
-            "timeout_seconds": timeout_seconds,
-            "queue_size": queue_size,
-        }.items():
-            if value is not None and not 0 < value < math.inf:
-                raise RecipeError(f"{name} must be positive, got {value:g}")
+        check_positive(
+            window_frames=window_frames,
+            stride_frames=stride_frames,
+            frames_per_second=frames_per_second,
+            timeout_seconds=timeout_seconds,
+            queue_size=queue_size,
+        )
         if reduction is not None and reduction.method != "merge":
             raise RecipeError(f"each frame of a stream is computed by itself, so {reduction} saves nothing; take merge")
         predictor = Predictor(
@@ -144,8 +142,14 @@ class StreamPredictor:
         check_top_k(top_k)
         shared, times = SharedFrames(rewritten(self._optimized)), deque[float](maxlen=self.window_frames)
         count = 0
-        with self._open(source) as (frames, arriving):
-            for frame in _watched(arriving, frames, on_event):
+        live = open_source(
+            source,
+            frames_per_second=self.frames_per_second,
+            timeout_seconds=self.timeout_seconds,
+            queue_size=self.queue_size,
+        )
+        with live as (frames, arriving):
+            for frame in watched(arriving, frames, on_event):
                 if count % self.stride_frames < self.window_frames:  # longer strides leave frames out
                     self._add(shared, count, frame)
                     times.append(frame.time)
@@ -158,29 +162,8 @@ class StreamPredictor:
                         frame.number, times[0], frame.time, labels, scores, latency, frames.dropped, frames.damaged
                     )
             if count < self.window_frames:
-                raise VideoError(f"{_summary(frames, count)}, but a window has {self.window_frames}; make it shorter")
-            on_event(StreamEvent("end", _summary(frames, count), count))
-
-    @contextmanager
-    def _open(self, source: Source) -> Iterator[tuple[LiveFrames, Iterator[LiveFrame]]]:
-        """The queue of frames, and the frames that are taken from it."""
-        if isinstance(source, str | Path | int):
-            pause = 1 / self.frames_per_second if self.frames_per_second else 0.0  # between two frames that are taken
-            wait = None if self.timeout_seconds is None else self.timeout_seconds + pause
-            with live_frames(
-                source,
-                frames_per_second=self.frames_per_second,
-                timeout_seconds=self.timeout_seconds,
-                queue_size=self.queue_size,
-            ) as frames:
-                yield frames, iter(partial(frames.take, timeout_seconds=wait), None)
-        elif self.frames_per_second is not None:
-            raise RecipeError(f"frames_per_second {self.frames_per_second:g} is for sources that are read; push fewer")
-        elif isinstance(source, LiveFrames):
-            yield source, iter(partial(source.take, timeout_seconds=self.timeout_seconds), None)
-        else:
-            frames = LiveFrames(queue_size=1)
-            yield frames, _one_by_one(source, frames)
+                raise VideoError(f"{summary(frames, count)}, but a window has {self.window_frames}; make it shorter")
+            on_event(StreamEvent("end", summary(frames, count), count))
 
     @torch.inference_mode()
     def _add(self, shared: SharedFrames, number: int, frame: LiveFrame) -> None:
@@ -194,6 +177,42 @@ class StreamPredictor:
         return scores
 
 
+def check_positive(**numbers: float | None) -> None:
+    """Raise RecipeError for a number that is not positive and finite; None stands for none."""
+    for name, value in numbers.items():
+        if value is not None and not 0 < value < math.inf:
+            raise RecipeError(f"{name} must be positive, got {value:g}")
+
+
+@contextmanager
+def open_source(
+    source: Source, *, frames_per_second: float | None, timeout_seconds: float | None, queue_size: int
+) -> Iterator[tuple[LiveFrames, Iterator[LiveFrame]]]:
+    """The queue of frames, and the frames that are taken from it.
+
+    Args:
+        source: as of `StreamPredictor.run`.
+        frames_per_second, timeout_seconds, queue_size: as of `StreamPredictor`.
+
+    Raises:
+        RecipeError: `frames_per_second` for frames that the caller gives.
+    """
+    if isinstance(source, str | Path | int):
+        pause = 1 / frames_per_second if frames_per_second else 0.0  # between two frames that are taken
+        wait = None if timeout_seconds is None else timeout_seconds + pause
+        with live_frames(
+            source, frames_per_second=frames_per_second, timeout_seconds=timeout_seconds, queue_size=queue_size
+        ) as frames:
+            yield frames, iter(partial(frames.take, timeout_seconds=wait), None)
+    elif frames_per_second is not None:
+        raise RecipeError(f"frames_per_second {frames_per_second:g} is for sources that are read; push fewer")
+    elif isinstance(source, LiveFrames):
+        yield source, iter(partial(source.take, timeout_seconds=timeout_seconds), None)
+    else:
+        frames = LiveFrames(queue_size=1)
+        yield frames, _one_by_one(source, frames)
+
+
 def _one_by_one(images: Iterable[Tensor], frames: LiveFrames) -> Iterator[LiveFrame]:
     """The images as live frames, each made when it is asked for."""
     for image in images:
@@ -203,10 +222,10 @@ def _one_by_one(images: Iterable[Tensor], frames: LiveFrames) -> Iterator[LiveFr
         yield frame
 
 
-def _watched(
+def watched(
     arriving: Iterable[LiveFrame], frames: LiveFrames, on_event: Callable[[StreamEvent], object]
 ) -> Iterator[LiveFrame]:
-    """The same frames; calls `on_event` on the way."""
+    """The same frames; calls `on_event` for changes of size and for the first damage."""
     size, damaged = None, 0
     for count, frame in enumerate(arriving):
         height, width = frame.image.shape[1:]
@@ -218,7 +237,8 @@ def _watched(
         yield frame
 
 
-def _summary(frames: LiveFrames, count: int) -> str:
+def summary(frames: LiveFrames, count: int) -> str:
+    """How a stream ended, in a line."""
     parts = [f"{frames.name}: ended after {count} frames", f"{frames.dropped} dropped"]
     if frames.damaged:
         parts.append(f"{frames.damaged} packets damaged")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from uniformerv2.errors import UniFormerV2Error
 from uniformerv2.text import printable
 
 if TYPE_CHECKING:
     from uniformerv2.distributed import Ranks
+    from uniformerv2.stream import StreamEvent
 
 Command = TypeVar("Command")
 
@@ -86,3 +89,16 @@ def in_every_process(work: Callable[[Command, Ranks], int | None]) -> Callable[[
                 return FAILED
 
     return run
+
+
+def print_json(kind: str, item: Any) -> None:
+    """Print a dataclass as a line of JSON that says its kind."""
+    print(json.dumps({**asdict(item), "kind": kind}), flush=True)
+
+
+def print_event(event: StreamEvent) -> None:
+    """Tell on stderr what happened to a stream."""
+    if event.kind == "end":
+        print(printable(event.message), file=sys.stderr)
+    else:
+        note(event.message)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,8 +28,10 @@ from uniformerv2.cli.options import (
     WindowFrames,
     WindowSeconds,
     Workers,
+    refuse_options,
 )
-from uniformerv2.cli.output import FAILED, note, note_checkpoint, print_error, print_line
+from uniformerv2.cli.output import FAILED, note, note_checkpoint, print_error, print_event, print_json, print_line
+from uniformerv2.cli.spans import EVENT_OPTIONS, stream_spans
 from uniformerv2.data.annotations import Annotation, Unreadable
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.machine import WORKERS
@@ -156,7 +157,7 @@ class Timeline(Classifying):
 
 @dataclass(frozen=True, kw_only=True)
 class Stream(Classifying):
-    """Classify what a camera or another live source shows, as long as it runs."""
+    """Classify what a camera or another live source shows, as long as it runs; with a localiser, find spans in it."""
 
     source: Annotated[Positional[str], arg(metavar="SOURCE")]
     """camera, camera:1, an address (rtsp://, http://, ...), or a file, which plays at its own pace."""
@@ -166,14 +167,24 @@ class Stream(Classifying):
     """Frames that are taken; None: all. A window spans window-frames / frames-per-second seconds."""
     timeout_seconds: float = 10.0
     """After so long without a frame the source has failed."""
+    delay_seconds: float | None = None
+    """Of a localiser: from the end of a span to its news, at most; None: 8 strides and half a window."""
+    threshold: float = 0.3
+    """Of a localiser: score that a span needs."""
     precision: Precision = "fp32"
     backend: FeatureBackend = "torch"
 
     def run(self) -> int:
+        from uniformerv2.weights.checkpoint import is_localiser
+
+        return stream_spans(self) if is_localiser(self.checkpoint) else self._classify()
+
+    def _classify(self) -> int:
         from uniformerv2.stream import StreamPredictor
 
+        refuse_options(self, *EVENT_OPTIONS, why="is for the checkpoints of localisers, and this is none")
         note_checkpoint(self.checkpoint)
-        predictor = StreamPredictor(self.model(), **self.predictor_options("source"))
+        predictor = StreamPredictor(self.model(), **self.predictor_options("source", *EVENT_OPTIONS))
         for line in (predictor.model.label_note, *predictor.report):
             note(line)
         with _display(self.as_json) as (show, show_event):
@@ -232,27 +243,16 @@ def _display(as_json: bool) -> Iterator[tuple[Callable[[Any], object], Callable[
 
     console = Console(highlight=False)
     if as_json:
-        yield partial(_print_json, "prediction"), lambda event: _print_json(event.kind, event)
+        yield partial(print_json, "prediction"), lambda event: print_json(event.kind, event)
     elif not console.is_terminal:
-        yield lambda prediction: print_line(_line(prediction)), _print_event
+        yield lambda prediction: print_line(_line(prediction)), print_event
     else:
         with Live(console=console, auto_refresh=False) as live:
 
             def show(prediction: StreamPrediction) -> None:
                 live.update(Text(printable(_line(prediction)), no_wrap=True, overflow="ellipsis"), refresh=True)
 
-            yield show, _print_event
-
-
-def _print_json(kind: str, item: StreamPrediction | StreamEvent) -> None:
-    print(json.dumps({**asdict(item), "kind": kind}), flush=True)
-
-
-def _print_event(event: StreamEvent) -> None:
-    if event.kind == "end":
-        print(printable(event.message), file=sys.stderr)
-    else:
-        note(event.message)
+            yield show, print_event
 
 
 def _line(prediction: StreamPrediction) -> str:

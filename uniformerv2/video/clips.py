@@ -157,9 +157,7 @@ class Windows:
             raise RecipeError(f"{reader.name}: {windows:.3g} windows of {self} are too many; make the stride longer")
         # half a frame, but of a video with gaps that may be hours
         starts, ends = self.times(begin, stop, tolerance=min(0.5 / reader.rate, 0.5 * self.seconds))
-        middles = np.arange(num_frames) + 0.5  # of the parts of a window
-        moments = starts[:, None] + middles * (ends - starts)[:, None] / num_frames  # (windows, frames of a window)
-        return WindowPlan(starts, ends, reader.indices_at(moments))
+        return WindowPlan(starts, ends, reader.indices_at(window_moments(starts, ends, num_frames)))
 
     def times(self, start: float, end: float, *, tolerance: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """Start and end of every window of an interval, in seconds: two arrays, float64 (windows).
@@ -183,6 +181,12 @@ class Windows:
         if self.seconds is None:
             return "whole videos"
         return f"{self.seconds:g} s every {self.stride_seconds or self.seconds:g} s"
+
+
+def window_moments(starts: np.ndarray, ends: np.ndarray, num_frames: int) -> np.ndarray:
+    """The middles of the equal parts of windows, float64 (windows, frames of a window): seconds."""
+    middles = np.arange(num_frames) + 0.5
+    return starts[:, None] + middles * (ends - starts)[:, None] / num_frames
 
 
 def interval_frames(reader: VideoReader, start: float | None, end: float | None) -> tuple[int, int]:

@@ -34,30 +34,66 @@ class FilmTimes:
         return (seconds - self.first) / self.stride
 
 
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """What places say of spans; arrays of one length."""
+
+    position: np.ndarray  # float64: of the place, in windows
+    kind: np.ndarray  # int64: the class
+    ends: np.ndarray  # float64 (candidates, 2): seconds
+    score: np.ndarray  # float64
+
+    def where(self, chosen: np.ndarray) -> Candidates:
+        """Some of them."""
+        return Candidates(self.position[chosen], self.kind[chosen], self.ends[chosen], self.score[chosen])
+
+    def and_others(self, others: Candidates) -> Candidates:
+        """These and others behind them."""
+        pairs = ((getattr(self, name), getattr(others, name)) for name in ("position", "kind", "ends", "score"))
+        return Candidates(*map(np.concatenate, pairs))
+
+
+def candidates(found: Found, places: Places, times: FilmTimes, *, min_score: float = MIN_SCORE) -> Candidates:
+    """The surest spans that places show, overlapping as they are.
+
+    Args:
+        found: of one film alone, a batch of one.
+        places: of its windows.
+        times: of its windows.
+        min_score: that a candidate needs.
+    """
+    classes = found.logits.shape[-1]
+    scores = found.logits[0].float().sigmoid().masked_fill(~found.valid[0, :, None], 0.0).flatten()
+    best, order = scores.topk(min(MOST_CANDIDATES, len(scores)))
+    order = order[best >= min_score]
+    place = order // classes
+    middle, reach = places.position[place], found.distances[0, place].float()
+    ends = torch.stack([middle - reach[:, 0], middle + reach[:, 1]], dim=1).double().cpu().numpy()
+    ends = times.seconds(ends).clip(0.0, times.duration)
+    columns = (middle.double(), order % classes, scores[order].double())
+    position, kind, score = (column.cpu().numpy() for column in columns)
+    return Candidates(position, kind, ends, score).where(ends[:, 1] > ends[:, 0])
+
+
+def suppressed(found: Candidates, labels: Sequence[str], *, min_score: float = MIN_SCORE) -> list[Span]:
+    """The spans that are left of overlapping ones, class by class; the surest first."""
+    spans = []
+    for number in np.unique(found.kind):
+        of_class = found.where(found.kind == number)
+        kept, decayed = soft_suppression(of_class.ends, of_class.score, min_score=min_score)
+        rows = zip(of_class.ends[kept].tolist(), decayed.tolist(), strict=True)
+        spans += [Span(start, end, labels[number], score) for (start, end), score in rows]
+    return sorted(spans, key=lambda span: -span.score)
+
+
 def decode(found: Found, places: Places, times: FilmTimes, labels: Sequence[str]) -> list[Span]:
     """The spans of a film, the surest first.
 
     Args:
-        found: of this film alone, a batch of one.
-        places: of its windows.
-        times: of its windows.
+        found, places, times: as of `candidates`.
         labels: of the classes.
     """
-    scores = found.logits[0].float().sigmoid().masked_fill(~found.valid[0, :, None], 0.0).flatten()
-    best, order = scores.topk(min(MOST_CANDIDATES, len(scores)))
-    order = order[best >= MIN_SCORE]
-    place, kind = order // len(labels), (order % len(labels)).cpu().numpy()
-    middle, reach = places.position[place], found.distances[0, place].float()
-    ends = torch.stack([middle - reach[:, 0], middle + reach[:, 1]], dim=1).double().cpu().numpy()
-    ends = times.seconds(ends).clip(0.0, times.duration)
-    sureness = scores[order].double().cpu().numpy()
-    spans = []
-    for number in np.unique(kind):
-        chosen = (kind == number) & (ends[:, 1] > ends[:, 0])
-        kept, decayed = soft_suppression(ends[chosen], sureness[chosen])
-        rows = zip(ends[chosen][kept].tolist(), decayed.tolist(), strict=True)
-        spans += [Span(start, end, labels[number], score) for (start, end), score in rows]
-    return sorted(spans, key=lambda span: -span.score)[:MOST_SPANS]
+    return suppressed(candidates(found, places, times), labels)[:MOST_SPANS]
 
 
 def soft_suppression(

@@ -45,6 +45,18 @@ def places(windows: int, config: PyramidConfig, device: torch.device | None = No
     return Places(*(torch.cat(column).to(device) for column in zip(*parts, strict=True)))
 
 
+def receptive_field(config: PyramidConfig) -> int:
+    """How many windows before and after a place can change what the head says there, at most."""
+    block = 1 + config.radius  # the convolution before the attention, and the attention
+    seen = 1 + config.blocks * block
+    farthest = seen + 3  # the convolutions of the towers
+    for level in range(1, config.levels):
+        stride = 2**level
+        seen += stride // 2 + block * stride  # a convolution of the level before halves it
+        farthest = seen + 3 * stride
+    return farthest
+
+
 class SpanHead(nn.Module):
     """Finds spans in sequences of embeddings. What it says of a film does not depend on the padding of a batch.
 
