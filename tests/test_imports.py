@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "localise": {"device", "machine", "data", "measuring", "spans", "tasks"},
     "stream": {"errors", "device", "model", "video", "timeline", "predict", "inference"},
     "stream_spans": {"errors", "device", "video", "inference", "measuring", "spans", "tasks", "localise", "stream"},
-    "pages": {"atomic", "timeline"},
+    "pages": {"atomic", "spans", "timeline"},
     "runs": {"errors", "text", "atomic", "train", "pages"},
     "fine_tuning": {
         "errors",

@@ -64,6 +64,7 @@ OPTIONS_APART = {
     ("LocaliserRecipe", "evaluate-every"): "whole films are measured",
     ("LocaliserRecipe", "lr"): "of a new head alone",
     ("LocaliserRecipe", "seed"): "of films",
+    ("Timeline", "threshold"): "all spans that reach it are drawn",
     ("Stream", "threshold"): PARAMETERS_APART["StreamLocaliser.run", "threshold"],
     ("LocaliserRecipe", "stride-seconds"): "a localiser has both, as part of what it is",
     ("LocaliserRecipe", "warmup-epochs"): "a tenth of its epochs",

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 from helpers import rising_timeline
-from uniformerv2.pages.timeline_picture import CLASSES, COLUMNS, clock, draw, write_picture
+from uniformerv2.pages.timeline_picture import (
+    CLASSES,
+    COLUMNS,
+    clock,
+    draw,
+    draw_spans,
+    write_picture,
+    write_spans_picture,
+)
+from uniformerv2.spans.span import Span
+
+SVG = "{http://www.w3.org/2000/svg}"
+KINDS = ("track", "found", "true")
 
 
 def test_the_picture(tmp_path: Path) -> None:
@@ -34,6 +46,28 @@ def test_a_picture_of_a_long_video_stays_small_and_shows_what_is_short() -> None
     assert picture.count("<path") == CLASSES
     assert "90 %" in picture
     assert picture.count("V") <= CLASSES * (COLUMNS + 1)
+
+
+def test_predicted_spans_stand_above_true_ones_where_they_are_in_time(tmp_path: Path) -> None:
+    predicted = [Span(10, 40, "run", 0.5), Span(60, 90, "jump", 0.9), Span(0, 10, "a <b>", 0.4)]
+    write_spans_picture(tmp_path / "a.svg", "a & b.mp4", 100.0, predicted, [Span(20, 45, "run"), Span(95, 130, "run")])
+    picture = xml.parse(tmp_path / "a.svg").getroot()
+    texts = [element.text for element in picture.iter(f"{SVG}text")]
+    assert texts[0] == "a & b.mp4"
+    # what is true comes first, then the surest
+    assert [text for text in texts if text in ("run", "jump", "a <b>")] == ["run", "jump", "a <b>"]
+    bars = {kind: [bar.attrib for bar in picture.iter(f"{SVG}rect") if bar.get("class") == kind] for kind in KINDS}
+    assert [len(bars[kind]) for kind in KINDS] == [3, 3, 2]
+    left, width = (float(bars["track"][0][name]) for name in ("x", "width"))
+    run, first, second = bars["found"][0], *bars["true"]
+    assert [(float(run["x"]) - left) / width, float(run["width"]) / width] == pytest.approx([0.1, 0.3])
+    assert [(float(first["x"]) - left) / width, float(first["width"]) / width] == pytest.approx([0.2, 0.25])
+    assert float(second["x"]) + float(second["width"]) == pytest.approx(left + width)  # cut at the end of the video
+    assert float(run["height"]) / float(bars["track"][0]["height"]) == pytest.approx(0.5)  # its score
+    assert float(first["y"]) > float(run["y"]) + float(run["height"])
+    assert "run: 1 predicted, 2 true" in (tmp_path / "a.svg").read_text()
+    assert "true" not in draw_spans("a", 100.0, predicted).partition("</style>")[2]
+    assert 'class="track"' not in draw_spans("a", 3.0, [])  # a film without any
 
 
 @pytest.mark.parametrize(

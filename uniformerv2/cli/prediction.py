@@ -31,7 +31,7 @@ from uniformerv2.cli.options import (
     refuse_options,
 )
 from uniformerv2.cli.output import FAILED, note, note_checkpoint, print_error, print_event, print_json, print_line
-from uniformerv2.cli.spans import EVENT_OPTIONS, stream_spans
+from uniformerv2.cli.spans import EVENT_OPTIONS, TIMELINE_OPTIONS, draw_spans, stream_spans
 from uniformerv2.data.annotations import Annotation, Unreadable
 from uniformerv2.errors import RecipeError, VideoError
 from uniformerv2.machine import WORKERS
@@ -113,28 +113,42 @@ class Predict(Classifying):
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline(Classifying):
-    """Classify windows that slide over videos: NAME.csv, a table, and NAME.svg, a picture, for each."""
+    """Classify windows that slide over videos: NAME.csv, a table, and NAME.svg, a picture, for each. With a localiser,
+    both are of the spans that it finds."""
 
     videos: Videos
     output: Output
     """The folder to write to."""
     window_seconds: WindowSeconds = 2.0
     stride_seconds: StrideSeconds = None
+    threshold: float = 0.3
+    """Of a localiser: score that a span needs."""
+    truth: Path | None = None
+    """Of a localiser: file with the true spans of the videos, by their names: a manifest, ActivityNet's JSON, or any
+    other file of labels that `data import spans` reads."""
     precision: Precision = "fp32"
     backend: FeatureBackend = "torch"
 
     def run(self) -> int:
+        from uniformerv2.weights.checkpoint import is_localiser
+
         _check_videos(self.videos)
+        if is_localiser(self.checkpoint):
+            return _status(draw_spans(self), self.videos)
+        return self._classify()
+
+    def _classify(self) -> int:
         from uniformerv2.inference.sharing import sharing_report
         from uniformerv2.pages.timeline_picture import write_picture
         from uniformerv2.predict import Predictor
         from uniformerv2.timeline import check_top_k, timeline_files
 
+        refuse_options(self, *TIMELINE_OPTIONS, why="is for the checkpoints of localisers, and this is none")
         files = timeline_files(self.output, self.videos)
         check_top_k(self.top_k)
         windows = {"window_seconds": self.window_seconds, "stride_seconds": self.stride_seconds}
         note_checkpoint(self.checkpoint)
-        predictor = Predictor(self.model(), **self.predictor_options("videos", "output", *windows))
+        predictor = Predictor(self.model(), **self.predictor_options("videos", "output", *windows, *TIMELINE_OPTIONS))
         _print_notes(predictor)
         note(sharing_report(predictor.model.config))
         reasons = []
