@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from uniformerv2.errors import RecipeError
-from uniformerv2.tasks.localisation.pyramid import SpanHead, local_attention, places
+from uniformerv2.tasks.localisation.pyramid import MaskedConv, SpanHead, local_attention, places
 from uniformerv2.tasks.localisation.recipe import PyramidConfig
 
 SMALL = PyramidConfig(width=16, heads=2, radius=3, blocks=1, levels=3, dropout=0.0)
@@ -69,3 +70,28 @@ def test_impossible_heads_are_refused() -> None:
         PyramidConfig(width=6)
     with pytest.raises(RecipeError, match="levels must be positive, got 0"):
         PyramidConfig(levels=0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("groups", [1, 6])
+def test_a_masked_convolution_is_the_convolution_of_what_is_valid(stride: int, groups: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = MaskedConv(6, 6, stride=stride, groups=groups)
+    x, valid = torch.randn(2, 7, 6, generator=generator), torch.arange(7) < torch.tensor([[7], [4]])
+    seen = (x * valid[..., None]).transpose(1, 2)
+    expected = F.conv1d(seen, layer.weight, layer.bias, stride=stride, padding=1, groups=groups).transpose(1, 2)
+    torch.testing.assert_close(layer(x, valid), expected)
+
+
+def test_no_level_sees_another_through_the_towers() -> None:
+    torch.manual_seed(0)
+    config = PyramidConfig(width=16, heads=2, radius=3, blocks=0, levels=2, dropout=0.0)
+    head = SpanHead(config, embedding_width=8, num_classes=3)
+    with torch.no_grad():
+        torch.nn.init.normal_(head.classes.weight)
+        head.level_norms[1].weight.zero_()
+        head.level_norms[1].bias.fill_(0.1)  # the second level gives the towers this, whatever it sees
+    embeddings = torch.randn(2, 9, 8)
+    found = head(embeddings, torch.ones(2, 9, dtype=torch.bool))
+    assert not torch.allclose(found.logits[0, :9], found.logits[1, :9])
+    torch.testing.assert_close(found.logits[0, 9:], found.logits[1, 9:])

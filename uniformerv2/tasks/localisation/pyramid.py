@@ -5,6 +5,7 @@ distances to both ends of a span. After ActionFormer (arXiv:2202.07925) and FCOS
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -95,20 +96,31 @@ class SpanHead(nn.Module):
         x = self.entry(self.projection(self.norm(embeddings)), valid)
         for block in self.blocks:
             x = block(x, valid)
-        found = [self._at_level(0, x, valid)]
-        for level, (halving, block) in enumerate(zip(self.halvings, self.level_blocks, strict=True), start=1):
+        levels = [(x, valid)]
+        for halving, block in zip(self.halvings, self.level_blocks, strict=True):
             halved = valid[:, ::2]
             x = block(halving(x, valid), halved)
             valid = halved
-            found.append(self._at_level(level, x, valid))
-        return Found(*(torch.cat(column, dim=1) for column in zip(*found, strict=True)))
+            levels.append((x, valid))
+        return self._found(levels)
 
-    def _at_level(self, level: int, x: Tensor, valid: Tensor) -> Found:
-        classes = distances = self.level_norms[level](x)
+    def _found(self, levels: Sequence[tuple[Tensor, Tensor]]) -> Found:
+        """What the towers say of all levels, given to them as one sequence: a gap keeps each from the next."""
+        normed = [F.pad(norm(x), (0, 0, 0, 1)) for norm, (x, _) in zip(self.level_norms, levels, strict=True)]
+        classes = distances = torch.cat(normed, dim=1)
+        valid = torch.cat([F.pad(of_level, (0, 1)) for _, of_level in levels], dim=1)
         for class_layer, distance_layer in zip(self.class_tower, self.distance_tower, strict=True):
             classes, distances = class_layer(classes, valid), distance_layer(distances, valid)
-        outwards = F.softplus(self.scales[level] * self.distances(distances, valid))
-        return Found(self.classes(classes, valid), outwards * 2**level, valid)
+        strides = 2.0 ** torch.arange(len(levels), device=valid.device)
+        lengths = torch.tensor([x.shape[1] for x in normed], device=valid.device)
+        scale, stride = (
+            of_level.repeat_interleave(lengths, output_size=valid.shape[1])[:, None]
+            for of_level in (self.scales, strides)
+        )
+        outwards = F.softplus(scale * self.distances(distances, valid)) * stride
+        sizes = [size for x in normed for size in (x.shape[1] - 1, 1)]  # of a level, of the gap behind it
+        parts = (part.split(sizes, dim=1)[::2] for part in (self.classes(classes, valid), outwards, valid))
+        return Found(*(torch.cat(part, dim=1) for part in parts))
 
 
 class MaskedConv(nn.Conv1d):
@@ -118,8 +130,12 @@ class MaskedConv(nn.Conv1d):
         super().__init__(inputs, outputs, kernel_size=3, stride=stride, padding=1, groups=groups)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:  # type: ignore[override]
-        # (batch, places, channels) -> (batch, channels, places) and back
-        return super().forward((x * valid[:, :, None]).transpose(1, 2)).transpose(1, 2)
+        # a product, as torch's convolution of so few channels is slow on a CPU: (batch, places, channels, 3)
+        around = F.pad(x * valid[:, :, None], (0, 0, 1, 1)).unfold(1, 3, self.stride[0])
+        if self.groups == 1:
+            return F.linear(around.flatten(2), self.weight.flatten(1), self.bias)
+        assert self.bias is not None
+        return (around * self.weight[:, 0]).sum(-1) + self.bias
 
 
 class ConvBlock(nn.Module):
