@@ -8,7 +8,7 @@ clips, or pieces of the spans, of the people to train on. Then the head of a loc
 windows of the probe, see the same embeddings of the same windows. Of the sliding windows a label's span is a run of
 windows whose probability, averaged over some neighbours, reaches a threshold; both are chosen on the training films.
 What they would reach if the held-out films chose them is told too. Each seed draws films (of Weizmann), probe and head
-anew. FOLDER gets result-weizmann.json or result-room.json.
+anew. FOLDER gets result-weizmann.json or result-room.json; films, probes and embeddings that it has are not made again.
 
 With --rehearse nobody sees the people held out: those who choose the probe take their place. So settings are chosen.
 """
@@ -138,7 +138,9 @@ def compare(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         epochs=arguments.probe_epochs,
         seed=seed,
     )
-    probed = probe(material.clips, recipe, folder / "probe", overwrite=True, **running)
+    report, checkpoint = (folder / "probe" / name for name in ("probe.json", "best.safetensors"))
+    if not report.is_file():
+        probe(material.clips, recipe, report.parent, overwrite=True, **running)
     clock.lap("probe")
     localiser = LocaliserRecipe(
         window_seconds=arguments.window_seconds,
@@ -146,14 +148,14 @@ def compare(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         epochs=arguments.epochs,
         seed=seed,
     )
-    video = load_model(probed.checkpoint).to(arguments.device)
+    video = load_model(checkpoint).to(arguments.device)
     cache = EmbeddingCache(video, localiser, folder / "embeddings")
     sides = [films_of(row for row in material.films if row.split == split) for split in ("train", "test")]
     filling = {name: running[name] for name in ("workers", "progress")}
     training, held_out = (cache.fill(side, **filling) for side in sides)
     clock.lap("embeddings")
     options = running | {"overwrite": True, "feature_cache": folder / "embeddings"}
-    result = train_localiser(probed.checkpoint, material.films, localiser, folder / "localiser", **options)
+    result = train_localiser(checkpoint, material.films, localiser, folder / "localiser", **options)
     clock.lap("localiser")
     assert result.evaluation is not None
     found = {
@@ -162,7 +164,7 @@ def compare(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         "localiser_by_tiou": result.evaluation.scores.mean_ap,
         "localiser_by_epoch": [record.get("average_map") for record in result.history if "average_map" in record],
         **sliding_windows(video, training, held_out),
-        "probe_top1_of_those_who_choose": probed.best.top1,
+        "probe_top1_of_those_who_choose": json.loads(report.read_text())["best"]["top1"],
         "films": [len(training), len(held_out)],
         "spans": [sum(len(film.spans) for film in side) for side in (training, held_out)],
         "film_seconds": sorted(round(film.times.duration, 1) for film in (*training, *held_out)),

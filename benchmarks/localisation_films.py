@@ -88,7 +88,7 @@ def weizmann(videos: Path, folder: Path, people: People, *, count: int, seed: in
 
 
 def write_film(target: Path, clips: Sequence[Path], standing: Sequence[Path], seed: str) -> list[Span]:
-    """Write the clips in a drawn order with pauses; returns their spans."""
+    """Write the clips in a drawn order with pauses, unless that is done; returns their spans."""
     dice = random.Random(seed)
     stills = [frames_of(clip)[:1] for clip in standing]
     parts: list[np.ndarray] = []
@@ -105,6 +105,8 @@ def write_film(target: Path, clips: Sequence[Path], standing: Sequence[Path], se
         end = sum(map(len, parts)) / RATE
         spans.append(Span(end - len(parts[-1]) / RATE, end, clip.parent.name))
     pause()
+    if target.is_file():  # of an earlier run: what was embedded belongs to this file
+        return spans
     film = np.concatenate(parts)
     if not SECONDS[0] <= len(film) / RATE <= SECONDS[1]:
         raise ValueError(f"{target}: lasts {len(film) / RATE:.1f} s, not {SECONDS[0]} to {SECONDS[1]}")

@@ -17,7 +17,7 @@ from uniformerv2.tasks.localisation.training import train_localiser
 RECIPE = LocaliserRecipe(
     window_seconds=1.0,
     stride_seconds=0.25,
-    head=PyramidConfig(width=32, heads=2, levels=5),
+    head=PyramidConfig(width=32, heads=2, levels=5, embedding_dropout=0.0, classifier_share=0.0),
     epochs=10,
     batch_size=1,
     lr=3e-3,

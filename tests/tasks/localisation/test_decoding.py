@@ -52,3 +52,18 @@ def test_soft_suppression_lowers_scores_by_overlap_and_changes_the_order() -> No
     assert kept.tolist() == [0, 2, 1]  # half of the first overlaps the second
     assert scores.tolist() == pytest.approx([0.9, 0.7, 0.8 * math.exp(-(0.5**2) / 0.5)])
     assert soft_suppression(np.empty((0, 2)), np.empty(0))[0].tolist() == []
+
+
+def test_the_classifier_has_its_share_in_the_score_of_a_span() -> None:
+    """Place 3 shows a run over windows 2 to 4 with 0.64, of which the classifier thinks 0.1, 0.2 and 0.6."""
+    said = found(8, {3: (0.64, 0.0, 1.0, 1.0)})
+    in_windows = torch.zeros(1, 8, 2)
+    in_windows[0, 1:6, 0] = torch.tensor([0.9, 0.1, 0.2, 0.6, 0.9])
+    where = places(8, CONFIG)
+    alone, together = (
+        decode(said._replace(in_windows=some), where, TIMES, ("run", "jump"), classifier_share=0.5)
+        for some in (None, in_windows)
+    )
+    assert [span.score for span in alone] == [pytest.approx(0.64)]
+    assert [span.score for span in together] == [pytest.approx((0.64 * 0.3) ** 0.5)]
+    assert (together[0].start, together[0].end) == (alone[0].start, alone[0].end)

@@ -13,6 +13,7 @@ import torch
 
 from uniformerv2.errors import CheckpointError, RecipeError
 from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.tasks.localisation.classifier import WindowClassifier
 from uniformerv2.tasks.localisation.pyramid import SpanHead
 from uniformerv2.tasks.localisation.recipe import LocaliserRecipe
 from uniformerv2.text import parse_json
@@ -32,8 +33,13 @@ class LocaliserModel:
 
 
 def build_head(video: UniFormerV2, recipe: LocaliserRecipe, labels: tuple[str, ...]) -> SpanHead:
-    """A new head for the embeddings of a video model."""
-    return SpanHead(recipe.head, embedding_width=video.config.width, num_classes=len(labels))
+    """A new head for the embeddings of a video model, whose own classifier has a say where it knows all labels.
+
+    One that is trained with the head changes its embeddings, and its classifier does not follow.
+    """
+    known = recipe.head.classifier_share > 0 and not recipe.video_lr and set(labels) <= set(video.labels)
+    classifier = WindowClassifier(video, labels) if known else None
+    return SpanHead(recipe.head, embedding_width=video.config.width, num_classes=len(labels), classifier=classifier)
 
 
 def save_localiser(model: LocaliserModel, path: str | Path, *, origin: str | None = None) -> None:

@@ -53,26 +53,40 @@ class Candidates:
         return Candidates(*map(np.concatenate, pairs))
 
 
-def candidates(found: Found, places: Places, times: FilmTimes, *, min_score: float = MIN_SCORE) -> Candidates:
+def candidates(
+    found: Found, places: Places, times: FilmTimes, *, classifier_share: float = 0.0, min_score: float = MIN_SCORE
+) -> Candidates:
     """The surest spans that places show, overlapping as they are.
 
     Args:
         found: of one film alone, a batch of one.
         places: of its windows.
         times: of its windows.
+        classifier_share: of `found.in_windows`, averaged over the windows of a span, in its score: a geometric mean.
         min_score: that a candidate needs.
     """
     classes = found.logits.shape[-1]
     scores = found.logits[0].float().sigmoid().masked_fill(~found.valid[0, :, None], 0.0).flatten()
     best, order = scores.topk(min(MOST_CANDIDATES, len(scores)))
-    order = order[best >= min_score]
+    order = order[best >= MIN_SCORE]
     place = order // classes
     middle, reach = places.position[place], found.distances[0, place].float()
-    ends = torch.stack([middle - reach[:, 0], middle + reach[:, 1]], dim=1).double().cpu().numpy()
-    ends = times.seconds(ends).clip(0.0, times.duration)
+    windows = torch.stack([middle - reach[:, 0], middle + reach[:, 1]], dim=1).double().cpu().numpy()
+    ends = times.seconds(windows).clip(0.0, times.duration)
     columns = (middle.double(), order % classes, scores[order].double())
     position, kind, score = (column.cpu().numpy() for column in columns)
-    return Candidates(position, kind, ends, score).where(ends[:, 1] > ends[:, 0])
+    if found.in_windows is not None:
+        first_window = places.position[0].item()  # of a stream: that of the oldest window which is held
+        likely = _means(found.in_windows[0].double().cpu().numpy(), windows - first_window, kind)
+        score = score ** (1 - classifier_share) * likely**classifier_share
+    return Candidates(position, kind, ends, score).where((ends[:, 1] > ends[:, 0]) & (score >= min_score))
+
+
+def _means(in_windows: np.ndarray, ends: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Of the values of a class over the windows from one end to the other, at least one: (windows, classes), (n, 2)."""
+    first, last = ends.round().clip(0, len(in_windows) - 1).astype(np.int64).T
+    sums = np.concatenate([np.zeros((1, in_windows.shape[1])), in_windows.cumsum(axis=0)])
+    return (sums[last + 1, kind] - sums[first, kind]).clip(0.0) / (last + 1 - first)
 
 
 def suppressed(found: Candidates, labels: Sequence[str], *, min_score: float = MIN_SCORE) -> list[Span]:
@@ -86,14 +100,17 @@ def suppressed(found: Candidates, labels: Sequence[str], *, min_score: float = M
     return sorted(spans, key=lambda span: -span.score)
 
 
-def decode(found: Found, places: Places, times: FilmTimes, labels: Sequence[str]) -> list[Span]:
+def decode(
+    found: Found, places: Places, times: FilmTimes, labels: Sequence[str], *, classifier_share: float = 0.0
+) -> list[Span]:
     """The spans of a film, the surest first.
 
     Args:
-        found, places, times: as of `candidates`.
+        found, places, times, classifier_share: as of `candidates`.
         labels: of the classes.
     """
-    return suppressed(candidates(found, places, times), labels)[:MOST_SPANS]
+    surest = candidates(found, places, times, classifier_share=classifier_share)
+    return suppressed(surest, labels)[:MOST_SPANS]
 
 
 def soft_suppression(

@@ -30,4 +30,5 @@ def find_spans(head: SpanHead, embeddings: Tensor, times: FilmTimes, labels: Seq
         found = head(embeddings[None].to(device), valid)
     finally:
         head.train(training)
-    return decode(found, places(len(embeddings), head.config, device), times, labels)
+    where = places(len(embeddings), head.config, device)
+    return decode(found, where, times, labels, classifier_share=head.config.classifier_share)

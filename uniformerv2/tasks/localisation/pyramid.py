@@ -23,6 +23,9 @@ class Found(NamedTuple):
     logits: Tensor  # (batch, places, classes); the sigmoid is the score of a class, and none may be high
     distances: Tensor  # (batch, places, 2): to the start and to the end of the span, in windows, not negative
     valid: Tensor  # bool (batch, places): whether the place lies in the film
+    # (batch, windows, classes): how likely the video model's own classifier finds each class in each window; None: that
+    # was not asked for
+    in_windows: Tensor | None = None
 
 
 class Places(NamedTuple):
@@ -65,13 +68,19 @@ class SpanHead(nn.Module):
         config: its architecture.
         embedding_width: numbers of an embedding.
         num_classes: how many kinds of spans.
+        classifier: of embeddings (..., width) to the probabilities of these classes (..., classes): of the video model.
+            It is not trained, and asked in eval mode alone.
     """
 
-    def __init__(self, config: PyramidConfig, *, embedding_width: int, num_classes: int) -> None:
+    def __init__(
+        self, config: PyramidConfig, *, embedding_width: int, num_classes: int, classifier: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         width = config.width
+        self.classifier = classifier
         self.norm = nn.LayerNorm(embedding_width)  # embeddings of any model have any scale
+        self.embedding_dropout = nn.Dropout1d(config.embedding_dropout)
         self.projection = nn.Linear(embedding_width, width)
         self.entry = ConvBlock(width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
@@ -93,7 +102,9 @@ class SpanHead(nn.Module):
             embeddings: float32 (batch, windows, embedding width).
             valid: bool (batch, windows): False behind the end of a shorter film.
         """
-        x = self.entry(self.projection(self.norm(embeddings)), valid)
+        in_windows = None if self.training or self.classifier is None else self.classifier(embeddings)
+        kept = self.embedding_dropout(self.norm(embeddings).transpose(1, 2)).transpose(1, 2)
+        x = self.entry(self.projection(kept), valid)
         for block in self.blocks:
             x = block(x, valid)
         levels = [(x, valid)]
@@ -102,7 +113,7 @@ class SpanHead(nn.Module):
             x = block(halving(x, valid), halved)
             valid = halved
             levels.append((x, valid))
-        return self._found(levels)
+        return self._found(levels)._replace(in_windows=in_windows)
 
     def _found(self, levels: Sequence[tuple[Tensor, Tensor]]) -> Found:
         """What the towers say of all levels, given to them as one sequence: a gap keeps each from the next."""

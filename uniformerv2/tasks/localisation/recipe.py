@@ -34,13 +34,18 @@ class PyramidConfig:
     """Places so near to the middle of a span, in places of their level, answer for it."""
     dropout: float = 0.1
     """Before each sum with what came before."""
+    embedding_dropout: float = 0.5
+    """Share of the numbers of an embedding that a training step leaves out, the same ones in all windows of a film."""
+    classifier_share: float = 0.25
+    """Of the video model's own classifier in the score of a span, where it knows all labels of the spans. 0: none."""
 
     def __post_init__(self) -> None:
         for name in ("width", "heads", "radius", "levels", "reach", "centre_radius"):
             _require(getattr(self, name) > 0, f"{name} must be positive", getattr(self, name))
         _require(self.blocks >= 0, "blocks must not be negative", self.blocks)
         _require(self.width % self.heads == 0, f"width must be divisible by heads {self.heads}", self.width)
-        _require(0 <= self.dropout < 1, "dropout must be in [0, 1)", self.dropout)
+        for name in ("dropout", "embedding_dropout", "classifier_share"):
+            _require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1)", getattr(self, name))
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ class SpanStream:
         found = self._head(embeddings, torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device))
         where = places(embeddings.shape[1], self._head.config, embeddings.device)
         where = where._replace(position=where.position + self._first)
-        new = candidates(found, where, self._times, min_score=self._threshold)
+        share = self._head.config.classifier_share
+        new = candidates(found, where, self._times, classifier_share=share, min_score=self._threshold)
         known_from = self._first + self._context if self._first else 0  # places before have lost windows that they saw
         old = self._candidates
         kept = (old.position < known_from) & (old.ends[:, 1] >= self._times.seconds(np.array(self._first)))
