@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     given = dict(_named(text) for text in options.data)
-    sources = Sources.find(given, options.cache, quick=options.quick)
+    sources = Sources.find(given, options.cache)
     sets = find_data_sets(list(sources.given))
     results = Results(options.results or (QUICK_RESULTS if options.quick else RESULTS))
     seeds = QUICK_SEEDS if options.quick else SEEDS

@@ -28,7 +28,6 @@ Kind = Literal["motion", "appearance", "unknown", "part"]
 VIT_TINY = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 
 DRAWN = {"train_clips": 100, "held_out_clips": 25}  # of each class
-QUICK_DRAWN = DRAWN | {"train_clips": 60}
 DRAWING = 2  # another number for another drawing: results are not mixed
 PACKED_SIDE = 80  # pixels at least of the short side that real videos are packed with
 MIN_TEST_VIDEOS = 10  # of all folds together; intervals over fewer say nothing
@@ -128,13 +127,12 @@ class Sources:
     drawn: Mapping[str, int] = field(default_factory=lambda: DRAWN)  # clips of each class of a drawn set
 
     @classmethod
-    def find(cls, given: Mapping[str, Path], cache: Path, *, quick: bool = False) -> Sources:
+    def find(cls, given: Mapping[str, Path], cache: Path) -> Sources:
         """With what the environment names: EVIDENCE_WEIZMANN=MANIFEST, for each set that is not drawn."""
         names = {one.given_as for one in DATA_SETS.values() if one.draw is None}
         variables = {name: os.environ.get(f"EVIDENCE_{name.upper()}") for name in names}
         paths = {name: Path(path) for name, path in variables.items() if path} | dict(given)
-        vit_tiny = os.environ.get("EVIDENCE_VIT_TINY", VIT_TINY)
-        return cls(paths, cache, vit_tiny, QUICK_DRAWN if quick else DRAWN)
+        return cls(paths, cache, os.environ.get("EVIDENCE_VIT_TINY", VIT_TINY))
 
     def __contains__(self, data: DataSet) -> bool:
         return data.draw is not None or data.given_as in self.given
