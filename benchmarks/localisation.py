@@ -21,6 +21,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -64,7 +65,7 @@ def sliding_spans(scores: np.ndarray, film: EmbeddedFilm, labels: Sequence[str],
 
 @torch.inference_mode()
 def window_scores(model: UniFormerV2, film: EmbeddedFilm) -> np.ndarray:
-    return model.head(film.embeddings().to(model_device(model))).softmax(-1).cpu().numpy()
+    return model.probabilities(model.head(film.embeddings().to(model_device(model)))).cpu().numpy()
 
 
 def averaged(scores: np.ndarray, windows: int) -> np.ndarray:
@@ -139,7 +140,8 @@ def compare(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         seed=seed,
     )
     report, checkpoint = (folder / "probe" / name for name in ("probe.json", "best.safetensors"))
-    if not report.is_file():
+    wanted = json.loads(json.dumps(asdict(recipe)))
+    if not report.is_file() or json.loads(report.read_text())["recipe"] != wanted:  # of other settings
         probe(material.clips, recipe, report.parent, overwrite=True, **running)
     clock.lap("probe")
     localiser = LocaliserRecipe(

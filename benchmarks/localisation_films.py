@@ -110,7 +110,9 @@ def write_film(target: Path, clips: Sequence[Path], standing: Sequence[Path], se
     film = np.concatenate(parts)
     if not SECONDS[0] <= len(film) / RATE <= SECONDS[1]:
         raise ValueError(f"{target}: lasts {len(film) / RATE:.1f} s, not {SECONDS[0]} to {SECONDS[1]}")
-    write_video(target, film, rate=RATE)
+    partial = target.with_name(f"partial_{target.name}")  # what is killed leaves no film that looks whole
+    write_video(partial, film, rate=RATE)
+    partial.rename(target)
     return spans
 
 

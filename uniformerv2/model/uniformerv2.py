@@ -63,6 +63,11 @@ class Head(nn.Module):
         return self.linear(self.dropout(self.norm(pooled)))
 
 
+def class_probabilities(logits: Tensor, *, several_labels: bool) -> Tensor:
+    """Of classes along the last axis: they sum to 1, or where a clip may have several labels, of each by itself."""
+    return logits.sigmoid() if several_labels else logits.softmax(-1)
+
+
 class UniFormerV2(nn.Module):
     """The video model.
 
@@ -117,8 +122,8 @@ class UniFormerV2(nn.Module):
         self.head = Head(config)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Of classes along the last axis: they sum to 1, or where a clip may have several labels, of each by itself."""
-        return logits.sigmoid() if self.thresholds else logits.softmax(-1)
+        """As `class_probabilities`."""
+        return class_probabilities(logits, several_labels=bool(self.thresholds))
 
     def forward(self, clip: Tensor | EncodedFrames) -> Tensor:
         """Classify clips.

@@ -12,7 +12,8 @@ import numpy as np
 
 from uniformerv2.data.tables import csv_rows, text_lines
 from uniformerv2.errors import AnnotationError
-from uniformerv2.text import parse_json, short_json
+from uniformerv2.spans.scored_files import read_json
+from uniformerv2.text import short_json
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _ACTION = re.compile(r"c(\d{3}) +([\d.]+) +([\d.]+)")
@@ -59,12 +60,7 @@ def read_multithumos(path: Path, *, classes: int, subset: str = "testing") -> li
     Raises:
         AnnotationError: another form, or nothing of the subset.
     """
-    try:
-        content = parse_json(path.read_bytes(), repeats=False)
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise AnnotationError(f"{path}: cannot be read as JSON: {error}") from None
+    content = read_json(path)
     entries = content.items() if isinstance(content, dict) else ()
     videos = []
     for name, entry in entries:

@@ -45,14 +45,19 @@ def read_predictions(path: str | Path) -> Spans:
     }
 
 
-def _videos(path: Path, field: str) -> Iterator[tuple[str, Any]]:
-    """What stands in a field of the file, video by video."""
+def read_json(path: Path) -> Any:
+    """What a file says in JSON, where no object has a key twice. Raises AnnotationError."""
     try:
-        content = parse_json(path.read_bytes(), repeats=False)
+        return parse_json(path.read_bytes(), repeats=False)
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise AnnotationError(f"{path}: cannot be read as JSON: {error}") from None
+
+
+def _videos(path: Path, field: str) -> Iterator[tuple[str, Any]]:
+    """What stands in a field of the file, video by video."""
+    content = read_json(path)
     videos = content.get(field) if isinstance(content, dict) else None
     if not isinstance(videos, dict):
         raise AnnotationError(

@@ -7,7 +7,7 @@ from copy import deepcopy
 
 from torch import Tensor, nn
 
-from uniformerv2.model.uniformerv2 import UniFormerV2
+from uniformerv2.model.uniformerv2 import UniFormerV2, class_probabilities
 
 
 class WindowClassifier(nn.Module):
@@ -26,5 +26,4 @@ class WindowClassifier(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """(..., width) -> (..., labels)."""
-        logits = self.head(embeddings)
-        return (logits.sigmoid() if self.several_labels else logits.softmax(-1))[..., self.columns]
+        return class_probabilities(self.head(embeddings), several_labels=self.several_labels)[..., self.columns]
